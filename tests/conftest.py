@@ -1,0 +1,25 @@
+"""Shared by all tests: eight CPU devices, so that meshes are real, and float64 on request."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """Runs a test in float64: what it finds then is mathematics, not rounding."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def precision(request):
+    """Runs a test in both precisions; gives the relative tolerance that each deserves."""
+    jax.config.update("jax_enable_x64", request.param == "float64")
+    yield {"float32": 2e-6, "float64": 1e-12}[request.param]
+    jax.config.update("jax_enable_x64", False)
