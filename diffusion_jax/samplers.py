@@ -1,0 +1,135 @@
+"""Sampling: from x_T ~ N(0, I) down a grid of noise levels to an image.
+
+A sampler is a pair of pure functions, as an optax transform is: `init` makes the state, `step` takes it from one level to
+the next. `sample` scans a sampler over a grid. Neither knows the other, and neither knows the network.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion_jax import process
+from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.process import Level
+
+
+class State(NamedTuple):
+    """A sampler's state: where the images are, and how often the denoiser was asked."""
+
+    x: Array  # [B, H, W, C]
+    num_evaluations: Array  # int32 []
+
+
+class Interval(NamedTuple):
+    """One step of a grid, from level t to level s."""
+
+    t: Level  # []
+    s: Level  # []
+    index: Array  # int32 [], from 0
+    remaining: Array  # int32 [], the steps that follow this one
+
+
+Noise = Callable[[int], Array]  # k -> the k-th standard normal draw of the step, [B, H, W, C]
+
+
+class Sampler(NamedTuple):
+    """A pair of pure functions; a state has at least the fields of `State`."""
+
+    init: Callable[[Array], Any]
+    step: Callable[[Denoiser, Any, Interval, Noise], Any]
+
+
+class Samples(NamedTuple):
+    """What `sample` returns: the images, what they cost, and what was kept on the way."""
+
+    x: Array  # [B, H, W, C]
+    num_evaluations: Array  # int32 []
+    trace: Array  # [num_traced, B, H, W, C]
+
+
+def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: Array, *, num_traced: int = 0) -> Samples:
+    """Returns images drawn by a sampler on a grid. [Ho et al. 2020, Algorithm 2, with the step left to the sampler]
+
+    Args:
+        denoise: the denoiser.
+        sampler: how one step is taken.
+        x_T: draws from N(0, I) times the first level's sigma, [B, H, W, C].
+        grid: `Level` of [S + 1], in the order visited; the last is level 0.
+        keys: one key for each image, [B]; noises of an image depend on its own key alone.
+        num_traced: how many intermediate states to keep, evenly spaced, the last one included.
+    """
+    num_steps = len(grid.alpha) - 1
+    index = jnp.arange(num_steps)
+    intervals = Interval(process.at(grid, index), process.at(grid, index + 1), index, num_steps - 1 - index)
+
+    def step(carry, scanned):
+        state, trace = carry
+        interval, row = scanned
+        state = sampler.step(denoise, state, interval, _noise(keys, interval.index, x_T))
+        return (state, trace.at[row].set(state.x)), None
+
+    trace = jnp.zeros((num_traced + 1, *x_T.shape), x_T.dtype)
+    scanned = intervals, _trace_rows(num_steps, num_traced)
+    (state, trace), _ = jax.lax.scan(step, (sampler.init(x_T), trace), scanned)
+    return Samples(state.x, state.num_evaluations, trace[:-1])
+
+
+def _trace_rows(num_steps: int, num_traced: int) -> Array:
+    """Returns where the state after each step is kept; those not asked for all land in the last row. # int32 [S]"""
+    done = (jnp.arange(num_steps) + 1) * num_traced
+    return jnp.where(done % num_steps < num_traced, done // num_steps - 1, num_traced)
+
+
+def _noise(keys: Array, index: Array, x: Array) -> Noise:
+    """Returns the draws of step `index`: addressed by (image, step, k), made only when asked for."""
+
+    def draw(key: Array, k: int) -> Array:
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index), k), x.shape[1:], x.dtype)
+
+    return lambda k: jax.vmap(lambda key: draw(key, k))(keys)
+
+
+def _init(x_T: Array) -> State:
+    return State(x_T, jnp.zeros((), jnp.int32))
+
+
+def ancestral(*, variance: Literal["small", "large"]) -> Sampler:
+    """Returns the sampler x_s ~ N(mean of q(x_s | x_t, x_0), variance). [Ho et al. 2020, Algorithm 2]
+
+    As there, the last step, to s = 0, adds no noise.
+
+    Args:
+        variance: 'small' is the posterior's (tilde beta_t), 'large' the forward process's (beta_t).
+    """
+
+    def step(denoise: Denoiser, state: State, interval: Interval, noise: Noise) -> State:
+        t, s = interval.t, interval.s
+        x_0 = denoise(state.x, t).x_0
+        mean = process.posterior(x_0, state.x, t, s).mean
+        std = jnp.where(s.sigma > 0, jnp.exp(process.log_variance(t, s, variance) / 2), 0)
+        return State(mean + std * noise(0), state.num_evaluations + 1)
+
+    return Sampler(_init, step)
+
+
+def ddim(*, eta: float = 0.0) -> Sampler:
+    """Returns the sampler x_s = alpha_s x_0 + sqrt(sigma_s^2 - std^2) eps + std z. [Song et al. 2021, DDIM, eqs. 12 and 16]
+
+    Args:
+        eta: std as a fraction of the posterior's: 0 is deterministic, 1 is `ancestral(variance="small")`.
+    """
+
+    def step(denoise: Denoiser, state: State, interval: Interval, noise: Noise) -> State:
+        t, s = interval.t, interval.s
+        x_0, eps, _ = denoise(state.x, t)
+        if not eta:
+            return State(s.alpha * x_0 + s.sigma * eps, state.num_evaluations + 1)
+        gap = process.log_snr_gap(t, s)
+        std = eta * s.sigma * jnp.sqrt(-jnp.expm1(gap))
+        direction = s.sigma * jnp.sqrt(1 - eta**2 + eta**2 * jnp.exp(gap))
+        return State(s.alpha * x_0 + direction * eps + std * noise(0), state.num_evaluations + 1)
+
+    return Sampler(_init, step)

@@ -1,0 +1,151 @@
+"""Samplers against data whose exact denoiser is known, and against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from diffusion_jax import process, samplers, schedules, streams, timesteps
+
+SAMPLERS = {
+    "ancestral small": samplers.ancestral(variance="small"),
+    "ancestral large": samplers.ancestral(variance="large"),
+    "ddim": samplers.ddim(),
+    "ddim eta 0.5": samplers.ddim(eta=0.5),
+    "ddim eta 1": samplers.ddim(eta=1.0),
+}
+NAMES = pytest.mark.parametrize("name", SAMPLERS)
+
+
+def grid_of(num_sampled, betas=None, grid=timesteps.trailing):
+    betas = schedules.linear(1000) if betas is None else betas
+    return process.at(process.from_betas(betas), grid(len(betas), num_sampled))
+
+
+def draw(name, denoise, grid, shape=(4, 8, 8, 1), seed=0, **options):
+    """Returns `Samples` of one sampler on a grid, compiled."""
+    keys = streams.keys(seed, "sampler", jnp.arange(shape[0]))
+    x_T = jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(streams.keys(seed, "x_T", jnp.arange(shape[0])))
+    return jax.jit(lambda x_T, keys: samplers.sample(denoise, SAMPLERS[name], x_T, grid, keys, **options))(x_T, keys)
+
+
+@NAMES
+@pytest.mark.parametrize("num_sampled", [1, 2, 17, 1000])
+@pytest.mark.parametrize("grid", [timesteps.trailing, timesteps.quadratic])
+def test_data_of_one_image_is_drawn_exactly_on_any_grid(name, num_sampled, grid, x64):
+    x_0 = jax.random.uniform(jax.random.key(3), (8, 8, 1), minval=-1)
+    got = draw(name, oracles.point(x_0), grid_of(num_sampled, grid=grid))
+    np.testing.assert_allclose(got.x, jnp.broadcast_to(x_0, got.x.shape), atol=1e-12)
+
+
+@NAMES
+def test_gaussian_data_is_drawn_with_its_mean_and_spread(name):
+    """1000 steps, 65,536 values: standard errors are 0.002 of the mean, 0.0014 of the spread; tolerances 4 and 5 of them,
+    the spread's with the 1/T that a thousand steps leave."""
+    x = draw(name, oracles.gaussian(), grid_of(1000), shape=(64, 32, 32, 1)).x
+    assert np.mean(x) == pytest.approx(oracles.MEAN, abs=0.008)
+    assert np.std(x) == pytest.approx(oracles.STD, abs=0.008)
+    third = np.mean((np.asarray(x, np.float64) - np.mean(x)) ** 3) / np.std(x) ** 3
+    assert third == pytest.approx(0, abs=4 * np.sqrt(6 / x.size))
+
+
+def test_ddim_follows_the_flow_that_maps_quantiles_to_quantiles(x64):
+    """For Gaussian data the probability flow keeps (x - alpha mean) / std of the marginal; Euler's error falls as 1 / S."""
+    errors = []
+    for num_sampled in (125, 250, 500, 1000):
+        grid = grid_of(num_sampled)
+        x_T = jnp.linspace(-2, 2, 9).reshape(9, 1, 1, 1)
+        keys = streams.keys(0, "sampler", jnp.arange(9))
+        got = samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, grid, keys).x
+        spread = jnp.sqrt(grid.alpha[0] ** 2 * oracles.STD**2 + grid.sigma[0] ** 2)
+        exact = oracles.MEAN + oracles.STD * (x_T - grid.alpha[0] * oracles.MEAN) / spread
+        errors.append(np.max(np.abs(got - exact)))
+    slopes = np.diff(np.log(errors)) / np.log(2)
+    np.testing.assert_allclose(slopes, -1, atol=0.15)
+
+
+@pytest.mark.parametrize("num_sampled", [5, 50, 1000])
+def test_ddim_with_eta_one_is_ancestral(num_sampled, x64):
+    one, two = (draw(name, oracles.gaussian(), grid_of(num_sampled)).x for name in ("ddim eta 1", "ancestral small"))
+    np.testing.assert_allclose(one, two, atol=1e-12)
+
+
+def test_ddim_without_noise_ignores_the_keys():
+    x_T = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    a, b = (
+        samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, grid_of(10), streams.keys(s, "sampler", jnp.arange(2)))
+        for s in (0, 1)
+    )
+    np.testing.assert_array_equal(a.x, b.x)
+
+
+@NAMES
+def test_the_last_step_adds_no_noise(name, precision):
+    """From the same state, steps to level 0 with different noises end in the same place: the predicted x_0."""
+    grid = grid_of(3)
+    interval = samplers.Interval(process.at(grid, 2), process.at(grid, 3), jnp.array(2), jnp.array(0))
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    state = SAMPLERS[name].init(x)
+    ends = [
+        SAMPLERS[name]
+        .step(oracles.gaussian(), state, interval, lambda k, seed=seed: jax.random.normal(jax.random.key(seed), x.shape))
+        .x
+        for seed in (1, 2)
+    ]
+    np.testing.assert_array_equal(*ends)
+    np.testing.assert_allclose(ends[0], oracles.gaussian()(x, interval.t).x_0, rtol=precision, atol=precision)
+
+
+@NAMES
+def test_an_image_does_not_depend_on_its_batch(name, x64):
+    """Image 2 of 4 is image 2 of 3, to rounding: its noises come from its own key."""
+    few, many = (draw(name, oracles.gaussian(), grid_of(20), shape=(num, 8, 8, 1)).x for num in (3, 4))
+    np.testing.assert_allclose(few, many[:3], atol=1e-12)
+    assert np.min(np.std(np.asarray(many), axis=0)) > 0
+
+
+def test_the_step_can_be_held_against_stored_noises(x64):
+    """x_s = mean + std z with z given: what comparisons with recorded chains rest on."""
+    grid = grid_of(10)
+    interval = samplers.Interval(process.at(grid, 4), process.at(grid, 5), jnp.array(4), jnp.array(5))
+    x, z = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, 1))
+    sampler = SAMPLERS["ancestral small"]
+    got = sampler.step(oracles.gaussian(), sampler.init(x), interval, lambda k: z)
+    law = process.posterior(oracles.gaussian()(x, interval.t).x_0, x, interval.t, interval.s)
+    np.testing.assert_allclose((got.x - law.mean) / jnp.exp(law.log_variance / 2), z, rtol=1e-10)
+
+
+@NAMES
+@pytest.mark.parametrize("num_sampled", [1, 7])
+def test_evaluations_are_counted(name, num_sampled):
+    assert draw(name, oracles.gaussian(), grid_of(num_sampled)).num_evaluations == num_sampled
+
+
+def test_the_denoiser_is_traced_once_for_any_number_of_steps():
+    traced = []
+
+    def denoise(x_t, level):
+        traced.append(level.alpha.shape)
+        return oracles.gaussian()(x_t, level)
+
+    draw("ancestral small", denoise, grid_of(100))
+    assert traced == [()]
+
+
+@pytest.mark.parametrize(("num_sampled", "num_traced"), [(10, 5), (10, 3), (7, 7), (10, 1), (10, 0)])
+def test_trace_keeps_states_evenly_spaced_and_the_last(num_sampled, num_traced):
+    x_0 = jnp.zeros((8, 8, 1))
+    alphas = grid_of(num_sampled).alpha
+    # With x_T = 1 and data 0, DDIM's state after step i is sigma_i / sigma_0 everywhere.
+    x_T = jnp.ones((1, 8, 8, 1))
+    grid = grid_of(num_sampled)
+    keys = streams.keys(0, "sampler", jnp.arange(1))
+    got = samplers.sample(oracles.point(x_0), samplers.ddim(), x_T, grid, keys, num_traced=num_traced)
+    assert got.trace.shape == (num_traced, 1, 8, 8, 1) and len(alphas) == num_sampled + 1
+    expected = np.asarray(grid.sigma[1:] / grid.sigma[0])[
+        [-(-(j + 1) * num_sampled // num_traced) - 1 for j in range(num_traced)]
+    ]
+    np.testing.assert_allclose(got.trace[:, 0, 0, 0, 0], expected, atol=1e-5)
+    if num_traced:
+        np.testing.assert_array_equal(got.trace[-1], got.x)
