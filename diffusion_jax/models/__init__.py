@@ -1,0 +1,44 @@
+"""Networks as pure functions. Nothing outside this package knows that they are Flax modules."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.models import layers
+from diffusion_jax.models.unet import UNet
+
+
+class Network(NamedTuple):
+    """A network as a pair of pure functions.
+
+    Attributes:
+        init: key -> params, float32.
+        apply: (params, x_t [B, H, W, C], condition [B], cond, *, train, rngs) -> output [B, H, W, C].
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+def unet(image_shape: tuple[int, int, int], *, dtype: str, **options) -> Network:
+    """Returns `UNet` for images of a shape.
+
+    Args:
+        image_shape: (H, W, C).
+        dtype: 'float32', computed at the highest precision that the device has, or 'bfloat16'.
+        **options: the other attributes of `UNet`.
+    """
+    module = UNet(out_channels=image_shape[-1], dtype=jnp.dtype(dtype), **options)
+    precision = "highest" if dtype == "float32" else "default"
+
+    def init(key):
+        x_t, condition = jnp.zeros((1, *image_shape)), jnp.zeros(1)
+        return layers.draw_kernels(module.init(key, x_t, condition, train=False)["params"], key)
+
+    def apply(params, x_t, condition, cond, *, train=False, rngs=None):
+        with jax.default_matmul_precision(precision):
+            return module.apply({"params": params}, x_t, condition, train=train, rngs=rngs)
+
+    return Network(init, apply)

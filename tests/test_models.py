@@ -1,0 +1,129 @@
+"""The U-Net: its size is the paper's, and it does what its options say."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import cifar10
+from diffusion_jax import build, models
+from diffusion_jax.models import layers
+
+SMALL = {
+    "channels": 8,
+    "multipliers": (1, 2),
+    "num_res_blocks": 1,
+    "attention_levels": (1,),
+    "dropout": 0.5,
+    "num_groups": 4,
+    "dtype": "float32",
+}
+
+
+@functools.cache
+def small(image_shape=(8, 8, 1), **options):
+    """Returns (apply with parameters that are all alive, a batch of x_t, conditions)."""
+    network = models.unet(image_shape, **SMALL | options)
+    params = jax.jit(network.init)(jax.random.key(0))
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
+    x_t = jax.random.normal(jax.random.key(2), (3, *image_shape))
+
+    def apply(x_t, condition, **options):
+        return jax.jit(lambda x, c: network.apply(params, x, c, {}, **options))(x_t, condition)
+
+    return apply, x_t, jnp.array([0.0, 10.0, 999.0])
+
+
+def count(image_shape, **options):
+    network = models.unet(image_shape, **options)
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0))))
+
+
+def test_the_cifar10_network_has_the_papers_size():
+    """35.7 M in the paper; the exact number is that of the authors' code."""
+    config = cifar10.get_config().to_dict()
+    assert count(build.image_shape(config), **config["model"]) == 35_746_307
+
+
+def test_the_256_pixel_network_has_the_papers_size():
+    """114 M in the paper; its levels are (1, 1, 2, 2, 4, 4) times 128 channels with attention at 16 pixels, level 4."""
+    model = cifar10.get_config().to_dict()["model"] | {"multipliers": (1, 1, 2, 2, 4, 4), "attention_levels": (4,)}
+    assert count((256, 256, 3), **model) == 113_673_219
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8, 1), (8, 16, 3), (6, 4, 5)])
+def test_any_height_width_and_channels_that_the_levels_divide(image_shape):
+    apply, x_t, condition = small(image_shape)
+    output = apply(x_t, condition)
+    assert output.shape == x_t.shape and output.dtype == x_t.dtype and np.all(np.isfinite(output))
+
+
+def test_a_fresh_network_says_almost_nothing():
+    network = models.unet((8, 8, 1), **SMALL)
+    params = jax.jit(network.init)(jax.random.key(0))
+    output = network.apply(params, jnp.ones((1, 8, 8, 1)), jnp.ones(1), {})
+    assert 0 < np.max(np.abs(output)) < 1e-3
+
+
+def test_initial_weights_are_uniform_with_the_papers_spread():
+    """U(-r, r) with r^2 = 3 / mean(fan_in, fan_out); biases 0."""
+    params = jax.jit(models.unet((8, 8, 1), **SMALL | {"channels": 64}).init)(jax.random.key(0))
+    kernel = params["middle_0"]["conv1"]["kernel"]
+    radius = np.sqrt(3 / (9 * 128))
+    assert 0.99 * radius < np.max(np.abs(kernel)) <= radius
+    assert np.std(kernel) == pytest.approx(radius / np.sqrt(3), rel=0.01)
+    assert not np.any(params["middle_0"]["conv1"]["bias"])
+
+
+def test_the_condition_changes_the_output_of_its_own_image_only():
+    apply, x_t, condition = small()
+    before, after = apply(x_t, condition), apply(x_t, condition.at[1].set(500.0))
+    assert np.max(np.abs(before[1] - after[1])) > 1e-3
+    np.testing.assert_array_equal(before[jnp.array([0, 2])], after[jnp.array([0, 2])])
+
+
+def test_dropout_acts_in_training_only():
+    apply, x_t, condition = small()
+    drawn = [apply(x_t, condition, train=True, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 1)]
+    assert np.max(np.abs(drawn[0] - drawn[1])) > 1e-3
+    np.testing.assert_array_equal(apply(x_t, condition), apply(x_t, condition))
+
+
+def test_attention_is_global_and_knows_no_places():
+    """One pixel's change reaches all; moving all pixels moves the output with them."""
+    attention = layers.Attention(num_groups=4, dtype=jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (1, 6, 6, 8))
+    params = jax.tree.map(lambda p: p + 0.2, attention.init(jax.random.key(1), x))
+    output = attention.apply(params, x)
+    moved = attention.apply(params, x[:, ::-1, ::-1])[:, ::-1, ::-1]
+    np.testing.assert_allclose(moved, output, rtol=1e-4)
+    touched = attention.apply(params, x.at[0, 0, 0, 0].add(1.0))
+    assert np.min(np.max(np.abs(touched - output), axis=-1)) > 1e-4
+
+
+def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
+    fine, x_t, condition = small()
+    coarse, _, _ = small(dtype="bfloat16")
+    assert coarse(x_t, condition).dtype == jnp.float32
+    scale = np.std(fine(x_t, condition))
+    assert 0 < np.max(np.abs(coarse(x_t, condition) - fine(x_t, condition))) < 0.2 * scale + 0.2
+    params = jax.eval_shape(models.unet((8, 8, 1), **SMALL | {"dtype": "bfloat16"}).init, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_embedding_starts_as_sines_and_cosines_from_fast_to_slow():
+    embedding = layers.embed_condition(jnp.array([0.0, 7.0]), 6)
+    np.testing.assert_array_equal(embedding[0], [0, 0, 0, 1, 1, 1])
+    rates = np.array([1, 1e-2, 1e-4])
+    np.testing.assert_allclose(embedding[1], np.concatenate([np.sin(7 * rates), np.cos(7 * rates)]), rtol=1e-5)
+
+
+def test_downsampling_pads_below_and_on_the_right():
+    """As TensorFlow's SAME does, which published weights expect: the first output sees pixels 0 to 2, none before."""
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
+    conv = layers.conv(1, 3, jnp.float32, stride=2, name="conv")
+    params = {"params": {"kernel": jnp.arange(9.0).reshape(3, 3, 1, 1), "bias": jnp.zeros(1)}}
+    np.testing.assert_array_equal(conv.apply(params, x)[0, :, :, 0], [[0, 0], [0, 0]])
+    np.testing.assert_array_equal(conv.apply(params, jnp.roll(x, (1, 1), (1, 2)))[0, :, :, 0], [[4, 0], [0, 0]])
