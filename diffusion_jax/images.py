@@ -1,0 +1,53 @@
+"""Images: [-1, 1] <-> uint8, grids, PNG."""
+
+import io
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def from_uint8(images: Array) -> Array:
+    """Returns uint8 images in [-1, 1] as x / 127.5 - 1. [Ho et al. 2020, section 3.3]"""
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(x: Array) -> Array:
+    """Returns images in [-1, 1] as the nearest uint8; values outside are clipped."""
+    return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def grid(images: np.ndarray, *, num_columns: int, pad: int = 2, min_size: int = 32) -> np.ndarray:
+    """Returns images side by side on white, small ones enlarged by whole factors.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        num_columns: images in a row.
+        pad: pixels between images.
+        min_size: the least height or width at which an image is shown.
+
+    Returns:
+        uint8 [rows * (H' + pad) + pad, columns * (W' + pad) + pad, C].
+    """
+    factor = -(-min_size // min(images.shape[1:3]))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    num, height, width, channels = images.shape
+    num_rows = -(-num // num_columns)
+    canvas = np.full((num_rows, height + pad, num_columns, width + pad, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        canvas[i // num_columns, :height, i % num_columns, :width] = image
+    canvas = canvas.reshape(num_rows * (height + pad), num_columns * (width + pad), channels)
+    return np.pad(canvas, ((pad, 0), (pad, 0), (0, 0)), constant_values=255)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Returns a PNG file's bytes.
+
+    Args:
+        image: uint8 [H, W, 1] or [H, W, 3].
+    """
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG", optimize=True)
+    return file.getvalue()

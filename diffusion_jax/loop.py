@@ -1,0 +1,156 @@
+"""The training step and the loop around it. [Ho et al. 2020, Algorithm 1]"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from diffusion_jax import denoiser, images, process, streams, train_state
+from diffusion_jax.losses import Loss
+from diffusion_jax.models import Network
+from diffusion_jax.process import Level
+from diffusion_jax.timesteps import Timesteps
+from diffusion_jax.train_state import TrainState
+
+
+class Parts(NamedTuple):
+    """What a training step is made of."""
+
+    network: Network
+    predicts: denoiser.Predicts
+    levels: Level  # [T + 1]
+    timesteps: Timesteps
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    ema_rates: tuple[float, ...]
+    random_flip: bool
+    seed: int
+
+
+def make_state(key: Array, *, parts: Parts) -> TrainState:
+    """Returns the state before the first step."""
+    params = parts.network.init(key)
+    return train_state.make_train_state(params, parts.optimizer, parts.ema_rates, parts.timesteps.init())
+
+
+def train_step(state: TrainState, batch: dict[str, Any], *, parts: Parts) -> tuple[TrainState, dict[str, Array]]:
+    """Returns (the state after one step, its metrics). A step whose loss or gradient is not finite changes no weight.
+
+    Args:
+        state: before the step.
+        batch: {"image": uint8 [B, H, W, C], "cond": pytree}.
+        parts: what the step is made of.
+    """
+    key_flip, key_t, key_loss, key_dropout = jax.random.split(streams.key(parts.seed, "train", state.step), 4)
+    x_0 = images.from_uint8(batch["image"])
+    x_0 = random_flip(x_0, key_flip) if parts.random_flip else x_0
+    t, weight = parts.timesteps.draw(state.timestep_state, key_t, len(x_0))
+
+    def objective(params):
+        def network(x_t, condition):
+            return parts.network.apply(params, x_t, condition, batch["cond"], train=True, rngs={"dropout": key_dropout})
+
+        denoise = denoiser.make_denoiser(network, predicts=parts.predicts)
+        losses, terms = parts.loss(denoise, x_0, process.at(parts.levels, t), key_loss)
+        return jnp.mean(weight * losses), (losses, terms)
+
+    (loss, (losses, terms)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    grad_norm = optax.tree.norm(gradient)
+    updates, opt_state = parts.optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    moved = state._replace(
+        params=params,
+        ema=train_state.update_ema(state.ema, params),
+        opt_state=opt_state,
+        timestep_state=parts.timesteps.update(state.timestep_state, t, losses),
+    )
+    state = train_state.advance(state, moved, jnp.isfinite(loss) & jnp.isfinite(grad_norm))
+    terms = {name: jnp.mean(term) for name, term in terms.items()}
+    return state, {"loss": loss, "grad_norm": grad_norm, **terms, **state.counters}
+
+
+def train_steps(state: TrainState, batches: dict[str, Any], *, parts: Parts) -> tuple[TrainState, dict[str, Array]]:
+    """Returns `train_step` taken once for each of the stacked batches, and the metrics of each. # {name: [k]}"""
+    return jax.lax.scan(lambda state, batch: train_step(state, batch, parts=parts), state, batches)
+
+
+def random_flip(x: Array, key: Array) -> Array:
+    """Returns images, each mirrored left to right with probability 1/2. # [B, H, W, C]"""
+    flip = jax.random.bernoulli(key, shape=(len(x), 1, 1, 1))
+    return jnp.where(flip, x[:, :, ::-1], x)
+
+
+class Hook(NamedTuple):
+    """Something to do with the state every so many steps, and after the last."""
+
+    every: int
+    call: Callable[[TrainState], None]
+
+
+def run(
+    state: TrainState,
+    step_fn: Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]],
+    batches: Iterator[Any],
+    *,
+    first_step: int,
+    num_steps: int,
+    steps_per_call: int,
+    on_metrics: Callable[[int, dict[str, Array]], None],
+    hooks: Sequence[Hook],
+    stop: Callable[[], bool],
+) -> TrainState:
+    """Returns the state after `num_steps` steps, or after the call during which `stop` became true.
+
+    The metrics of a call are read after the next has been dispatched, so that the device never waits for the host.
+
+    Args:
+        state: after `first_step` steps.
+        step_fn: (state, batch) -> (state, metrics), `steps_per_call` steps at once.
+        batches: one for each call.
+        first_step: steps already taken.
+        num_steps: steps to take in all.
+        steps_per_call: must divide `num_steps - first_step` and every hook's interval.
+        on_metrics: gets (steps taken, metrics) of every call in turn.
+        hooks: called with the state, in order.
+        stop: asked before every call.
+    """
+    previous = None
+    for step in range(first_step + steps_per_call, num_steps + 1, steps_per_call):
+        if stop():
+            break
+        state, metrics = step_fn(state, next(batches))
+        if previous:
+            on_metrics(*previous)
+        previous = step, metrics
+        due = [hook for hook in hooks if step % hook.every == 0 or step == num_steps]
+        if due:
+            on_metrics(*previous)
+            previous = None
+        for hook in due:
+            hook.call(state)
+    if previous:
+        on_metrics(*previous)
+    return state
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[list[int]]:
+    """Gives a list to which SIGINT and SIGTERM are appended instead of ending the process; a second SIGINT ends it."""
+    caught: list[int] = []
+
+    def catch(number: int, frame) -> None:
+        if number == signal.SIGINT and caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

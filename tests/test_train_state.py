@@ -1,0 +1,90 @@
+"""Averages and the optimizer against closed forms."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffusion_jax import train_state
+
+RTOL = 2e-5  # 1 - 0.999^n, by which Adam divides, is wrong by so much in float32
+ADAM = {"learning_rate": 0.1, "decay": "constant", "warmup_steps": 0, "num_steps": 100, "grad_clip": np.inf}
+
+
+def steps_of(gradients, **options):
+    """Returns the updates that an optimizer makes for a list of scalar gradients."""
+    optimizer = train_state.make_optimizer(**ADAM | options)
+    params = jnp.zeros(())
+    state, updates = optimizer.init(params), []
+    for gradient in gradients:
+        update, state = optimizer.update(jnp.asarray(gradient), state, params)
+        updates.append(float(update))
+    return np.array(updates)
+
+
+def test_ema_is_a_geometric_mean_of_the_past():
+    """After n steps: rate^n p_0 + (1 - rate) sum_i rate^(n - i) p_i."""
+    rate, path = 0.9, np.array([1.0, 2.0, -1.0, 4.0])
+    state = train_state.make_train_state({"w": jnp.asarray(path[0])}, optax.sgd(1.0), (rate,), ())
+    ema = state.ema
+    for value in path[1:]:
+        ema = train_state.update_ema(ema, {"w": jnp.asarray(value)})
+    weights = [rate**3, *((1 - rate) * rate ** np.arange(2, -1, -1))]
+    assert float(ema["0.9"]["w"]) == pytest.approx(np.dot(weights, path), rel=1e-6)
+
+
+def test_an_average_is_no_alias_of_the_parameters():
+    """A donated step would overwrite both."""
+    params = {"w": jnp.ones(3)}
+    state = train_state.make_train_state(params, optax.sgd(1.0), (0.9, 0.99), ())
+    pointers = {leaf.unsafe_buffer_pointer() for leaf in (params["w"], state.ema["0.9"]["w"], state.ema["0.99"]["w"])}
+    assert len(pointers) == 3
+
+
+def test_ema_names_give_the_rate_back():
+    for rate in (0.9999, 0.99, 0.999999999, 1 / 3):
+        assert float(train_state.ema_name(rate)) == rate
+
+
+def test_adam_moves_by_the_rate_at_first():
+    """Bias-corrected, the first step is the sign of the gradient times the learning rate."""
+    np.testing.assert_allclose(
+        steps_of(
+            [
+                3.0,
+            ]
+        ),
+        -0.1,
+        rtol=RTOL,
+    )
+    np.testing.assert_allclose(steps_of([-0.02]), 0.1, rtol=RTOL)
+
+
+def test_warm_up_is_linear_and_starts_at_zero():
+    """With a constant gradient Adam's step is the rate itself."""
+    np.testing.assert_allclose(steps_of([1.0] * 6, warmup_steps=4), -0.1 * np.array([0, 0.25, 0.5, 0.75, 1, 1]), rtol=RTOL)
+
+
+def test_cosine_decay_ends_at_zero():
+    updates = steps_of([1.0] * 11, decay="cosine", num_steps=10)
+    np.testing.assert_allclose(updates, -0.05 * (1 + np.cos(np.pi * np.arange(11) / 10)), rtol=RTOL, atol=1e-7)
+
+
+def test_clipping_binds_above_the_norm_only():
+    """Adam forgets a constant scale, so clip the second of two gradients: it then counts as the first does."""
+    assert steps_of([1.0, 100.0], grad_clip=1.0)[1] == pytest.approx(-0.1, rel=RTOL)
+    assert steps_of([1.0, 0.5], grad_clip=1.0)[1] == pytest.approx(steps_of([1.0, 0.5])[1], rel=1e-9)
+    assert abs(steps_of([1.0, 100.0])[1] + 0.1) > 0.02
+
+
+@pytest.mark.parametrize(("finite", "weight", "in_a_row"), [(True, 2.0, 0), (False, 1.0, 4)])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(finite, weight, in_a_row):
+    state = train_state.make_train_state({"w": jnp.ones(())}, optax.adam(0.1), (0.9,), jnp.ones(2))
+    state = state._replace(counters={"skipped": jnp.array(7), "skipped_in_a_row": jnp.array(3)})
+    doubled = state._replace(
+        params={"w": 2 * jnp.ones(())}, ema={"0.9": {"w": 2 * jnp.ones(())}}, timestep_state=2 * jnp.ones(2)
+    )
+    after = train_state.advance(state, doubled, jnp.array(finite))
+    assert after.step == 1
+    assert after.params["w"] == after.ema["0.9"]["w"] == after.timestep_state[0] == weight
+    assert after.counters["skipped"] == 7 + (not finite) and after.counters["skipped_in_a_row"] == in_a_row
