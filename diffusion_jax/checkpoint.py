@@ -1,0 +1,124 @@
+"""Checkpoints and the config beside them: <workdir>/checkpoints/<step>/ and <workdir>/config.json."""
+
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from diffusion_jax import schema, storage
+from diffusion_jax.errors import UserError
+from diffusion_jax.train_state import TrainState
+
+PACKAGES = ("diffusion_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Checkpoints:
+    """The checkpoints of a workdir, saved in the background; the latest `keep` remain. Use as a context manager."""
+
+    def __init__(self, workdir: storage.Path, *, keep: int = 1):
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(_folder(workdir), preservation_policy=policies.LatestN(keep))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Waits for what is being saved."""
+        self._checkpointer.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the latest complete checkpoint, or None."""
+        found = self._checkpointer.latest
+        return None if found is None else found.step
+
+    def save(self, state: TrainState) -> None:
+        """Starts to save a state under its own step; the arrays are copied before this returns."""
+        step = int(state.step)
+        if step != self.latest:
+            self._checkpointer.save_checkpointables_async(step, _split(state), force=True)
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Returns the state saved at a step.
+
+        Args:
+            step: of a complete checkpoint.
+            like: `jax.ShapeDtypeStruct`s with the shardings to restore onto.
+        """
+        return _join(self._checkpointer.load_checkpointables(step, _split(like)))
+
+
+def _split(state: TrainState) -> dict[str, Any]:
+    """Returns a state as what a checkpoint names: the weights, which sampling wants alone, and the rest."""
+    return {"weights": {"params": state.params, "ema": state.ema}, "training": state._replace(params=(), ema=())}
+
+
+def _join(saved: dict[str, Any]) -> TrainState:
+    return saved["training"]._replace(**saved["weights"])
+
+
+def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, all_ema: list[str]) -> tuple[int, Any]:
+    """Returns (step, one set of weights) of a checkpoint, without reading the others.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint; -1 is the latest.
+        like: the parameters as `jax.ShapeDtypeStruct`s with shardings.
+        ema: the name of an average, or "" for the parameters themselves.
+        all_ema: the names of all averages in the checkpoint.
+
+    Raises:
+        UserError: where there is no such checkpoint; the sentence lists those there are.
+    """
+    with ocp.training.Checkpointer(_folder(workdir)) as checkpointer:
+        steps = [found.step for found in checkpointer.checkpoints]
+        if not steps or step not in (-1, *steps):
+            raise UserError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}.")
+        step = steps[-1] if step == -1 else step
+        unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
+        wanted = {"params": unread if ema else like, "ema": {name: like if name == ema else unread for name in all_ema}}
+        weights = checkpointer.load_checkpointables(step, {"weights": wanted})["weights"]
+    return step, weights["ema"][ema] if ema else weights["params"]
+
+
+def _folder(workdir: storage.Path) -> storage.Path:
+    return storage.absolute(workdir) / "checkpoints"
+
+
+def write_config(workdir: storage.Path, config: Mapping[str, Any]) -> None:
+    """Writes a run's config, with the versions of what runs it."""
+    storage.write_text(workdir / "config.json", schema.to_json(config, versions()))
+
+
+def read_config(workdir: storage.Path) -> dict[str, Any]:
+    """Returns a run's nested config.
+
+    Raises:
+        UserError: where the folder is no workdir.
+    """
+    return schema.from_json(storage.read_text(workdir / "config.json", "the workdir of a run"))
+
+
+def check_config(workdir: storage.Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError where the workdir belongs to another run: a field differs that may not change."""
+    if not (workdir / "config.json").exists():
+        return
+    if differences := schema.changed(read_config(workdir), config):
+        raise UserError(
+            f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences)}); "
+            "use the stored values or another workdir."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Returns the installed version of each package that a result depends on."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

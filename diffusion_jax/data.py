@@ -1,0 +1,119 @@
+"""Data sets as uint8 images, and their order as a function of (seed, step): nothing needs saving to resume."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion_jax import storage, streams
+from diffusion_jax.errors import UserError
+
+Batch = dict[str, Any]  # {"image": uint8 [B, H, W, C], "cond": conditions, a pytree, maybe empty}
+
+
+class Source(NamedTuple):
+    """A data set in memory."""
+
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int32 [N]; zeros where there are none
+
+
+def digits() -> Source:
+    """Returns scikit-learn's 1,797 handwritten digits, 8 x 8 x 1; grey levels 0 .. 16 as round(level * 255 / 16)."""
+    from sklearn.datasets import load_digits
+
+    stored = load_digits()
+    images = np.round(stored.images * (255 / 16)).astype(np.uint8)
+    return Source(images[..., None], stored.target.astype(np.int32))
+
+
+def npz(*, path: str) -> Source:
+    """Returns the arrays 'images' (or 'arr_0'), uint8 [N, H, W, C] or [N, H, W], and 'labels' (or 'arr_1') of an .npz file.
+
+    Raises:
+        UserError: where the file is missing or holds something else.
+    """
+    file = storage.path(path)
+    if not path or not file.exists():
+        raise UserError(f"config field data.path = {path!r} is not a file; data.source = 'npz' needs an .npz file.")
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+        images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
+        labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
+    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) == 0:
+        found = "no such array" if images is None else f"{images.dtype} {list(images.shape)}"
+        raise UserError(f"data.path = {path!r} must hold 'images' or 'arr_0' as uint8 [N, H, W, C]; found {found}.")
+    images = images[..., None] if images.ndim == 3 else images
+    return Source(images, np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32))
+
+
+def tfds(*, name: str, path: str) -> Source:
+    """Returns the train split of an image set of TensorFlow Datasets, prepared first where it is not there yet.
+
+    Args:
+        name: of the set, such as 'cifar10:3.0.2'.
+        path: the folder of prepared sets; "" is TFDS's own.
+    """
+    import tensorflow_datasets
+
+    builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
+    builder.download_and_prepare(file_format="array_record")
+    records = list(builder.as_data_source(split="train"))
+    images = np.stack([record["image"] for record in records])
+    return Source(images, np.array([record.get("label", 0) for record in records], np.int32))
+
+
+def check_shape(source: Source, image_shape: tuple[int, int, int]) -> None:
+    """Raises UserError where the images are not of the configured (height, width, channels)."""
+    found = source.images.shape[1:]
+    if found != image_shape:
+        raise UserError(
+            f"config fields data.image_size and data.channels say {list(image_shape)}, but the images are {list(found)}; "
+            f"set data.image_size = {tuple(found[:2])} and data.channels = {found[2]}."
+        )
+
+
+def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Returns step -> the indices of its batch, [B]: every epoch is a permutation of its own, and no image is left out."""
+    permutations: dict[int, np.ndarray] = {}
+
+    def permutation(epoch: int) -> np.ndarray:
+        if epoch not in permutations:
+            if len(permutations) > 1:
+                permutations.pop(min(permutations))
+            permutations[epoch] = np.random.default_rng((seed, streams.STREAMS["data"], epoch)).permutation(num_images)
+        return permutations[epoch]
+
+    def indices(step: int) -> np.ndarray:
+        epochs, offsets = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_images)
+        return np.concatenate([permutation(epoch)[offsets[epochs == epoch]] for epoch in np.unique(epochs)])
+
+    return indices
+
+
+def batches(
+    source: Source, *, batch_size: int, seed: int, first_step: int, part: int = 0, num_parts: int = 1
+) -> Iterator[Batch]:
+    """Yields the batches of steps `first_step`, `first_step` + 1, ...
+
+    Args:
+        source: the images.
+        batch_size: B over all hosts.
+        seed: decides the order, together with the step.
+        first_step: where to begin.
+        part: which of `num_parts` equal parts of each batch to yield: a host's own.
+        num_parts: the number of hosts.
+    """
+    order = make_order(len(source.images), batch_size=batch_size, seed=seed)
+    size = batch_size // num_parts
+    step = first_step
+    while True:
+        own = order(step)[part * size : (part + 1) * size]
+        yield {"image": source.images[own], "cond": {}}
+        step += 1
+
+
+def stacked(iterator: Iterator[Batch], num_steps: int) -> Iterator[Batch]:
+    """Yields the batches of `num_steps` steps as one, stacked along a new first axis."""
+    while True:
+        group = [next(iterator) for _ in range(num_steps)]
+        yield {"image": np.stack([batch["image"] for batch in group]), "cond": {}}

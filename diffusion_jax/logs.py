@@ -1,0 +1,144 @@
+"""What a run says: console lines, metrics.jsonl, pictures, and TensorBoard through clu.
+
+All writing happens in one background thread, in order. A writer that fails is reported once and never stops training.
+"""
+
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent import futures
+
+import numpy as np
+
+from diffusion_jax import images, plots, storage
+
+
+def say(label: str, text: str) -> None:
+    """Prints a labelled line."""
+    print(f"{label:<12}{text}", flush=True)
+
+
+def read_metrics(file: storage.Path) -> list[dict[str, float]]:
+    """Returns the lines of a metrics.jsonl; an unfinished last line is left out."""
+    lines = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class Logs:
+    """The written record of a run. Use as a context manager: leaving it waits for what is still being written."""
+
+    def __init__(self, workdir: storage.Path, *, first_step: int, tensorboard: bool):
+        """Opens the record of a run that goes on after `first_step`; later lines are dropped, for they are made again."""
+        self._workdir = workdir
+        self._file = workdir / "metrics.jsonl"
+        self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="logs")
+        self._failed: set[str] = set()
+        self._clu = None
+        self._tensorboard = tensorboard
+        self._submit("metrics.jsonl", self._drop_after, first_step)
+
+    def __enter__(self) -> "Logs":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._submit("TensorBoard", lambda: self._clu and self._clu.close())
+        self._thread.shutdown(wait=True)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Records the metrics of a step."""
+        self._submit("metrics.jsonl", storage.append_text, self._file, json.dumps({"step": step, **values}) + "\n")
+        self._submit("TensorBoard", self._write_scalars, step, values)
+
+    def loss_curve(self) -> None:
+        """Redraws loss.png from metrics.jsonl."""
+        self._submit(
+            "loss.png", lambda: storage.write_bytes(self._workdir / "loss.png", plots.loss(read_metrics(self._file)))
+        )
+
+    def grid(self, step: int, name: str, x: np.ndarray) -> None:
+        """Records a grid of images.
+
+        Args:
+            step: of training.
+            name: what made them.
+            x: uint8 [N, H, W, C].
+        """
+        grid = images.grid(x, num_columns=int(np.ceil(np.sqrt(len(x)))))
+        file = self._workdir / "previews" / f"step_{step:07d}_{name}.png"
+        self._submit(file.name, lambda: storage.write_bytes(file, images.encode_png(grid)))
+        self._submit("TensorBoard", self._write_image, step, name, grid)
+
+    def _submit(self, what: str, function: Callable, *arguments) -> None:
+        def guarded() -> None:
+            try:
+                function(*arguments)
+            except Exception as error:  # the record must never stop the run: say so once, go on
+                if what not in self._failed:
+                    self._failed.add(what)
+                    say("warning", f"{what} is not written: {type(error).__name__}: {error}")
+
+        self._thread.submit(guarded)
+
+    def _drop_after(self, step: int) -> None:
+        kept = [line for line in read_metrics(self._file) if line["step"] <= step]
+        if kept or self._file.exists():
+            storage.write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _writer(self):
+        """Returns clu's writer, made at first use: TensorFlow takes seconds to import."""
+        if self._clu is None:
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or it announces itself
+            from clu import metric_writers
+
+            self._clu = metric_writers.SummaryWriter(str(self._workdir / "tensorboard"))
+        return self._clu
+
+    def _write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if self._tensorboard:
+            self._writer().write_scalars(step, values)
+            self._writer().flush()
+
+    def _write_image(self, step: int, name: str, grid: np.ndarray) -> None:
+        if self._tensorboard:
+            self._writer().write_images(step, {name: grid[None]})
+
+
+class Progress:
+    """The line of a terminal that says how far a run is; elsewhere it says nothing."""
+
+    def __init__(self, unit: str, *, total: int):
+        self._unit, self._total = unit, total
+        self._first: tuple[float, int] | None = None  # (time, done) after the first call, which compiled
+        self._shown, self._done = 0.0, 0
+
+    def update(self, done: int, note: str = "") -> None:
+        """Redraws the line, twice a second at most."""
+        now = time.monotonic()
+        self._done, self._first = done, self._first or (now, done)
+        if sys.stderr.isatty() and now - self._shown > 0.5:
+            self._shown = now
+            print(f"\r{self.text()}  {note}\033[K", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Wipes the line, so that another can be printed."""
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def text(self) -> str:
+        """Returns '300/2,000 steps  31.2 steps/s  ETA 0:00:54'."""
+        text = f"{self._done:,}/{self._total:,} {self._unit}"
+        start, first = self._first or (0.0, 0)
+        if self._done == first:
+            return text
+        rate = (self._done - first) / (time.monotonic() - start)
+        eta = datetime.timedelta(seconds=round((self._total - self._done) / rate))
+        return f"{text}  {rate:.1f} {self._unit}/s  ETA {eta}"

@@ -1,0 +1,70 @@
+"""Where arrays live: a mesh of all devices, a rule for parameters, batches from hosts. The rest is the compiler's work."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from diffusion_jax.errors import UserError
+
+AXES = ("data", "fsdp")
+MIN_SHARDED_SIZE = 2**16  # smaller parameters are replicated: gathering them costs more than it saves
+
+
+def make_mesh(*, num_fsdp: int = 1) -> Mesh:
+    """Returns a mesh of all devices with axes ("data", "fsdp"): batches are split over both, parameters over the second.
+
+    Args:
+        num_fsdp: devices that share each parameter; must divide the number of devices.
+
+    Raises:
+        UserError: where it does not.
+    """
+    num_devices = jax.device_count()
+    if num_devices % num_fsdp:
+        raise UserError(f"config field train.num_fsdp = {num_fsdp} must divide the number of devices, {num_devices}.")
+    return jax.make_mesh((num_devices // num_fsdp, num_fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding that keeps a whole copy on every device."""
+    return NamedSharding(mesh, P())
+
+
+def batched(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
+    """Returns the sharding that splits one axis over all devices."""
+    return NamedSharding(mesh, P(*[None] * axis, AXES))
+
+
+def of_parameters(tree: Any, mesh: Mesh) -> Any:
+    """Returns a sharding for each array of a pytree: its largest dimension that "fsdp" divides is split, if it is large.
+
+    Args:
+        tree: arrays or `jax.ShapeDtypeStruct`s: parameters, averages, optimizer state.
+        mesh: from `make_mesh`.
+    """
+
+    def rule(leaf) -> NamedSharding:
+        num_fsdp = mesh.shape["fsdp"]
+        splittable = [axis for axis, size in enumerate(leaf.shape) if size % num_fsdp == 0]
+        if num_fsdp == 1 or leaf.size < MIN_SHARDED_SIZE or not splittable:
+            return replicated(mesh)
+        axis = max(splittable, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
+
+    return jax.tree.map(rule, tree)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError where the devices do not divide a batch."""
+    if batch_size % mesh.size:
+        raise UserError(
+            f"config field train.batch_size = {batch_size} must be a multiple of the number of devices, {mesh.size}."
+        )
+
+
+def to_global(batch: Any, sharding: NamedSharding) -> Any:
+    """Returns a host's part of a batch as global arrays."""
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)

@@ -1,0 +1,85 @@
+"""Every path of a workdir, an output or a data set: folders and object stores (gs://) alike.
+
+Writes are atomic: a reader finds the old file or the new one. In a folder that takes a temporary name and a rename; an
+object store has no rename, but there an object appears whole or not at all. Nothing here trusts a listing, which may be
+late.
+"""
+
+import os
+
+from etils import epath
+
+from diffusion_jax.errors import UserError
+
+Path = epath.Path
+
+
+def path(name: str | os.PathLike) -> Path:
+    """Returns a path, with ~ expanded."""
+    return epath.Path(name).expanduser()
+
+
+def absolute(name: Path) -> Path:
+    """Returns a folder's path from the root, which orbax wants."""
+    return name if is_object_store(name) else epath.Path(os.path.abspath(name))
+
+
+def is_object_store(name: Path) -> bool:
+    """Returns whether a path has a scheme, as gs:// has."""
+    return "://" in str(name)
+
+
+def write_bytes(name: Path, content: bytes) -> None:
+    """Writes a file atomically, making its folder where it is missing."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    if is_object_store(name):
+        name.write_bytes(content)
+        return
+    temporary = name.parent / f".{name.name}.{os.getpid()}.tmp"
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(name)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(name: Path, content: str) -> None:
+    """Writes a text file atomically."""
+    write_bytes(name, content.encode())
+
+
+def read_text(name: Path, belongs_to: str) -> str:
+    """Returns a text file's content.
+
+    Args:
+        name: of the file.
+        belongs_to: what its folder should be, for the error.
+
+    Raises:
+        UserError: where there is no such file.
+    """
+    if not name.exists():
+        raise UserError(f"{str(name.parent)!r} has no {name.name}; it must be {belongs_to}.")
+    return name.read_text()
+
+
+def append_text(name: Path, content: str) -> None:
+    """Adds whole lines to a text file; an object store rewrites the object."""
+    if is_object_store(name):
+        write_text(name, (name.read_text() if name.exists() else "") + content)
+        return
+    name.parent.mkdir(parents=True, exist_ok=True)
+    with name.open("a") as file:
+        file.write(content)
+
+
+def make_dir(name: Path) -> None:
+    """Makes a folder and its parents.
+
+    Raises:
+        UserError: where that is impossible.
+    """
+    try:
+        name.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {str(name)!r} cannot be made: {error.strerror}.") from error

@@ -1,0 +1,110 @@
+"""Checkpoints give back what was saved, byte for byte, and only what is asked for."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import config_of
+
+from diffusion_jax import build, checkpoint, loop, sharding, storage, streams
+from diffusion_jax.errors import UserError
+
+
+@functools.cache
+def state_of(seed):
+    config = config_of({"train.ema_rates": (0.9, 0.99), "train.batch_size": 8})
+    parts = build.parts(config)
+    state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(seed, "init"))
+    return state._replace(ema=jax.tree.map(lambda leaf: leaf * 2, state.ema))
+
+
+def like(state, where=None):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where or leaf.sharding), state)
+
+
+def at_step(state, step):
+    return state._replace(step=np.int32(step) + 0 * state.step)
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_restoring_gives_back_every_byte(tmp_path):
+    state = at_step(state_of(0), 3)
+    with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
+        assert checkpoints.latest is None
+        checkpoints.save(state)
+    with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
+        assert checkpoints.latest == 3
+        restored = checkpoints.restore(3, like(state))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert_same(restored, state)
+
+
+def test_restoring_onto_eight_devices(tmp_path):
+    state = at_step(state_of(0), 1)
+    with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
+        checkpoints.save(state)
+    where = sharding.replicated(sharding.make_mesh())
+    with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
+        restored = checkpoints.restore(1, like(state, where))
+    assert {leaf.sharding for leaf in jax.tree.leaves(restored)} == {where}
+    assert_same(restored, state)
+
+
+def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
+    """The next step overwrites the arrays while they are still being written."""
+    overwrite = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    state = jax.tree.map(lambda leaf: leaf + 0, at_step(state_of(0), 4))
+    with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
+        checkpoints.save(state)
+        for _ in range(20):
+            state = overwrite(state)
+    with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
+        assert_same(checkpoints.restore(4, like(state)), at_step(state_of(0), 4))
+
+
+def test_the_latest_remain(tmp_path):
+    with checkpoint.Checkpoints(storage.path(tmp_path), keep=2) as checkpoints:
+        for step in (1, 2, 3, 4, 4):
+            checkpoints.save(at_step(state_of(0), step))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+
+@pytest.mark.parametrize("ema", ["", "0.9", "0.99"])
+def test_one_set_of_weights_is_restored_alone(tmp_path, ema):
+    state = at_step(state_of(0), 1)
+    state.ema["0.99"] = jax.tree.map(lambda leaf: leaf + 5, state.ema["0.9"])
+    with checkpoint.Checkpoints(storage.path(tmp_path), keep=2) as checkpoints:
+        checkpoints.save(at_step(state_of(1), 1))
+        checkpoints.save(at_step(state, 2))
+    step, params = checkpoint.restore_weights(
+        storage.path(tmp_path), step=-1, like=like(state.params), ema=ema, all_ema=["0.9", "0.99"]
+    )
+    assert step == 2
+    assert_same(params, state.ema[ema] if ema else state.params)
+
+
+def test_a_missing_step_lists_those_there_are(tmp_path):
+    with checkpoint.Checkpoints(storage.path(tmp_path), keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(at_step(state_of(0), step))
+    with pytest.raises(UserError, match="has no checkpoint of step 5; it has 1, 2"):
+        checkpoint.restore_weights(
+            storage.path(tmp_path), step=5, like=like(state_of(0).params), ema="", all_ema=["0.9", "0.99"]
+        )
+
+
+def test_the_config_is_stored_with_versions(tmp_path):
+    config = config_of({})
+    checkpoint.write_config(storage.path(tmp_path), config)
+    assert checkpoint.read_config(storage.path(tmp_path)) == config
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["format_version"] == 1 and stored["versions"]["jax"] == jax.__version__
+    checkpoint.check_config(storage.path(tmp_path), config)
+    with pytest.raises(UserError, match="model.channels: 8 -> 16"):
+        checkpoint.check_config(storage.path(tmp_path), config_of({"model.channels": 16}))

@@ -1,0 +1,64 @@
+"""The record of a run: complete, in order, and never in the way."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_jax import logs, plots, storage
+
+
+def steps_in(folder):
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_record_has_every_step_once(tmp_path):
+    """The lines after the checkpoint were written by a process that then died; the last one only half."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 0.5}\n{"step": 6, "lo')
+    with logs.Logs(storage.path(tmp_path), first_step=2, tensorboard=False) as log:
+        log.metrics(4, {"loss": 0.4})
+        log.metrics(6, {"loss": 0.3})
+    assert steps_in(tmp_path) == [2, 4, 6]
+    assert logs.read_metrics(storage.path(tmp_path) / "metrics.jsonl")[1] == {"step": 4, "loss": 0.4}
+
+
+def test_a_new_record_forgets_what_an_unsaved_run_left(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n')
+    with logs.Logs(storage.path(tmp_path), first_step=0, tensorboard=False):
+        pass
+    assert steps_in(tmp_path) == []
+
+
+def test_a_writer_that_fails_is_reported_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    def fail(metrics):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(plots, "loss", fail)
+    with logs.Logs(storage.path(tmp_path), first_step=0, tensorboard=False) as log:
+        for step in (1, 2):
+            log.metrics(step, {"loss": 1.0})
+            log.loss_curve()
+    assert steps_in(tmp_path) == [1, 2]
+    assert capsys.readouterr().out == "warning     loss.png is not written: OSError: disk full\n"
+
+
+def test_tensorboard_gets_the_same_scalars_and_pictures(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with logs.Logs(storage.path(tmp_path), first_step=0, tensorboard=True) as log:
+        log.metrics(5, {"loss": 0.25})
+        log.grid(5, "raw", np.zeros((4, 8, 8, 1), np.uint8))
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0, "images": 0})
+    events.Reload()
+    assert "loss" in events.Tags()["tensors"] and (tmp_path / "previews" / "step_0000005_raw.png").exists()
+
+
+def test_progress_tells_rate_and_time_left(monkeypatch):
+    now = iter([100.0, 100.0, 104.0, 104.0])
+    monkeypatch.setattr(logs.time, "monotonic", lambda: next(now))
+    progress = logs.Progress("steps", total=2000)
+    progress.update(10)
+    assert progress.text() == "10/2,000 steps"
+    progress.update(1010)
+    now = iter([110.0])
+    monkeypatch.setattr(logs.time, "monotonic", lambda: 110.0)
+    assert progress.text() == "1,010/2,000 steps  100.0 steps/s  ETA 0:00:10"
