@@ -1,0 +1,139 @@
+"""The composition root: a config becomes the parts that it names. The only file that reads one.
+
+A config is the nested dict of configs/*.py, already checked by `schema.check`. Sections are splatted into keyword
+arguments, so that a field which nobody takes is an error.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax import Array
+
+from diffusion_jax import (
+    data,
+    denoiser,
+    images,
+    losses,
+    models,
+    process,
+    samplers,
+    schedules,
+    streams,
+    timesteps,
+    train_state,
+)
+from diffusion_jax.errors import UserError
+from diffusion_jax.loop import Parts
+from diffusion_jax.process import Level
+
+Config = Mapping[str, Any]
+
+SCHEDULES = {"cosine": schedules.cosine, "linear": schedules.linear_rescaled}
+LOSSES = {"simple": losses.simple}
+TIMESTEPS = {"stratified": timesteps.stratified, "uniform": timesteps.uniform}
+SAMPLERS = {
+    "ancestral": lambda *, eta, variance: samplers.ancestral(variance=variance),
+    "ddim": lambda *, eta, variance: samplers.ddim(eta=eta),
+}
+GRIDS = {"quadratic": timesteps.quadratic, "trailing": timesteps.trailing}
+CLIPS = {"none": lambda denoise: denoise, "static": denoiser.clip_x_0}
+SOURCES = {
+    "digits": lambda *, name, path: data.digits(),
+    "npz": lambda *, name, path: data.npz(path=path),
+    "tfds": data.tfds,
+}
+
+MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
+
+
+def image_shape(config: Config) -> tuple[int, int, int]:
+    """Returns (height, width, channels)."""
+    return (*config["data"]["image_size"], config["data"]["channels"])
+
+
+def levels(config: Config) -> Level:
+    """Returns the process as a table of levels. # [T + 1]"""
+    return process.from_betas(SCHEDULES[config["process"]["schedule"]](config["process"]["num_steps"]))
+
+
+def network(config: Config) -> models.Network:
+    """Returns the network."""
+    return models.unet(image_shape(config), **config["model"])
+
+
+def parts(config: Config) -> Parts:
+    """Returns what a training step is made of."""
+    train, loss = config["train"], config["loss"]
+    return Parts(
+        network=network(config),
+        predicts=config["predicts"],
+        levels=levels(config),
+        timesteps=TIMESTEPS[loss["timesteps"]](config["process"]["num_steps"]),
+        loss=LOSSES[loss["name"]](predicts=config["predicts"]),
+        optimizer=train_state.make_optimizer(
+            learning_rate=train["learning_rate"],
+            decay=train["decay"],
+            warmup_steps=train["warmup_steps"],
+            num_steps=train["num_steps"],
+            grad_clip=train["grad_clip"],
+        ),
+        ema_rates=train["ema_rates"],
+        random_flip=config["data"]["random_flip"],
+        seed=train["seed"],
+    )
+
+
+def source(config: Config) -> data.Source:
+    """Returns the data set, its images checked against the config."""
+    section = config["data"]
+    found = SOURCES[section["source"]](name=section["name"], path=section["path"])
+    data.check_shape(found, image_shape(config))
+    return found
+
+
+def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
+    """Returns how many steps to fuse into one call: what the config asks for, or the best that fits all intervals.
+
+    On a CPU one: there the gradient of a convolution inside a loop misses the fast kernels.
+
+    Raises:
+        UserError: where the number asked for does not divide the run and its intervals.
+    """
+    train = config["train"]
+    wanted = train["steps_per_call"]
+    spans = [train["num_steps"] - first_step, train["log_every"], train["checkpoint_every"], train["sample_every"]]
+    common = math.gcd(*spans)
+    if wanted and common % wanted:
+        raise UserError(
+            f"config field train.steps_per_call = {wanted} must divide the steps to take, log_every, checkpoint_every and "
+            f"sample_every, here {', '.join(map(str, spans))}; 0 chooses."
+        )
+    if wanted or platform == "cpu":
+        return wanted or 1
+    return max(k for k in range(1, MAX_STEPS_PER_CALL + 1) if common % k == 0)
+
+
+def draw(config: Config) -> Callable[[Any, Array, Array], Array]:
+    """Returns (params, seed, image numbers [B]) -> images, uint8 [B, H, W, C]; image i depends on (seed, i) alone.
+
+    The other settings are those of the section `sample`.
+    """
+    settings, table, net = config["sample"], levels(config), network(config)
+    sampler = SAMPLERS[settings["sampler"]](eta=settings["eta"], variance=settings["variance"])
+    rows = GRIDS[settings["grid"]](config["process"]["num_steps"], settings["num_steps"])
+    grid = process.at(table, rows)
+    clip = CLIPS[settings["clip"]]
+
+    def draw_images(params: Any, seed: Array, numbers: Array) -> Array:
+        def network_of_params(x_t: Array, condition: Array) -> Array:
+            return net.apply(params, x_t, condition, {})
+
+        denoise = clip(denoiser.make_denoiser(network_of_params, predicts=config["predicts"]))
+        keys_x_T = streams.keys(seed, "x_T", numbers)
+        x_T = grid.sigma[0] * jax.vmap(lambda key: jax.random.normal(key, image_shape(config)))(keys_x_T)
+        keys = streams.keys(seed, "sampler", numbers)
+        return images.to_uint8(samplers.sample(denoise, sampler, x_T, grid, keys).x)
+
+    return draw_images

@@ -1,0 +1,195 @@
+"""Training: python main.py --config=configs/<name>.py --workdir=<workdir>; the same command resumes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion_jax import build, checkpoint, data, logs, loop, model, sharding, storage, streams
+from diffusion_jax.build import Config
+from diffusion_jax.checkpoint import Checkpoints
+from diffusion_jax.errors import RunError
+from diffusion_jax.loop import Hook, Parts
+from diffusion_jax.train_state import TrainState
+
+NUM_PREVIEWED = 64
+
+
+def run(config: Config, workdir: storage.Path) -> int:
+    """Trains until `train.num_steps`, going on from the latest checkpoint of the workdir if it has one.
+
+    Args:
+        config: nested, checked by `schema.check`.
+        workdir: where checkpoints, metrics and pictures go.
+
+    Returns:
+        The exit code: 0, or 128 + the signal that ended the run early.
+    """
+    checkpoint.check_config(workdir, config)
+    mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"])
+    sharding.check_batch_size(config["train"]["batch_size"], mesh)
+    parts, source = build.parts(config), build.source(config)
+    storage.make_dir(workdir)
+    with Checkpoints(workdir, keep=config["train"]["keep_checkpoints"]) as checkpoints, loop.catch_signals() as caught:
+        state = _start(config, parts, mesh, checkpoints)
+        first_step = int(state.step)
+        per_call = build.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
+        checkpoint.write_config(workdir, config)
+        _say_what(config, source, mesh, state, per_call)
+        with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
+            watch = Watch(config, log)
+            state = loop.run(
+                state,
+                _compile(parts, mesh, state, per_call),
+                _batches(config, source, mesh, first_step, per_call),
+                first_step=first_step,
+                num_steps=config["train"]["num_steps"],
+                steps_per_call=per_call,
+                on_metrics=watch,
+                hooks=_hooks(config, mesh, log, checkpoints),
+                stop=lambda: bool(caught),
+            )
+            checkpoints.save(state)
+    return _say_end(config, workdir, state, caught)
+
+
+def _start(config: Config, parts: Parts, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
+    """Returns the latest checkpoint's state, or that before the first step, on its devices."""
+    make_state = functools.partial(loop.make_state, parts=parts)
+    key = streams.key(config["train"]["seed"], "init")
+    abstract = jax.eval_shape(make_state, key)
+    shardings = sharding.of_parameters(abstract, mesh)
+    if checkpoints.latest is None:
+        state = jax.jit(make_state, out_shardings=shardings)(key)
+        return _take_weights(state, config["train"]["init_from"]) if config["train"]["init_from"] else state
+    like = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract, shardings
+    )
+    logs.say("resumed", f"at step {checkpoints.latest:,}")
+    return checkpoints.restore(checkpoints.latest, like)
+
+
+def _take_weights(state: TrainState, init_from: str) -> TrainState:
+    """Returns a new run's state with the weights of another run, wherever name and shape agree; the others are named."""
+    origin = storage.path(init_from)
+    params, fresh = _take(state.params, model.load(origin, ema_rate=0.0).params)
+    averaged = model.load(origin).params
+    logs.say("weights", f"from {init_from}; fresh: {', '.join(fresh) or 'none'}")
+    return state._replace(params=params, ema={name: _take(average, averaged)[0] for name, average in state.ema.items()})
+
+
+def _take(new: Any, old: Any) -> tuple[Any, list[str]]:
+    """Returns `new` with the arrays of `old` that fit, on the devices of `new`, and the names of those that did not."""
+    named = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+    fresh = []
+
+    def take(path, leaf):
+        name = jax.tree_util.keystr(path)
+        if name in named and named[name].shape == leaf.shape:
+            return jax.device_put(named[name], leaf.sharding)
+        fresh.append(name)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(take, new), fresh
+
+
+def _compile(parts: Parts, mesh: Mesh, state: TrainState, per_call: int) -> Callable:
+    """Returns the jitted step (or steps), the state donated."""
+    step_fn = functools.partial(loop.train_step if per_call == 1 else loop.train_steps, parts=parts)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def _batches(config: Config, source: data.Source, mesh: Mesh, first_step: int, per_call: int):
+    """Yields global batches, one for each call."""
+    local = data.batches(
+        source,
+        batch_size=config["train"]["batch_size"],
+        seed=config["train"]["seed"],
+        first_step=first_step,
+        part=jax.process_index(),
+        num_parts=jax.process_count(),
+    )
+    local = local if per_call == 1 else data.stacked(local, per_call)
+    where = sharding.batched(mesh, axis=0 if per_call == 1 else 1)
+    return (sharding.to_global(batch, where) for batch in local)
+
+
+class Watch:
+    """Receives every call's metrics: logs their means, and ends a run that has lost its way."""
+
+    def __init__(self, config: Config, log: logs.Logs):
+        train = config["train"]
+        self._every, self._last, self._max_skipped = train["log_every"], train["num_steps"], train["max_skipped"]
+        self._log = log
+        self.progress = logs.Progress("steps", total=train["num_steps"])
+        self._since: list[dict[str, np.ndarray]] = []
+
+    def __call__(self, step: int, metrics: dict[str, Any]) -> None:
+        metrics = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        self._since.append(metrics)
+        self.progress.update(step, f"loss {metrics['loss'][-1]:.4f}")
+        if metrics["skipped_in_a_row"][-1] >= self._max_skipped:
+            raise RunError(
+                f"the loss or its gradient was not finite in {metrics['skipped_in_a_row'][-1]} steps in a row, up to step "
+                f"{step}; weights and checkpoints are those before. Lower train.learning_rate, or look at the data."
+            )
+        if step % self._every == 0 or step == self._last:
+            self._record(step)
+
+    def _record(self, step: int) -> None:
+        columns = {name: np.concatenate([metrics[name] for metrics in self._since]) for name in self._since[0]}
+        means = {name: float(np.mean(column)) for name, column in columns.items() if not name.startswith("skipped")}
+        means["skipped"] = int(columns["skipped"][-1])
+        self._since = []
+        self._log.metrics(step, means)
+        self.progress.clear()
+        logs.say("train", f"{self.progress.text()}  loss {means['loss']:.4f}  grad_norm {means['grad_norm']:.3f}")
+
+
+def _hooks(config: Config, mesh: Mesh, log: logs.Logs, checkpoints: Checkpoints) -> list[Hook]:
+    draw = jax.jit(build.draw(config), out_shardings=sharding.replicated(mesh))
+    numbers = np.arange(NUM_PREVIEWED)
+
+    def preview(state: TrainState) -> None:
+        for name, params in {
+            "raw": state.params,
+            **{f"ema{name}": params for name, params in state.ema.items()},
+        }.items():
+            log.grid(int(state.step), name, np.asarray(draw(params, config["sample"]["seed"], numbers)))
+        log.loss_curve()
+
+    def save(state: TrainState) -> None:
+        checkpoints.save(state)
+
+    return [Hook(config["train"]["checkpoint_every"], save), Hook(config["train"]["sample_every"], preview)]
+
+
+def _say_what(config: Config, source: data.Source, mesh: Mesh, state: TrainState, per_call: int) -> None:
+    """Prints what is about to run, a line each."""
+    train, device = config["train"], jax.devices()[0]
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    height, width, channels = build.image_shape(config)
+    logs.say(
+        "devices", f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)"
+    )
+    logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
+    logs.say("data", f"{config['data']['source']}: {len(source.images):,} images, {height} x {width} x {channels}")
+    logs.say("network", f"{num_params:,} parameters, {config['model']['dtype']}")
+    logs.say(
+        "steps",
+        f"{int(state.step):,} to {train['num_steps']:,}, {train['batch_size']} images each, {per_call} in a call",
+    )
+    logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
+
+
+def _say_end(config: Config, workdir: storage.Path, state: TrainState, caught: list[int]) -> int:
+    step = int(state.step)
+    if caught and step < config["train"]["num_steps"]:
+        logs.say("stopped", f"by signal {caught[0]}, saved at step {step:,}; the same command resumes.")
+        return 128 + caught[0]
+    logs.say("done", f"{step:,} steps; see {workdir}/previews, or: python main.py --mode=sample --workdir={workdir}")
+    return 0

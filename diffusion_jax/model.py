@@ -1,0 +1,122 @@
+"""A trained model as an object: import diffusion_jax as dj; images = dj.load("runs/digits").sample(64)."""
+
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from diffusion_jax import build, checkpoint, denoiser, schema, sharding, storage, train_state
+from diffusion_jax.build import Config
+
+
+class Model(NamedTuple):
+    """The weights of a run, and the config that says what they are.
+
+    Attributes:
+        config: of the run, nested.
+        params: the network's weights, on every device.
+        step: of the checkpoint.
+    """
+
+    config: Config
+    params: Any
+    step: int
+
+    def denoiser(self) -> denoiser.Denoiser:
+        """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself."""
+        network = build.network(self.config)
+        apply = functools.partial(network.apply, self.params, cond={})
+        return denoiser.make_denoiser(apply, predicts=self.config["predicts"])
+
+    def sample(self, num_images: int, **settings) -> np.ndarray:
+        """Returns images, uint8 [num_images, H, W, C].
+
+        Args:
+            num_images: how many; image i depends on the seed and on i alone.
+            **settings: fields of the config's section `sample` to change, such as sampler="ddim", num_steps=50, seed=1.
+
+        Raises:
+            UserError: for an unknown setting, or a value that is not allowed.
+        """
+        model = self._replace(config=with_settings(self.config, num_images=num_images, **settings))
+        return np.concatenate([images for _, images in chunks(model)])
+
+
+def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None = None) -> Model:
+    """Returns the model of a training run.
+
+    Args:
+        workdir: of the run; a folder or gs://.
+        step: of the checkpoint; -1 is the latest.
+        ema_rate: which average of the parameters, 0 for the parameters themselves; None is the config's `sample.ema_rate`.
+
+    Raises:
+        UserError: where there is no such run, checkpoint or average.
+    """
+    workdir = storage.path(workdir)
+    config = checkpoint.read_config(workdir)
+    rate = config["sample"]["ema_rate"] if ema_rate is None else ema_rate
+    config = with_settings(config, step=step, ema_rate=rate)
+    return restore(workdir, config)
+
+
+def restore(workdir: storage.Path, config: Config) -> Model:
+    """Returns the model of a run with the checkpoint and the average that the config's section `sample` asks for."""
+    settings = config["sample"]
+    abstract = jax.eval_shape(build.network(config).init, jax.random.key(0))
+    where = sharding.replicated(sharding.make_mesh())
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract)
+    step, params = checkpoint.restore_weights(
+        workdir,
+        step=settings["step"],
+        like=like,
+        ema=train_state.ema_name(settings["ema_rate"]) if settings["ema_rate"] else "",
+        all_ema=[train_state.ema_name(rate) for rate in config["train"]["ema_rates"]],
+    )
+    return Model(config, params, step)
+
+
+def with_settings(config: Config, **settings) -> Config:
+    """Returns the config with fields of its section `sample` changed, and checked."""
+    config = {**config, "sample": {**config["sample"], **settings}}
+    schema.check(config)
+    return config
+
+
+def chunks(model: Model, *, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (number of its first image, uint8 [B, H, W, C]) for each chunk of the images that the config asks for.
+
+    The network always runs on whole chunks, the last one padded, so that an image does not depend on how many there are.
+
+    Args:
+        model: whose config says what to draw.
+        first: the image to begin with: the first of a chunk.
+    """
+    settings = model.config["sample"]
+    mesh = sharding.make_mesh()
+    size = chunk_size(model.config)
+    draw = _compiled(schema.to_json(_without_counts(model.config), {}))
+    for start in range(first, settings["num_images"], size):
+        numbers = jax.device_put(np.arange(start, start + size), sharding.batched(mesh))
+        drawn = np.asarray(draw(model.params, settings["seed"], numbers))
+        yield start, drawn[: settings["num_images"] - start]
+
+
+def chunk_size(config: Config) -> int:
+    """Returns how many images are drawn at once, over all devices."""
+    return config["sample"]["batch_per_device"] * jax.device_count()
+
+
+def _without_counts(config: Config) -> Config:
+    """Returns the config with what does not change the compiled program set to constants."""
+    return {**config, "sample": {**config["sample"], "num_images": 1, "seed": 0, "step": -1}}
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(config_json: str):
+    """Returns `build.draw` jitted, the same object for the same settings: asking twice compiles once."""
+    draw = build.draw(schema.from_json(config_json))
+    return jax.jit(draw, out_shardings=sharding.replicated(sharding.make_mesh()))

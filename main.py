@@ -1,0 +1,106 @@
+"""diffusion_jax: train diffusion models, and draw from them.
+
+    python main.py --config=configs/digits.py --workdir=runs/digits     trains; the same command resumes
+    python main.py --mode=sample --workdir=runs/digits [--out=DIR]      dumps images
+    python main.py ... --config.process.schedule=cosine                 changes any field of the config
+
+Flags:
+    --config    a file of configs/; the other modes find the workdir's own
+    --workdir   the folder of the run; gs:// works too
+    --mode      train (the default) or sample
+    --out       the folder for what --mode=sample makes; by default inside the workdir
+"""
+
+import importlib
+import re
+import sys
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from diffusion_jax import schema, storage
+from diffusion_jax.errors import RunError, UserError
+
+MODES = ("train", "sample")
+RUN_FAILED, BAD_INPUT = 1, 2
+
+
+def main(argv: list[str]) -> int:
+    """Runs one job.
+
+    Returns:
+        The exit code: 0; 2 for bad input; 1 for a run that failed; 128 + n for one that signal n stopped.
+    """
+    if {"--help", "-h", "--helpfull"} & set(argv):
+        print(_help())
+        return 0
+    try:
+        values = _parse(argv)
+        schema.check(config := values.config.to_dict())
+        job = importlib.import_module(f"diffusion_jax.jobs.{values.mode}")
+        out = {"out": storage.path(values.out)} if values.out else {}
+        return job.run(config, storage.path(values.workdir), **out)
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    """Returns the parsed flags. Without --config, every mode but training takes the config stored in the workdir.
+
+    Raises:
+        UserError: for an unknown flag or field, or a value that cannot be read.
+    """
+    for argument in argv[1:]:
+        if match := re.match(r"--(?:no)?config\.([\w.]+)", argument):
+            schema.check_name(match[1])
+    values = flags.FlagValues()
+    flags.DEFINE_enum("mode", "train", MODES, "", flag_values=values)
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    flags.DEFINE_string("out", "", "", flag_values=values)
+    if given := _flag(argv, "config"):
+        if not storage.path(given.split(":")[0]).exists():
+            raise UserError(f"flag --config = {given!r} is not a file; see configs/.")
+        config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    else:
+        config_flags.DEFINE_config_dict("config", _stored_config(argv), "", flag_values=values, sys_argv=argv)
+    try:
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if rest:
+        raise UserError(f"argument {rest[0]!r} is not understood; flags look like --workdir=runs/digits.")
+    if not values.workdir:
+        raise UserError("flag --workdir is missing; it must be the folder of the run.")
+    if values.out and values.mode == "train":
+        raise UserError(f"flag --out = {values.out!r} is for --mode=sample; training writes into --workdir.")
+    return values
+
+
+def _stored_config(argv: list[str]) -> ConfigDict:
+    if _flag(argv, "mode") in (None, "train"):
+        raise UserError("flag --config is missing; training needs one, such as --config=configs/digits.py.")
+    if not (workdir := _flag(argv, "workdir")):
+        raise UserError("flag --workdir is missing; it must be the folder of the run.")
+    return ConfigDict(schema.from_json(storage.read_text(storage.path(workdir) / "config.json", "the workdir of a run")))
+
+
+def _flag(argv: list[str], name: str) -> str | None:
+    """Returns a flag's value before the flags are parsed: --name=value or --name value."""
+    for i, argument in enumerate(argv):
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+        if argument == f"--{name}" and i + 1 < len(argv):
+            return argv[i + 1]
+    return None
+
+
+def _help() -> str:
+    """Returns what --help prints: how to start, and every field with what it takes."""
+    width = max(map(len, schema.FIELDS))
+    fields = [f"    {name:<{width}}  {rule.allowed}" for name, rule in schema.FIELDS.items()]
+    return f"{__doc__}\nConfig fields (what they mean stands in configs/cifar10.py):\n" + "\n".join(fields)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

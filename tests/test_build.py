@@ -1,0 +1,71 @@
+"""The composition root: configs become parts."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_schema import CONFIGS
+from tiny import config_of
+
+from diffusion_jax import build, loop, streams
+from diffusion_jax.errors import UserError
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds_a_training_step(name):
+    """Shapes only: nothing is computed."""
+    config = importlib.import_module(f"configs.{name}").get_config().to_dict()
+    parts = build.parts(config)
+    state = jax.eval_shape(lambda key: loop.make_state(key, parts=parts), streams.key(0, "init"))
+    shape = (config["train"]["batch_size"], *build.image_shape(config))
+    batch = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8), "cond": {}}
+    after, metrics = jax.eval_shape(lambda state, batch: loop.train_step(state, batch, parts=parts), state, batch)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), state
+    )
+    assert {"loss", "grad_norm", "skipped"} <= set(metrics)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_draws_images(name):
+    config = importlib.import_module(f"configs.{name}").get_config().to_dict()
+    params = jax.eval_shape(build.network(config).init, streams.key(0, "init"))
+    drawn = jax.eval_shape(build.draw(config), params, 0, jnp.arange(2))
+    assert drawn.shape == (2, *build.image_shape(config)) and drawn.dtype == jnp.uint8
+
+
+@pytest.mark.parametrize(
+    ("changes", "platform", "expected"),
+    [
+        ({}, "cpu", 1),
+        ({"train.steps_per_call": 2}, "cpu", 2),
+        (
+            {"train.num_steps": 1000, "train.log_every": 50, "train.checkpoint_every": 200, "train.sample_every": 100},
+            "gpu",
+            10,
+        ),
+        ({"train.num_steps": 1000, "train.log_every": 7, "train.checkpoint_every": 70, "train.sample_every": 70}, "tpu", 1),
+        ({"train.num_steps": 64, "train.log_every": 16, "train.checkpoint_every": 32, "train.sample_every": 32}, "tpu", 8),
+    ],
+)
+def test_steps_are_fused_on_accelerators_as_far_as_the_intervals_allow(changes, platform, expected):
+    assert build.steps_per_call(config_of(changes), first_step=0, platform=platform) == expected
+
+
+def test_a_number_of_fused_steps_that_does_not_fit_is_refused():
+    config = config_of({"train.steps_per_call": 3})
+    with pytest.raises(UserError, match="train.steps_per_call = 3 must divide the steps to take"):
+        build.steps_per_call(config, first_step=0, platform="cpu")
+
+
+def test_an_image_depends_on_seed_and_number_alone():
+    """The same numbers in another order and another batch; and another seed changes everything."""
+    config = config_of({"sample.num_steps": 5, "sample.clip": "none"})
+    params = jax.jit(build.network(config).init)(streams.key(0, "init"))
+    draw = jax.jit(build.draw(config))
+    one, two = draw(params, 0, jnp.array([3, 1, 2])), draw(params, 0, jnp.array([1, 2, 3]))
+    difference = np.abs(np.asarray(one, int) - np.asarray(two, int)[[2, 0, 1]])
+    assert np.max(difference) <= 1 and np.mean(difference > 0) < 1e-3
+    assert np.mean(draw(params, 1, jnp.array([3, 1, 2])) != one) > 0.9

@@ -1,0 +1,141 @@
+"""The training step and the loop: what one call does, in what order things happen, what a signal does."""
+
+import functools
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from diffusion_jax import build, data, loop, streams
+
+
+@functools.cache
+def compiled():
+    """Returns (parts, jitted step, state, batches of three steps) of a tiny run."""
+    parts = build.parts(tiny.config_of({"model.dropout": 0.1}))
+    state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init"))
+    iterator = data.batches(data.digits(), batch_size=16, seed=0, first_step=0)
+    step = jax.jit(functools.partial(loop.train_step, parts=parts))
+    return parts, step, state, [next(iterator) for _ in range(3)]
+
+
+def leaves_equal(a, b, **tolerance):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+def test_training_lowers_the_loss():
+    _, step, state, batches = compiled()
+    losses = []
+    for _ in range(60):
+        for batch in batches:
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-30:]) < 0.7 * np.mean(losses[:30])
+
+
+def test_a_step_depends_on_state_and_batch_alone():
+    _, step, state, batches = compiled()
+    leaves_equal(step(state, batches[0]), step(state, batches[0]), rtol=0)
+
+
+def test_steps_draw_new_noise():
+    _, step, state, batches = compiled()
+    later = state._replace(step=state.step + 1)
+    assert float(step(state, batches[0])[1]["loss"]) != float(step(later, batches[0])[1]["loss"])
+
+
+def test_fused_steps_are_the_same_steps():
+    """One call of three steps against three calls: equal to rounding, which Adam's first steps magnify to 1e-4."""
+    parts, step, state, batches = compiled()
+    stacked = {"image": np.stack([batch["image"] for batch in batches]), "cond": {}}
+    fused, metrics = jax.jit(functools.partial(loop.train_steps, parts=parts))(state, stacked)
+    losses = []
+    for batch in batches:
+        state, each = step(state, batch)
+        losses.append(float(each["loss"]))
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-4)
+    assert fused.step == 3
+    leaves_equal(fused.params, state.params, atol=2e-4)
+
+
+def test_a_batch_that_is_not_finite_is_skipped_and_counted():
+    parts, _, state, batches = compiled()
+
+    def poisoned(denoise, x_0, level, key):
+        losses, terms = parts.loss(denoise, x_0, level, key)
+        return losses * jnp.nan, terms
+
+    after, metrics = jax.jit(functools.partial(loop.train_step, parts=parts._replace(loss=poisoned)))(state, batches[0])
+    assert not np.isfinite(metrics["loss"]) and metrics["skipped"] == metrics["skipped_in_a_row"] == 1
+    leaves_equal((after.params, after.ema, after.opt_state), (state.params, state.ema, state.opt_state), rtol=0)
+    assert after.step == 1
+
+
+def test_the_state_is_donated():
+    parts, _, state, batches = compiled()
+    step = jax.jit(functools.partial(loop.train_step, parts=parts), donate_argnums=0)
+    text = step.lower(state, batches[0]).as_text()
+    num_arrays = len(jax.tree.leaves(state))
+    assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") == num_arrays
+
+
+def test_random_flip_mirrors_half_of_the_images():
+    x = jnp.broadcast_to(jnp.arange(4.0)[None, None, :, None], (2000, 1, 4, 1))
+    flipped = loop.random_flip(x, jax.random.key(0))[:, 0, :, 0]
+    is_flipped = np.all(flipped == x[0, 0, ::-1, 0], axis=1)
+    assert np.all(is_flipped | np.all(flipped == x[0, 0, :, 0], axis=1))
+    assert np.sum(is_flipped) == pytest.approx(1000, abs=100)  # 4.5 standard errors
+
+
+def run_recorded(**options):
+    """Runs the loop on integers; returns (what happened in which order, the last state)."""
+    happened = []
+
+    def step_fn(state, batch):
+        happened.append(f"step {batch}")
+        return state + options["steps_per_call"], {}
+
+    hooks = [loop.Hook(4, lambda state: happened.append(f"save {state}"))]
+    last = loop.run(
+        options.pop("state", 0),
+        step_fn,
+        iter(range(100)),
+        on_metrics=lambda step, metrics: happened.append(f"metrics {step}"),
+        hooks=hooks,
+        **{"first_step": 0, "num_steps": 6, "steps_per_call": 1, "stop": lambda: False} | options,
+    )
+    return happened, last
+
+
+def test_metrics_are_read_one_call_late_but_before_a_hook():
+    happened, last = run_recorded(steps_per_call=2)
+    assert happened == [
+        *["step 0", "step 1", "metrics 2", "metrics 4", "save 4"],
+        *["step 2", "metrics 6", "save 6"],
+    ]
+    assert last == 6
+
+
+def test_the_loop_goes_on_from_the_first_step():
+    happened, last = run_recorded(first_step=4, state=4, steps_per_call=1)
+    assert happened == ["step 0", "step 1", "metrics 5", "metrics 6", "save 6"] and last == 6
+
+
+def test_the_loop_stops_between_calls():
+    stops = iter([False, False, True])
+    happened, last = run_recorded(steps_per_call=1, stop=lambda: next(stops))
+    assert happened == ["step 0", "step 1", "metrics 1", "metrics 2"] and last == 2
+
+
+def test_a_signal_is_caught_and_a_second_interrupt_is_not():
+    with loop.catch_signals() as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert caught == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -1,0 +1,172 @@
+"""The command line: the whole job in a process of its own, and a sentence for everything that can be mistyped."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import main
+from diffusion_jax import schema
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = "--config=configs/digits.py"
+
+
+def start(*arguments, **options):
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "main.py", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def run(*arguments):
+    """Returns (exit code, stdout, stderr) of main.py in a process with one device."""
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_train_then_resume_then_sample(tmp_path):
+    """The README's path, with a relative workdir and TensorBoard, and not one line on stderr."""
+    workdir = pathlib.Path(os.path.relpath(tmp_path / "run", ROOT))
+    code, out, err = run(*tiny.flags(workdir, num_steps=4, tensorboard=True))
+    assert (code, err) == (0, "")
+    labels = [line.split()[0] for line in out.splitlines()]
+    assert labels == ["devices", "mesh", "data", "network", "steps", "note", "train", "train", "done"]
+
+    code, out, err = run(*tiny.flags(workdir, num_steps=8, tensorboard=True))
+    assert (code, err) == (0, "") and "resumed     at step 4" in out
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["4", "6", "8"]
+    assert Image.open(tmp_path / "run" / "loss.png").size == (600, 400)
+    assert Image.open(tmp_path / "run" / "previews" / "step_0000008_ema0.99.png").mode == "L"
+    assert any(name.startswith("events") for name in os.listdir(tmp_path / "run" / "tensorboard"))
+
+    out_dir = tmp_path / "dump"
+    code, out, err = run("--mode=sample", f"--workdir={workdir}", f"--out={out_dir}", "--config.sample.num_images=5")
+    assert (code, err) == (0, "")
+    with np.load(out_dir / "samples_5x8x8x1.npz") as stored:
+        assert stored["arr_0"].shape == (5, 8, 8, 1) and stored["arr_0"].dtype == np.uint8
+    assert json.loads((out_dir / "manifest.json").read_text())["checkpoint_step"] == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number):
+    command = tiny.flags(tmp_path / "run", num_steps=100_000, log_every=10_000, checkpoint_every=10_000, sample_every=10_000)
+    process = start(*command)
+    while "note" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(6)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, "")
+    [stopped] = [line for line in out.splitlines() if line.startswith("stopped")]
+    step = int(stopped.split("saved at step ")[1].split(";")[0].replace(",", ""))
+    assert os.listdir(tmp_path / "run" / "checkpoints") == [str(step)]
+    more = tiny.flags(tmp_path / "run", num_steps=step + 2, log_every=1, checkpoint_every=2, sample_every=10_000)
+    code, out, _ = run(*more)
+    assert code == 0 and f"resumed     at step {step:,}" in out
+
+
+def test_a_run_that_diverges_stops_with_a_sentence(tmp_path):
+    code, _, err = run(*tiny.flags(tmp_path / "run", num_steps=50, learning_rate=1e30, grad_clip="inf", max_skipped=5))
+    assert code == main.RUN_FAILED
+    assert err.startswith("error: the loss or its gradient was not finite in 5 steps in a row, up to step")
+    assert err.count("\n") == 1
+
+
+MISTAKES = {
+    "unknown field": (
+        [DIGITS, "--workdir=x", "--config.process.shedule=cosine"],
+        "config field 'process.shedule' is unknown; known: process.schedule, process.num_steps. "
+        "Did you mean process.schedule?",
+    ),
+    "unknown section": (
+        [DIGITS, "--workdir=x", "--config.proces.schedule=cosine"],
+        "config field 'proces.schedule' is unknown",
+    ),
+    "unknown value": (
+        [DIGITS, "--workdir=x", "--config.process.schedule=cosin"],
+        "config field process.schedule = 'cosin' is not allowed; it must be one of cosine, linear.",
+    ),
+    "not a number": (
+        [DIGITS, "--workdir=x", "--config.train.num_steps=abc"],
+        "--config.train.num_steps=abc: invalid literal",
+    ),
+    "negative": ([DIGITS, "--workdir=x", "--config.train.batch_size=-4"], "train.batch_size = -4 is not allowed"),
+    "unknown flag": ([DIGITS, "--workdir=x", "--confg=3"], "Unknown command line flag 'confg'. Did you mean: config ?"),
+    "unknown mode": ([DIGITS, "--workdir=x", "--mode=trian"], "--mode=trian: value should be one of"),
+    "stray word": ([DIGITS, "--workdir=x", "hello"], "argument 'hello' is not understood"),
+    "no config": (["--workdir=x"], "flag --config is missing; training needs one"),
+    "no such config": (["--config=configs/nope.py", "--workdir=x"], "flag --config = 'configs/nope.py' is not a file"),
+    "no workdir": ([DIGITS], "flag --workdir is missing"),
+    "no workdir to sample": (["--mode=sample"], "flag --workdir is missing"),
+    "no such workdir": (
+        ["--mode=sample", "--workdir=nowhere"],
+        "'nowhere' has no config.json; it must be the workdir of a run.",
+    ),
+    "out in training": ([DIGITS, "--workdir=x", "--out=y"], "flag --out = 'y' is for --mode=sample"),
+    "too many steps": (
+        [DIGITS, "--workdir=x", "--config.sample.num_steps=4000"],
+        "config field sample.num_steps = 4000 must be at most process.num_steps = 1000.",
+    ),
+    "a section": (
+        [DIGITS, "--workdir=x", "--config.process=3"],
+        "config field 'process' is unknown; known: process.schedule",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence(name, capsys, tmp_path, monkeypatch):
+    """Field, value and what is allowed; exit code 2; nothing written."""
+    monkeypatch.chdir(tmp_path)
+    arguments, sentence = MISTAKES[name]
+    os.symlink(ROOT / "configs", "configs")
+    assert main.main(["main.py", *arguments]) == main.BAD_INPUT
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
+    assert out == "" and os.listdir() == ["configs"]
+
+
+def test_another_config_for_the_same_workdir_is_refused(tmp_path):
+    workdir = tmp_path / "run"
+    assert run(*tiny.flags(workdir, num_steps=2))[0] == 0
+    code, _, err = run(*tiny.flags(workdir, num_steps=2), "--config.model.channels=16", "--config.process.schedule=linear")
+    assert code == main.BAD_INPUT and "model.channels: 8 -> 16" in err and "process.schedule: 'cosine' -> 'linear'" in err
+    code, _, err = run("--mode=sample", f"--workdir={workdir}", "--config.predicts=eps")
+    assert code == main.BAD_INPUT and "predicts: 'v' -> 'eps'" in err
+    code, _, err = run("--mode=sample", f"--workdir={workdir}", "--config.sample.step=7")
+    assert code == main.BAD_INPUT and "has no checkpoint of step 7; it has 2." in err
+
+
+def test_every_field_can_be_overridden():
+    """No default is None, and tuples and tuples of JSON lists take tuples."""
+    values = {bool: "True", int: "3", float: "0.25", str: "text", tuple: "(3, 4)"}
+    from configs import cifar10
+
+    defaults = schema.flatten(cifar10.get_config().to_dict())
+    assert set(defaults) == set(schema.FIELDS)
+    wanted = {name: values[type(default)] for name, default in defaults.items()}
+    parsed = main._parse(
+        ["main.py", f"--config={ROOT}/configs/cifar10.py", "--workdir=x", *[f"--config.{n}={v}" for n, v in wanted.items()]]
+    )
+    for name, value in schema.flatten(parsed.config.to_dict()).items():
+        assert type(value) is type(defaults[name]) and str(value) == wanted[name], name
+
+
+def test_help_names_every_field(capsys):
+    assert main.main(["main.py", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out and rule.allowed in out for name, rule in schema.FIELDS.items())

@@ -1,0 +1,92 @@
+"""The library in three lines, on a run made for the purpose."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import diffusion_jax as dj
+from diffusion_jax.jobs import train
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished tiny run with two averages."""
+    folder = tmp_path_factory.mktemp("run")
+    changes = {"train.num_steps": 4, "train.ema_rates": (0.5, 0.99), "train.sample_every": 100, "sample.batch_per_device": 2}
+    assert train.run(tiny.config_of(changes), dj.model.storage.path(folder)) == 0
+    return folder
+
+
+def test_three_lines_give_images(workdir):
+    model = dj.load(workdir)
+    images = model.sample(20, sampler="ddim", num_steps=5, seed=0)
+    assert images.shape == (20, 8, 8, 1) and images.dtype == np.uint8
+    assert np.std(images) > 10
+
+
+def test_more_images_begin_with_the_same_ones(workdir):
+    """Chunks are padded, so the first 3 of 40 are the 3 of 3, byte for byte."""
+    model = dj.load(workdir)
+    np.testing.assert_array_equal(model.sample(40)[:3], model.sample(3))
+    assert np.any(model.sample(3, seed=1) != model.sample(3))
+
+
+def test_each_average_is_its_own(workdir):
+    models = [dj.load(workdir, ema_rate=rate) for rate in (0.0, 0.5, 0.99)]
+    weights = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(model.params)]) for model in models]
+    assert np.max(np.abs(weights[0] - weights[1])) > 0 and np.max(np.abs(weights[1] - weights[2])) > 0
+    np.testing.assert_array_equal(
+        weights[2], np.concatenate([np.ravel(x) for x in jax.tree.leaves(dj.load(workdir).params)])
+    )
+    assert models[0].step == 4
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda workdir: dj.load(workdir, ema_rate=0.7), "sample.ema_rate = 0.7 must be one of train.ema_rates"),
+        (lambda workdir: dj.load(workdir, step=3), "has no checkpoint of step 3; it has 2, 4"),
+        (lambda workdir: dj.load(workdir / "nowhere"), "has no config.json; it must be the workdir of a run"),
+        (
+            lambda workdir: dj.load(workdir).sample(3, num_stepz=5),
+            "'sample.num_stepz' is unknown.* Did you mean sample.num_steps",
+        ),
+        (lambda workdir: dj.load(workdir).sample(0), "sample.num_images = 0 is not allowed"),
+    ],
+)
+def test_a_mistake_is_a_value_error_with_a_sentence(workdir, call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(workdir)
+
+
+def test_its_denoiser_works_with_any_sampler(workdir):
+    """What the three lines do, by hand."""
+    model = dj.load(workdir)
+    levels = dj.from_betas(dj.cosine(20))
+    grid = dj.at(levels, dj.trailing(20, 5))
+    numbers = jnp.arange(3)
+    x_T = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(dj.streams.keys(0, "x_T", numbers))
+    denoise = dj.clip_x_0(model.denoiser())
+    got = dj.sample(denoise, dj.ddim(), grid.sigma[0] * x_T, grid, dj.streams.keys(0, "sampler", numbers))
+    expected = model.sample(3, sampler="ddim", num_steps=5, seed=0)
+    assert np.max(np.abs(np.asarray(dj.images.to_uint8(got.x), int) - expected)) <= 1
+
+
+def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys):
+    """With another width of one level: the tensors that fit are taken, the others are named."""
+    changes = {"train.num_steps": 2, "train.init_from": str(workdir), "train.learning_rate": 1e-12}
+    storage = dj.model.storage
+    assert train.run(tiny.config_of(changes | {"train.ema_rates": (0.99,)}), storage.path(tmp_path / "same")) == 0
+    assert f"weights     from {workdir}; fresh: none" in capsys.readouterr().out
+    raw, averaged = (dj.load(workdir, ema_rate=rate).params for rate in (0.0, 0.99))
+    two_steps_on = jax.tree.map(lambda average, p: p + 0.99**2 * (average - p), averaged, raw)
+    for rate, expected in ((0.0, raw), (0.99, two_steps_on)):
+        got = dj.load(tmp_path / "same", ema_rate=rate).params
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    wider = changes | {"model.multipliers": (2,)}
+    assert train.run(tiny.config_of(wider), storage.path(tmp_path / "wider")) == 0
+    said = capsys.readouterr().out
+    assert "['middle_0']['conv1']['kernel']" in said and "['embedding_0']" not in said

@@ -1,0 +1,119 @@
+"""Configs: every field is checked, survives JSON, and may or may not change on resume."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import config_of
+
+from diffusion_jax import build, schema
+from diffusion_jax.errors import UserError
+
+CONFIGS = sorted(file.stem for file in pathlib.Path(__file__).parents[1].glob("configs/*.py") if file.stem != "__init__")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_allowed_and_survives_json(name):
+    config = importlib.import_module(f"configs.{name}").get_config().to_dict()
+    schema.check(config)
+    assert schema.from_json(schema.to_json(config, {})) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "parts"),
+    [
+        ("process.schedule", build.SCHEDULES),
+        ("loss.name", build.LOSSES),
+        ("loss.timesteps", build.TIMESTEPS),
+        ("data.source", build.SOURCES),
+        ("sample.sampler", build.SAMPLERS),
+        ("sample.grid", build.GRIDS),
+        ("sample.clip", build.CLIPS),
+    ],
+)
+def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
+    for name in parts:
+        assert schema.FIELDS[field].admits(name)
+    assert schema.FIELDS[field].allowed == "one of " + ", ".join(sorted(parts))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data.image_size": (9, 8), "model.multipliers": (1, 2)}, "height and width must be multiples of 2"),
+        ({"model.channels": 10}, "model.channels = 10 must be a multiple of model.num_groups = 4"),
+        ({"model.channels": 9, "model.num_groups": 3}, "model.channels = 9 must be even"),
+        ({"model.attention_levels": (1,)}, r"model.attention_levels = \(1,\) names a level that model.multipliers lacks"),
+        (
+            {"process.schedule": "linear", "process.num_steps": 19},
+            "too short for schedule 'linear', which needs at least 20",
+        ),
+        ({"sample.num_steps": 21}, "sample.num_steps = 21 must be at most process.num_steps = 20"),
+        ({"sample.ema_rate": 0.5}, r"sample.ema_rate = 0.5 must be one of train.ema_rates = \(0.99,\), or 0"),
+        ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),
+        ({"model.multipliers": ()}, "at least one"),
+        ({"train.learning_rate": 0.0}, "train.learning_rate = 0.0 is not allowed; it must be a number above 0"),
+        ({"train.learning_rate": float("nan")}, "train.learning_rate = nan is not allowed"),
+        ({"train.seed": 2**31}, "a whole number from 0 to 2147483647"),
+        ({"data.random_flip": 1}, "data.random_flip = 1 is not allowed; it must be True or False"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        schema.check(config_of(changes))
+
+
+def test_a_missing_field_is_named():
+    config = config_of({})
+    del config["train"]["seed"]
+    with pytest.raises(UserError, match=r"config field 'train.seed' is missing; it must be a whole number"):
+        schema.check(config)
+
+
+@given(
+    st.sampled_from(sorted(schema.FIELDS)),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.tuples(), st.lists(st.integers()), st.binary()
+    ),
+)
+def test_any_value_is_taken_or_refused_with_a_sentence(field, value):
+    config = config_of({})
+    *section, name = field.split(".")
+    (config[section[0]] if section else config)[name] = value
+    try:
+        schema.check(config)
+    except UserError as error:
+        assert field in str(error) or "config field" in str(error)
+
+
+def test_numbers_of_steps_and_intervals_may_change_on_resume_and_the_rest_may_not():
+    config = config_of({})
+    free = config_of({"train.num_steps": 9, "train.log_every": 7, "sample.num_steps": 2, "train.keep_checkpoints": 9})
+    assert schema.changed(config, free) == []
+    fixed = config_of({"process.num_steps": 30, "train.learning_rate": 1.0, "data.random_flip": True})
+    assert schema.changed(config, fixed) == [
+        "process.num_steps: 20 -> 30",
+        "train.learning_rate: 0.002 -> 1.0",
+        "data.random_flip: False -> True",
+    ]
+
+
+def test_what_may_change_on_resume_is_documented():
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
+    for name in schema.FREE_ON_RESUME:
+        assert f"`{name}`" in text or name.startswith("sample."), name
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"format_version": 1}'])
+def test_a_damaged_config_is_said_to_be_damaged(text):
+    with pytest.raises(UserError, match="config.json is damaged"):
+        schema.from_json(text)
+
+
+def test_a_later_format_is_refused():
+    text = json.dumps({"format_version": 99, "config": {}, "versions": {}})
+    with pytest.raises(UserError, match="format_version = 99; this version of diffusion_jax reads 1"):
+        schema.from_json(text)

@@ -1,0 +1,40 @@
+"""A run of seconds: a very small network on digits."""
+
+import ast
+
+from configs import digits
+
+SETTINGS = {
+    "model.channels": 8,
+    "model.multipliers": "(1,)",
+    "model.num_groups": 4,
+    "process.num_steps": 20,
+    "train.batch_size": 16,
+    "train.warmup_steps": 1,
+    "train.log_every": 2,
+    "train.checkpoint_every": 2,
+    "train.sample_every": 4,
+    "train.tensorboard": False,
+    "sample.num_steps": 3,
+    "sample.batch_per_device": 1,
+}
+
+
+def flags(workdir, **train) -> list[str]:
+    """Returns the command line of a tiny run; keywords are fields of the section `train`."""
+    settings = SETTINGS | {f"train.{name}": value for name, value in train.items()}
+    return [
+        "--config=configs/digits.py",
+        f"--workdir={workdir}",
+        *[f"--config.{name}={value}" for name, value in settings.items()],
+    ]
+
+
+def config_of(changes: dict) -> dict:
+    """Returns the nested config of a tiny run; changes are {"section.field": value}."""
+    config = digits.get_config().to_dict()
+    settings = {name: ast.literal_eval(value) if isinstance(value, str) else value for name, value in SETTINGS.items()}
+    for name, value in (settings | changes).items():
+        section, field = name.split(".")
+        config[section][field] = value
+    return config
