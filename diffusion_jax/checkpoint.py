@@ -7,11 +7,12 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+import diffusion_jax
 from diffusion_jax import schema, storage
 from diffusion_jax.errors import UserError
 from diffusion_jax.train_state import TrainState
 
-PACKAGES = ("diffusion_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Checkpoints:
@@ -114,7 +115,7 @@ def check_config(workdir: storage.Path, config: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Returns the installed version of each package that a result depends on."""
-    return {name: _version(name) for name in PACKAGES}
+    return {"diffusion_jax": diffusion_jax.__version__} | {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

@@ -17,7 +17,7 @@ def to_uint8(x: Array) -> Array:
     return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def grid(images: np.ndarray, *, num_columns: int, pad: int = 2, min_size: int = 32) -> np.ndarray:
+def grid(images: np.ndarray, *, num_columns: int, pad: int = 2, min_size: int = 64) -> np.ndarray:
     """Returns images side by side on white, small ones enlarged by whole factors.
 
     Args:
