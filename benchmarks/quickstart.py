@@ -3,8 +3,8 @@
     python benchmarks/quickstart.py [--workdir=DIR]
 
 Runs the README's training command in a process of its own, draws 1,000 images, and lets a classifier judge them: an RBF
-support-vector machine, trained on half of the real digits, says how sure it is of its first choice, on average, for the other
-real half and for the samples. Writes benchmarks/quickstart.json and docs/images/digits.png.
+support-vector machine, trained on half of the real digits, says how sure it is of its first choice, on average, for the
+other real half and for the samples. Writes benchmarks/quickstart.json and docs/images/digits.png.
 """
 
 import argparse

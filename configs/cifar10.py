@@ -15,8 +15,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
 
     config.process = ConfigDict()
-    config.process.schedule = "linear"  # 'linear': beta from 1e-4 to 0.02, times 1000 / num_steps; 'cosine'
+    config.process.schedule = "linear"  # beta from 1e-4 to 0.02, times 1000 / num_steps; others: see schedules.py
     config.process.num_steps = 1000  # T
+    config.process.zero_terminal_snr = False  # rescale, so that nothing of the image is left at T; not with eps
 
     config.predicts = "eps"  # what the network's output is: 'eps', 'x_0' or 'v'
 
@@ -62,7 +63,7 @@ def get_config() -> ConfigDict:
 
     config.sample = ConfigDict()
     config.sample.sampler = "ancestral"  # or 'ddim'
-    config.sample.grid = "trailing"  # evenly spaced from T; 'quadratic' takes more steps near the image
+    config.sample.grid = "trailing"  # evenly spaced from T; others: see timesteps.py
     config.sample.num_steps = 1000  # at most process.num_steps
     config.sample.eta = 0.0  # of ddim: 0 is deterministic, 1 as noisy as ancestral
     config.sample.variance = "large"  # of ancestral: 'large' is beta_t; 'small' suits fewer steps

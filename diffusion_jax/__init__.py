@@ -19,7 +19,7 @@ _NAMES = {
     "process": ["Level", "at", "diffuse", "from_betas", "posterior"],
     "samplers": ["Sampler", "Samples", "ancestral", "ddim", "sample"],
     "schedules": ["cosine", "linear", "linear_rescaled"],
-    "timesteps": ["quadratic", "trailing"],
+    "timesteps": ["trailing"],
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = [*_NAMES, "images", "streams"]

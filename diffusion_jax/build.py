@@ -4,6 +4,7 @@ A config is the nested dict of configs/*.py, already checked by `schema.check`. 
 arguments, so that a field which nobody takes is an error.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,14 +31,32 @@ from diffusion_jax.process import Level
 
 Config = Mapping[str, Any]
 
-SCHEDULES = {"cosine": schedules.cosine, "linear": schedules.linear_rescaled}
+SCHEDULES = {
+    "constant": schedules.constant,
+    "cosine": schedules.cosine,
+    "jsd": schedules.jsd,
+    "linear": schedules.linear_rescaled,
+    "linear_raw": schedules.linear,
+    "scaled_linear": schedules.scaled_linear,
+    "sigmoid": schedules.sigmoid,
+    "sigmoid_beta": schedules.sigmoid_beta,
+    "warmup10": functools.partial(schedules.warmup, fraction=0.1),
+    "warmup50": functools.partial(schedules.warmup, fraction=0.5),
+}
 LOSSES = {"simple": losses.simple}
 TIMESTEPS = {"stratified": timesteps.stratified, "uniform": timesteps.uniform}
 SAMPLERS = {
     "ancestral": lambda *, eta, variance: samplers.ancestral(variance=variance),
     "ddim": lambda *, eta, variance: samplers.ddim(eta=eta),
 }
-GRIDS = {"quadratic": timesteps.quadratic, "trailing": timesteps.trailing}
+GRIDS = {
+    "ddim_quadratic": timesteps.ddim_quadratic,
+    "ddim_uniform": timesteps.ddim_uniform,
+    "iddpm": lambda num_steps, num_sampled: timesteps.iddpm(num_steps, (num_sampled,)),
+    "leading": timesteps.leading,
+    "linspace": timesteps.linspace,
+    "trailing": timesteps.trailing,
+}
 CLIPS = {"none": lambda denoise: denoise, "static": denoiser.clip_x_0}
 SOURCES = {
     "digits": lambda *, name, path: data.digits(),
@@ -55,7 +74,9 @@ def image_shape(config: Config) -> tuple[int, int, int]:
 
 def levels(config: Config) -> Level:
     """Returns the process as a table of levels. # [T + 1]"""
-    return process.from_betas(SCHEDULES[config["process"]["schedule"]](config["process"]["num_steps"]))
+    section = config["process"]
+    betas = SCHEDULES[section["schedule"]](section["num_steps"])
+    return process.from_betas(schedules.zero_terminal_snr(betas) if section["zero_terminal_snr"] else betas)
 
 
 def network(config: Config) -> models.Network:

@@ -48,5 +48,56 @@ def cosine(num_steps: int, *, offset: float = 0.008, max_beta: float = 0.999) ->
         float64 [T].
     """
     t = np.arange(num_steps + 1, dtype=np.float64) / num_steps
-    f = np.cos(np.pi / 2 * (t + offset) / (1 + offset)) ** 2
+    f = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
     return np.minimum(1 - f[1:] / f[:-1], max_beta)
+
+
+def scaled_linear(num_steps: int, *, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
+    """Returns beta_t whose square roots are evenly spaced: 'quad' of Ho et al.'s code, and latent diffusion's schedule.
+
+    Latent diffusion has first = 0.00085, last = 0.012. [Rombach et al. 2022]
+    """
+    return np.linspace(np.sqrt(first), np.sqrt(last), num_steps, dtype=np.float64) ** 2
+
+
+def sigmoid_beta(num_steps: int, *, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
+    """Returns beta_t along a sigmoid from -6 to 6, scaled to [first, last]. [Xu et al. 2022, GeoDiff]"""
+    return first + (last - first) / (1 + np.exp(-np.linspace(-6, 6, num_steps, dtype=np.float64)))
+
+
+def sigmoid(num_steps: int, *, start: float = -3, end: float = 3, tau: float = 1.0, max_beta: float = 0.999) -> np.ndarray:
+    """Returns the schedule whose alpha_bar is a sigmoid: g(t) = s(-(t (end - start) + start) / tau), scaled from 1 to 0.
+
+    alpha_bar_t = (g(t / T) - g(1)) / (g(0) - g(1)). [Jabri et al. 2022, RIN; Chen 2023, algorithm 1]
+    """
+    t = np.arange(num_steps + 1, dtype=np.float64) / num_steps
+    g = 1 / (1 + np.exp((t * (end - start) + start) / tau))
+    alpha_bar = (g - g[-1]) / (g[0] - g[-1])
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
+
+
+def constant(num_steps: int, *, last: float = 0.02) -> np.ndarray:
+    """Returns beta_t = last: 'const' of Ho et al.'s code."""
+    return np.full(num_steps, last, np.float64)
+
+
+def jsd(num_steps: int) -> np.ndarray:
+    """Returns 1/T, 1/(T - 1), ..., 1, which leaves no signal at T: of Ho et al.'s code. [Sohl-Dickstein et al. 2015]"""
+    return 1 / np.arange(num_steps, 0, -1, dtype=np.float64)
+
+
+def warmup(num_steps: int, *, fraction: float, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
+    """Returns `last`, but rising to it evenly over the first `fraction`: 'warmup10' and 'warmup50' of Ho et al.'s code."""
+    num_rising = int(num_steps * fraction)
+    return np.append(linear(num_rising, first=first, last=last), constant(num_steps - num_rising, last=last))
+
+
+def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Returns a schedule shifted and scaled so that nothing of the image is left at T. [Lin et al. 2023, algorithm 1]
+
+    sqrt(alpha_bar) keeps its first value and ends at 0, so beta_T = 1. A network cannot predict eps there: use v or x_0.
+    """
+    alpha = np.sqrt(np.cumprod(1 - betas))
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    alpha_bar = np.concatenate([[1.0], alpha**2])
+    return 1 - alpha_bar[1:] / alpha_bar[:-1]

@@ -64,8 +64,12 @@ _RATES = Rule(
 )
 
 FIELDS: dict[str, Rule] = {
-    "process.schedule": _one_of("cosine", "linear"),
+    "process.schedule": _one_of(
+        *["constant", "cosine", "jsd", "linear", "linear_raw", "scaled_linear"],
+        *["sigmoid", "sigmoid_beta", "warmup10", "warmup50"],
+    ),
     "process.num_steps": _integer(1),
+    "process.zero_terminal_snr": _FLAG,
     "predicts": _one_of("eps", "x_0", "v"),
     "model.channels": _integer(4),
     "model.multipliers": Rule(
@@ -102,7 +106,7 @@ FIELDS: dict[str, Rule] = {
     "data.channels": _integer(1),
     "data.random_flip": _FLAG,
     "sample.sampler": _one_of("ancestral", "ddim"),
-    "sample.grid": _one_of("quadratic", "trailing"),
+    "sample.grid": _one_of("ddim_quadratic", "ddim_uniform", "iddpm", "leading", "linspace", "trailing"),
     "sample.num_steps": _integer(1),
     "sample.eta": _real(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "sample.variance": _one_of("large", "small"),
@@ -190,6 +194,15 @@ def _cross_checks(flat: dict[str, Any]) -> list[tuple[bool, str]]:
         (
             flat["process.schedule"] != "linear" or flat["process.num_steps"] >= 20,
             f"{show('process.num_steps')} is too short for schedule 'linear', which needs at least 20.",
+        ),
+        (
+            flat["predicts"] != "eps" or not (flat["process.zero_terminal_snr"] or flat["process.schedule"] == "jsd"),
+            f"{show('predicts')} is impossible where no signal is left at T (process.zero_terminal_snr = True, or 'jsd'): "
+            "x_T is the noise itself; use 'v' or 'x_0'.",
+        ),
+        (
+            not flat["process.zero_terminal_snr"] or flat["process.num_steps"] > 1,
+            f"{show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True.",
         ),
         (
             flat["sample.num_steps"] <= flat["process.num_steps"],

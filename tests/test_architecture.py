@@ -113,7 +113,7 @@ def test_public_names():
     assert diffusion_jax.__all__ == [
         *["Denoiser", "Level", "Model", "Prediction", "Sampler", "Samples", "ancestral", "at", "clip_x_0", "cosine", "ddim"],
         *["denoiser", "diffuse", "from_betas", "images", "linear", "linear_rescaled", "load", "losses", "make_denoiser"],
-        *["model", "posterior", "process", "quadratic", "sample", "samplers", "schedules", "simple", "streams", "timesteps"],
+        *["model", "posterior", "process", "sample", "samplers", "schedules", "simple", "streams", "timesteps"],
         "trailing",
     ]
     for name in diffusion_jax.__all__:

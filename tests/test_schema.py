@@ -51,6 +51,11 @@ def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
             {"process.schedule": "linear", "process.num_steps": 19},
             "too short for schedule 'linear', which needs at least 20",
         ),
+        (
+            {"predicts": "eps", "process.zero_terminal_snr": True},
+            "predicts = 'eps' is impossible where no signal is left at T",
+        ),
+        ({"predicts": "eps", "process.schedule": "jsd"}, "predicts = 'eps' is impossible where no signal is left at T"),
         ({"sample.num_steps": 21}, "sample.num_steps = 21 must be at most process.num_steps = 20"),
         ({"sample.ema_rate": 0.5}, r"sample.ema_rate = 0.5 must be one of train.ema_rates = \(0.99,\), or 0"),
         ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_jax import timesteps
+from diffusion_jax import build, timesteps
+from diffusion_jax.errors import UserError
 
 DRAWS = {"uniform": timesteps.uniform, "stratified": timesteps.stratified}
-GRIDS = {"trailing": timesteps.trailing, "quadratic": timesteps.quadratic}
 
 
 @pytest.mark.parametrize("name", DRAWS)
@@ -45,17 +45,22 @@ def test_plain_draws_learn_nothing(name):
     assert drawn.update(drawn.init(), jnp.ones(4), jnp.ones(4)) == ()
 
 
-@given(st.sampled_from(sorted(GRIDS)), st.integers(1, 4000).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T))))
-def test_grids_fall_strictly_from_T_to_0_in_exactly_S_steps(name, sizes):
+@given(
+    st.sampled_from(["trailing", "leading", "linspace", "iddpm"]),
+    st.integers(1, 4000).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T))),
+)
+def test_grids_fall_strictly_to_0_in_exactly_S_steps(name, sizes):
     num_steps, num_sampled = sizes
-    rows = GRIDS[name](num_steps, num_sampled)
-    assert len(rows) == num_sampled + 1 and rows[0] == num_steps and rows[-1] == 0
+    rows = build.GRIDS[name](num_steps, num_sampled)
+    assert len(rows) == num_sampled + 1 and rows[-1] == 0 and rows[0] <= num_steps
     assert np.all(np.diff(rows) < 0)
+    if num_sampled > 1 and name != "leading":
+        assert rows[0] == num_steps
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", sorted(build.GRIDS.keys() - {"ddim_quadratic"}))
 def test_all_steps_are_all_rows(name):
-    np.testing.assert_array_equal(GRIDS[name](1000, 1000), np.arange(1000, -1, -1))
+    np.testing.assert_array_equal(build.GRIDS[name](1000, 1000), np.arange(1000, -1, -1))
 
 
 def test_trailing_is_the_published_list():
@@ -63,6 +68,16 @@ def test_trailing_is_the_published_list():
     np.testing.assert_array_equal(timesteps.trailing(1000, 10), np.arange(1000, -1, -100))
 
 
-def test_quadratic_takes_more_steps_near_the_image():
-    steps = -np.diff(timesteps.quadratic(1000, 20))
-    assert np.all(np.diff(steps) <= 0)
+@pytest.mark.parametrize(("num_sampled", "num_visited"), [(50, 49), (100, 96), (1000, 688), (10, 10)])
+def test_ddim_quadratic_ends_at_four_fifths_and_visits_no_row_twice(num_sampled, num_visited):
+    """The numbers of distinct timesteps that the authors' formula gives at T = 1000."""
+    rows = timesteps.ddim_quadratic(1000, num_sampled)
+    assert rows[0] == 801 and rows[-2] == 1 and len(rows) == num_visited + 1
+    assert np.all(np.diff(rows) < 0)
+
+
+def test_a_stride_that_does_not_exist_and_a_section_that_is_too_small_are_refused():
+    with pytest.raises(UserError, match="grid 'ddim_uniform' cannot take 300 of 1000 steps with one stride"):
+        timesteps.ddim_uniform(1000, 300)
+    with pytest.raises(UserError, match=r"sections = \(10, 60\): a section of 50 steps cannot give 60"):
+        timesteps.iddpm(100, (10, 60))

@@ -35,6 +35,6 @@ def config_of(changes: dict) -> dict:
     config = digits.get_config().to_dict()
     settings = {name: ast.literal_eval(value) if isinstance(value, str) else value for name, value in SETTINGS.items()}
     for name, value in (settings | changes).items():
-        section, field = name.split(".")
-        config[section][field] = value
+        *section, field = name.split(".")
+        (config[section[0]] if section else config)[field] = value
     return config
