@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
     config.sample.num_steps = 1000  # at most process.num_steps
     config.sample.eta = 0.0  # of ddim: 0 is deterministic, 1 as noisy as ancestral
     config.sample.variance = "large"  # of ancestral: 'large' is beta_t; 'small' suits fewer steps
-    config.sample.clip = "static"  # x_0 to [-1, 1] at every step; or 'none'
+    config.sample.clip = "static"  # x_0 to [-1, 1] at every step, eps following; others: see denoiser.py
     config.sample.num_images = 50_000
     config.sample.batch_per_device = 256
     config.sample.seed = 0

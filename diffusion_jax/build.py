@@ -57,7 +57,12 @@ GRIDS = {
     "linspace": timesteps.linspace,
     "trailing": timesteps.trailing,
 }
-CLIPS = {"none": lambda denoise: denoise, "static": denoiser.clip_x_0}
+CLIPS = {
+    "dynamic": lambda denoise: denoiser.limit_x_0(denoise, denoiser.dynamic_threshold),
+    "none": lambda denoise: denoise,
+    "static": denoiser.clip_x_0,
+    "static_eps_kept": lambda denoise: denoiser.limit_x_0(denoise, denoiser.clip, eps="kept"),
+}
 SOURCES = {
     "digits": lambda *, name, path: data.digits(),
     "npz": lambda *, name, path: data.npz(path=path),

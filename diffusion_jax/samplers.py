@@ -5,14 +5,14 @@ the next. `sample` scans a sampler over a grid. Neither knows the other, and nei
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax import process
-from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.denoiser import Denoiser, VarianceKind, reverse_log_variance
 from diffusion_jax.process import Level
 
 
@@ -96,20 +96,22 @@ def _init(x_T: Array) -> State:
     return State(x_T, jnp.zeros((), jnp.int32))
 
 
-def ancestral(*, variance: Literal["small", "large"]) -> Sampler:
+def ancestral(*, variance: VarianceKind) -> Sampler:
     """Returns the sampler x_s ~ N(mean of q(x_s | x_t, x_0), variance). [Ho et al. 2020, Algorithm 2]
 
     As there, the last step, to s = 0, adds no noise.
 
     Args:
-        variance: 'small' is the posterior's (tilde beta_t), 'large' the forward process's (beta_t).
+        variance: 'small' is the posterior's (tilde beta_t), 'large' the forward process's (beta_t); 'learned_range' and
+            'learned' are the network's, see `denoiser.reverse_log_variance`.
     """
 
     def step(denoise: Denoiser, state: State, interval: Interval, noise: Noise) -> State:
         t, s = interval.t, interval.s
-        x_0 = denoise(state.x, t).x_0
-        mean = process.posterior(x_0, state.x, t, s).mean
-        std = jnp.where(s.sigma > 0, jnp.exp(process.log_variance(t, s, variance) / 2), 0)
+        prediction = denoise(state.x, t)
+        mean = process.posterior(prediction.x_0, state.x, t, s).mean
+        log_variance = reverse_log_variance(prediction.variance, state.x, t, s, variance)
+        std = jnp.where(s.sigma > 0, jnp.exp(log_variance / 2), 0)
         return State(mean + std * noise(0), state.num_evaluations + 1)
 
     return Sampler(_init, step)

@@ -110,7 +110,7 @@ FIELDS: dict[str, Rule] = {
     "sample.num_steps": _integer(1),
     "sample.eta": _real(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "sample.variance": _one_of("large", "small"),
-    "sample.clip": _one_of("none", "static"),
+    "sample.clip": _one_of("dynamic", "none", "static", "static_eps_kept"),
     "sample.num_images": _integer(1),
     "sample.batch_per_device": _integer(1),
     "sample.seed": _integer(0),

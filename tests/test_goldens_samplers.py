@@ -1,0 +1,225 @@
+"""Chains and single formulas against recorded reference implementations: g2, the unguided part of g4a, DDPM and DDIM of g4b.
+
+Images there are [B, C, H, W]; everything but the split of a learned variance is elementwise, so they are moved once.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import recorded
+
+from diffusion_jax import build, denoiser, process, samplers, schedules, timesteps
+
+G2, G4A, G4B = (recorded.load(name) for name in ("g2_q_and_conversions", "g4a_openai_samplers", "g4b_diffusers"))
+
+
+def nhwc(x):
+    return jnp.moveaxis(jnp.asarray(x), -3, -1)
+
+
+def nchw(x):
+    return np.moveaxis(np.asarray(x), -1, -3)
+
+
+# ---- g2: q(x_t | x_0), the posterior, conversions between parameterizations
+
+
+def conversions(prefix):
+    """Returns every quantity of g2 for one schedule, from its stored inputs."""
+    name, num_steps = prefix.split("_T")
+    stored = {key.removeprefix(f"{prefix}."): G2[key] for key in G2 if key.startswith(f"{prefix}.")}
+    levels = process.from_betas(build.SCHEDULES[name](int(num_steps)))
+    t, s = (process.at(levels, stored["t"] + 1 - back) for back in (0, 1))
+    first = process.log_variance(process.at(levels, 2), process.at(levels, 1), "small")
+    dtype = levels.alpha.dtype
+    x_0, eps, x_t = (jnp.asarray(stored[key], dtype) for key in ("x_start", "noise", "q_sample"))
+
+    def predicted(kind, key):
+        output = jnp.asarray(stored[key], dtype)
+        return denoiser.make_denoiser(lambda x, condition: output, predicts=kind)(x_t, t)
+
+    def wide(column):
+        return jnp.broadcast_to(process.expand(column, x_t), x_t.shape)
+
+    small = process.log_variance(t, s, "small")
+    return {
+        "q_sample": process.diffuse(x_0, t, eps),
+        "diffusers_add_noise": process.diffuse(x_0, t, eps),
+        "q_mean_variance.mean": process.diffuse(x_0, t, 0 * eps),
+        "q_mean_variance.variance": wide(t.sigma**2),
+        "q_mean_variance.log_variance": wide(2 * jnp.log(t.sigma)),
+        "q_posterior.mean": process.posterior(x_0, x_t, t, s).mean,
+        "q_posterior.variance": wide(jnp.exp(small)),
+        "q_posterior.log_variance_clipped": wide(jnp.maximum(small, first)),
+        "predict_xstart_from_eps": predicted("eps", "eps_pred").x_0,
+        "predict_eps_from_xstart": predicted("x_0", "xstart_pred").eps,
+        "predict_xstart_from_xprev": predicted(denoiser.x_previous(levels), "xprev_pred").x_0,
+        "get_velocity": sum(
+            process.expand(c, x_0) * x for c, x in zip(denoiser.coefficients("v", t), (x_0, eps), strict=True)
+        ),
+        "xstart_from_v": predicted("v", "v_pred").x_0,
+        "eps_from_v": predicted("v", "v_pred").eps,
+    }
+
+
+INPUTS = {"x_start", "noise", "eps_pred", "xstart_pred", "xprev_pred", "v_pred", "t"}
+G2_OUTPUTS = [key for key in G2 if key.split(".", 1)[1] not in INPUTS]
+
+
+@pytest.mark.parametrize("key", [key for key in G2_OUTPUTS if not key.endswith("__f32")])
+def test_conversions_in_float64(key, x64):
+    prefix, field = key.split(".", 1)
+    np.testing.assert_allclose(conversions(prefix)[field], G2[key], rtol=1e-8 if "cosine" in key else 1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("key", [key for key in G2_OUTPUTS if key.endswith("__f32")])
+def test_conversions_in_float32(key):
+    """Ten times 1.6e-6 of the largest value, the distance of the references' own float32 from their float64."""
+    prefix, field = key.removesuffix("__f32").split(".", 1)
+    np.testing.assert_allclose(conversions(prefix)[field], G2[key], rtol=0, atol=1.6e-5 * np.max(np.abs(G2[key])))
+
+
+# ---- the analytic networks of the recorded chains, as functions of (x_t, what the reference passes as time)
+
+
+def tanh(x, t):
+    return jnp.tanh(0.8 * x + 0.5 * jnp.sin(0.01 * t))
+
+
+def gmm(alpha_bar):
+    """Returns the exact eps of a mixture of two Gaussians; `alpha_bar` is indexed by the time that the network is told."""
+
+    def network(x, t):
+        bar = jnp.asarray(alpha_bar)[t.astype(int)]
+        means, stds = (-0.6, 0.5), (0.2, 0.3)
+        log_r = [
+            jnp.log(w) - 0.5 * jnp.log(bar * s**2 + 1 - bar) - (x - jnp.sqrt(bar) * m) ** 2 / (2 * (bar * s**2 + 1 - bar))
+            for w, m, s in zip((0.35, 0.65), means, stds, strict=True)
+        ]
+        r = jax.nn.softmax(jnp.stack(log_r), axis=0)
+        score = sum(r[k] * (jnp.sqrt(bar) * means[k] - x) / (bar * stds[k] ** 2 + 1 - bar) for k in range(2))
+        return -jnp.sqrt(1 - bar) * score
+
+    return network
+
+
+def with_variance(network, kind):
+    """Returns a network with the recorded chains' second half of channels."""
+
+    def extended(x, t):
+        u = jnp.cos(1.3 * x + 0.002 * t)
+        return jnp.concatenate([network(x, t), -4 + 1.5 * u if kind == "learned" else u], axis=-1)
+
+    return extended
+
+
+def network_of(name, betas, *, variance="small", previous=False):
+    """Returns a network (x_t, condition [B]) -> output by its name in the recorded keys."""
+    plain = tanh if name == "tanh" else gmm(np.cumprod(1 - betas))
+    inner = (lambda x, t: 0.97 * x + 0.05 * plain(x, t)) if previous else plain
+    inner = with_variance(inner, variance) if variance.startswith("learned") else inner
+    return lambda x, condition: inner(x, condition[:, None, None, None])
+
+
+def chain(denoise, sampler, x_T, grid, noises):
+    """Returns (states after each step, predicted x_0 of each step) with stored noises."""
+
+    def step(state, scanned):
+        interval, noise = scanned
+        after = sampler.step(denoise, state, interval, lambda k: noise)
+        return after, (after.x, denoise(state.x, interval.t).x_0)
+
+    index = jnp.arange(len(grid.alpha) - 1)
+    intervals = samplers.Interval(process.at(grid, index), process.at(grid, index + 1), index, index[::-1])
+    _, (states, x_0) = jax.lax.scan(step, sampler.init(x_T), (intervals, noises[: len(index)]))
+    return states, x_0
+
+
+def rows_of(spec, num_steps):
+    """Returns a grid by improved-diffusion's name for it."""
+    if spec.startswith("ddim"):
+        return timesteps.ddim_uniform(num_steps, int(spec[4:]))
+    return timesteps.iddpm(num_steps, tuple(int(count) for count in spec.split(",")))
+
+
+@pytest.mark.parametrize("key", recorded.keys("g4a_openai_samplers", "space."))
+def test_grids_are_improved_diffusions(key):
+    num_steps, spec = re.fullmatch(r"space\.T(\d+)\.(.*)", key).groups()
+    np.testing.assert_array_equal(rows_of(spec, int(num_steps))[-2::-1] - 1, G4A[key])
+
+
+# ---- g4a: improved-diffusion's chains
+
+
+def openai_chain(key):
+    """Returns (states, x_0 predictions) of an unguided chain of g4a."""
+    betas, rows, predicts, sampler, clip, network = openai_setting(key)
+    levels = process.from_betas(betas)
+    predicts = denoiser.x_previous(levels) if predicts == "x_previous" else predicts
+    dtype = levels.alpha.dtype
+    denoise = denoiser.make_denoiser(network, predicts=predicts, learned_variance="learned" in str(key).lower())
+    denoise = denoiser.clip_x_0(denoise) if clip else denoise
+    grid = process.at(levels, rows)
+    return chain(denoise, sampler, nhwc(G4A["x_T"]).astype(dtype), grid, nhwc(G4A["noise"]).astype(dtype))
+
+
+def openai_setting(key):
+    """Returns (betas, grid rows, predicts, sampler, clip, network) that a key of g4a names."""
+    kind, *fields = key.split(".")
+    if kind == "ddim":
+        spec, name, eta, clip = re.fullmatch(r"ddim\.([\d,dim]+)\.(\w+)\.eta([\d.]+)\.clip(\d)\..*", key).groups()
+        betas = schedules.linear(1000)
+        return betas, rows_of(spec, 1000), "eps", samplers.ddim(eta=float(eta)), clip == "1", network_of(name, betas)
+    if kind == "psp":
+        base, spec, name, variance = fields[:4]
+        betas = build.SCHEDULES[base.removesuffix("1000")](1000)
+        kind, clip, rows, predicts = variance.removeprefix("FIXED_").lower(), True, rows_of(spec, 1000), "eps"
+    else:
+        name, mean, variance, clip = fields[:4]
+        betas, rows = schedules.linear_rescaled(100), np.arange(100, -1, -1)
+        kind = variance.removeprefix("FIXED_").lower()
+        predicts = {"EPSILON": "eps", "START_X": "x_0", "PREVIOUS_X": "x_previous"}[mean]
+        clip = clip == "clip1" and predicts != "x_previous"  # there the reference's clipping leaves the mean alone
+    network = network_of(name, betas, variance=kind, previous=predicts == "x_previous")
+    return betas, rows, predicts, samplers.ancestral(variance=kind), clip, network
+
+
+OPENAI = [key for key in G4A if key.split(".")[0] in ("p", "psp", "ddim")]
+
+
+def compare(got, key, stored, **tolerance):
+    states, x_0 = got
+    plain = key.removesuffix("__f32")
+    value = {"traj": states, "pred_xstart": x_0, "final": states[-1]}[plain.rsplit(".", 1)[1]]
+    np.testing.assert_allclose(nchw(value), stored[key], **tolerance)
+
+
+@pytest.mark.parametrize("key", [key for key in OPENAI if not key.endswith("__f32")])
+def test_improved_diffusions_chains_in_float64(key, x64):
+    compare(openai_chain(key), key, G4A, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("key", [key for key in OPENAI if key.endswith("__f32")])
+def test_improved_diffusions_chains_in_float32(key):
+    """Ten times the references' own distance, 2.9e-5 of the largest value: the first step divides by alpha_T."""
+    compare(openai_chain(key.removesuffix("__f32")), key, G4A, rtol=0, atol=2.9e-4 * np.max(np.abs(G4A[key])))
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in recorded.keys("g4a_openai_samplers", "rev.") if key != "rev.x0" and "__" not in key]
+)
+def test_ddim_inversion_in_float64(key, x64):
+    """The reference steps from t to t + 1 but asks the network at t, so its grid rises one row behind; its last is pure noise."""
+    _, name, clip, _ = key.split(".")
+    betas = schedules.linear(1000)
+    levels = process.from_betas(betas)
+    grid = process.at(levels, timesteps.ddim_uniform(1000, 25)[-2::-1])
+    end = process.Level(*(jnp.asarray([value]) for value in (0.0, 1.0, -jnp.inf, 0.0, 0.0)))
+    grid = jax.tree.map(lambda column, last: jnp.append(column, last), grid, end)
+    denoise = denoiser.make_denoiser(network_of(name, betas), predicts="eps")
+    denoise = denoiser.clip_x_0(denoise) if clip == "clip1" else denoise
+    states, _ = chain(denoise, samplers.ddim(), nhwc(G4A["rev.x0"]), grid, nhwc(G4A["noise"]))
+    np.testing.assert_allclose(nchw(states), G4A[key], rtol=1e-8, atol=1e-10)
