@@ -202,24 +202,133 @@ def test_improved_diffusions_chains_in_float64(key, x64):
     compare(openai_chain(key), key, G4A, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("key", [key for key in OPENAI if key.endswith("__f32")])
-def test_improved_diffusions_chains_in_float32(key):
-    """Ten times the references' own distance, 2.9e-5 of the largest value: the first step divides by alpha_T."""
-    compare(openai_chain(key.removesuffix("__f32")), key, G4A, rtol=0, atol=2.9e-4 * np.max(np.abs(G4A[key])))
-
-
-@pytest.mark.parametrize(
-    "key", [key for key in recorded.keys("g4a_openai_samplers", "rev.") if key != "rev.x0" and "__" not in key]
-)
-def test_ddim_inversion_in_float64(key, x64):
-    """The reference steps from t to t + 1 but asks the network at t, so its grid rises one row behind; its last is pure noise."""
+def inversion(key):
+    """The reference steps to t + 1 but asks the network at t: a grid that rises, its last level pure noise."""
     _, name, clip, _ = key.split(".")
     betas = schedules.linear(1000)
     levels = process.from_betas(betas)
     grid = process.at(levels, timesteps.ddim_uniform(1000, 25)[-2::-1])
-    end = process.Level(*(jnp.asarray([value]) for value in (0.0, 1.0, -jnp.inf, 0.0, 0.0)))
-    grid = jax.tree.map(lambda column, last: jnp.append(column, last), grid, end)
+    end = process.Level(0.0, 1.0, -jnp.inf, 0.0, 0.0)
+    grid = jax.tree.map(lambda column, last: jnp.append(column, jnp.asarray(last, column.dtype)), grid, end)
     denoise = denoiser.make_denoiser(network_of(name, betas), predicts="eps")
     denoise = denoiser.clip_x_0(denoise) if clip == "clip1" else denoise
-    states, _ = chain(denoise, samplers.ddim(), nhwc(G4A["rev.x0"]), grid, nhwc(G4A["noise"]))
-    np.testing.assert_allclose(nchw(states), G4A[key], rtol=1e-8, atol=1e-10)
+    x_0, noises = (nhwc(G4A[name]).astype(grid.alpha.dtype) for name in ("rev.x0", "noise"))
+    return chain(denoise, samplers.ddim(), x_0, grid, noises)
+
+
+INVERSIONS = [key for key in recorded.keys("g4a_openai_samplers", "rev.") if key != "rev.x0"]
+
+
+@pytest.mark.parametrize("key", [key for key in INVERSIONS if not key.endswith("__f32")])
+def test_ddim_inversion_in_float64(key, x64):
+    compare(inversion(key), key, G4A, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("key", [key for key in INVERSIONS if key.endswith("__f32")])
+def test_ddim_inversion_in_float32(key):
+    compare(inversion(key), key, G4A, rtol=0, atol=2.9e-4 * np.max(np.abs(G4A[key])))
+
+
+# ---- g4b: diffusers' DDPM and DDIM
+
+BETAS = schedules.linear(1000)
+
+
+def mixture(kind, betas):
+    """Returns the exact network of the mixture that predicts eps, x_0 or v; where no signal is left, E[x_0] for x_0."""
+    alpha_bar = np.cumprod(1 - betas)
+
+    def network(x, t):
+        bar = jnp.asarray(alpha_bar)[t.astype(int)]
+        eps = gmm(alpha_bar)(x, t)
+        x_0 = jnp.where(
+            bar > 0, (x - jnp.sqrt(1 - bar) * eps) / jnp.sqrt(jnp.where(bar > 0, bar, 1)), 0.35 * -0.6 + 0.65 * 0.5
+        )
+        return {"eps": eps, "x_0": x_0, "v": jnp.sqrt(bar) * eps - jnp.sqrt(1 - bar) * x_0}[kind]
+
+    return network
+
+
+def diffusers_chain(run):
+    """Returns (states, x_0 predictions) of a run of g4b: 'ddpm.leading.fixed_small', 'ddim.trailing.one1.eta0.7', ..."""
+    t = G4B[f"{run}.timesteps"]
+    is_ddim, stride = run.startswith("ddim"), 1000 // len(t)
+    betas = schedules.zero_terminal_snr(BETAS) if "ztsnr" in run else BETAS
+    levels = process.from_betas(betas)
+    dtype = levels.alpha.dtype
+    predicts = "x_0" if ".sample" in run else "v" if "_v" in run or ".v_" in run else "eps"
+    # The recorded runs that limit x_0 or learn the variance ask the network 'tanh', whose x_0 is often out of range.
+    network = tanh if re.search("clip|thresholding|learned", run) else mixture(predicts, betas)
+    network = with_variance(network, "learned_range") if "learned_range" in run else network
+    denoise = denoiser.make_denoiser(
+        lambda x, condition: network(x, condition[:, None, None, None]),
+        predicts=predicts,
+        learned_variance="learned_range" in run,
+    )
+    denoise = limited(denoise, run)
+    eta = float(run.split("eta")[1]) if "eta" in run else 0.0
+    variance = next((kind for kind in ("large", "learned_range") if kind in run), "small")
+    sampler = samplers.ddim(eta=eta) if is_ddim else samplers.ancestral(variance=variance)
+    # diffusers' DDIM goes to t - T // S, whether or not the network is asked there next.
+    to = t - stride if is_ddim else np.append(t[1:], -1)
+    rows = np.where(to < 0, 1 if "one0" in run else 0, to + 1)
+    x, noises = (nhwc(G4B[name]).astype(dtype) for name in ("x_T", "noise"))
+    index = jnp.arange(len(t))
+    state, states = sampler.init(x), []
+    for k in index:
+        interval = samplers.Interval(process.at(levels, t[k] + 1), process.at(levels, rows[k]), k, len(t) - 1 - k)
+        state = sampler.step(denoise, state, interval, lambda _, k=k: noises[k])
+        states.append(state.x)
+    return jnp.stack(states), None
+
+
+def limited(denoise, run):
+    """Returns the denoiser with the clipping that a run of g4b names, or has by default."""
+    if "thresholding" in run:
+
+        def limit(x_0):
+            return denoiser.dynamic_threshold(x_0, quantile=0.9, max_bound=1.5)
+
+        return denoiser.limit_x_0(denoise, limit, eps="kept")
+    if "clip_range" in run:
+        return denoiser.limit_x_0(denoise, lambda x_0: denoiser.clip(x_0, bound=0.7))
+    if "use_clipped" in run:
+        return denoiser.limit_x_0(denoise, denoiser.clip, eps="follows" if run.endswith("1") else "kept")
+    clipped = (
+        "ddpm.leading.fixed_small",
+        "ddpm.trailing.fixed_small",
+        "ddpm.linspace.fixed_small",
+        "ddpm.leading.learned_range",
+    )
+    return denoiser.clip_x_0(denoise) if run in clipped else denoise
+
+
+DIFFUSERS = [key for key in G4B if key.startswith("dd") and not key.endswith("timesteps")]
+
+
+@pytest.mark.parametrize("key", [key for key in DIFFUSERS if not key.endswith("__f32")])
+def test_diffusers_chains_in_float64(key, x64):
+    """Their posterior variance is at least 1e-20, ours may be 0: 1e-10 of a last step's noise."""
+    compare(diffusers_chain(key.rsplit(".", 1)[0]), key, G4B, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("key", [key for key in DIFFUSERS if key.endswith("__f32")])
+def test_diffusers_chains_in_float32(key):
+    """Ten times the references' own distance, 1.1e-5 of the largest value."""
+    compare(diffusers_chain(key.rsplit(".", 1)[0]), key, G4B, rtol=0, atol=1.1e-4 * np.max(np.abs(G4B[key])))
+
+
+@pytest.mark.parametrize("key", [key for key in G4B if key.endswith(".timesteps")])
+def test_grids_are_diffusers(key):
+    t = G4B[key]
+    name = key.split(".")[1]
+    rows = build.GRIDS[name.removesuffix("_offset1")](1000, len(t))[:-1] + name.endswith("_offset1")
+    np.testing.assert_array_equal(rows - 1, t)
+
+
+@pytest.mark.parametrize("key", [key for key in G4B if key.startswith("thr.out")])
+def test_dynamic_thresholding_is_diffusers(key, precision):
+    quantile, bound = re.match(r"thr\.out\.ratio([\d.]+)\.max([\d.]+?)(?:__f32)?$", key).groups()
+    x = jnp.asarray(G4B["thr.x"], jax.dtypes.canonicalize_dtype(float))
+    got = denoiser.dynamic_threshold(x, quantile=float(quantile), max_bound=float(bound))
+    np.testing.assert_allclose(got, G4B[key], rtol=1e-10 if precision < 1e-9 and "f32" not in key else 2e-6)
