@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.process.num_steps = 1000  # T
     config.process.zero_terminal_snr = False  # rescale, so that nothing of the image is left at T; not with eps
 
-    config.predicts = "eps"  # what the network's output is: 'eps', 'x_0' or 'v'
+    config.predicts = "eps"  # what the network's output is: 'eps', 'x_0', 'v', 'velocity' or 'score'
 
     config.model = ConfigDict()
     config.model.channels = 128  # width of the first level
@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.name = "simple"  # mean squared error of the network's output
+    config.loss.weighting = "constant"  # over noise levels; others: see losses.py
     config.loss.timesteps = "uniform"  # 'stratified' spreads t over the batch: less noise, the same mean
 
     config.train = ConfigDict()

@@ -44,6 +44,7 @@ SCHEDULES = {
     "warmup50": functools.partial(schedules.warmup, fraction=0.5),
 }
 LOSSES = {"simple": losses.simple}
+WEIGHTINGS = {"constant": None, "min_snr": losses.min_snr, "p2": losses.p2, "truncated_snr": losses.truncated_snr}
 TIMESTEPS = {"stratified": timesteps.stratified, "uniform": timesteps.uniform}
 SAMPLERS = {
     "ancestral": lambda *, eta, variance: samplers.ancestral(variance=variance),
@@ -97,7 +98,7 @@ def parts(config: Config) -> Parts:
         predicts=config["predicts"],
         levels=levels(config),
         timesteps=TIMESTEPS[loss["timesteps"]](config["process"]["num_steps"]),
-        loss=LOSSES[loss["name"]](predicts=config["predicts"]),
+        loss=LOSSES[loss["name"]](predicts=config["predicts"], weighting=WEIGHTINGS[loss["weighting"]]),
         optimizer=train_state.make_optimizer(
             learning_rate=train["learning_rate"],
             decay=train["decay"],

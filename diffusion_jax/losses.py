@@ -11,22 +11,56 @@ from diffusion_jax.denoiser import Denoiser, Predicts
 from diffusion_jax.process import Level
 
 Loss = Callable[[Denoiser, Array, Level, Array], tuple[Array, dict[str, Array]]]
+Weighting = Callable[[Array], Array]  # SNR -> weight of the squared error of x_0
 
 
-def simple(*, predicts: Predicts) -> Loss:
+def simple(*, predicts: Predicts, weighting: Weighting | None = None) -> Loss:
     """Returns L_simple, the mean squared error of the network's output. [Ho et al. 2020, eq. 14, there for eps]
 
     || a x_0 + b eps - output ||^2 / D with the coefficients (a, b) of the parameterization.
 
     Args:
         predicts: what the network's output is; the error is measured there.
+        weighting: None for L_simple itself, or the weight that the error of x_0 shall have at each SNR.
     """
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
         eps = jax.random.normal(key, x_0.shape, x_0.dtype)
         prediction = denoise(process.diffuse(x_0, level, eps), level)
-        a, b = denoiser.coefficients(predicts, level)
-        error = process.expand(a, x_0) * (prediction.x_0 - x_0) + process.expand(b, x_0) * (prediction.eps - eps)
-        return jnp.mean(error**2, axis=(1, 2, 3)), {}
+        mse = squared_error(prediction, x_0, eps, level, predicts)
+        return mse if weighting is None else mse * weighting(snr(level)) / error_ratio(predicts, level), {}
 
     return loss
+
+
+def squared_error(prediction: denoiser.Prediction, x_0: Array, eps: Array, level: Level, predicts: Predicts) -> Array:
+    """Returns the mean squared error of a network's output, given its prediction. # [B]"""
+    a, b = denoiser.coefficients(predicts, level)
+    error = process.expand(a, x_0) * (prediction.x_0 - x_0) + process.expand(b, x_0) * (prediction.eps - eps)
+    return jnp.mean(error**2, axis=(1, 2, 3))
+
+
+def snr(level: Level) -> Array:
+    """Returns alpha^2 / sigma^2. # [B]"""
+    return jnp.exp(level.log_snr + level.log_snr_lo)
+
+
+def error_ratio(predicts: Predicts, level: Level) -> Array:
+    """Returns the output's squared error over that of x_0, which share one x_t: (a - b alpha / sigma)^2. # [B]"""
+    a, b = denoiser.coefficients(predicts, level)
+    return (a - b * level.alpha / level.sigma) ** 2
+
+
+def min_snr(snr: Array, *, gamma: float = 5.0) -> Array:
+    """Returns min(SNR, gamma): eps, but little less at low noise than at high. [Hang et al. 2023, section 3.4]"""
+    return jnp.minimum(snr, gamma)
+
+
+def p2(snr: Array, *, gamma: float = 1.0, k: float = 1.0) -> Array:
+    """Returns SNR / (k + SNR)^gamma: eps with less weight on imperceptible noise. [Choi et al. 2022, eq. 8]"""
+    return snr / (k + snr) ** gamma
+
+
+def truncated_snr(snr: Array) -> Array:
+    """Returns max(SNR, 1): eps, but never less than x_0. [Salimans & Ho 2022, section 4]"""
+    return jnp.maximum(snr, 1.0)

@@ -70,7 +70,7 @@ FIELDS: dict[str, Rule] = {
     ),
     "process.num_steps": _integer(1),
     "process.zero_terminal_snr": _FLAG,
-    "predicts": _one_of("eps", "x_0", "v"),
+    "predicts": _one_of("eps", "score", "v", "velocity", "x_0"),
     "model.channels": _integer(4),
     "model.multipliers": Rule(
         lambda value: value != () and _integers(1).admits(value), _integers(1).allowed + ", at least one"
@@ -81,6 +81,7 @@ FIELDS: dict[str, Rule] = {
     "model.num_groups": _integer(1),
     "model.dtype": _one_of("bfloat16", "float32"),
     "loss.name": _one_of("simple"),
+    "loss.weighting": _one_of("constant", "min_snr", "p2", "truncated_snr"),
     "loss.timesteps": _one_of("stratified", "uniform"),
     "train.num_steps": _integer(1),
     "train.batch_size": _integer(1),
@@ -196,7 +197,8 @@ def _cross_checks(flat: dict[str, Any]) -> list[tuple[bool, str]]:
             f"{show('process.num_steps')} is too short for schedule 'linear', which needs at least 20.",
         ),
         (
-            flat["predicts"] != "eps" or not (flat["process.zero_terminal_snr"] or flat["process.schedule"] == "jsd"),
+            flat["predicts"] not in ("eps", "score")
+            or not (flat["process.zero_terminal_snr"] or flat["process.schedule"] == "jsd"),
             f"{show('predicts')} is impossible where no signal is left at T (process.zero_terminal_snr = True, or 'jsd'): "
             "x_T is the noise itself; use 'v' or 'x_0'.",
         ),

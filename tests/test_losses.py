@@ -46,3 +46,31 @@ def test_each_image_has_its_own_loss():
     wrong = jnp.array([0.0, 2.0]).reshape(2, 1, 1, 1)
     got = loss_of(lambda x_t, condition: wrong + 0 * x_t, "x_0", x_0, np.array([300, 300]))
     np.testing.assert_allclose(got, [0, 4], atol=1e-5)
+
+
+WEIGHTINGS = {
+    "min_snr": (losses.min_snr, lambda snr: np.minimum(snr, 5)),
+    "p2": (losses.p2, lambda snr: snr / (1 + snr)),
+    "truncated_snr": (losses.truncated_snr, lambda snr: np.maximum(snr, 1)),
+}
+
+
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "velocity", "score"])
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_weighting_is_the_weight_of_the_error_of_x_0_whatever_is_predicted(name, predicts):
+    """A network that is wrong by 0.1 in x_0, and says so in its own terms, pays 0.01 times the weight."""
+    x_0 = jnp.full((3, 4, 4, 1), 0.25)
+    t = np.array([50, 500, 900])
+    level = process.at(LEVELS, t)
+    weighting, expected = WEIGHTINGS[name]
+
+    def network(x_t, condition):
+        alpha, sigma = process.expand(level.alpha, x_0), process.expand(level.sigma, x_0)
+        a, b = denoiser.coefficients(predicts, level)
+        wrong = x_0 + 0.1
+        return process.expand(a, x_0) * wrong + process.expand(b, x_0) * (x_t - alpha * wrong) / sigma
+
+    denoise = denoiser.make_denoiser(network, predicts=predicts)
+    got = losses.simple(predicts=predicts, weighting=weighting)(denoise, x_0, level, jax.random.key(0))[0]
+    snr = np.float64(level.alpha) ** 2 / np.float64(level.sigma) ** 2
+    np.testing.assert_allclose(got, 0.01 * expected(snr), rtol=2e-3)

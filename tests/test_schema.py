@@ -27,6 +27,7 @@ def test_every_config_is_allowed_and_survives_json(name):
     [
         ("process.schedule", build.SCHEDULES),
         ("loss.name", build.LOSSES),
+        ("loss.weighting", build.WEIGHTINGS),
         ("loss.timesteps", build.TIMESTEPS),
         ("data.source", build.SOURCES),
         ("sample.sampler", build.SAMPLERS),
