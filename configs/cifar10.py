@@ -28,6 +28,14 @@ def get_config() -> ConfigDict:
     config.model.attention_levels = (1,)  # levels with attention; level 1 of a 32-px image is 16 px
     config.model.dropout = 0.1
     config.model.num_groups = 32  # of each group normalisation
+    config.model.norm_epsilon = 1e-6  # of each group normalisation; 1e-5 in improved DDPM
+    config.model.scale_shift_norm = False  # whether the level scales and shifts norms (improved DDPM) or is added
+    config.model.resample = "conv"  # between levels; 'res_block' in ADM
+    config.model.downsample_padding = "bottom_right"  # of a 'conv'; 'all_sides' in improved DDPM
+    config.model.embedding_spacing = "closed"  # of the level's frequencies; 'half_open' in improved DDPM
+    config.model.num_heads = 1  # of attention
+    config.model.num_heads_up = 0  # of attention going up; 0 is num_heads
+    config.model.head_channels = 0  # of each head, instead of a number of heads; 0 is off
     config.model.dtype = "float32"  # of the arithmetic: 'float32' or 'bfloat16'; parameters are float32
 
     config.loss = ConfigDict()

@@ -30,6 +30,7 @@ LAYERS = {
     "logs": 2,
     "denoiser": 2,
     "checkpoint": 2,
+    "convert": 2,
     "samplers": 3,
     "losses": 3,
     "dump": 4,

@@ -93,7 +93,7 @@ def test_dropout_acts_in_training_only():
 
 def test_attention_is_global_and_knows_no_places():
     """One pixel's change reaches all; moving all pixels moves the output with them."""
-    attention = layers.Attention(num_groups=4, dtype=jnp.float32)
+    attention = layers.Attention(2, layers.Style(4, 1e-6, False, 0.0, jnp.float32))
     x = jax.random.normal(jax.random.key(0), (1, 6, 6, 8))
     params = jax.tree.map(lambda p: p + 0.2, attention.init(jax.random.key(1), x))
     output = attention.apply(params, x)
@@ -114,7 +114,7 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
 
 
 def test_embedding_starts_as_sines_and_cosines_from_fast_to_slow():
-    embedding = layers.embed_condition(jnp.array([0.0, 7.0]), 6)
+    embedding = layers.embed_condition(jnp.array([0.0, 7.0]), 6, spacing="closed")
     np.testing.assert_array_equal(embedding[0], [0, 0, 0, 1, 1, 1])
     rates = np.array([1, 1e-2, 1e-4])
     np.testing.assert_allclose(embedding[1], np.concatenate([np.sin(7 * rates), np.cos(7 * rates)]), rtol=1e-5)
@@ -123,7 +123,23 @@ def test_embedding_starts_as_sines_and_cosines_from_fast_to_slow():
 def test_downsampling_pads_below_and_on_the_right():
     """As TensorFlow's SAME does, which published weights expect: the first output sees pixels 0 to 2, none before."""
     x = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
-    conv = layers.conv(1, 3, jnp.float32, stride=2, name="conv")
+    conv = layers.conv(1, 3, jnp.float32, stride=2, padding=((0, 1), (0, 1)), name="conv")
     params = {"params": {"kernel": jnp.arange(9.0).reshape(3, 3, 1, 1), "bias": jnp.zeros(1)}}
     np.testing.assert_array_equal(conv.apply(params, x)[0, :, :, 0], [[0, 0], [0, 0]])
     np.testing.assert_array_equal(conv.apply(params, jnp.roll(x, (1, 1), (1, 2)))[0, :, :, 0], [[4, 0], [0, 0]])
+
+
+IMPROVED = {"norm_epsilon": 1e-5, "downsample_padding": "all_sides", "embedding_spacing": "half_open", "num_groups": 32}
+IMPROVED |= {"scale_shift_norm": True, "learned_variance": True, "dtype": "float32", "num_res_blocks": 3}
+
+
+def test_the_improved_cifar10_network_has_its_published_size():
+    """Nichol & Dhariwal 2021: 128 channels, three blocks, attention at 16 and 8 pixels; "50M" in their file name."""
+    options = IMPROVED | {"channels": 128, "multipliers": (1, 2, 2, 2), "attention_levels": (1, 2), "dropout": 0.3}
+    assert count((32, 32, 3), **options, num_heads=4) == 52_546_438
+
+
+def test_the_adm_64_network_has_its_published_size():
+    """Dhariwal & Nichol 2021: 192 channels, attention at 32, 16, 8 pixels, heads of 64 channels, a thousand classes."""
+    options = IMPROVED | {"channels": 192, "multipliers": (1, 2, 3, 4), "attention_levels": (1, 2, 3), "dropout": 0.1}
+    assert count((64, 64, 3), **options, head_channels=64, resample="res_block", num_classes=1000) == 295_904_454

@@ -15,30 +15,33 @@ class Network(NamedTuple):
 
     Attributes:
         init: key -> params, float32.
-        apply: (params, x_t [B, H, W, C], condition [B], cond, *, train, rngs) -> output [B, H, W, C].
+        apply: (params, x_t [B, H, W, C], condition [B], cond, *, train, rngs) -> output [B, H, W, C]; `cond` is a dict with
+            'label', int [B], where the network knows classes, and else empty.
     """
 
     init: Callable[..., Any]
     apply: Callable[..., Any]
 
 
-def unet(image_shape: tuple[int, int, int], *, dtype: str, **options) -> Network:
+def unet(image_shape: tuple[int, int, int], *, dtype: str, learned_variance: bool = False, **options) -> Network:
     """Returns `UNet` for images of a shape.
 
     Args:
         image_shape: (H, W, C).
         dtype: 'float32', computed at the highest precision that the device has, or 'bfloat16'.
+        learned_variance: whether the output has twice the channels.
         **options: the other attributes of `UNet`.
     """
-    module = UNet(out_channels=image_shape[-1], dtype=jnp.dtype(dtype), **options)
-    precision = "highest" if dtype == "float32" else "default"
+    module = UNet(out_channels=(1 + learned_variance) * image_shape[-1], dtype=jnp.dtype(dtype), **options)
+    precision = "default" if dtype == "bfloat16" else "highest"
 
     def init(key):
         x_t, condition = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-        return layers.draw_kernels(module.init(key, x_t, condition, train=False)["params"], key)
+        label = jnp.zeros(1, jnp.int32) if module.num_classes else None
+        return layers.draw_kernels(module.init(key, x_t, condition, label, train=False)["params"], key)
 
     def apply(params, x_t, condition, cond, *, train=False, rngs=None):
         with jax.default_matmul_precision(precision):
-            return module.apply({"params": params}, x_t, condition, train=train, rngs=rngs)
+            return module.apply({"params": params}, x_t, condition, cond.get("label"), train=train, rngs=rngs)
 
     return Network(init, apply)

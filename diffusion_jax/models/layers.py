@@ -1,8 +1,9 @@
 """The layers that diffusion networks share. Images are [B, H, W, C]; time embeddings are [B, E]."""
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -38,16 +39,19 @@ def draw_kernels(params: Any, key: Array) -> Any:
     return jax.tree.unflatten(tree, result)
 
 
-def conv(features: int, kernel: int, dtype: DTypeLike, *, scale: float = 1.0, stride: int = 1, name: str) -> nn.Conv:
+def conv(
+    features: int,
+    kernel: int,
+    dtype: DTypeLike,
+    *,
+    scale: float = 1.0,
+    stride: int = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    name: str,
+) -> nn.Conv:
     """Returns a convolution in Ho et al.'s initialisation; scale 0 starts a residual branch at (almost) zero."""
     return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=stride,
-        padding="SAME",
-        dtype=dtype,
-        kernel_init=half_width(scale),
-        name=name,
+        features, (kernel, kernel), strides=stride, padding=padding, dtype=dtype, kernel_init=half_width(scale), name=name
     )
 
 
@@ -56,70 +60,104 @@ def dense(features: int, dtype: DTypeLike, *, name: str) -> nn.Dense:
     return nn.Dense(features, dtype=dtype, kernel_init=half_width(1.0), name=name)
 
 
-def norm(num_groups: int, dtype: DTypeLike, *, name: str) -> nn.GroupNorm:
-    """Returns group normalisation with Ho et al.'s epsilon; its statistics are float32 in any dtype."""
-    return nn.GroupNorm(num_groups, epsilon=1e-6, dtype=dtype, name=name)
+class Style(NamedTuple):
+    """What the blocks of a network have in common.
+
+    Attributes:
+        num_groups: groups of each normalisation.
+        norm_epsilon: added to each variance; it moves outputs by 1e-4, so published weights need their own.
+        scale_shift_norm: whether the level's embedding scales and shifts the second norm (FiLM) or is added before it.
+        dropout: probability, inside each residual block.
+        dtype: of the arithmetic; parameters are float32.
+    """
+
+    num_groups: int
+    norm_epsilon: float
+    scale_shift_norm: bool
+    dropout: float
+    dtype: DTypeLike
 
 
-def embed_condition(condition: Array, features: int) -> Array:
-    """Returns [sin(w_i c), cos(w_i c)], w_i = 10000^(-i / (n - 1)) for n = features / 2. [Vaswani et al. 2017]
+def norm(style: Style, *, name: str) -> nn.GroupNorm:
+    """Returns group normalisation; its statistics are float32 in any dtype."""
+    return nn.GroupNorm(style.num_groups, epsilon=style.norm_epsilon, dtype=style.dtype, name=name, use_fast_variance=False)
+
+
+def embed_condition(condition: Array, features: int, *, spacing: Literal["closed", "half_open"]) -> Array:
+    """Returns [sin(w_i c), cos(w_i c)] for i = 0 .. n - 1, n = features / 2. [Vaswani et al. 2017, section 3.5]
 
     Args:
         condition: what the network is told of the level, [B].
         features: an even number, at least 4.
+        spacing: w_i = 10000^(-i / (n - 1)), which reaches 1/10000, is 'closed', as in Ho et al.; w_i = 10000^(-i / n) is
+            'half_open', as in improved DDPM.
 
     Returns:
-        float32 [B, features].
+        float [B, features].
     """
     half = features // 2
-    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half) / (half - 1))
-    angles = condition[:, None].astype(jnp.float32) * frequencies  # [B, half]
+    last = {"closed": half - 1, "half_open": half}[spacing]
+    condition = condition.astype(jnp.promote_types(condition.dtype, jnp.float32))
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=condition.dtype) / last)
+    angles = condition[:, None] * frequencies  # [B, half]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class ResBlock(nn.Module):
-    """A residual block that is told the noise level; a 1x1 shortcut where the number of channels changes."""
+    """A residual block that is told the noise level; a 1x1 shortcut where the number of channels changes.
+
+    Attributes:
+        features: channels of the output.
+        style: what all blocks share.
+        resample: `halve` or `double`, applied to both branches before the first convolution; or None.
+    """
 
     features: int
-    dropout: float
-    num_groups: int
-    dtype: DTypeLike
+    style: Style
+    resample: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array, *, train: bool) -> Array:
-        h = nn.swish(norm(self.num_groups, self.dtype, name="norm1")(x))
-        h = conv(self.features, 3, self.dtype, name="conv1")(h)
-        h = h + dense(self.features, self.dtype, name="embedding")(nn.swish(embedding))[:, None, None, :]
-        h = nn.swish(norm(self.num_groups, self.dtype, name="norm2")(h))
-        h = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(h)
-        h = conv(self.features, 3, self.dtype, scale=0.0, name="conv2")(h)
+        style, resample = self.style, self.resample or (lambda x: x)
+        h = resample(nn.swish(norm(style, name="norm1")(x)))
+        h = conv(self.features, 3, style.dtype, name="conv1")(h)
+        told = dense((1 + style.scale_shift_norm) * self.features, style.dtype, name="embedding")(nn.swish(embedding))
+        told = told[:, None, None, :]
+        if style.scale_shift_norm:
+            scale, shift = jnp.split(told, 2, axis=-1)
+            h = nn.swish(norm(style, name="norm2")(h) * (1 + scale) + shift)
+        else:
+            h = nn.swish(norm(style, name="norm2")(h + told))
+        h = nn.Dropout(style.dropout, deterministic=not train, name="dropout")(h)
+        h = conv(self.features, 3, style.dtype, scale=0.0, name="conv2")(h)
+        x = resample(x)
         if x.shape[-1] != self.features:
-            x = conv(self.features, 1, self.dtype, name="shortcut")(x)
+            x = conv(self.features, 1, style.dtype, name="shortcut")(x)
         return x + h
 
 
 class Attention(nn.Module):
-    """Self-attention over all pixels, one head, as a residual branch."""
+    """Self-attention over all pixels, as a residual branch; each head has an equal run of channels."""
 
-    num_groups: int
-    dtype: DTypeLike
+    num_heads: int
+    style: Style
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
-        project = partial(conv, channels, 1, self.dtype)
-        h = norm(self.num_groups, self.dtype, name="norm")(x)
-        q, k, v = (project(name=name)(h).reshape(batch, height * width, 1, channels) for name in ("query", "key", "value"))
+        heads = (batch, height * width, self.num_heads, channels // self.num_heads)
+        project = partial(conv, channels, 1, self.style.dtype)
+        h = norm(self.style, name="norm")(x)
+        q, k, v = (project(name=name)(h).reshape(heads) for name in ("query", "key", "value"))
         h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
         return x + project(scale=0.0, name="out")(h)
 
 
-def downsample(x: Array, dtype: DTypeLike, *, name: str) -> Array:
-    """Returns x at half the size: a 3x3 convolution of stride 2, padded below and on the right. # [B, H/2, W/2, C]"""
-    return conv(x.shape[-1], 3, dtype, stride=2, name=name)(x)
+def halve(x: Array) -> Array:
+    """Returns the means of 2 x 2 pixels. # [B, H/2, W/2, C]"""
+    return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
-def upsample(x: Array, dtype: DTypeLike, *, name: str) -> Array:
-    """Returns x at twice the size: nearest neighbour, then a 3x3 convolution. # [B, 2H, 2W, C]"""
-    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-    return conv(x.shape[-1], 3, dtype, name=name)(x)
+def double(x: Array) -> Array:
+    """Returns every pixel four times: nearest neighbour. # [B, 2H, 2W, C]"""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

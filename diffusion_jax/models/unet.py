@@ -1,6 +1,7 @@
-"""The U-Net of Denoising Diffusion Probabilistic Models. [Ho et al. 2020, appendix B]"""
+"""The U-Net of Denoising Diffusion Probabilistic Models and of what grew from it. [Ho et al. 2020, appendix B]"""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ class UNet(nn.Module):
     """Levels of residual blocks going down, a middle, and the same levels going up, joined by skip connections.
 
     Level i works at 1 / 2^i of the image's size with channels * multipliers[i] channels, so that height and width must be
-    multiples of 2^(levels - 1).
+    multiples of 2^(levels - 1). The defaults are Ho et al.'s; others change the function to that of improved DDPM or ADM.
 
     Attributes:
         out_channels: channels of the output.
@@ -25,6 +26,15 @@ class UNet(nn.Module):
         dropout: probability, inside each residual block.
         num_groups: groups of each normalisation.
         dtype: of the arithmetic; parameters are float32.
+        norm_epsilon: of each normalisation.
+        scale_shift_norm: see `layers.Style`.
+        resample: between levels, a 3x3 'conv' or a whole 'res_block'. [Dhariwal & Nichol 2021, section 3]
+        downsample_padding: of a 'conv' of stride 2: 'bottom_right', as TensorFlow pads, or 'all_sides', as torch code does.
+        embedding_spacing: see `layers.embed_condition`.
+        num_heads: of attention.
+        num_heads_up: of attention going up; 0 is `num_heads`.
+        head_channels: channels of each head, instead of a number of heads; 0 is off.
+        num_classes: labels 0 .. num_classes - 1 that the network is told; 0 for none.
     """
 
     out_channels: int
@@ -35,55 +45,89 @@ class UNet(nn.Module):
     dropout: float
     num_groups: int
     dtype: DTypeLike
+    norm_epsilon: float = 1e-6
+    scale_shift_norm: bool = False
+    resample: Literal["conv", "res_block"] = "conv"
+    downsample_padding: Literal["bottom_right", "all_sides"] = "bottom_right"
+    embedding_spacing: Literal["closed", "half_open"] = "closed"
+    num_heads: int = 1
+    num_heads_up: int = 0
+    head_channels: int = 0
+    num_classes: int = 0
 
     @nn.compact
-    def __call__(self, x_t: Array, condition: Array, *, train: bool) -> Array:
-        """Returns the network's output in x_t's shape but for the channels, float32.
+    def __call__(self, x_t: Array, condition: Array, label: Array | None = None, *, train: bool) -> Array:
+        """Returns the network's output in x_t's shape but for the channels.
 
         Args:
             x_t: [B, H, W, C].
             condition: what the network is told of the level, [B].
+            label: int [B], where there are classes.
             train: whether dropout drops; it then needs the rng "dropout".
         """
-        embedding = self._embed(condition)
+        told = self._embed(condition, label)
         h = layers.conv(self.channels, 3, self.dtype, name="conv_in")(x_t.astype(self.dtype))
         skips = [h]
         last = len(self.multipliers) - 1
 
         for i in range(last + 1):
             for j in range(self.num_res_blocks):
-                h = self._block(h, embedding, i, f"down_{i}_{j}", train)
+                h = self._block(h, told, i, f"down_{i}_{j}", train, self.num_heads)
                 skips.append(h)
             if i < last:
-                h = layers.downsample(h, self.dtype, name=f"down_{i}_sample")
+                h = self._downsample(h, told, i, train)
                 skips.append(h)
 
-        h = self._res(h, embedding, last, "middle_0", train)
-        h = layers.Attention(self.num_groups, self.dtype, name="middle_attention")(h)
-        h = self._res(h, embedding, last, "middle_1", train)
+        h = self._res(h, told, last, "middle_0", train)
+        h = self._attention(h, "middle_attention", self.num_heads)
+        h = self._res(h, told, last, "middle_1", train)
 
         for i in reversed(range(last + 1)):
             for j in range(self.num_res_blocks + 1):
-                h = self._block(jnp.concatenate([h, skips.pop()], axis=-1), embedding, i, f"up_{i}_{j}", train)
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._block(h, told, i, f"up_{i}_{j}", train, self.num_heads_up or self.num_heads)
             if i > 0:
-                h = layers.upsample(h, self.dtype, name=f"up_{i}_sample")
+                h = self._upsample(h, told, i, train)
 
-        h = nn.swish(layers.norm(self.num_groups, self.dtype, name="norm_out")(h))
+        h = nn.swish(layers.norm(self._style(), name="norm_out")(h))
         return layers.conv(self.out_channels, 3, self.dtype, scale=0.0, name="conv_out")(h).astype(x_t.dtype)
 
-    def _embed(self, condition: Array) -> Array:
-        """Returns the embedding of the level. # [B, 4 * channels]"""
-        embedding = layers.embed_condition(condition, self.channels)
-        embedding = layers.dense(4 * self.channels, self.dtype, name="embedding_0")(embedding)
-        return layers.dense(4 * self.channels, self.dtype, name="embedding_1")(nn.swish(embedding))
+    def _style(self) -> layers.Style:
+        return layers.Style(self.num_groups, self.norm_epsilon, self.scale_shift_norm, self.dropout, self.dtype)
 
-    def _res(self, h: Array, embedding: Array, level: int, name: str, train: bool) -> Array:
-        features = self.channels * self.multipliers[level]
-        return layers.ResBlock(features, self.dropout, self.num_groups, self.dtype, name=name)(h, embedding, train=train)
+    def _embed(self, condition: Array, label: Array | None) -> Array:
+        """Returns the embedding of the level, and of the label where there are classes. # [B, 4 * channels]"""
+        told = layers.embed_condition(condition, self.channels, spacing=self.embedding_spacing)
+        told = layers.dense(4 * self.channels, self.dtype, name="embedding_0")(told)
+        told = layers.dense(4 * self.channels, self.dtype, name="embedding_1")(nn.swish(told))
+        if self.num_classes:
+            told = told + nn.Embed(self.num_classes, 4 * self.channels, dtype=self.dtype, name="label")(label)
+        return told
 
-    def _block(self, h: Array, embedding: Array, level: int, name: str, train: bool) -> Array:
+    def _block(self, h: Array, told: Array, level: int, name: str, train: bool, num_heads: int) -> Array:
         """Returns a residual block's output, with attention after it where the level has attention."""
-        h = self._res(h, embedding, level, name, train)
-        if level in self.attention_levels:
-            h = layers.Attention(self.num_groups, self.dtype, name=f"{name}_attention")(h)
-        return h
+        h = self._res(h, told, level, name, train)
+        return self._attention(h, f"{name}_attention", num_heads) if level in self.attention_levels else h
+
+    def _res(self, h: Array, told: Array, level: int, name: str, train: bool, resample=None) -> Array:
+        features = self.channels * self.multipliers[level]
+        return layers.ResBlock(features, self._style(), resample, name=name)(h, told, train=train)
+
+    def _attention(self, h: Array, name: str, num_heads: int) -> Array:
+        num_heads = h.shape[-1] // self.head_channels if self.head_channels else num_heads
+        return layers.Attention(num_heads, self._style(), name=name)(h)
+
+    def _downsample(self, h: Array, told: Array, level: int, train: bool) -> Array:
+        """Returns h at half the size."""
+        name = f"down_{level}_sample"
+        if self.resample == "res_block":
+            return self._res(h, told, level, name, train, layers.halve)
+        padding = {"bottom_right": ((0, 1), (0, 1)), "all_sides": ((1, 1), (1, 1))}[self.downsample_padding]
+        return layers.conv(h.shape[-1], 3, self.dtype, stride=2, padding=padding, name=name)(h)
+
+    def _upsample(self, h: Array, told: Array, level: int, train: bool) -> Array:
+        """Returns h at twice the size."""
+        name = f"up_{level}_sample"
+        if self.resample == "res_block":
+            return self._res(h, told, level, name, train, layers.double)
+        return layers.conv(h.shape[-1], 3, self.dtype, name=name)(layers.double(h))

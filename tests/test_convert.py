@@ -1,0 +1,150 @@
+"""Published networks, with their weights, against what they were recorded to say (g7)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import recorded
+from test_goldens_samplers import nchw, nhwc
+
+from diffusion_jax import convert, models
+from diffusion_jax.errors import UserError
+from diffusion_jax.models import layers
+
+ADM = {"norm_epsilon": 1e-5, "downsample_padding": "all_sides", "embedding_spacing": "half_open"}
+SMALL = {
+    "channels": 32,
+    "multipliers": (1, 1),
+    "num_res_blocks": 1,
+    "attention_levels": (1,),
+    "dropout": 0.0,
+    "num_groups": 32,
+}
+
+OPTIONS = {
+    "ho_unet": {},
+    "unet2d_a": {"channels": 16, "multipliers": (1, 2), "num_res_blocks": 2, "num_groups": 8},
+    "unet2d_b": {"multipliers": (1, 2), "attention_levels": (0,)},
+    "improved_plain": ADM | {"attention_levels": (0, 1), "num_heads": 1, "num_heads_up": 2},
+    "improved_cond_ssn": ADM
+    | {"multipliers": (1, 2), "num_heads": 4, "scale_shift_norm": True, "num_classes": 5, "learned_variance": True},
+    "guided_updown": ADM
+    | {"head_channels": 16, "scale_shift_norm": True, "resample": "res_block", "num_classes": 5, "learned_variance": True},
+    "guided_neworder": ADM | {"attention_levels": (0,), "num_heads": 4},
+}
+
+
+def network_of(name, dtype="float32"):
+    return models.unet((8, 8, 3), dtype=dtype, **SMALL | OPTIONS[name])
+
+
+@functools.cache
+def recorded_of(name):
+    """Returns (our parameters, x_t [B, H, W, C], condition, cond, output [B, H, W, C] by key) of a recorded network."""
+    stored = recorded.load(f"g7_net_{name}")
+    tensors = {key.removeprefix("param."): value for key, value in stored.items() if key.startswith("param.")}
+    like = jax.eval_shape(network_of(name).init, jax.random.key(0))
+    if name == "ho_unet":
+        params, layout = convert.from_ho(tensors, like), np.asarray
+    elif name.startswith("unet2d"):
+        params, layout = convert.from_diffusers(tensors, like), nhwc
+    else:
+        params, layout = (
+            convert.from_openai(tensors, like, num_heads=heads(name), split_heads_first="neworder" not in name),
+            nhwc,
+        )
+    cond = {"label": stored["in.y"]} if "in.y" in stored else {}
+    return params, np.asarray(layout(stored["in.x"])), stored["in.t"].astype(np.float32), cond, stored
+
+
+def heads(name):
+    """Returns (channels, our path) -> heads of an attention, from the recorded network's arguments."""
+    options = OPTIONS[name]
+
+    def of(channels, path):
+        if "head_channels" in options:
+            return channels // options["head_channels"]
+        return options["num_heads_up"] if path.startswith("up") and "num_heads_up" in options else options["num_heads"]
+
+    return of
+
+
+def output_of(name, params, x_t, condition, cond, dtype="float32"):
+    out = jax.jit(lambda p, x, c: network_of(name, dtype).apply(p, x, c, cond))(params, x_t, condition)
+    return np.asarray(out) if name == "ho_unet" else nchw(out)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_published_network_is_ours_with_its_weights(name):
+    """Within the references' 2e-5: a wrong norm epsilon moves the outputs by 6e-5, a wrong padding by 0.4."""
+    params, x_t, condition, cond, stored = recorded_of(name)
+    np.testing.assert_allclose(output_of(name, params, x_t, condition, cond), stored["out"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "ho_unet"])
+def test_in_float64(name, x64):
+    """1e-7, since jax.nn.dot_product_attention has its softmax in float32; diffusers' embedding is float32, hence 1e-5."""
+    params, x_t, condition, cond, stored = recorded_of(name)
+    params, x_t, condition = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x_t, condition))
+    got = output_of(name, params, x_t, condition, cond, "float64")
+    np.testing.assert_allclose(got, stored["out__f64"], rtol=0, atol=1e-5 if name.startswith("unet2d") else 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("improved_plain", {"norm_epsilon": 1e-6}),
+        ("improved_plain", {"downsample_padding": "bottom_right"}),
+        ("improved_cond_ssn", {"embedding_spacing": "closed"}),
+        ("ho_unet", {"norm_epsilon": 1e-5}),
+    ],
+)
+def test_every_option_matters(name, option, monkeypatch):
+    """The comparison above would notice each of them."""
+    params, x_t, condition, cond, stored = recorded_of(name)
+    monkeypatch.setitem(OPTIONS, name, OPTIONS[name] | option)
+    assert np.max(np.abs(output_of(name, params, x_t, condition, cond) - stored["out"])) > 2e-5
+
+
+def test_the_order_of_heads_matters():
+    params, x_t, condition, cond, stored = recorded_of("guided_neworder")
+    tensors = {key.removeprefix("param."): value for key, value in stored.items() if key.startswith("param.")}
+    wrong = convert.from_openai(tensors, params, num_heads=heads("guided_neworder"), split_heads_first=True)
+    assert np.max(np.abs(output_of("guided_neworder", wrong, x_t, condition, cond) - stored["out"])) > 0.1
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_tensor_is_used(name):
+    """As many numbers in as out."""
+    params, *_, stored = recorded_of(name)
+    num_theirs = sum(value.size for key, value in stored.items() if key.startswith("param."))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == num_theirs
+
+
+def test_weights_of_another_network_are_refused():
+    stored = recorded.load("g7_net_ho_unet")
+    tensors = {key.removeprefix("param."): value for key, value in stored.items() if key.startswith("param.")}
+    like = jax.eval_shape(models.unet((8, 8, 3), dtype="float32", **SMALL | {"num_res_blocks": 2}).init, jax.random.key(0))
+    with pytest.raises(UserError, match="the weights have no tensor 'down_0/block_1/conv1/b'"):
+        convert.from_ho(tensors, like)
+    like = jax.eval_shape(models.unet((8, 8, 3), dtype="float32", **SMALL | {"multipliers": (1, 2)}).init, jax.random.key(0))
+    with pytest.raises(UserError, match=r"the weights for down_1_0.conv1.bias are \[32\]; the network's are \[64\]"):
+        convert.from_ho(tensors, like)
+
+
+G6 = recorded.load("g6_embeddings")
+CLOSED = ("ho.", "score_sde.", "diffusers.flip0.shift1.", "edm.pos.endpoint1.")
+
+
+@pytest.mark.parametrize("key", [key for key in G6 if not key.startswith("t_")])
+def test_the_embeddings_are_the_references(key, x64):
+    """Sines and cosines in either order; what is float32 there loses digits of t before the sine."""
+    condition = G6["t_frac"] if ".frac." in key or key.startswith("edm") else G6["t_int"].astype(np.float64)
+    spacing = "closed" if key.startswith(CLOSED) else "half_open"
+    got = layers.embed_condition(jnp.asarray(condition), G6[key].shape[-1], spacing=spacing)
+    if key.startswith(("improved.", "diffusers.flip1", "edm.")):
+        got = jnp.concatenate(jnp.split(got, 2, axis=-1)[::-1], axis=-1)
+    atol = 2e-4 * max(1, np.max(condition) / 1000) if key.endswith("__f32") else 1e-11
+    np.testing.assert_allclose(got, G6[key], rtol=0, atol=atol)
