@@ -22,7 +22,7 @@ from diffusion_jax import schema, storage
 from diffusion_jax.errors import RunError, UserError
 
 MODES = ("train", "sample")
-RUN_FAILED, BAD_INPUT = 1, 2
+RUN_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: list[str]) -> int:
@@ -43,6 +43,9 @@ def main(argv: list[str]) -> int:
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; what is written is complete, and the same command goes on.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
@@ -52,7 +55,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         UserError: for an unknown flag or field, or a value that cannot be read.
     """
     for argument in argv[1:]:
-        if match := re.match(r"--(?:no)?config\.([\w.]+)", argument):
+        if match := re.match(r"--?(?:no)?config\.([\w.]+)", argument):
             schema.check_name(match[1])
     values = flags.FlagValues()
     flags.DEFINE_enum("mode", "train", MODES, "", flag_values=values)
@@ -61,13 +64,20 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     if given := _flag(argv, "config"):
         if not storage.path(given.split(":")[0]).exists():
             raise UserError(f"flag --config = {given!r} is not a file; see configs/.")
+        if not given.split(":")[0].endswith(".py"):
+            raise UserError(f"flag --config = {given!r} is not a Python file with get_config(); see configs/.")
         config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
     else:
         config_flags.DEFINE_config_dict("config", _stored_config(argv), "", flag_values=values, sys_argv=argv)
     try:
         rest = values(argv)[1:]
+        config = values.config
     except flags.Error as error:
         raise UserError(str(error)) from error
+    except Exception as error:  # whatever a user's own Python file raises
+        raise UserError(f"flag --config = {given!r} cannot be loaded ({type(error).__name__}: {error}).") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"flag --config = {given!r}: its get_config() must return a ConfigDict.")
     if rest:
         raise UserError(f"argument {rest[0]!r} is not understood; flags look like --workdir=runs/digits.")
     if not values.workdir:
@@ -86,13 +96,14 @@ def _stored_config(argv: list[str]) -> ConfigDict:
 
 
 def _flag(argv: list[str], name: str) -> str | None:
-    """Returns a flag's value before the flags are parsed: --name=value or --name value."""
+    """Returns a flag's value before the flags are parsed: --name=value or --name value, the last one given."""
+    found = None
     for i, argument in enumerate(argv):
-        if argument.startswith(f"--{name}="):
-            return argument.split("=", 1)[1]
-        if argument == f"--{name}" and i + 1 < len(argv):
-            return argv[i + 1]
-    return None
+        if match := re.fullmatch(rf"--?{name}=(.*)", argument):
+            found = match[1]
+        if argument in (f"--{name}", f"-{name}") and i + 1 < len(argv):
+            found = argv[i + 1]
+    return found
 
 
 def _help() -> str:

@@ -1,7 +1,7 @@
-"""The composition root: a config becomes the parts that it names. The only file that reads one.
+"""The composition root: a config becomes the parts that it names.
 
-A config is the nested dict of configs/*.py, already checked by `schema.check`. Sections are splatted into keyword
-arguments, so that a field which nobody takes is an error.
+A config is the nested dict of configs/*.py, already checked by `schema.check`. No file of a lower layer sees one; of those
+above, jobs/ read the numbers of steps and the intervals from it, and model.py what to draw.
 """
 
 import functools
@@ -82,7 +82,13 @@ def levels(config: Config) -> Level:
     """Returns the process as a table of levels. # [T + 1]"""
     section = config["process"]
     betas = SCHEDULES[section["schedule"]](section["num_steps"])
-    return process.from_betas(schedules.zero_terminal_snr(betas) if section["zero_terminal_snr"] else betas)
+    table = process.from_betas(schedules.zero_terminal_snr(betas) if section["zero_terminal_snr"] else betas)
+    if table.alpha[-1] == 0 and config["predicts"] in ("eps", "score"):
+        raise UserError(
+            f"config field predicts = {config['predicts']!r} is impossible where this process leaves no signal at T: x_T is "
+            "the noise itself, and says nothing of x_0; use 'v', 'velocity' or 'x_0'."
+        )
+    return table
 
 
 def network(config: Config) -> models.Network:
@@ -130,12 +136,12 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
     """
     train = config["train"]
     wanted = train["steps_per_call"]
-    spans = [train["num_steps"] - first_step, train["log_every"], train["checkpoint_every"], train["sample_every"]]
+    spans = [first_step, train["num_steps"], train["log_every"], train["checkpoint_every"], train["sample_every"]]
     common = math.gcd(*spans)
     if wanted and common % wanted:
         raise UserError(
-            f"config field train.steps_per_call = {wanted} must divide the steps to take, log_every, checkpoint_every and "
-            f"sample_every, here {', '.join(map(str, spans))}; 0 chooses."
+            f"config field train.steps_per_call = {wanted} must divide the steps taken, num_steps, log_every, "
+            f"checkpoint_every and sample_every, here {', '.join(map(str, spans))}; 0 chooses."
         )
     if wanted or platform == "cpu":
         return wanted or 1

@@ -75,8 +75,10 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
     """
     with ocp.training.Checkpointer(_folder(workdir)) as checkpointer:
         steps = [found.step for found in checkpointer.checkpoints]
-        if not steps or step not in (-1, *steps):
-            raise UserError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}.")
+        if not steps:
+            raise UserError(f"{str(workdir)!r} has no checkpoint yet.")
+        if step not in (-1, *steps):
+            raise UserError(f"{str(workdir)!r} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
         step = steps[-1] if step == -1 else step
         unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
         wanted = {"params": unread if ema else like, "ema": {name: like if name == ema else unread for name in all_ema}}

@@ -1,5 +1,6 @@
 """Data sets as uint8 images, and their order as a function of (seed, step): nothing needs saving to resume."""
 
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -36,9 +37,14 @@ def npz(*, path: str) -> Source:
     file = storage.path(path)
     if not path or not file.exists():
         raise UserError(f"config field data.path = {path!r} is not a file; data.source = 'npz' needs an .npz file.")
-    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-        images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
-        labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+            images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
+            labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"data.path = {path!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
+        ) from error
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) == 0:
         found = "no such array" if images is None else f"{images.dtype} {list(images.shape)}"
         raise UserError(f"data.path = {path!r} must hold 'images' or 'arr_0' as uint8 [N, H, W, C]; found {found}.")

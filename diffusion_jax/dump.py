@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax import images, storage
+from diffusion_jax import images, schema, storage
 from diffusion_jax.errors import UserError
 
 NUM_PICTURED = 64
@@ -71,8 +71,8 @@ def _claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
     if not file.exists():
         storage.write_text(file, json.dumps(manifest, indent=2) + "\n")
         return
-    stored, new = json.loads(file.read_text()), json.loads(json.dumps(manifest))
+    stored, new = (schema.flatten(json.loads(text)) for text in (file.read_text(), json.dumps(manifest)))
     if differences := [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]:
         raise UserError(
-            f"flag --out = {str(out)!r} holds other images (different {', '.join(differences)}); choose another folder."
+            f"folder {str(out)!r} holds other images (different {', '.join(differences)}); choose another --out."
         )

@@ -1,6 +1,6 @@
 """What a run says: console lines, metrics.jsonl, pictures, and TensorBoard through clu.
 
-All writing happens in one background thread, in order. A writer that fails is reported once and never stops training.
+All files are written in one background thread, in order. A writer that fails is reported once and never stops training.
 """
 
 import datetime

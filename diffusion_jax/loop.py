@@ -1,7 +1,9 @@
 """The training step and the loop around it. [Ho et al. 2020, Algorithm 1]"""
 
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -145,7 +147,8 @@ def catch_signals() -> Iterator[list[int]]:
 
     def catch(number: int, frame) -> None:
         if number == signal.SIGINT and caught:
-            raise KeyboardInterrupt
+            print("stopped at once: what was not saved yet is lost; the same command resumes.", file=sys.stderr, flush=True)
+            os._exit(128 + number)  # an exception in the middle of a compilation would crash
         caught.append(number)
 
     before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion_jax import build, checkpoint, denoiser, schema, sharding, storage, train_state
 from diffusion_jax.build import Config
+from diffusion_jax.errors import UserError
 
 
 class Model(NamedTuple):
@@ -35,12 +36,15 @@ class Model(NamedTuple):
         """Returns images, uint8 [num_images, H, W, C].
 
         Args:
-            num_images: how many; image i depends on the seed and on i alone.
+            num_images: how many; image i depends on the seed and on i alone. The network always draws `batch_per_device` at
+                once on each device, so set that lower for a few images of a large network.
             **settings: fields of the config's section `sample` to change, such as sampler="ddim", num_steps=50, seed=1.
 
         Raises:
-            UserError: for an unknown setting, or a value that is not allowed.
+            UserError: for an unknown setting, a value that is not allowed, or one that `load` decides.
         """
+        if fixed := settings.keys() & {"step", "ema_rate"}:
+            raise UserError(f"setting {fixed.pop()!r} says which weights to use; give it to load().")
         model = self._replace(config=with_settings(self.config, num_images=num_images, **settings))
         return np.concatenate([images for _, images in chunks(model)])
 

@@ -15,7 +15,7 @@ def loss(metrics: Sequence[dict[str, float]]) -> bytes:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.loglog([line["step"] for line in metrics], [line["loss"] for line in metrics], marker=".", linewidth=1)
-    axes.set(xlabel="training step", ylabel="loss", title="training loss, mean since the step before")
+    axes.set(xlabel="training step", ylabel="loss", title="training loss, means over the steps between two points")
     axes.grid(which="both", alpha=0.3)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)

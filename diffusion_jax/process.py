@@ -15,8 +15,8 @@ from jax import Array
 class Level(NamedTuple):
     """Noise levels, as columns of equal shape: x_t = alpha x_0 + sigma eps.
 
-    Level 0 of a table is the data: alpha 1, sigma 0, log_snr inf. The log-SNR is a pair whose sum is exact to float64's last
-    bits, because the posterior is decided by differences of neighbours, which one float32 column cannot resolve.
+    Level 0 of a table is the data: alpha 1, sigma 0, log_snr inf. The log-SNR is a pair, which in float32 keeps 48 bits,
+    because the posterior is decided by differences of neighbours, which one float32 column cannot resolve.
 
     Attributes:
         alpha: the signal's coefficient, in [0, 1].
@@ -44,18 +44,18 @@ def from_betas(betas: np.ndarray, *, condition: np.ndarray | None = None) -> Lev
     """Returns the levels 0 .. T of the chain with alpha_bar_t = prod_{i <= t} (1 - beta_i). [Ho et al. 2020, eq. 4]
 
     Args:
-        betas: beta_1 .. beta_T in (0, 1], float64 [T].
+        betas: beta_1 .. beta_T in (0, 1), the last may be 1; float64 [T].
         condition: what the network is told at levels 0 .. T, [T + 1]; t - 1 by default, which published models expect.
 
     Returns:
         `Level` of [T + 1]; level t is index t.
 
     Raises:
-        ValueError: for a beta outside (0, 1].
+        ValueError: for a beta outside.
     """
     betas = np.asarray(betas, np.float64)
-    if not (np.all(betas > 0) and np.all(betas <= 1)):
-        raise ValueError(f"betas must lie in (0, 1]; found {betas.min():g} to {betas.max():g}.")
+    if not (np.all(betas > 0) and np.all(betas[:-1] < 1) and betas[-1] <= 1):
+        raise ValueError(f"betas must lie in (0, 1), the last may be 1; found {betas.min():g} to {betas.max():g}.")
     with np.errstate(divide="ignore"):  # beta_T = 1 leaves no signal: log alpha_bar = -inf
         log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
         variance = -np.expm1(log_alpha_bar)
@@ -73,7 +73,14 @@ def _cast(alpha: np.ndarray, sigma: np.ndarray, log_snr: np.ndarray, condition: 
 
 
 def at(levels: Level, t: Array) -> Level:
-    """Returns rows `t` of a table of levels; the columns take the shape of `t`."""
+    """Returns rows `t` of a table of levels; the columns take the shape of `t`.
+
+    Raises:
+        ValueError: for a row that the table lacks, where `t` is known; traced rows are the caller's care.
+    """
+    num_rows = len(levels.alpha)
+    if not isinstance(t, jax.core.Tracer) and np.size(t) and not (np.min(t) >= 0 and np.max(t) < num_rows):
+        raise ValueError(f"rows {np.min(t)} to {np.max(t)} are not all in a table of levels 0 to {num_rows - 1}.")
     return jax.tree.map(lambda column: jnp.asarray(column)[t], levels)
 
 

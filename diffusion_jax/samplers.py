@@ -5,7 +5,7 @@ the next. `sample` scans a sampler over a grid. Neither knows the other, and nei
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,10 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
         num_traced: how many intermediate states to keep, evenly spaced, the last one included.
     """
     num_steps = len(grid.alpha) - 1
+    if num_traced > num_steps or len(keys) != len(x_T):
+        raise ValueError(
+            f"{num_traced} traced of {num_steps} steps, {len(keys)} keys for {len(x_T)} images: one key an image."
+        )
     index = jnp.arange(num_steps)
     intervals = Interval(process.at(grid, index), process.at(grid, index + 1), index, num_steps - 1 - index)
 
@@ -106,6 +110,9 @@ def ancestral(*, variance: VarianceKind) -> Sampler:
             'learned' are the network's, see `denoiser.reverse_log_variance`.
     """
 
+    if variance not in get_args(VarianceKind):
+        raise ValueError(f"variance = {variance!r} is unknown; known: {', '.join(get_args(VarianceKind))}.")
+
     def step(denoise: Denoiser, state: State, interval: Interval, noise: Noise) -> State:
         t, s = interval.t, interval.s
         prediction = denoise(state.x, t)
@@ -123,6 +130,9 @@ def ddim(*, eta: float = 0.0) -> Sampler:
     Args:
         eta: std as a fraction of the posterior's: 0 is deterministic, 1 is `ancestral(variance="small")`.
     """
+
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta} is not allowed; it must be from 0 to 1.")
 
     def step(denoise: Denoiser, state: State, interval: Interval, noise: Noise) -> State:
         t, s = interval.t, interval.s

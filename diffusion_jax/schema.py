@@ -57,7 +57,7 @@ def _integers(low: int, length: int | None = None) -> Rule:
 _FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 _TEXT = Rule(lambda value: isinstance(value, str), "text")
 _FRACTION = _real(lambda value: 0 <= value < 1, "a number from 0 up to, not including, 1")
-_POSITIVE = _real(lambda value: value > 0, "a number above 0")
+_POSITIVE = _real(lambda value: 0 < value < math.inf, "a finite number above 0")
 _RATES = Rule(
     lambda value: isinstance(value, tuple) and all(_is_real(rate) and 0 < rate < 1 for rate in value),
     "a tuple of numbers between 0 and 1",
@@ -152,6 +152,8 @@ def check_name(name: str) -> None:
         return
     section = name.split(".")[0] + "."
     known = [field for field in FIELDS if field.startswith(section)] or sorted({field.split(".")[0] for field in FIELDS})
+    if name + "." == section and known[0].startswith(section):
+        raise UserError(f"config field {name!r} is a section; set one of {', '.join(known)}.")
     close = difflib.get_close_matches(name, FIELDS, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise UserError(f"config field {name!r} is unknown; known: {', '.join(known)}.{hint}")
@@ -205,12 +207,6 @@ def _cross_checks(flat: dict[str, Any]) -> list[tuple[bool, str]]:
             f"{show('process.num_steps')} is too short for schedule 'linear', which needs at least 20.",
         ),
         (
-            flat["predicts"] not in ("eps", "score")
-            or not (flat["process.zero_terminal_snr"] or flat["process.schedule"] == "jsd"),
-            f"{show('predicts')} is impossible where no signal is left at T (process.zero_terminal_snr = True, or 'jsd'): "
-            "x_T is the noise itself; use 'v' or 'x_0'.",
-        ),
-        (
             not flat["process.zero_terminal_snr"] or flat["process.num_steps"] > 1,
             f"{show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True.",
         ),
@@ -224,7 +220,7 @@ def _cross_checks(flat: dict[str, Any]) -> list[tuple[bool, str]]:
         ),
         (
             flat["train.warmup_steps"] < flat["train.num_steps"],
-            f"{show('train.warmup_steps')} must be below train.num_steps = {flat['train.num_steps']}.",
+            f"{show('train.warmup_steps')} must be below train.num_steps = {flat['train.num_steps']}; set both.",
         ),
     ]
 

@@ -22,6 +22,10 @@ def make_mesh(*, num_fsdp: int = 1) -> Mesh:
     Raises:
         UserError: where it does not.
     """
+    if jax.process_count() > 1:
+        raise UserError(
+            f"{jax.process_count()} processes are not supported yet; one process uses all devices of its machine."
+        )
     num_devices = jax.device_count()
     if num_devices % num_fsdp:
         raise UserError(f"config field train.num_fsdp = {num_fsdp} must divide the number of devices, {num_devices}.")

@@ -37,11 +37,12 @@ def uniform(num_steps: int) -> Timesteps:
 def stratified(num_steps: int) -> Timesteps:
     """Returns draws that are each Uniform{1, ..., T} but spread over a batch: one in every B-th part of (0, T].
 
-    One uniform offset shifts an even comb, as in [Kingma et al. 2021, VDM, appendix I.1]: the loss of a batch varies less.
+    One uniform offset shifts an even comb around the circle, as in [Kingma et al. 2021, VDM, appendix I.1]: the loss of a
+    batch varies less.
     """
 
     def draw(state, key: Array, batch_size: int) -> tuple[Array, Array]:
-        comb = (jnp.arange(batch_size) + jax.random.uniform(key)) / batch_size
+        comb = (jnp.arange(batch_size) / batch_size + jax.random.uniform(key)) % 1
         t = 1 + jnp.floor(comb * num_steps).astype(jnp.int32)
         return jnp.minimum(t, num_steps), jnp.ones(batch_size)
 
@@ -58,16 +59,19 @@ def trailing(num_steps: int, num_sampled: int) -> np.ndarray:
     Returns:
         int [S + 1], strictly falling, the last one 0. So do the other grids; t is their row minus 1 in 0-based code.
     """
+    _check(num_steps, num_sampled)
     return np.round(np.linspace(num_steps, 0, num_sampled + 1)).astype(np.int64)
 
 
 def leading(num_steps: int, num_sampled: int) -> np.ndarray:
     """Returns the rows 1 + k floor(T / S): never visits T, unlike `trailing`. [Lin et al. 2023, table 2]"""
+    _check(num_steps, num_sampled)
     return _to_the_data(1 + np.arange(num_sampled) * (num_steps // num_sampled))
 
 
 def linspace(num_steps: int, num_sampled: int) -> np.ndarray:
     """Returns S rows evenly spaced from T to 1, both included, rounded. [Lin et al. 2023, table 2]"""
+    _check(num_steps, num_sampled)
     return _to_the_data(1 + np.round(np.linspace(0, num_steps - 1, num_sampled)).astype(np.int64))
 
 
@@ -109,8 +113,14 @@ def ddim_quadratic(num_steps: int, num_sampled: int) -> np.ndarray:
 
     Low rows that coincide are visited once, so that there may be fewer than S steps: 49 of 50, 96 of 100 at T = 1000.
     """
+    _check(num_steps, num_sampled)
     rows = np.linspace(0, np.sqrt(0.8 * num_steps), num_sampled) ** 2
     return _to_the_data(1 + np.unique(rows.astype(np.int64)))
+
+
+def _check(num_steps: int, num_sampled: int) -> None:
+    if not 1 <= num_sampled <= num_steps:
+        raise UserError(f"a grid of {num_sampled} steps is not allowed; it must have 1 to {num_steps}, the process's own.")
 
 
 def _to_the_data(rising: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def test_steps_are_fused_on_accelerators_as_far_as_the_intervals_allow(changes, 
 
 def test_a_number_of_fused_steps_that_does_not_fit_is_refused():
     config = config_of({"train.steps_per_call": 3})
-    with pytest.raises(UserError, match="train.steps_per_call = 3 must divide the steps to take"):
+    with pytest.raises(UserError, match="train.steps_per_call = 3 must divide the steps taken"):
         build.steps_per_call(config, first_step=0, platform="cpu")
 
 
@@ -69,3 +69,25 @@ def test_an_image_depends_on_seed_and_number_alone():
     difference = np.abs(np.asarray(one, int) - np.asarray(two, int)[[2, 0, 1]])
     assert np.max(difference) <= 1 and np.mean(difference > 0) < 1e-3
     assert np.mean(draw(params, 1, jnp.array([3, 1, 2])) != one) > 0.9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"process.schedule": "linear", "process.num_steps": 20},
+        {"process.schedule": "jsd"},
+        {"process.zero_terminal_snr": True},
+    ],
+)
+@pytest.mark.parametrize("predicts", ["eps", "score"])
+def test_eps_is_refused_where_no_signal_is_left(predicts, changes):
+    with pytest.raises(UserError, match=f"predicts = '{predicts}' is impossible where this process leaves no signal at T"):
+        build.parts(config_of(changes | {"predicts": predicts}))
+    build.parts(config_of(changes | {"predicts": "v"}))
+
+
+def test_fused_steps_meet_every_interval_after_a_stop_in_between():
+    config = config_of(
+        {"train.num_steps": 107, "train.log_every": 10, "train.checkpoint_every": 10, "train.sample_every": 10}
+    )
+    assert build.steps_per_call(config, first_step=7, platform="gpu") == 1

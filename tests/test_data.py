@@ -40,6 +40,28 @@ def test_npz_of_something_else_is_refused(tmp_path, arrays, found):
         data.npz(path=str(tmp_path / "set.npz"))
 
 
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "npy", "objects", "folder"])
+def test_npz_that_cannot_be_read_is_named(tmp_path, kind):
+    file = tmp_path / "set.npz"
+    np.savez(file, images=np.zeros((2, 4, 4, 3), np.uint8))
+    whole = file.read_bytes()
+    if kind == "text":
+        file.write_text("images")
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "truncated":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif kind == "npy":
+        with file.open("wb") as opened:
+            np.save(opened, np.zeros(3))
+    elif kind == "objects":
+        np.savez(file, images=np.array([{}, None], object))
+    else:
+        file = tmp_path
+    with pytest.raises(UserError, match="cannot be read as an .npz file of arrays|is not a file"):
+        data.npz(path=str(file))
+
+
 @pytest.mark.parametrize("path", ["", "nowhere.npz"])
 def test_npz_that_is_missing_is_named(path):
     with pytest.raises(UserError, match=f"data.path = '{path}' is not a file"):

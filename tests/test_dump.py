@@ -63,5 +63,5 @@ def test_a_killed_dump_goes_on_where_it_was(tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     write(tmp_path, Drawer(2, 2))
-    with pytest.raises(UserError, match="holds other images \\(different seed\\); choose another folder"):
+    with pytest.raises(UserError, match="holds other images \\(different seed\\); choose another --out"):
         write(tmp_path, Drawer(2, 2), manifest={"seed": 1})

@@ -59,6 +59,5 @@ def test_progress_tells_rate_and_time_left(monkeypatch):
     progress.update(10)
     assert progress.text() == "10/2,000 steps"
     progress.update(1010)
-    now = iter([110.0])
     monkeypatch.setattr(logs.time, "monotonic", lambda: 110.0)
     assert progress.text() == "1,010/2,000 steps  100.0 steps/s  ETA 0:00:10"

@@ -80,18 +80,31 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number):
     assert code == 0 and f"resumed     at step {step:,}" in out
 
 
+def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path):
+    process = start(*tiny.flags(tmp_path / "run", num_steps=2))
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and err.count("\n") <= 1
+
+
 def test_a_run_that_diverges_stops_with_a_sentence(tmp_path):
-    code, _, err = run(*tiny.flags(tmp_path / "run", num_steps=50, learning_rate=1e30, grad_clip="inf", max_skipped=5))
+    """And, with no checkpoint yet, leaves its workdir to another learning rate."""
+    never = {"num_steps": 50, "checkpoint_every": 50, "max_skipped": 5, "log_every": 1}
+    code, _, err = run(*tiny.flags(tmp_path / "run", learning_rate=1e30, grad_clip="inf", **never))
     assert code == main.RUN_FAILED
     assert err.startswith("error: the loss or its gradient was not finite in 5 steps in a row, up to step")
     assert err.count("\n") == 1
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["skipped"] > 0 and "loss" not in lines[-1] and "NaN" not in str(lines)
+    assert run(*tiny.flags(tmp_path / "run", **never | {"num_steps": 2, "checkpoint_every": 2}))[0] == 0
 
 
 MISTAKES = {
     "unknown field": (
         [DIGITS, "--workdir=x", "--config.process.shedule=cosine"],
-        "config field 'process.shedule' is unknown; known: process.schedule, process.num_steps. "
-        "Did you mean process.schedule?",
+        "config field 'process.shedule' is unknown; known: process.schedule, process.num_steps, "
+        "process.zero_terminal_snr. Did you mean process.schedule?",
     ),
     "unknown section": (
         [DIGITS, "--workdir=x", "--config.proces.schedule=cosine"],
@@ -99,7 +112,7 @@ MISTAKES = {
     ),
     "unknown value": (
         [DIGITS, "--workdir=x", "--config.process.schedule=cosin"],
-        "config field process.schedule = 'cosin' is not allowed; it must be one of cosine, linear.",
+        "config field process.schedule = 'cosin' is not allowed; it must be one of constant, cosine, jsd, linear,",
     ),
     "not a number": (
         [DIGITS, "--workdir=x", "--config.train.num_steps=abc"],
@@ -122,9 +135,11 @@ MISTAKES = {
         [DIGITS, "--workdir=x", "--config.sample.num_steps=4000"],
         "config field sample.num_steps = 4000 must be at most process.num_steps = 1000.",
     ),
+    "one dash": ([DIGITS, "--workdir=x", "-config.sample.nmu=2"], "config field 'sample.nmu' is unknown"),
+    "not a config": (["--config=README.md", "--workdir=x"], "flag --config = 'README.md' is not a Python file"),
     "a section": (
         [DIGITS, "--workdir=x", "--config.process=3"],
-        "config field 'process' is unknown; known: process.schedule",
+        "config field 'process' is a section; set one of process.schedule",
     ),
 }
 
@@ -134,11 +149,26 @@ def test_a_mistake_is_one_sentence(name, capsys, tmp_path, monkeypatch):
     """Field, value and what is allowed; exit code 2; nothing written."""
     monkeypatch.chdir(tmp_path)
     arguments, sentence = MISTAKES[name]
-    os.symlink(ROOT / "configs", "configs")
+    for name in ("configs", "README.md"):
+        os.symlink(ROOT / name, name)
     assert main.main(["main.py", *arguments]) == main.BAD_INPUT
     out, err = capsys.readouterr()
     assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
-    assert out == "" and os.listdir() == ["configs"]
+    assert out == "" and sorted(os.listdir()) == ["README.md", "configs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "cannot be loaded (AttributeError"),
+        ("def get_config():\n    return 3\n", "get_config() must return a ConfigDict"),
+        ("import nothing\n", "cannot be loaded (ModuleNotFoundError: No module named 'nothing')"),
+    ],
+)
+def test_a_config_file_that_is_none_is_a_sentence(tmp_path, text, sentence):
+    (tmp_path / "mine.py").write_text(text)
+    code, out, err = run(f"--config={tmp_path}/mine.py", "--workdir=x")
+    assert code == main.BAD_INPUT and sentence in err and err.count("\n") == 1 and out == ""
 
 
 def test_another_config_for_the_same_workdir_is_refused(tmp_path):

@@ -53,6 +53,10 @@ def test_each_average_is_its_own(workdir):
             lambda workdir: dj.load(workdir).sample(3, num_stepz=5),
             "'sample.num_stepz' is unknown.* Did you mean sample.num_steps",
         ),
+        (
+            lambda workdir: dj.load(workdir).sample(3, ema_rate=0.5),
+            "setting 'ema_rate' says which weights to use; give it to load",
+        ),
         (lambda workdir: dj.load(workdir).sample(0), "sample.num_images = 0 is not allowed"),
     ],
 )

@@ -122,5 +122,16 @@ def test_the_network_is_told_t_minus_one_unless_told_otherwise():
 
 @pytest.mark.parametrize("beta", [0.0, -0.1, 1.1, np.nan])
 def test_betas_outside_their_range_are_refused(beta):
-    with pytest.raises(ValueError, match=r"betas must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"betas must lie in \(0, 1\)"):
         process.from_betas(np.array([0.1, beta]))
+
+
+def test_only_the_last_beta_may_be_one():
+    with pytest.raises(ValueError, match="the last may be 1"):
+        process.from_betas(np.array([0.1, 1.0, 0.1]))
+
+
+@pytest.mark.parametrize("rows", [-1, 1001, np.array([3, 2000])])
+def test_a_row_that_the_table_lacks_is_refused(rows):
+    with pytest.raises(ValueError, match="are not all in a table of levels 0 to 1000"):
+        process.at(process.from_betas(SCHEDULES["linear"]), rows)

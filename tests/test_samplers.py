@@ -149,3 +149,36 @@ def test_trace_keeps_states_evenly_spaced_and_the_last(num_sampled, num_traced):
     np.testing.assert_allclose(got.trace[:, 0, 0, 0, 0], expected, atol=1e-5)
     if num_traced:
         np.testing.assert_array_equal(got.trace[-1], got.x)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: samplers.ddim(eta=3.0), "eta = 3.0 is not allowed; it must be from 0 to 1"),
+        (
+            lambda: samplers.ancestral(variance="fixed"),
+            "variance = 'fixed' is unknown; known: small, large, learned, learned_range",
+        ),
+        (lambda: draw("ddim", oracles.gaussian(), grid_of(3), num_traced=5), "5 traced of 3 steps"),
+    ],
+)
+def test_bad_arguments_are_refused(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+def test_one_key_for_many_images_is_refused():
+    x_T = jnp.zeros((4, 8, 8, 1))
+    with pytest.raises(ValueError, match="1 keys for 4 images: one key an image"):
+        samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, grid_of(3), streams.keys(0, "sampler", jnp.arange(1)))
+
+
+def test_a_learned_variance_needs_a_network_that_has_one():
+    with pytest.raises(ValueError, match="variance = 'learned_range' needs a network that predicts one"):
+        samplers.sample(
+            oracles.gaussian(),
+            samplers.ancestral(variance="learned_range"),
+            jnp.zeros((1, 8, 8, 1)),
+            grid_of(3),
+            streams.keys(0, "sampler", jnp.arange(1)),
+        )

@@ -24,10 +24,21 @@ def test_draws_are_uniform_over_1_to_T(name):
     assert np.sum((counts[1:] - 3200) ** 2 / 3200) < 66
 
 
+def test_every_place_of_a_batch_is_uniform():
+    """Image 0 must not always get the least noise: 2,000 draws for each of four places, the limit as above for 20 values."""
+    for name in DRAWS:
+        drawn = DRAWS[name](20)
+        t = jax.vmap(lambda key, drawn=drawn: drawn.draw((), key, 4)[0])(jax.random.split(jax.random.key(1), 2000))
+        for place in np.asarray(t).T:
+            assert np.sum((np.bincount(place, minlength=21)[1:] - 100) ** 2 / 100) < 66
+
+
 def test_stratified_draws_fall_one_into_each_part():
     drawn = timesteps.stratified(1000)
-    t, _ = drawn.draw((), jax.random.key(5), 50)
-    np.testing.assert_array_equal((np.asarray(t) - 1) // 20, np.arange(50))
+    for seed in range(5):
+        t, _ = drawn.draw((), jax.random.key(seed), 50)
+        gaps = np.diff(np.sort(np.asarray(t)))
+        assert np.all((gaps == 20) | (gaps == 19) | (gaps == 21)), gaps
 
 
 def test_stratified_draws_vary_less_than_uniform_ones():
@@ -74,6 +85,13 @@ def test_ddim_quadratic_ends_at_four_fifths_and_visits_no_row_twice(num_sampled,
     rows = timesteps.ddim_quadratic(1000, num_sampled)
     assert rows[0] == 801 and rows[-2] == 1 and len(rows) == num_visited + 1
     assert np.all(np.diff(rows) < 0)
+
+
+@pytest.mark.parametrize("name", ["trailing", "leading", "linspace", "ddim_quadratic"])
+@pytest.mark.parametrize("num_sampled", [0, 11])
+def test_a_grid_of_more_steps_than_the_process_is_refused(name, num_sampled):
+    with pytest.raises(UserError, match=f"a grid of {num_sampled} steps is not allowed; it must have 1 to 10"):
+        build.GRIDS[name](10, num_sampled)
 
 
 def test_a_stride_that_does_not_exist_and_a_section_that_is_too_small_are_refused():

@@ -1,5 +1,11 @@
 """Dumping images: python main.py --mode=sample --workdir=<workdir> [--out=<folder>]; the same command continues."""
 
+import hashlib
+import json
+
+import jax
+import numpy as np
+
 from diffusion_jax import build, checkpoint, dump, logs, model, schema, storage
 from diffusion_jax.build import Config
 
@@ -15,7 +21,6 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     Returns:
         The exit code, 0.
     """
-    checkpoint.read_config(workdir)
     checkpoint.check_config(workdir, config)
     trained = model.restore(workdir, config)
     settings = config["sample"]
@@ -41,11 +46,18 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
 
 
 def _name(trained: model.Model) -> str:
+    """Returns a folder's name: what one looks for, and a digest of the rest."""
     settings = trained.config["sample"]
-    return (
-        f"step_{trained.step:07d}_ema{settings['ema_rate']:g}_{settings['sampler']}{settings['num_steps']}_{settings['grid']}"
-        f"_{settings['num_images']}_seed{settings['seed']}"
-    )
+    digest = hashlib.sha256(json.dumps(_manifest(trained), sort_keys=True).encode()).hexdigest()[:8]
+    return f"step_{trained.step:07d}_{settings['sampler']}{settings['num_steps']}_seed{settings['seed']}_{digest}"
+
+
+def _digest(params) -> str:
+    """Returns what tells these weights from any others."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _manifest(trained: model.Model) -> dict:
@@ -54,6 +66,7 @@ def _manifest(trained: model.Model) -> dict:
     return {
         "format_version": schema.FORMAT_VERSION,
         "checkpoint_step": trained.step,
+        "weights_sha256": _digest(trained.params),
         "sample": {**config["sample"], "step": trained.step},
         "chunk_size": model.chunk_size(config),
         "image_shape": build.image_shape(config),

@@ -36,8 +36,8 @@ def run(config: Config, workdir: storage.Path) -> int:
     with Checkpoints(workdir, keep=config["train"]["keep_checkpoints"]) as checkpoints, loop.catch_signals() as caught:
         state = _start(config, parts, mesh, checkpoints)
         first_step = int(state.step)
+        save = functools.partial(_save, workdir, config, checkpoints)
         per_call = build.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
-        checkpoint.write_config(workdir, config)
         _say_what(config, source, mesh, state, per_call)
         with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
             watch = Watch(config, log)
@@ -49,10 +49,10 @@ def run(config: Config, workdir: storage.Path) -> int:
                 num_steps=config["train"]["num_steps"],
                 steps_per_call=per_call,
                 on_metrics=watch,
-                hooks=_hooks(config, mesh, log, checkpoints),
+                hooks=_hooks(config, mesh, log, save),
                 stop=lambda: bool(caught),
             )
-            checkpoints.save(state)
+            save(state)
     return _say_end(config, workdir, state, caught)
 
 
@@ -132,25 +132,33 @@ class Watch:
         metrics = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
         self._since.append(metrics)
         self.progress.update(step, f"loss {metrics['loss'][-1]:.4f}")
-        if metrics["skipped_in_a_row"][-1] >= self._max_skipped:
+        if (in_a_row := np.max(metrics["skipped_in_a_row"])) >= self._max_skipped:
             raise RunError(
-                f"the loss or its gradient was not finite in {metrics['skipped_in_a_row'][-1]} steps in a row, up to step "
-                f"{step}; weights and checkpoints are those before. Lower train.learning_rate, or look at the data."
+                f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step {step}; the checkpoints "
+                "are those before. Look at the data, or lower train.learning_rate (with checkpoints, in another workdir)."
             )
         if step % self._every == 0 or step == self._last:
             self._record(step)
 
     def _record(self, step: int) -> None:
         columns = {name: np.concatenate([metrics[name] for metrics in self._since]) for name in self._since[0]}
-        means = {name: float(np.mean(column)) for name, column in columns.items() if not name.startswith("skipped")}
+        finite = {name: column[np.isfinite(column)] for name, column in columns.items() if not name.startswith("skipped")}
+        means = {name: float(np.mean(column)) for name, column in finite.items() if len(column)}
         means["skipped"] = int(columns["skipped"][-1])
         self._since = []
         self._log.metrics(step, means)
         self.progress.clear()
-        logs.say("train", f"{self.progress.text()}  loss {means['loss']:.4f}  grad_norm {means['grad_norm']:.3f}")
+        shown = "  ".join(f"{name} {means[name]:.4f}" for name in ("loss", "grad_norm") if name in means)
+        logs.say("train", f"{self.progress.text()}  {shown or 'no finite loss'}")
 
 
-def _hooks(config: Config, mesh: Mesh, log: logs.Logs, checkpoints: Checkpoints) -> list[Hook]:
+def _save(workdir: storage.Path, config: Config, checkpoints: Checkpoints, state: TrainState) -> None:
+    """Saves a state, with the config beside it: a run that never came so far does not own its workdir."""
+    checkpoint.write_config(workdir, config)
+    checkpoints.save(state)
+
+
+def _hooks(config: Config, mesh: Mesh, log: logs.Logs, save: Callable[[TrainState], None]) -> list[Hook]:
     draw = jax.jit(build.draw(config), out_shardings=sharding.replicated(mesh))
     numbers = np.arange(NUM_PREVIEWED)
 
@@ -161,9 +169,6 @@ def _hooks(config: Config, mesh: Mesh, log: logs.Logs, checkpoints: Checkpoints)
         }.items():
             log.grid(int(state.step), name, np.asarray(draw(params, config["sample"]["seed"], numbers)))
         log.loss_curve()
-
-    def save(state: TrainState) -> None:
-        checkpoints.save(state)
 
     return [Hook(config["train"]["checkpoint_every"], save), Hook(config["train"]["sample_every"], preview)]
 

@@ -38,7 +38,8 @@ def unet(image_shape: tuple[int, int, int], *, dtype: str, learned_variance: boo
     def init(key):
         x_t, condition = jnp.zeros((1, *image_shape)), jnp.zeros(1)
         label = jnp.zeros(1, jnp.int32) if module.num_classes else None
-        return layers.draw_kernels(module.init(key, x_t, condition, label, train=False)["params"], key)
+        key_module, key_kernels = jax.random.split(key)
+        return layers.draw_kernels(module.init(key_module, x_t, condition, label, train=False)["params"], key_kernels)
 
     def apply(params, x_t, condition, cond, *, train=False, rngs=None):
         with jax.default_matmul_precision(precision):

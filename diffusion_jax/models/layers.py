@@ -84,7 +84,7 @@ def norm(style: Style, *, name: str) -> nn.GroupNorm:
 
 
 def embed_condition(condition: Array, features: int, *, spacing: Literal["closed", "half_open"]) -> Array:
-    """Returns [sin(w_i c), cos(w_i c)] for i = 0 .. n - 1, n = features / 2. [Vaswani et al. 2017, section 3.5]
+    """Returns [sin(w_i c), cos(w_i c)] for i = 0 .. n - 1, n = features / 2. [after Vaswani et al. 2017, section 3.5]
 
     Args:
         condition: what the network is told of the level, [B].
