@@ -1,5 +1,7 @@
 """Data sets as uint8 images, and their order as a function of (seed, step): nothing needs saving to resume."""
 
+import logging
+import socket
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -53,19 +55,39 @@ def npz(*, path: str) -> Source:
 
 
 def tfds(*, name: str, path: str) -> Source:
-    """Returns the train split of an image set of TensorFlow Datasets, prepared first where it is not there yet.
+    """Returns the train split of an image set of TensorFlow Datasets, downloaded and prepared first where it is not yet.
 
     Args:
         name: of the set, such as 'cifar10:3.0.2'.
         path: the folder of prepared sets; "" is TFDS's own.
+
+    Raises:
+        UserError: where the set is unknown, or neither prepared nor to be had.
     """
+    logging.getLogger("absl").addFilter(lambda record: "has no dataset_info.json" not in record.getMessage())
     import tensorflow_datasets
 
-    builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
-    builder.download_and_prepare(file_format="array_record")
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
+    except tensorflow_datasets.core.DatasetNotFoundError as error:
+        raise UserError(f"config field data.name = {name!r} is no set that TFDS knows.") from error
+    if not builder.is_prepared():
+        _check_network(name, builder.data_path)
+        builder.download_and_prepare(file_format="array_record")
     records = list(builder.as_data_source(split="train"))
     images = np.stack([record["image"] for record in records])
     return Source(images, np.array([record.get("label", 0) for record in records], np.int32))
+
+
+def _check_network(name: str, folder: Any) -> None:
+    """Raises UserError where nothing can be downloaded: TFDS alone would try again for minutes."""
+    try:
+        socket.getaddrinfo("storage.googleapis.com", 443)
+    except OSError as error:
+        raise UserError(
+            f"config field data.name = {name!r} is not prepared in {str(folder)!r}, and there is no network to download it; "
+            "set data.path to a folder of prepared sets."
+        ) from error
 
 
 def check_shape(source: Source, image_shape: tuple[int, int, int]) -> None:

@@ -68,6 +68,47 @@ def test_npz_that_is_missing_is_named(path):
         data.npz(path=path)
 
 
+@pytest.fixture
+def prepared(tmp_path):
+    """A folder with 'cifar10:3.0.2' prepared from made-up images: the real set's features, array_record."""
+    datasets = pytest.importorskip("tensorflow_datasets")
+    tensorflow = pytest.importorskip("tensorflow")
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    records = {"id": [f"train_{i}" for i in range(7)], "image": images, "label": np.arange(7)}
+    datasets.dataset_builders.store_as_tfds_dataset(
+        name="cifar10",
+        version="3.0.2",
+        features=datasets.builder("cifar10:3.0.2", data_dir=str(tmp_path / "none")).info.features,
+        split_datasets={"train": tensorflow.data.Dataset.from_tensor_slices(records)},
+        data_dir=str(tmp_path),
+        file_format="array_record",
+        disable_shuffling=True,
+    )
+    return tmp_path, images
+
+
+def test_tfds_sets_are_read_by_name(prepared):
+    folder, images = prepared
+    source = data.tfds(name="cifar10:3.0.2", path=str(folder))
+    order = np.argsort(source.labels)
+    np.testing.assert_array_equal(source.labels[order], np.arange(7))
+    np.testing.assert_array_equal(source.images[order], images)
+
+
+def test_a_set_that_cannot_be_downloaded_is_said_at_once(tmp_path, monkeypatch):
+    def no_network(*arguments):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(data.socket, "getaddrinfo", no_network)
+    with pytest.raises(UserError, match="'cifar10:3.0.2' is not prepared in .* and there is no network to download it"):
+        data.tfds(name="cifar10:3.0.2", path=str(tmp_path))
+
+
+def test_a_set_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(UserError, match="config field data.name = 'cifar11' is no set that TFDS knows"):
+        data.tfds(name="cifar11", path=str(tmp_path))
+
+
 def test_a_shape_that_differs_from_the_config_says_what_to_set():
     with pytest.raises(UserError, match=r"set data.image_size = \(8, 8\) and data.channels = 1"):
         data.check_shape(data.digits(), (8, 8, 3))
