@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     config.model.num_heads = 1  # of attention
     config.model.num_heads_up = 0  # of attention going up; 0 is num_heads
     config.model.head_channels = 0  # of each head, instead of a number of heads; 0 is off
+    config.model.remat = False  # compute blocks again in the backward pass: less memory, more time
     config.model.dtype = "float32"  # of the arithmetic: 'float32' or 'bfloat16'; parameters are float32
 
     config.loss = ConfigDict()

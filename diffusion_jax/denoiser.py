@@ -70,6 +70,7 @@ def x_previous(levels: Level) -> Coefficients:
         s = process.at(levels, jnp.searchsorted(-levels.log_snr, -t.log_snr) - 1)
         return s.alpha, t.alpha * s.sigma**2 / (s.alpha * t.sigma)
 
+    of.refuses_limits = True
     return of
 
 
@@ -95,6 +96,7 @@ def make_denoiser(network: Network, *, predicts: Predicts, learned_variance: boo
         eps = process.expand(scale * level.alpha, x_t) * output - process.expand(scale * a, x_t) * x_t
         return Prediction(x_0, eps, variance)
 
+    denoise.refuses_limits = getattr(predicts, "refuses_limits", False)
     return denoise
 
 
@@ -145,7 +147,14 @@ def limit_x_0(
         limit: `clip` or `dynamic_threshold(...)`.
         eps: 'follows' from the limited x_0, so that both still explain x_t, as in Ho et al.'s and improved DDPM's samplers;
             or is 'kept', as in diffusers' DDIM.
+
+    Raises:
+        ValueError: for a network that predicts `x_previous`.
     """
+    if getattr(denoise, "refuses_limits", False):
+        raise ValueError(
+            "x_0 cannot be limited where the network predicts x_previous: the mean of x_s would no longer be its own."
+        )
 
     def limited(x_t: Array, level: Level) -> Prediction:
         prediction = denoise(x_t, level)

@@ -87,6 +87,7 @@ FIELDS: dict[str, Rule] = {
     "model.num_heads": _integer(1),
     "model.num_heads_up": _integer(0),
     "model.head_channels": _integer(0),
+    "model.remat": _FLAG,
     "model.dtype": _one_of("bfloat16", "float32"),
     "loss.name": _one_of("simple"),
     "loss.weighting": _one_of("constant", "min_snr", "p2", "truncated_snr"),
@@ -130,7 +131,14 @@ FIELDS: dict[str, Rule] = {
 # A run may be resumed with these changed; with anything else changed it would be another run.
 FREE_ON_RESUME = frozenset(
     ["train.num_steps", "train.steps_per_call", "train.max_skipped", "train.num_fsdp", "train.log_every"]
-    + ["train.checkpoint_every", "train.sample_every", "train.keep_checkpoints", "train.tensorboard", "data.path"]
+    + [
+        "model.remat",
+        "train.checkpoint_every",
+        "train.sample_every",
+        "train.keep_checkpoints",
+        "train.tensorboard",
+        "data.path",
+    ]
     + [name for name in FIELDS if name.startswith("sample.")]
 )
 

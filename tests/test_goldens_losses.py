@@ -27,6 +27,8 @@ def setting(mean, variance, levels, clip=False):
     network = network_of("tanh", np.ones(1), variance=kind, previous=PREDICTS[mean] == "x_previous")
     predicts = denoiser.x_previous(levels) if PREDICTS[mean] == "x_previous" else PREDICTS[mean]
     denoise = denoiser.make_denoiser(network, predicts=predicts, learned_variance=kind.startswith("learned"))
+    if clip and PREDICTS[mean] == "x_previous":  # they clip what they report of x_0 alone, and the mean not
+        return predicts, kind, lambda x_t, level: denoise(x_t, level)._replace(x_0=denoiser.clip(denoise(x_t, level).x_0))
     return predicts, kind, denoiser.clip_x_0(denoise) if clip else denoise
 
 

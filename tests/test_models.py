@@ -116,6 +116,25 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
+def test_rematerialised_blocks_are_the_same_function_in_less_memory():
+    """Output and gradient agree to rounding; less than half of the numbers are kept for the backward pass."""
+    results, kept = [], []
+    for remat in (False, True):
+        network = models.unet((16, 16, 1), **SMALL | {"remat": remat, "dropout": 0.0, "channels": 16, "num_res_blocks": 2})
+        params = jax.jit(network.init)(jax.random.key(0))
+        x_t, condition = jax.random.normal(jax.random.key(2), (8, 16, 16, 1)), jnp.linspace(0, 999, 8)
+
+        def loss(params, network=network, x_t=x_t, condition=condition):
+            return jnp.mean((network.apply(params, x_t, condition, {}, train=True) - x_t) ** 2)
+
+        results.append(jax.jit(jax.value_and_grad(loss))(params))
+        residuals = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], params)
+        kept.append(sum(leaf.size for leaf in jax.tree.leaves(residuals)))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert kept[1] < 0.5 * kept[0]
+
+
 def test_embedding_starts_as_sines_and_cosines_from_fast_to_slow():
     embedding = layers.embed_condition(jnp.array([0.0, 7.0]), 6, spacing="closed")
     np.testing.assert_array_equal(embedding[0], [0, 0, 0, 1, 1, 1])

@@ -74,6 +74,27 @@ def test_posterior_of_any_two_levels_keeps_the_marginal(name, rows):
         np.testing.assert_allclose(variance, s.sigma**2 * one, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_strided_coefficients_in_float32_are_within_1e5_of_float64(name):
+    """Means and variances of 200 pairs of levels, any distance apart."""
+
+    def coefficients():
+        levels = process.from_betas(SCHEDULES[name])
+        pairs = np.sort(np.random.default_rng(0).choice(len(SCHEDULES[name]), (200, 2), replace=False), axis=1) + 1
+        pairs[:20, 0] = 0
+        s, t = process.at(levels, pairs[:, 0]), process.at(levels, pairs[:, 1])
+        one, zero = images_of(np.ones((200, 1, 1, 1))), images_of(np.zeros((200, 1, 1, 1)))
+        variances = [np.exp(process.log_variance(t, s, kind)) for kind in ("small", "large")]
+        return [process.posterior(one, zero, t, s).mean, process.posterior(zero, one, t, s).mean, *variances]
+
+    coarse = coefficients()
+    with jax.enable_x64(True):
+        exact = coefficients()
+    for got, expected in zip(coarse, exact, strict=True):
+        assert expected.dtype == np.float64
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 def test_level_zero_gives_x_0_exactly(precision):
     levels = process.from_betas(SCHEDULES["linear"])
     x_0, x_t = jax.random.normal(jax.random.key(0), (2, 7, 4, 4, 3))

@@ -117,7 +117,7 @@ class ResBlock(nn.Module):
     resample: Callable[[Array], Array] | None = None
 
     @nn.compact
-    def __call__(self, x: Array, embedding: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
         style, resample = self.style, self.resample or (lambda x: x)
         h = resample(nn.swish(norm(style, name="norm1")(x)))
         h = conv(self.features, 3, style.dtype, name="conv1")(h)

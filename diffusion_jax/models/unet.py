@@ -34,6 +34,7 @@ class UNet(nn.Module):
         num_heads: of attention.
         num_heads_up: of attention going up; 0 is `num_heads`.
         head_channels: channels of each head, instead of a number of heads; 0 is off.
+        remat: whether blocks are computed again in the backward pass instead of kept: less memory, about a third more time.
         num_classes: labels 0 .. num_classes - 1 that the network is told; 0 for none.
     """
 
@@ -53,6 +54,7 @@ class UNet(nn.Module):
     num_heads: int = 1
     num_heads_up: int = 0
     head_channels: int = 0
+    remat: bool = False
     num_classes: int = 0
 
     @nn.compact
@@ -110,12 +112,13 @@ class UNet(nn.Module):
         return self._attention(h, f"{name}_attention", num_heads) if level in self.attention_levels else h
 
     def _res(self, h: Array, told: Array, level: int, name: str, train: bool, resample=None) -> Array:
-        features = self.channels * self.multipliers[level]
-        return layers.ResBlock(features, self._style(), resample, name=name)(h, told, train=train)
+        block = nn.remat(layers.ResBlock, static_argnums=(3,)) if self.remat else layers.ResBlock
+        return block(self.channels * self.multipliers[level], self._style(), resample, name=name)(h, told, train)
 
     def _attention(self, h: Array, name: str, num_heads: int) -> Array:
         num_heads = h.shape[-1] // self.head_channels if self.head_channels else num_heads
-        return layers.Attention(num_heads, self._style(), name=name)(h)
+        attention = nn.remat(layers.Attention) if self.remat else layers.Attention
+        return attention(num_heads, self._style(), name=name)(h)
 
     def _downsample(self, h: Array, told: Array, level: int, train: bool) -> Array:
         """Returns h at half the size."""
