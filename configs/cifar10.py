@@ -36,11 +36,12 @@ def get_config() -> ConfigDict:
     config.model.num_heads = 1  # of attention
     config.model.num_heads_up = 0  # of attention going up; 0 is num_heads
     config.model.head_channels = 0  # of each head, instead of a number of heads; 0 is off
+    config.model.learned_variance = False  # twice the output channels, for 'hybrid' and 'vlb'
     config.model.remat = False  # compute blocks again in the backward pass: less memory, more time
     config.model.dtype = "float32"  # of the arithmetic: 'float32' or 'bfloat16'; parameters are float32
 
     config.loss = ConfigDict()
-    config.loss.name = "simple"  # mean squared error of the network's output
+    config.loss.name = "simple"  # mean squared error of the network's output; 'hybrid' and 'vlb' train the variance too
     config.loss.weighting = "constant"  # over noise levels; others: see losses.py
     config.loss.timesteps = "uniform"  # 'stratified' spreads t over the batch: less noise, the same mean
 
@@ -76,7 +77,7 @@ def get_config() -> ConfigDict:
     config.sample.grid = "trailing"  # evenly spaced from T; others: see timesteps.py
     config.sample.num_steps = 1000  # at most process.num_steps
     config.sample.eta = 0.0  # of ddim: 0 is deterministic, 1 as noisy as ancestral
-    config.sample.variance = "large"  # of ancestral: 'large' is beta_t; 'small' suits fewer steps
+    config.sample.variance = "large"  # of ancestral: 'large' is beta_t; 'small' suits fewer steps; or 'learned_range'
     config.sample.clip = "static"  # x_0 to [-1, 1] at every step, eps following; others: see denoiser.py
     config.sample.num_images = 50_000
     config.sample.batch_per_device = 256

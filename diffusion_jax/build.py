@@ -43,7 +43,11 @@ SCHEDULES = {
     "warmup10": functools.partial(schedules.warmup, fraction=0.1),
     "warmup50": functools.partial(schedules.warmup, fraction=0.5),
 }
-LOSSES = {"simple": losses.simple}
+LOSSES = {
+    "hybrid": lambda *, predicts, weighting, levels: losses.hybrid(predicts=predicts, levels=levels),
+    "simple": lambda *, predicts, weighting, levels: losses.simple(predicts=predicts, weighting=weighting),
+    "vlb": lambda *, predicts, weighting, levels: losses.vlb(levels=levels, variance="learned_range"),
+}
 WEIGHTINGS = {"constant": None, "min_snr": losses.min_snr, "p2": losses.p2, "truncated_snr": losses.truncated_snr}
 TIMESTEPS = {"stratified": timesteps.stratified, "uniform": timesteps.uniform}
 SAMPLERS = {
@@ -98,13 +102,14 @@ def network(config: Config) -> models.Network:
 
 def parts(config: Config) -> Parts:
     """Returns what a training step is made of."""
-    train, loss = config["train"], config["loss"]
+    train, loss, table = config["train"], config["loss"], levels(config)
     return Parts(
         network=network(config),
         predicts=config["predicts"],
-        levels=levels(config),
+        learned_variance=config["model"]["learned_variance"],
+        levels=table,
         timesteps=TIMESTEPS[loss["timesteps"]](config["process"]["num_steps"]),
-        loss=LOSSES[loss["name"]](predicts=config["predicts"], weighting=WEIGHTINGS[loss["weighting"]]),
+        loss=LOSSES[loss["name"]](predicts=config["predicts"], weighting=WEIGHTINGS[loss["weighting"]], levels=table),
         optimizer=train_state.make_optimizer(
             learning_rate=train["learning_rate"],
             decay=train["decay"],
@@ -163,7 +168,11 @@ def draw(config: Config) -> Callable[[Any, Array, Array], Array]:
         def network_of_params(x_t: Array, condition: Array) -> Array:
             return net.apply(params, x_t, condition, {})
 
-        denoise = clip(denoiser.make_denoiser(network_of_params, predicts=config["predicts"]))
+        denoise = clip(
+            denoiser.make_denoiser(
+                network_of_params, predicts=config["predicts"], learned_variance=config["model"]["learned_variance"]
+            )
+        )
         keys_x_T = streams.keys(seed, "x_T", numbers)
         x_T = grid.sigma[0] * jax.vmap(lambda key: jax.random.normal(key, image_shape(config)))(keys_x_T)
         keys = streams.keys(seed, "sampler", numbers)

@@ -67,7 +67,7 @@ def x_previous(levels: Level) -> Coefficients:
     """
 
     def of(t: Level) -> tuple[Array, Array]:
-        s = process.at(levels, jnp.searchsorted(-levels.log_snr, -t.log_snr) - 1)
+        s = process.below(levels, t)
         return s.alpha, t.alpha * s.sigma**2 / (s.alpha * t.sigma)
 
     of.refuses_limits = True

@@ -25,6 +25,7 @@ class Parts(NamedTuple):
 
     network: Network
     predicts: denoiser.Predicts
+    learned_variance: bool
     levels: Level  # [T + 1]
     timesteps: Timesteps
     loss: Loss
@@ -57,7 +58,7 @@ def train_step(state: TrainState, batch: dict[str, Any], *, parts: Parts) -> tup
         def network(x_t, condition):
             return parts.network.apply(params, x_t, condition, batch["cond"], train=True, rngs={"dropout": key_dropout})
 
-        denoise = denoiser.make_denoiser(network, predicts=parts.predicts)
+        denoise = denoiser.make_denoiser(network, predicts=parts.predicts, learned_variance=parts.learned_variance)
         losses, terms = parts.loss(denoise, x_0, process.at(parts.levels, t), key_loss)
         return jnp.mean(weight * losses), (losses, terms)
 

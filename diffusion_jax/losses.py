@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax import denoiser, process
-from diffusion_jax.denoiser import Denoiser, Predicts
+from diffusion_jax import denoiser, likelihood, process
+from diffusion_jax.denoiser import Denoiser, Prediction, Predicts, VarianceKind
 from diffusion_jax.process import Level
 
 Loss = Callable[[Denoiser, Array, Level, Array], tuple[Array, dict[str, Array]]]
@@ -33,7 +33,52 @@ def simple(*, predicts: Predicts, weighting: Weighting | None = None) -> Loss:
     return loss
 
 
-def squared_error(prediction: denoiser.Prediction, x_0: Array, eps: Array, level: Level, predicts: Predicts) -> Array:
+def vlb(*, levels: Level, variance: VarianceKind) -> Loss:
+    """Returns L_vlb: T times the bound's term at the drawn level, an unbiased estimate of the bound without its prior.
+
+    In bits per dimension. [Nichol & Dhariwal 2021, eq. 4; 'RESCALED_KL' of their code]
+
+    Args:
+        levels: the chain, [T + 1].
+        variance: of the reverse steps.
+    """
+
+    def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
+        x_t = process.diffuse(x_0, level, jax.random.normal(key, x_0.shape, x_0.dtype))
+        return _vlb(denoise(x_t, level), x_0, x_t, level, levels, variance), {}
+
+    return loss
+
+
+def hybrid(*, predicts: Predicts, levels: Level, vlb_weight: float = 0.001) -> Loss:
+    """Returns L_simple + 0.001 L_vlb, in which L_vlb moves the learned variance alone. [Nichol & Dhariwal 2021, eq. 16]
+
+    Args:
+        predicts: what the network's output is.
+        levels: the chain, [T + 1].
+        vlb_weight: of L_vlb.
+    """
+
+    def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
+        eps = jax.random.normal(key, x_0.shape, x_0.dtype)
+        x_t = process.diffuse(x_0, level, eps)
+        prediction = denoise(x_t, level)
+        mse = squared_error(prediction, x_0, eps, level, predicts)
+        mean_held = prediction._replace(x_0=jax.lax.stop_gradient(prediction.x_0))
+        bits = _vlb(mean_held, x_0, x_t, level, levels, "learned_range")
+        return mse + vlb_weight * bits, {"mse": mse, "vlb": bits}
+
+    return loss
+
+
+def _vlb(prediction: Prediction, x_0: Array, x_t: Array, level: Level, levels: Level, variance: VarianceKind) -> Array:
+    first = likelihood.first_log_variance(jax.tree.map(lambda column: column[::-1], levels))
+    below = process.below(levels, level)
+    term = likelihood.bound_term(prediction, x_0, x_t, level, below, variance=variance, first=first)
+    return (len(levels.alpha) - 1) * term
+
+
+def squared_error(prediction: Prediction, x_0: Array, eps: Array, level: Level, predicts: Predicts) -> Array:
     """Returns the mean squared error of a network's output, given its prediction. # [B]"""
     a, b = denoiser.coefficients(predicts, level)
     error = process.expand(a, x_0) * (prediction.x_0 - x_0) + process.expand(b, x_0) * (prediction.eps - eps)

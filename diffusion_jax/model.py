@@ -30,7 +30,8 @@ class Model(NamedTuple):
         """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself."""
         network = build.network(self.config)
         apply = functools.partial(network.apply, self.params, cond={})
-        return denoiser.make_denoiser(apply, predicts=self.config["predicts"])
+        learned = self.config["model"]["learned_variance"]
+        return denoiser.make_denoiser(apply, predicts=self.config["predicts"], learned_variance=learned)
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
         """Returns images, uint8 [num_images, H, W, C].

@@ -84,6 +84,11 @@ def at(levels: Level, t: Array) -> Level:
     return jax.tree.map(lambda column: jnp.asarray(column)[t], levels)
 
 
+def below(levels: Level, t: Level) -> Level:
+    """Returns the rows of a table under those of which `t` consists; level 0 has none."""
+    return at(levels, jnp.searchsorted(-levels.log_snr, -t.log_snr) - 1)
+
+
 def expand(column: Array, x: Array) -> Array:
     """Returns a level's column ([] or [B]) with the axes that broadcast it against x. # [B, 1, 1, 1]"""
     return jnp.reshape(column, jnp.shape(column) + (1,) * (x.ndim - jnp.ndim(column)))

@@ -87,9 +87,10 @@ FIELDS: dict[str, Rule] = {
     "model.num_heads": _integer(1),
     "model.num_heads_up": _integer(0),
     "model.head_channels": _integer(0),
+    "model.learned_variance": _FLAG,
     "model.remat": _FLAG,
     "model.dtype": _one_of("bfloat16", "float32"),
-    "loss.name": _one_of("simple"),
+    "loss.name": _one_of("hybrid", "simple", "vlb"),
     "loss.weighting": _one_of("constant", "min_snr", "p2", "truncated_snr"),
     "loss.timesteps": _one_of("stratified", "uniform"),
     "train.num_steps": _integer(1),
@@ -119,7 +120,7 @@ FIELDS: dict[str, Rule] = {
     "sample.grid": _one_of("ddim_quadratic", "ddim_uniform", "iddpm", "leading", "linspace", "trailing"),
     "sample.num_steps": _integer(1),
     "sample.eta": _real(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
-    "sample.variance": _one_of("large", "small"),
+    "sample.variance": _one_of("large", "learned_range", "small"),
     "sample.clip": _one_of("dynamic", "none", "static", "static_eps_kept"),
     "sample.num_images": _integer(1),
     "sample.batch_per_device": _integer(1),
@@ -217,6 +218,19 @@ def _cross_checks(flat: dict[str, Any]) -> list[tuple[bool, str]]:
         (
             not flat["process.zero_terminal_snr"] or flat["process.num_steps"] > 1,
             f"{show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True.",
+        ),
+        (
+            flat["model.learned_variance"] == (flat["loss.name"] != "simple"),
+            f"{show('model.learned_variance')} does not fit loss.name = {flat['loss.name']!r}: 'hybrid' and 'vlb' train the "
+            "variance and need it, 'simple' does not.",
+        ),
+        (
+            flat["model.learned_variance"] or flat["sample.variance"] != "learned_range",
+            f"{show('sample.variance')} needs model.learned_variance = True.",
+        ),
+        (
+            flat["loss.weighting"] == "constant" or flat["loss.name"] == "simple",
+            f"{show('loss.weighting')} is for loss.name = 'simple'.",
         ),
         (
             flat["sample.num_steps"] <= flat["process.num_steps"],

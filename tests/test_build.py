@@ -28,6 +28,23 @@ def test_every_config_builds_a_training_step(name):
     assert {"loss", "grad_norm", "skipped"} <= set(metrics)
 
 
+@pytest.mark.parametrize("loss", ["hybrid", "vlb"])
+def test_a_learned_variance_is_trained_and_sampled(loss):
+    """Two real steps move the variance's half of the last layer; then images are drawn with it."""
+    config = config_of({"loss.name": loss, "model.learned_variance": True, "sample.variance": "learned_range"})
+    parts = build.parts(config)
+    state = jax.jit(lambda key: loop.make_state(key, parts=parts))(streams.key(0, "init"))
+    before = np.asarray(state.params["conv_out"]["bias"])
+    step = jax.jit(lambda state, batch: loop.train_step(state, batch, parts=parts))
+    batch = {"image": np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8), "cond": {}}
+    for _ in range(3):  # the first has learning rate 0
+        state, metrics = step(state, batch)
+    after = np.asarray(state.params["conv_out"]["bias"])
+    assert after.shape == (2,) and after[1] != before[1] and np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
+    drawn = jax.jit(build.draw(config))(state.params, 0, jnp.arange(2))
+    assert drawn.shape == (2, 8, 8, 1) and np.std(drawn) > 10
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_draws_images(name):
     config = importlib.import_module(f"configs.{name}").get_config().to_dict()

@@ -74,3 +74,43 @@ def test_a_weighting_is_the_weight_of_the_error_of_x_0_whatever_is_predicted(nam
     got = losses.simple(predicts=predicts, weighting=weighting)(denoise, x_0, level, jax.random.key(0))[0]
     snr = np.float64(level.alpha) ** 2 / np.float64(level.sigma) ** 2
     np.testing.assert_allclose(got, 0.01 * expected(snr), rtol=2e-3)
+
+
+def wrong_by(of_x_0, of_variance):
+    """Returns a denoiser whose x_0 and variance output are off by two numbers."""
+
+    def denoise(x_t, level):
+        x_0 = jnp.full(x_t.shape, 0.25 + of_x_0)
+        alpha, sigma = process.expand(level.alpha, x_t), process.expand(level.sigma, x_t)
+        return denoiser.Prediction(x_0, (x_t - alpha * x_0) / sigma, jnp.full(x_t.shape, of_variance))
+
+    return denoise
+
+
+def gradient_of(loss, of_x_0=0.1, of_variance=0.2):
+    x_0, level = jnp.full((3, 4, 4, 1), 0.25), process.at(LEVELS, np.array([1, 300, 900]))
+
+    def total(of_x_0, of_variance):
+        return jnp.sum(loss(wrong_by(of_x_0, of_variance), x_0, level, jax.random.key(0))[0])
+
+    return jax.grad(total, argnums=(0, 1))(of_x_0, of_variance)
+
+
+def test_in_the_hybrid_loss_the_bound_moves_the_variance_alone():
+    of_simple = gradient_of(losses.simple(predicts="v"))
+    of_bound = gradient_of(losses.vlb(levels=LEVELS, variance="learned_range"))
+    of_hybrid = gradient_of(losses.hybrid(predicts="v", levels=LEVELS))
+    assert of_simple[1] == 0 and of_bound[0] != 0
+    np.testing.assert_allclose(of_hybrid, [of_simple[0], 0.001 * of_bound[1]], rtol=1e-4)
+
+
+def test_the_bound_is_least_for_the_posterior_itself():
+    """Right mean, and the variance's output at -1, which is 'small': the posterior's own."""
+    x_0, level = jnp.full((2, 4, 4, 1), 0.25), process.at(LEVELS, np.array([300, 900]))
+
+    def bits(of_x_0, of_variance):
+        loss = losses.vlb(levels=LEVELS, variance="learned_range")
+        return np.asarray(loss(wrong_by(of_x_0, of_variance), x_0, level, jax.random.key(0))[0])
+
+    np.testing.assert_allclose(bits(0.0, -1.0), 0, atol=1e-3)
+    assert np.all(bits(0.5, -1.0) > 1e-3) and np.all(bits(0.0, 0.0) > 0)

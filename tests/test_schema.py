@@ -52,6 +52,13 @@ def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
             {"process.schedule": "linear", "process.num_steps": 19},
             "too short for schedule 'linear', which needs at least 20",
         ),
+        ({"loss.name": "hybrid"}, "model.learned_variance = False does not fit loss.name = 'hybrid'"),
+        ({"model.learned_variance": True}, "model.learned_variance = True does not fit loss.name = 'simple'"),
+        ({"sample.variance": "learned_range"}, "sample.variance = 'learned_range' needs model.learned_variance = True"),
+        (
+            {"loss.name": "vlb", "model.learned_variance": True, "loss.weighting": "p2"},
+            "loss.weighting = 'p2' is for loss.name = 'simple'",
+        ),
         ({"sample.num_steps": 21}, "sample.num_steps = 21 must be at most process.num_steps = 20"),
         ({"sample.ema_rate": 0.5}, r"sample.ema_rate = 0.5 must be one of train.ema_rates = \(0.99,\), or 0"),
         ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),

@@ -1,0 +1,195 @@
+"""The bound: against closed forms for Gaussian data, and against recorded reference implementations (g3, g10)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import recorded
+import scipy.special
+import scipy.stats
+from test_goldens_losses import PREDICTS, setting
+from test_goldens_samplers import nhwc, rows_of
+
+from diffusion_jax import build, denoiser, likelihood, process, schedules
+from diffusion_jax.process import Gaussian
+
+G3, G10 = recorded.load("g3_losses"), recorded.load("g10_ho_tf")
+
+
+def gaussian(mean, log_variance):
+    return Gaussian(jnp.asarray(mean), jnp.asarray(log_variance))
+
+
+def test_kl_is_zero_for_equals_and_the_textbooks_otherwise(x64):
+    p, q = gaussian(0.3, -1.0), gaussian(-0.2, 0.4)
+    assert likelihood.gaussian_kl(p, p) == 0
+    sd_p, sd_q = np.exp(-0.5), np.exp(0.2)
+    textbook = np.log(sd_q / sd_p) + (sd_p**2 + 0.25) / (2 * sd_q**2) - 0.5
+    np.testing.assert_allclose(likelihood.gaussian_kl(p, q), textbook, rtol=1e-12)
+
+
+@pytest.mark.parametrize("log_std", [-7.0, -4.0, -1.0, 1.0])
+@pytest.mark.parametrize("mean", [-1.3, -0.5, 0.0, 0.21, 1.0])
+def test_the_256_probabilities_sum_to_one(mean, log_std, precision):
+    x = np.arange(256) / 127.5 - 1
+    log_p = likelihood.log_discretized_gaussian(jnp.asarray(x), gaussian(mean, 2 * log_std))
+    np.testing.assert_allclose(np.exp(np.float64(scipy.special.logsumexp(log_p))), 1, rtol=max(precision, 1e-10) * 20)
+
+
+def test_the_decoder_is_right_in_float32_far_into_both_tails():
+    """Where the published code, in float32, has no digit left: up to 60 standard deviations out."""
+    x = np.concatenate([np.arange(256) / 127.5 - 1] * 2)
+    law = gaussian(np.repeat(np.float32([-0.7, 0.7]), 256), np.float32(2 * np.log(0.025)))
+    got = likelihood.log_discretized_gaussian(jnp.asarray(x, jnp.float32), law)
+    upper, lower = ((x - np.repeat([-0.7, 0.7], 256) + half) / 0.025 for half in (1 / 255, -1 / 255))
+    high, low = np.where(x > law.mean, -lower, upper), np.where(x > law.mean, -upper, lower)
+    exact = scipy.special.log_ndtr(high) + np.log(-np.expm1(scipy.special.log_ndtr(low) - scipy.special.log_ndtr(high)))
+    inner = np.abs(x) < 0.999
+    np.testing.assert_allclose(got[inner], exact[inner], rtol=2e-4)
+    assert np.all(np.isfinite(got))
+
+
+def test_the_bound_of_gaussian_data_is_above_the_mutual_information_and_falls_to_it(x64):
+    """Exact denoiser. The terms from T down to level r sum to I(x_0; x_r) - I(x_0; x_T) and a gap, which goes as 1 / S."""
+    key, levels, r = jax.random.key(0), process.from_betas(schedules.linear(1000)), 50
+    x_0 = oracles.MEAN + oracles.STD * jax.random.normal(key, (64, 16, 16, 1))
+
+    def information(row):
+        return 0.5 * np.log2(1 + levels.alpha[row] ** 2 * oracles.STD**2 / levels.sigma[row] ** 2)
+
+    gaps = []
+    for num_steps in (38, 95, 190, 475):
+        grid = process.at(levels, np.append(np.arange(1000, r - 1, -950 // num_steps), 0))
+
+        def noise(index):
+            return jax.random.normal(jax.random.fold_in(key, index + 1), x_0.shape)
+
+        got = likelihood.bound(oracles.gaussian(), x_0, grid, noise, variance="small")
+        gaps.append(float(jnp.mean(jnp.sum(got.terms[:-1], axis=0))) - (information(r) - information(1000)))
+    assert np.all(np.array(gaps) > 0)
+    np.testing.assert_allclose(np.array(gaps[:-1]) / gaps[1:], [2.5, 2, 2.5], rtol=0.15)
+
+
+# ---- recorded
+
+
+@pytest.mark.parametrize("cdf", ["tanh", "exact"])
+def test_the_decoder_is_improved_diffusions(cdf, x64):
+    law = gaussian(G3["dgll.means"], 2 * G3["dgll.log_scales"])
+    got = likelihood.log_discretized_gaussian(jnp.asarray(G3["dgll.x"]), law, cdf=cdf)
+    expected = G3["dgll.out" if cdf == "tanh" else "dgll.exact"]
+    clear = expected > (-20 if cdf == "tanh" else -1e6)
+    np.testing.assert_allclose(got[clear], expected[clear], rtol=1e-9, atol=1e-16)
+
+
+def test_kl_is_improved_diffusions(x64):
+    got = likelihood.gaussian_kl(gaussian(G3["kl.mean1"], G3["kl.logvar1"]), gaussian(G3["kl.mean2"], G3["kl.logvar2"]))
+    np.testing.assert_allclose(got, G3["kl.normal_kl"], rtol=1e-12, atol=1e-14)
+
+
+def term_of(mean, variance, clip, levels, x_0, eps, t):
+    """Returns the bound's terms by the references' names; clipping does not change the mean of x_{t-1}."""
+    _, kind, denoise = setting(mean, variance, levels, clip and PREDICTS[mean] != "x_previous")
+    level, s = process.at(levels, t + 1), process.at(levels, t)
+    x_0, eps = (jnp.asarray(x, level.alpha.dtype) for x in (x_0, eps))
+    x_t = process.diffuse(x_0, level, eps)
+    first = likelihood.first_log_variance(jax.tree.map(lambda column: column[::-1], levels))
+    return likelihood.bound_term(denoise(x_t, level), x_0, x_t, level, s, variance=kind, first=first, cdf="tanh")
+
+
+LINEAR100 = schedules.linear_rescaled(100)
+VB = [key for key in G3 if key.startswith(("vb.", "vb_all_t.")) and not key.endswith("__f32")]
+
+
+@pytest.mark.parametrize("key", VB)
+def test_bound_terms_are_improved_diffusions(key, x64):
+    kind, mean, variance, clip = key.split(".")
+    x_0, eps, t = nhwc(G3["x_start"]), nhwc(G3["noise"]), G3["t"]
+    if kind == "vb_all_t":
+        t = np.arange(100)
+        x_0, eps = (jnp.broadcast_to(x[:1], (100, *x.shape[1:])) for x in (x_0, eps))
+    got = term_of(mean, variance, clip == "clip1", process.from_betas(LINEAR100), x_0, eps, t)
+    np.testing.assert_allclose(got, G3[key], rtol=rtol_of(key))
+
+
+def rtol_of(key):
+    """1e-9, but for x_0 networks: at t = 1 their decoder's probabilities are down at the floor, and lose digits there."""
+    return 1e-7 if "START_X" in key else 1e-9
+
+
+LOSSES = [
+    key for key in G3 if key.split(".")[0] == "loss" and key.split(".")[3] in ("KL", "RESCALED_KL") and "__" not in key
+]
+LOSSES += [key for key in G3 if key.split(".")[0] in ("loss", "spaced") and ".vb" in key and "__" not in key]
+LOSSES += [key for key in G3 if key.startswith("spaced") and "KL" in key and "__" not in key]
+
+
+@pytest.mark.parametrize("key", LOSSES)
+def test_bound_losses_are_improved_diffusions(key, x64):
+    """Rescaled by the length of the chain, and in the hybrid loss by a thousandth of it."""
+    kind, mean, variance, name = key.split(".")[:4]
+    levels, t = process.from_betas(LINEAR100), G3["t"]
+    if kind == "spaced":
+        levels, t = (
+            process.at(process.from_betas(build.SCHEDULES["cosine"](1000)), rows_of("20", 1000)[::-1]),
+            G3["spaced.t"],
+        )
+    num_steps = len(levels.alpha) - 1
+    # The hybrid loss rescales by the original chain's length where the short one's is asked of a spaced process.
+    scale = {"KL": 1, "RESCALED_KL": num_steps, "MSE": 1, "RESCALED_MSE": num_steps / 1000}[name]
+    got = term_of(mean, variance, False, levels, nhwc(G3["x_start"]), nhwc(G3["noise"]), t)
+    np.testing.assert_allclose(scale * got, G3[key], rtol=rtol_of(key))
+
+
+BPD = sorted({key.rsplit(".", 1)[0] for key in G3 if key.startswith("bpd.") and key != "bpd.noise"})
+
+
+@pytest.mark.parametrize("run", BPD)
+def test_the_whole_bound_is_improved_diffusions(run, x64):
+    """Their steps are ours: from T down."""
+    _, model, mean, variance, clip = run.split(".")
+    levels = process.from_betas(LINEAR100)
+    _, kind, denoise = setting(mean, variance, levels, clip == "clip1" and PREDICTS[mean] != "x_previous")
+    if model == "gauss":
+        alpha_bar = np.cumprod(1 - LINEAR100)
+
+        def network(x, condition):
+            bar = jnp.asarray(alpha_bar)[condition.astype(int)][:, None, None, None]
+            return jnp.sqrt(1 - bar) * (x - jnp.sqrt(bar) * 0.3) / (bar * 0.25 + 1 - bar)
+
+        denoise = denoiser.make_denoiser(network, predicts="eps")
+        denoise = denoiser.clip_x_0(denoise) if clip == "clip1" else denoise
+    grid = process.at(levels, np.arange(100, -1, -1))
+    noises, x_0 = nhwc(G3["bpd.noise"]), nhwc(G3["x_start"])[:2]
+    got = likelihood.bound(denoise, x_0, grid, lambda index: noises[index], variance=kind, cdf="tanh")
+    if PREDICTS[mean] == "x_previous" and clip == "clip1":
+        _, _, reported = setting(mean, variance, levels, True)
+        clipped = likelihood.bound(reported, x_0, grid, lambda index: noises[index], variance=kind, cdf="tanh")
+        got = got._replace(mse_x_0=clipped.mse_x_0)
+    fields = {"total_bpd": got.total, "prior_bpd": got.prior, "vb": got.terms.T, "xstart_mse": got.mse_x_0.T}
+    for field, value in fields.items():
+        np.testing.assert_allclose(value, G3[f"{run}.{field}"], rtol=rtol_of(run), err_msg=field)
+
+
+@pytest.mark.parametrize("key", [key for key in G10 if key.startswith("loss.") and key.endswith(".kl")])
+def test_bound_losses_are_ho_et_als(key):
+    """Their float32 decoder at t = 1 is only good to 15%."""
+    _, mean, variance, _ = key.split(".")
+    got = term_of(mean, variance, False, process.from_betas(G10["betas"]), G10["x_start"], G10["noise"], G10["t"])
+    np.testing.assert_allclose(got[G10["t"] > 0], G10[key][G10["t"] > 0], rtol=1e-3)
+    np.testing.assert_allclose(got[G10["t"] == 0], G10[key][G10["t"] == 0], rtol=0.15)
+
+
+@pytest.mark.parametrize("run", sorted({key.rsplit(".", 1)[0] for key in G10 if key.startswith("bpd.")}))
+def test_the_whole_bound_is_ho_et_als(run):
+    _, mean, variance, clip = run.split(".")
+    levels = process.from_betas(G10["betas"])
+    _, kind, denoise = setting(mean, variance, levels, clip == "clip1")
+    grid = process.at(levels, np.arange(50, -1, -1))
+    noises = jnp.asarray(G10["bpd_noise_by_t"])[::-1]
+    got = likelihood.bound(denoise, jnp.asarray(G10["x_start"])[:2], grid, lambda index: noises[index], variance=kind)
+    np.testing.assert_allclose(got.terms[:-1].T[:, ::-1], G10[f"{run}.terms_bpd"][:, 1:], rtol=1e-3)
+    np.testing.assert_allclose(got.total, G10[f"{run}.total_bpd"], rtol=0.15)
+    np.testing.assert_allclose(got.prior, G10[f"{run}.prior_bpd"], rtol=1e-3)
+    np.testing.assert_allclose(got.mse_x_0.T[:, ::-1], G10[f"{run}.mse_xstart"], rtol=1e-3)
