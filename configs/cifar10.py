@@ -36,6 +36,8 @@ def get_config() -> ConfigDict:
     config.model.num_heads = 1  # of attention
     config.model.num_heads_up = 0  # of attention going up; 0 is num_heads
     config.model.head_channels = 0  # of each head, instead of a number of heads; 0 is off
+    config.model.num_classes = 0  # labels that the network is told; 0 for none
+    config.model.null_label = False  # one label more, num_classes, for "not told"
     config.model.learned_variance = False  # twice the output channels, for 'hybrid' and 'vlb'
     config.model.remat = False  # compute blocks again in the backward pass: less memory, more time
     config.model.dtype = "float32"  # of the arithmetic: 'float32' or 'bfloat16'; parameters are float32
@@ -53,6 +55,7 @@ def get_config() -> ConfigDict:
     config.train.warmup_steps = 5000  # linear, from 0
     config.train.grad_clip = 1.0  # largest global norm
     config.train.ema_rates = (0.9999,)  # one average of the parameters for each
+    config.train.label_dropout = 0.0  # share of labels replaced by the null label
     config.train.seed = 0
     config.train.init_from = ""  # a workdir to take parameters from
     config.train.steps_per_call = 0  # steps fused into one call; 0 chooses: 1 on a CPU, else up to 10
@@ -83,5 +86,6 @@ def get_config() -> ConfigDict:
     config.sample.batch_per_device = 256
     config.sample.seed = 0
     config.sample.ema_rate = 0.9999  # one of train.ema_rates, or 0 for the parameters themselves
+    config.sample.label = -1  # of every image, where there are classes; -1: image i has label i % num_classes
     config.sample.step = -1  # of the checkpoint; -1 is the latest
     return config

@@ -119,6 +119,8 @@ def parts(config: Config) -> Parts:
         ),
         ema_rates=train["ema_rates"],
         random_flip=config["data"]["random_flip"],
+        label_dropout=train["label_dropout"],
+        null_label=config["model"]["num_classes"],
         seed=train["seed"],
     )
 
@@ -128,6 +130,7 @@ def source(config: Config) -> data.Source:
     section = config["data"]
     found = SOURCES[section["source"]](name=section["name"], path=section["path"])
     data.check_shape(found, image_shape(config))
+    data.check_labels(found, config["model"]["num_classes"])
     return found
 
 
@@ -153,20 +156,30 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
     return max(k for k in range(1, MAX_STEPS_PER_CALL + 1) if common % k == 0)
 
 
+def labels(config: Config) -> Callable[[Array], Array] | None:
+    """Returns image numbers [B] -> the labels to draw them with, int [B]; None where the network knows no classes."""
+    num_classes, wanted = config["model"]["num_classes"], config["sample"]["label"]
+    if not num_classes:
+        return None
+    return lambda numbers: numbers % num_classes if wanted < 0 else numbers * 0 + wanted
+
+
 def draw(config: Config) -> Callable[[Any, Array, Array], Array]:
     """Returns (params, seed, image numbers [B]) -> images, uint8 [B, H, W, C]; image i depends on (seed, i) alone.
 
     The other settings are those of the section `sample`.
     """
-    settings, table, net = config["sample"], levels(config), network(config)
+    settings, table, net, drawn_labels = config["sample"], levels(config), network(config), labels(config)
     sampler = SAMPLERS[settings["sampler"]](eta=settings["eta"], variance=settings["variance"])
     rows = GRIDS[settings["grid"]](config["process"]["num_steps"], settings["num_steps"])
     grid = process.at(table, rows)
     clip = CLIPS[settings["clip"]]
 
     def draw_images(params: Any, seed: Array, numbers: Array) -> Array:
+        cond = {} if drawn_labels is None else {"label": drawn_labels(numbers)}
+
         def network_of_params(x_t: Array, condition: Array) -> Array:
-            return net.apply(params, x_t, condition, {})
+            return net.apply(params, x_t, condition, cond)
 
         denoise = clip(
             denoiser.make_denoiser(

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from diffusion_jax import storage, streams
@@ -100,6 +101,15 @@ def check_shape(source: Source, image_shape: tuple[int, int, int]) -> None:
         )
 
 
+def check_labels(source: Source, num_classes: int) -> None:
+    """Raises UserError where the labels are not those of a network with so many classes."""
+    if num_classes and not (source.labels.min() >= 0 and source.labels.max() < num_classes):
+        raise UserError(
+            f"config field model.num_classes = {num_classes} does not fit the labels, which are {source.labels.min()} to "
+            f"{source.labels.max()}."
+        )
+
+
 def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
     """Returns step -> the indices of its batch, [B]: every epoch is a permutation of its own, and no image is left out."""
     permutations: dict[int, np.ndarray] = {}
@@ -119,7 +129,14 @@ def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int]
 
 
 def batches(
-    source: Source, *, batch_size: int, seed: int, first_step: int, part: int = 0, num_parts: int = 1
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    with_labels: bool = False,
+    part: int = 0,
+    num_parts: int = 1,
 ) -> Iterator[Batch]:
     """Yields the batches of steps `first_step`, `first_step` + 1, ...
 
@@ -128,6 +145,7 @@ def batches(
         batch_size: B over all hosts.
         seed: decides the order, together with the step.
         first_step: where to begin.
+        with_labels: whether "cond" has the labels.
         part: which of `num_parts` equal parts of each batch to yield: a host's own.
         num_parts: the number of hosts.
     """
@@ -136,7 +154,7 @@ def batches(
     step = first_step
     while True:
         own = order(step)[part * size : (part + 1) * size]
-        yield {"image": source.images[own], "cond": {}}
+        yield {"image": source.images[own], "cond": {"label": source.labels[own]} if with_labels else {}}
         step += 1
 
 
@@ -144,4 +162,4 @@ def stacked(iterator: Iterator[Batch], num_steps: int) -> Iterator[Batch]:
     """Yields the batches of `num_steps` steps as one, stacked along a new first axis."""
     while True:
         group = [next(iterator) for _ in range(num_steps)]
-        yield {"image": np.stack([batch["image"] for batch in group]), "cond": {}}
+        yield jax.tree.map(lambda *leaves: np.stack(leaves), *group)

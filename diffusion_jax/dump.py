@@ -20,9 +20,10 @@ def write(
     num_images: int,
     chunk_size: int,
     manifest: Mapping[str, Any],
+    labels: np.ndarray | None = None,
     on_progress: Callable[[int], None],
 ) -> storage.Path:
-    """Writes images to shards/, samples_NxHxWxC.npz (arr_0), grid.png and manifest.json; returns the .npz.
+    """Writes images to shards/, samples_NxHxWxC.npz (arr_0, labels as arr_1), grid.png and manifest.json; returns the .npz.
 
     Args:
         out: the folder.
@@ -30,6 +31,7 @@ def write(
         num_images: N.
         chunk_size: B of every chunk but the last; each is one shard.
         manifest: what made the images; a folder that holds others is refused.
+        labels: of the images, int [N], or None.
         on_progress: gets the number of images written so far.
 
     Raises:
@@ -45,17 +47,17 @@ def write(
             on_progress(start + len(drawn))
     drawn = np.concatenate([decode(shard) for shard in shards])
     result = out / f"samples_{'x'.join(map(str, drawn.shape))}.npz"
-    storage.write_bytes(result, encode(drawn))
+    storage.write_bytes(result, encode(drawn, labels))
     pictured = drawn[:NUM_PICTURED]
     columns = int(np.ceil(np.sqrt(len(pictured))))
     storage.write_bytes(out / "grid.png", images.encode_png(images.grid(pictured, num_columns=columns)))
     return result
 
 
-def encode(drawn: np.ndarray) -> bytes:
-    """Returns an .npz file's bytes with the images as arr_0."""
+def encode(drawn: np.ndarray, labels: np.ndarray | None = None) -> bytes:
+    """Returns an .npz file's bytes with the images as arr_0 and, if there are any, their labels as arr_1."""
     file = io.BytesIO()
-    np.savez(file, arr_0=drawn)
+    np.savez(file, drawn, *([] if labels is None else [labels]))
     return file.getvalue()
 
 

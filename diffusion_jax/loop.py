@@ -32,6 +32,8 @@ class Parts(NamedTuple):
     optimizer: optax.GradientTransformation
     ema_rates: tuple[float, ...]
     random_flip: bool
+    label_dropout: float
+    null_label: int
     seed: int
 
 
@@ -49,14 +51,20 @@ def train_step(state: TrainState, batch: dict[str, Any], *, parts: Parts) -> tup
         batch: {"image": uint8 [B, H, W, C], "cond": pytree}.
         parts: what the step is made of.
     """
-    key_flip, key_t, key_loss, key_dropout = jax.random.split(streams.key(parts.seed, "train", state.step), 4)
+    keys = jax.random.split(streams.key(parts.seed, "train", state.step), 5)
+    key_flip, key_label, key_t, key_loss, key_dropout = keys
     x_0 = images.from_uint8(batch["image"])
     x_0 = random_flip(x_0, key_flip) if parts.random_flip else x_0
+    cond = (
+        drop_labels(batch["cond"], key_label, parts.label_dropout, parts.null_label)
+        if parts.label_dropout
+        else batch["cond"]
+    )
     t, weight = parts.timesteps.draw(state.timestep_state, key_t, len(x_0))
 
     def objective(params):
         def network(x_t, condition):
-            return parts.network.apply(params, x_t, condition, batch["cond"], train=True, rngs={"dropout": key_dropout})
+            return parts.network.apply(params, x_t, condition, cond, train=True, rngs={"dropout": key_dropout})
 
         denoise = denoiser.make_denoiser(network, predicts=parts.predicts, learned_variance=parts.learned_variance)
         losses, terms = parts.loss(denoise, x_0, process.at(parts.levels, t), key_loss)
@@ -86,6 +94,12 @@ def random_flip(x: Array, key: Array) -> Array:
     """Returns images, each mirrored left to right with probability 1/2. # [B, H, W, C]"""
     flip = jax.random.bernoulli(key, shape=(len(x), 1, 1, 1))
     return jnp.where(flip, x[:, :, ::-1], x)
+
+
+def drop_labels(cond: dict[str, Array], key: Array, rate: float, null_label: int) -> dict[str, Array]:
+    """Returns the conditions, each label replaced by the null label with a probability. [Ho & Salimans 2022, algorithm 1]"""
+    drop = jax.random.bernoulli(key, rate, cond["label"].shape)
+    return {**cond, "label": jnp.where(drop, null_label, cond["label"])}
 
 
 class Hook(NamedTuple):

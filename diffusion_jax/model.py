@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
 from diffusion_jax import build, checkpoint, denoiser, schema, sharding, storage, train_state
 from diffusion_jax.build import Config
@@ -26,10 +27,14 @@ class Model(NamedTuple):
     params: Any
     step: int
 
-    def denoiser(self) -> denoiser.Denoiser:
-        """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself."""
+    def denoiser(self, label: Array | None = None) -> denoiser.Denoiser:
+        """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself.
+
+        Args:
+            label: int [B], where the network knows classes.
+        """
         network = build.network(self.config)
-        apply = functools.partial(network.apply, self.params, cond={})
+        apply = functools.partial(network.apply, self.params, cond={} if label is None else {"label": label})
         learned = self.config["model"]["learned_variance"]
         return denoiser.make_denoiser(apply, predicts=self.config["predicts"], learned_variance=learned)
 

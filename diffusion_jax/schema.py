@@ -87,6 +87,8 @@ FIELDS: dict[str, Rule] = {
     "model.num_heads": _integer(1),
     "model.num_heads_up": _integer(0),
     "model.head_channels": _integer(0),
+    "model.num_classes": _integer(0),
+    "model.null_label": _FLAG,
     "model.learned_variance": _FLAG,
     "model.remat": _FLAG,
     "model.dtype": _one_of("bfloat16", "float32"),
@@ -100,6 +102,7 @@ FIELDS: dict[str, Rule] = {
     "train.warmup_steps": _integer(0),
     "train.grad_clip": _real(lambda value: value > 0, "a number above 0; inf for none"),
     "train.ema_rates": _RATES,
+    "train.label_dropout": _FRACTION,
     "train.seed": _integer(0),
     "train.init_from": _TEXT,
     "train.steps_per_call": _integer(0),
@@ -126,6 +129,7 @@ FIELDS: dict[str, Rule] = {
     "sample.batch_per_device": _integer(1),
     "sample.seed": _integer(0),
     "sample.ema_rate": _FRACTION,
+    "sample.label": _integer(-1),
     "sample.step": _integer(-1),
 }
 
@@ -182,67 +186,94 @@ def check(config: Mapping[str, Any]) -> None:
     for name, rule in FIELDS.items():
         if not rule.admits(flat[name]):
             raise UserError(f"config field {name} = {flat[name]!r} is not allowed; it must be {rule.allowed}.")
-    for holds, sentence in _cross_checks(flat):
+    for holds, sentence in _checks_of_the_network(flat) + _checks_of_the_run(flat):
         if not holds:
             raise UserError(sentence)
 
 
-def _cross_checks(flat: dict[str, Any]) -> list[tuple[bool, str]]:
-    """Returns what must hold between fields, with the sentence for when it does not."""
+Checks = list[tuple[bool, str]]  # (what must hold between fields, the sentence for when it does not)
 
-    def show(name: str) -> str:
-        return f"config field {name} = {flat[name]!r}"
 
-    multiple = 2 ** (len(flat["model.multipliers"]) - 1)
+def _show(flat: dict[str, Any], name: str) -> str:
+    return f"config field {name} = {flat[name]!r}"
+
+
+def _checks_of_the_network(flat: dict[str, Any]) -> Checks:
     num_levels = len(flat["model.multipliers"])
-    rates = flat["train.ema_rates"]
+    multiple = 2 ** (num_levels - 1)
+    attended = [level for level in {*flat["model.attention_levels"], num_levels - 1} if level < num_levels]
+    widths = [flat["model.channels"] * flat["model.multipliers"][level] for level in attended]
+    per_head = "model.head_channels" if flat["model.head_channels"] else "model.num_heads"
+    heads = [flat[per_head], flat["model.num_heads_up"] or flat[per_head]]
     return [
         (
             all(size % multiple == 0 for size in flat["data.image_size"]),
-            f"{show('data.image_size')} does not fit {num_levels} levels of model.multipliers; "
+            f"{_show(flat, 'data.image_size')} does not fit {num_levels} levels of model.multipliers; "
             f"height and width must be multiples of {multiple}.",
         ),
         (
             flat["model.channels"] % flat["model.num_groups"] == 0,
-            f"{show('model.channels')} must be a multiple of model.num_groups = {flat['model.num_groups']}.",
+            f"{_show(flat, 'model.channels')} must be a multiple of model.num_groups = {flat['model.num_groups']}.",
         ),
-        (flat["model.channels"] % 2 == 0, f"{show('model.channels')} must be even."),
+        (flat["model.channels"] % 2 == 0, f"{_show(flat, 'model.channels')} must be even."),
         (
             all(level < num_levels for level in flat["model.attention_levels"]),
-            f"{show('model.attention_levels')} names a level that model.multipliers lacks; it has 0 to {num_levels - 1}.",
+            f"{_show(flat, 'model.attention_levels')} names a level that model.multipliers lacks; "
+            f"it has 0 to {num_levels - 1}.",
         ),
         (
-            flat["process.schedule"] != "linear" or flat["process.num_steps"] >= 20,
-            f"{show('process.num_steps')} is too short for schedule 'linear', which needs at least 20.",
-        ),
-        (
-            not flat["process.zero_terminal_snr"] or flat["process.num_steps"] > 1,
-            f"{show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True.",
+            all(width % number == 0 for width in widths for number in heads),
+            f"{_show(flat, per_head)} (and model.num_heads_up = {flat['model.num_heads_up']}) must divide the channels of "
+            f"every level with attention, here {', '.join(map(str, widths))}.",
         ),
         (
             flat["model.learned_variance"] == (flat["loss.name"] != "simple"),
-            f"{show('model.learned_variance')} does not fit loss.name = {flat['loss.name']!r}: 'hybrid' and 'vlb' train the "
-            "variance and need it, 'simple' does not.",
+            f"{_show(flat, 'model.learned_variance')} does not fit loss.name = {flat['loss.name']!r}: 'hybrid' and 'vlb' "
+            "train the variance and need it, 'simple' does not.",
+        ),
+    ]
+
+
+def _checks_of_the_run(flat: dict[str, Any]) -> Checks:
+    num_classes, rates = flat["model.num_classes"], flat["train.ema_rates"]
+    has_null = flat["model.null_label"] and num_classes > 0
+    return [
+        (
+            flat["process.schedule"] != "linear" or flat["process.num_steps"] >= 20,
+            f"{_show(flat, 'process.num_steps')} is too short for schedule 'linear', which needs at least 20.",
         ),
         (
-            flat["model.learned_variance"] or flat["sample.variance"] != "learned_range",
-            f"{show('sample.variance')} needs model.learned_variance = True.",
+            not flat["process.zero_terminal_snr"] or flat["process.num_steps"] > 1,
+            f"{_show(flat, 'process.num_steps')} must be at least 2 with process.zero_terminal_snr = True.",
         ),
         (
             flat["loss.weighting"] == "constant" or flat["loss.name"] == "simple",
-            f"{show('loss.weighting')} is for loss.name = 'simple'.",
-        ),
-        (
-            flat["sample.num_steps"] <= flat["process.num_steps"],
-            f"{show('sample.num_steps')} must be at most process.num_steps = {flat['process.num_steps']}.",
-        ),
-        (
-            flat["sample.ema_rate"] in (0, *rates),
-            f"{show('sample.ema_rate')} must be one of train.ema_rates = {rates!r}, or 0 for the parameters themselves.",
+            f"{_show(flat, 'loss.weighting')} is for loss.name = 'simple'.",
         ),
         (
             flat["train.warmup_steps"] < flat["train.num_steps"],
-            f"{show('train.warmup_steps')} must be below train.num_steps = {flat['train.num_steps']}; set both.",
+            f"{_show(flat, 'train.warmup_steps')} must be below train.num_steps = {flat['train.num_steps']}; set both.",
+        ),
+        (
+            flat["train.label_dropout"] == 0 or has_null,
+            f"{_show(flat, 'train.label_dropout')} needs model.num_classes above 0 and model.null_label = True.",
+        ),
+        (
+            flat["sample.label"] < num_classes + has_null,
+            f"{_show(flat, 'sample.label')} is no label of model.num_classes = {num_classes}; -1 goes through all.",
+        ),
+        (
+            flat["model.learned_variance"] or flat["sample.variance"] != "learned_range",
+            f"{_show(flat, 'sample.variance')} needs model.learned_variance = True.",
+        ),
+        (
+            flat["sample.num_steps"] <= flat["process.num_steps"],
+            f"{_show(flat, 'sample.num_steps')} must be at most process.num_steps = {flat['process.num_steps']}.",
+        ),
+        (
+            flat["sample.ema_rate"] in (0, *rates),
+            f"{_show(flat, 'sample.ema_rate')} must be one of train.ema_rates = {rates!r}, "
+            "or 0 for the parameters themselves.",
         ),
     ]
 

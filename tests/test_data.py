@@ -137,6 +137,20 @@ def test_hosts_share_a_batch():
     np.testing.assert_array_equal(np.concatenate([part["image"] for part in parts]), whole["image"])
 
 
+def test_labels_come_with_their_images():
+    source = data.digits()
+    batch = next(data.batches(source, batch_size=50, seed=0, first_step=2, with_labels=True))
+    for image, label in zip(batch["image"], batch["cond"]["label"], strict=True):
+        [found] = np.flatnonzero(np.all(source.images == image, axis=(1, 2, 3)))[:1]
+        assert source.labels[found] == label
+
+
+def test_labels_beyond_the_networks_are_refused():
+    with pytest.raises(UserError, match="model.num_classes = 5 does not fit the labels, which are 0 to 9"):
+        data.check_labels(data.digits(), 5)
+    data.check_labels(data.digits(), 0)
+
+
 def test_stacked_batches_are_the_same_batches():
     source = data.digits()
     options = {"batch_size": 8, "seed": 0, "first_step": 0}

@@ -96,6 +96,14 @@ def test_random_flip_mirrors_half_of_the_images():
     assert np.sum(is_flipped) == pytest.approx(1000, abs=100)  # 4.5 standard errors
 
 
+def test_labels_are_dropped_at_their_rate():
+    label = jnp.arange(4000) % 10
+    dropped = loop.drop_labels({"label": label, "other": 1}, jax.random.key(0), 0.2, 10)
+    is_null = dropped["label"] == 10
+    assert np.all(is_null | (dropped["label"] == label)) and dropped["other"] == 1
+    assert np.sum(is_null) == pytest.approx(800, abs=114)  # 4.5 standard errors
+
+
 def run_recorded(**options):
     """Runs the loop on integers; returns (what happened in which order, the last state)."""
     happened = []

@@ -94,3 +94,27 @@ def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys):
     assert train.run(tiny.config_of(wider), storage.path(tmp_path / "wider")) == 0
     said = capsys.readouterr().out
     assert "['middle_0']['conv1']['kernel']" in said and "['embedding_0']" not in said
+
+
+def test_classes_are_trained_drawn_and_dumped(tmp_path):
+    """Labels reach the network in training (with a null label) and in sampling, and stand beside the images."""
+    from diffusion_jax.jobs import sample
+
+    storage = dj.model.storage
+    changes = {"model.num_classes": 10, "model.null_label": True, "train.label_dropout": 0.5, "train.num_steps": 4}
+    config = tiny.config_of(changes | {"train.sample_every": 100, "sample.num_images": 12, "sample.batch_per_device": 2})
+    assert train.run(config, storage.path(tmp_path / "run")) == 0
+    assert sample.run(config, storage.path(tmp_path / "run"), storage.path(tmp_path / "dump")) == 0
+    with np.load(tmp_path / "dump" / "samples_12x8x8x1.npz") as stored:
+        assert stored["arr_0"].shape == (12, 8, 8, 1)
+        np.testing.assert_array_equal(stored["arr_1"], np.arange(12) % 10)
+    model = dj.load(tmp_path / "run")
+    alive = jax.tree.map(
+        lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), model.params
+    )  # 4 steps teach little
+    model = model._replace(params=alive)
+    cycled, sevens = model.sample(12), model.sample(12, label=7)
+    np.testing.assert_array_equal(cycled[7], sevens[7])
+    assert np.any(cycled[3] != sevens[3])
+    with pytest.raises(ValueError, match="sample.label = 11 is no label of model.num_classes = 10"):
+        model.sample(1, label=11)

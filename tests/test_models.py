@@ -165,3 +165,32 @@ def test_the_adm_64_network_has_its_published_size():
     """Dhariwal & Nichol 2021: 192 channels, attention at 32, 16, 8 pixels, heads of 64 channels, a thousand classes."""
     options = IMPROVED | {"channels": 192, "multipliers": (1, 2, 3, 4), "attention_levels": (1, 2, 3), "dropout": 0.1}
     assert count((64, 64, 3), **options, head_channels=64, resample="res_block", num_classes=1000) == 295_904_454
+
+
+def test_a_label_changes_the_output_of_its_own_image_only():
+    network = models.unet((8, 8, 1), **SMALL | {"num_classes": 3, "null_label": True})
+    params = jax.jit(network.init)(jax.random.key(0))
+    assert params["label"]["embedding"].shape == (4, 32)
+    params = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), params)
+    x_t, condition = jax.random.normal(jax.random.key(2), (2, 8, 8, 1)), jnp.array([10.0, 10.0])
+    apply = jax.jit(lambda label: network.apply(params, x_t, condition, {"label": label}))
+    one, two = apply(jnp.array([0, 1])), apply(jnp.array([0, 3]))
+    np.testing.assert_array_equal(one[0], two[0])
+    assert np.max(np.abs(one[1] - two[1])) > 1e-3
+
+
+def test_an_image_goes_with_x_t_into_the_first_layer():
+    network = models.unet((8, 8, 3), **SMALL | {"cond_channels": 2})
+    params = jax.jit(network.init)(jax.random.key(0))
+    assert params["conv_in"]["kernel"].shape == (3, 3, 5, 8) and params["conv_out"]["kernel"].shape[-1] == 3
+    params = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), params)
+    x_t = jax.random.normal(jax.random.key(2), (1, 8, 8, 3))
+    apply = jax.jit(lambda image: network.apply(params, x_t, jnp.ones(1), {"image": image}))
+    assert np.max(np.abs(apply(jnp.zeros((1, 8, 8, 2))) - apply(jnp.ones((1, 8, 8, 2))))) > 1e-3
+
+
+def test_a_shape_that_the_levels_do_not_divide_is_refused():
+    network = models.unet((8, 8, 1), **SMALL)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    with pytest.raises(ValueError, match="images of 8 x 7 do not fit: both must be multiples of 2"):
+        jax.eval_shape(lambda p, x: network.apply(p, x, jnp.ones(1), {}), params, jnp.zeros((1, 8, 7, 1)))

@@ -52,6 +52,10 @@ def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
             {"process.schedule": "linear", "process.num_steps": 19},
             "too short for schedule 'linear', which needs at least 20",
         ),
+        (
+            {"model.num_heads": 3},
+            r"model.num_heads = 3 \(and model.num_heads_up = 0\) must divide the channels of every level",
+        ),
         ({"loss.name": "hybrid"}, "model.learned_variance = False does not fit loss.name = 'hybrid'"),
         ({"model.learned_variance": True}, "model.learned_variance = True does not fit loss.name = 'simple'"),
         ({"sample.variance": "learned_range"}, "sample.variance = 'learned_range' needs model.learned_variance = True"),
@@ -59,6 +63,11 @@ def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
             {"loss.name": "vlb", "model.learned_variance": True, "loss.weighting": "p2"},
             "loss.weighting = 'p2' is for loss.name = 'simple'",
         ),
+        (
+            {"train.label_dropout": 0.1},
+            "train.label_dropout = 0.1 needs model.num_classes above 0 and model.null_label = True",
+        ),
+        ({"sample.label": 0}, "sample.label = 0 is no label of model.num_classes = 0; -1 goes through all"),
         ({"sample.num_steps": 21}, "sample.num_steps = 21 must be at most process.num_steps = 20"),
         ({"sample.ema_rate": 0.5}, r"sample.ema_rate = 0.5 must be one of train.ema_rates = \(0.99,\), or 0"),
         ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),

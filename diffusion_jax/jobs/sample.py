@@ -26,6 +26,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     settings = config["sample"]
     out = out or workdir / "samples" / _name(trained)
     logs.say("sampling", f"{settings['num_images']:,} images into {out}")
+    labels = build.labels(config)
     progress = logs.Progress("images", total=settings["num_images"])
 
     def on_progress(done: int) -> None:
@@ -39,6 +40,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
         num_images=settings["num_images"],
         chunk_size=model.chunk_size(config),
         manifest=_manifest(trained),
+        labels=labels and labels(np.arange(settings["num_images"])),
         on_progress=on_progress,
     )
     logs.say("done", f"{result}; a picture is {out / 'grid.png'}")

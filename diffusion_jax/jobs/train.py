@@ -110,6 +110,7 @@ def _batches(config: Config, source: data.Source, mesh: Mesh, first_step: int, p
         batch_size=config["train"]["batch_size"],
         seed=config["train"]["seed"],
         first_step=first_step,
+        with_labels=config["model"]["num_classes"] > 0,
         part=jax.process_index(),
         num_parts=jax.process_count(),
     )

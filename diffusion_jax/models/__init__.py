@@ -15,21 +15,24 @@ class Network(NamedTuple):
 
     Attributes:
         init: key -> params, float32.
-        apply: (params, x_t [B, H, W, C], condition [B], cond, *, train, rngs) -> output [B, H, W, C]; `cond` is a dict with
-            'label', int [B], where the network knows classes, and else empty.
+        apply: (params, x_t [B, H, W, C], condition [B], cond, *, train, rngs) -> output [B, H, W, C]; `cond` is a dict of
+            what else the network is told, see `UNet`.
     """
 
     init: Callable[..., Any]
     apply: Callable[..., Any]
 
 
-def unet(image_shape: tuple[int, int, int], *, dtype: str, learned_variance: bool = False, **options) -> Network:
+def unet(
+    image_shape: tuple[int, int, int], *, dtype: str, learned_variance: bool = False, cond_channels: int = 0, **options
+) -> Network:
     """Returns `UNet` for images of a shape.
 
     Args:
         image_shape: (H, W, C).
         dtype: 'float32', computed at the highest precision that the device has, or 'bfloat16'.
         learned_variance: whether the output has twice the channels.
+        cond_channels: channels of cond['image']; 0 for no such condition.
         **options: the other attributes of `UNet`.
     """
     module = UNet(out_channels=(1 + learned_variance) * image_shape[-1], dtype=jnp.dtype(dtype), **options)
@@ -37,12 +40,13 @@ def unet(image_shape: tuple[int, int, int], *, dtype: str, learned_variance: boo
 
     def init(key):
         x_t, condition = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-        label = jnp.zeros(1, jnp.int32) if module.num_classes else None
+        cond = {"label": jnp.zeros(1, jnp.int32)} if module.num_classes else {}
+        cond |= {"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {}
         key_module, key_kernels = jax.random.split(key)
-        return layers.draw_kernels(module.init(key_module, x_t, condition, label, train=False)["params"], key_kernels)
+        return layers.draw_kernels(module.init(key_module, x_t, condition, cond, train=False)["params"], key_kernels)
 
     def apply(params, x_t, condition, cond, *, train=False, rngs=None):
         with jax.default_matmul_precision(precision):
-            return module.apply({"params": params}, x_t, condition, cond.get("label"), train=train, rngs=rngs)
+            return module.apply({"params": params}, x_t, condition, cond, train=train, rngs=rngs)
 
     return Network(init, apply)

@@ -1,6 +1,6 @@
 """The U-Net of Denoising Diffusion Probabilistic Models and of what grew from it. [Ho et al. 2020, appendix B]"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import flax.linen as nn
@@ -36,6 +36,7 @@ class UNet(nn.Module):
         head_channels: channels of each head, instead of a number of heads; 0 is off.
         remat: whether blocks are computed again in the backward pass instead of kept: less memory, about a third more time.
         num_classes: labels 0 .. num_classes - 1 that the network is told; 0 for none.
+        null_label: whether there is one label more, num_classes, for "not told".
     """
 
     out_channels: int
@@ -56,19 +57,27 @@ class UNet(nn.Module):
     head_channels: int = 0
     remat: bool = False
     num_classes: int = 0
+    null_label: bool = False
 
     @nn.compact
-    def __call__(self, x_t: Array, condition: Array, label: Array | None = None, *, train: bool) -> Array:
+    def __call__(self, x_t: Array, condition: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
         """Returns the network's output in x_t's shape but for the channels.
 
         Args:
             x_t: [B, H, W, C].
             condition: what the network is told of the level, [B].
-            label: int [B], where there are classes.
+            cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer.
             train: whether dropout drops; it then needs the rng "dropout".
+
+        Raises:
+            ValueError: for a height or width that the levels do not divide.
         """
-        told = self._embed(condition, label)
-        h = layers.conv(self.channels, 3, self.dtype, name="conv_in")(x_t.astype(self.dtype))
+        multiple = 2 ** (len(self.multipliers) - 1)
+        if x_t.shape[1] % multiple or x_t.shape[2] % multiple:
+            raise ValueError(f"images of {x_t.shape[1]} x {x_t.shape[2]} do not fit: both must be multiples of {multiple}.")
+        told = self._embed(condition, cond.get("label"))
+        h = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
+        h = layers.conv(self.channels, 3, self.dtype, name="conv_in")(h.astype(self.dtype))
         skips = [h]
         last = len(self.multipliers) - 1
 
@@ -103,7 +112,8 @@ class UNet(nn.Module):
         told = layers.dense(4 * self.channels, self.dtype, name="embedding_0")(told)
         told = layers.dense(4 * self.channels, self.dtype, name="embedding_1")(nn.swish(told))
         if self.num_classes:
-            told = told + nn.Embed(self.num_classes, 4 * self.channels, dtype=self.dtype, name="label")(label)
+            rows = self.num_classes + self.null_label
+            told = told + nn.Embed(rows, 4 * self.channels, dtype=self.dtype, name="label")(label)
         return told
 
     def _block(self, h: Array, told: Array, level: int, name: str, train: bool, num_heads: int) -> Array:
