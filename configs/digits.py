@@ -2,8 +2,8 @@
 
     python main.py --config=configs/digits.py --workdir=runs/digits
 
-Cost: see benchmarks/quickstart.json.
-Expected: recognisable digits; see the README.
+Cost: 2,000 steps of 64 images; two minutes on two CPU cores (benchmarks/quickstart.json).
+Expected: digits of which a classifier is 0.95 times as sure as of real ones; the picture is in the README.
 
 Differs from the paper in predicting v with the cosine schedule, in stratified draws of t and in a decaying learning rate,
 because it has two thousand steps and not eight hundred thousand.

@@ -60,12 +60,12 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
         grid: `Level` of [S + 1], in the order visited; the last is level 0.
         keys: one key for each image, [B]; noises of an image depend on its own key alone.
         num_traced: how many intermediate states to keep, evenly spaced, the last one included.
+
+    Raises:
+        ValueError: for more traced states than steps, or another number of keys than of images.
     """
     num_steps = len(grid.alpha) - 1
-    if num_traced > num_steps or len(keys) != len(x_T):
-        raise ValueError(
-            f"{num_traced} traced of {num_steps} steps, {len(keys)} keys for {len(x_T)} images: one key an image."
-        )
+    _check(num_steps, num_traced, len(x_T), len(keys))
     index = jnp.arange(num_steps)
     intervals = Interval(process.at(grid, index), process.at(grid, index + 1), index, num_steps - 1 - index)
 
@@ -79,6 +79,13 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
     scanned = intervals, _trace_rows(num_steps, num_traced)
     (state, trace), _ = jax.lax.scan(step, (sampler.init(x_T), trace), scanned)
     return Samples(state.x, state.num_evaluations, trace[:-1])
+
+
+def _check(num_steps: int, num_traced: int, num_images: int, num_keys: int) -> None:
+    if num_traced > num_steps:
+        raise ValueError(f"num_traced = {num_traced} is not allowed; it must be at most the number of steps, {num_steps}.")
+    if num_keys != num_images:
+        raise ValueError(f"{num_keys} keys for {num_images} images are not allowed; every image needs its own.")
 
 
 def _trace_rows(num_steps: int, num_traced: int) -> Array:
@@ -108,8 +115,10 @@ def ancestral(*, variance: VarianceKind) -> Sampler:
     Args:
         variance: 'small' is the posterior's (tilde beta_t), 'large' the forward process's (beta_t); 'learned_range' and
             'learned' are the network's, see `denoiser.reverse_log_variance`.
-    """
 
+    Raises:
+        ValueError: for another name.
+    """
     if variance not in get_args(VarianceKind):
         raise ValueError(f"variance = {variance!r} is unknown; known: {', '.join(get_args(VarianceKind))}.")
 
@@ -129,8 +138,10 @@ def ddim(*, eta: float = 0.0) -> Sampler:
 
     Args:
         eta: std as a fraction of the posterior's: 0 is deterministic, 1 is `ancestral(variance="small")`.
-    """
 
+    Raises:
+        ValueError: for eta outside [0, 1].
+    """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta = {eta} is not allowed; it must be from 0 to 1.")
 

@@ -18,17 +18,18 @@ def drawn(row):
 
 
 @pytest.mark.parametrize("row", [1, 500, np.array([1, 300, 990])], ids=["first", "middle", "each its own"])
-@pytest.mark.parametrize("predicts", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "velocity", "score"])
 def test_an_exact_network_gives_back_x_0_and_eps(predicts, row, x64):
     x_0, eps, x_t, level = drawn(row)
     alpha, sigma = process.expand(level.alpha, x_0), process.expand(level.sigma, x_0)
-    output = {"eps": eps, "x_0": x_0, "v": alpha * eps - sigma * x_0}[predicts]
+    known = {"eps": eps, "x_0": x_0, "v": alpha * eps - sigma * x_0, "velocity": eps - x_0, "score": -eps / sigma}
+    output = known[predicts]
     got = denoiser.make_denoiser(lambda x, condition: output, predicts=predicts)(x_t, level)
     np.testing.assert_allclose(got.x_0, x_0, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(got.eps, eps, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("predicts", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v", "velocity", "score"])
 def test_prediction_explains_x_t(predicts, precision):
     """x_t = alpha x_0 + sigma eps holds for any output, an untrained network's too."""
     _, _, x_t, level = drawn(400)
@@ -52,7 +53,7 @@ def test_a_scalar_level_is_told_to_every_image():
 
 def test_an_unknown_parameterization_lists_the_known_ones():
     _, _, x_t, level = drawn(7)
-    with pytest.raises(ValueError, match="predicts = 'epsilon' is unknown; known: eps, x_0, v"):
+    with pytest.raises(ValueError, match="predicts = 'epsilon' is unknown; known: eps, x_0, v, velocity, score"):
         denoiser.make_denoiser(lambda x, condition: x, predicts="epsilon")(x_t, level)
 
 

@@ -116,6 +116,29 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
+def operations(jaxpr):
+    """Yields (name, dtypes of the inputs) of every operation, those inside others too."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name, {v.aval.dtype for v in equation.invars if hasattr(v.aval, "dtype")}
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from operations(inner)
+
+
+def test_in_bfloat16_convolutions_are_bfloat16_and_norms_and_softmax_float32():
+    network = models.unet((8, 8, 1), **SMALL | {"dtype": "bfloat16"})
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    x_t, condition = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)
+    traced = jax.make_jaxpr(lambda p: network.apply(p, x_t, condition, {}))(params).jaxpr
+    found = list(operations(traced))
+    bfloat16, float32 = jnp.dtype("bfloat16"), jnp.dtype("float32")
+    assert {dtype for name, dtypes in found if name == "conv_general_dilated" for dtype in dtypes} == {bfloat16}
+    for name in ("rsqrt", "exp"):  # of the norms' variances, of the softmax (and of the embedding's frequencies)
+        dtypes = [dtypes for found_name, dtypes in found if found_name == name]
+        assert dtypes and all(each == {float32} for each in dtypes), name
+
+
 def test_rematerialised_blocks_are_the_same_function_in_less_memory():
     """Output and gradient agree to rounding; less than half of the numbers are kept for the backward pass."""
     results, kept = [], []

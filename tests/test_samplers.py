@@ -159,7 +159,10 @@ def test_trace_keeps_states_evenly_spaced_and_the_last(num_sampled, num_traced):
             lambda: samplers.ancestral(variance="fixed"),
             "variance = 'fixed' is unknown; known: small, large, learned, learned_range",
         ),
-        (lambda: draw("ddim", oracles.gaussian(), grid_of(3), num_traced=5), "5 traced of 3 steps"),
+        (
+            lambda: draw("ddim", oracles.gaussian(), grid_of(3), num_traced=5),
+            "num_traced = 5 is not allowed; it must be at most the number of steps, 3",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(call, sentence):
@@ -169,7 +172,7 @@ def test_bad_arguments_are_refused(call, sentence):
 
 def test_one_key_for_many_images_is_refused():
     x_T = jnp.zeros((4, 8, 8, 1))
-    with pytest.raises(ValueError, match="1 keys for 4 images: one key an image"):
+    with pytest.raises(ValueError, match="1 keys for 4 images are not allowed; every image needs its own"):
         samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, grid_of(3), streams.keys(0, "sampler", jnp.arange(1)))
 
 

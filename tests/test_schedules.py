@@ -41,3 +41,18 @@ def test_cosine_alpha_bar_is_the_squared_cosine(num_steps):
 def test_cosine_clips_the_last_beta_alone(num_steps):
     betas = schedules.cosine(num_steps)
     assert np.flatnonzero(betas == 0.999).tolist() == [num_steps - 1]
+
+
+def test_sigmoid_alpha_bar_is_half_in_the_middle_and_falls_as_the_logistic():
+    """By symmetry of start = -end; elsewhere the logistic's own values, shifted and scaled to 1 .. 0."""
+    alpha_bar = np.concatenate([[1.0], np.cumprod(1 - schedules.sigmoid(1000))])
+    assert alpha_bar[500] == pytest.approx(0.5, rel=1e-9)
+    logistic = 1 / (1 + np.exp([-3.0, -1.5, 1.5, 3.0]))  # at t / T = 0, 1/4, 3/4, 1
+    expected = (logistic - logistic[-1]) / (logistic[0] - logistic[-1])
+    np.testing.assert_allclose(alpha_bar[[0, 250, 750]], expected[:-1], rtol=1e-9)
+    assert alpha_bar[1000] < 1e-3 * alpha_bar[998]
+
+
+def test_zero_terminal_snr_keeps_the_first_step_and_leaves_nothing_at_the_last():
+    betas = schedules.zero_terminal_snr(schedules.linear(1000))
+    assert betas[0] == pytest.approx(1e-4, rel=1e-9) and betas[-1] == 1.0 and np.all(betas[:-1] < 1)
