@@ -27,6 +27,7 @@ def nchw(x):
 # ---- g2: q(x_t | x_0), the posterior, conversions between parameterizations
 
 
+@recorded.once
 def conversions(prefix):
     """Returns every quantity of g2 for one schedule, from its stored inputs."""
     name, num_steps = prefix.split("_T")
@@ -154,8 +155,9 @@ def test_grids_are_improved_diffusions(key):
 # ---- g4a: improved-diffusion's chains
 
 
+@recorded.once
 def openai_chain(key):
-    """Returns (states, x_0 predictions) of an unguided chain of g4a."""
+    """Returns (states, x_0 predictions) of an unguided chain of g4a, by its key without the last part."""
     betas, rows, predicts, sampler, clip, network = openai_setting(key)
     levels = process.from_betas(betas)
     predicts = denoiser.x_previous(levels) if predicts == "x_previous" else predicts
@@ -170,7 +172,7 @@ def openai_setting(key):
     """Returns (betas, grid rows, predicts, sampler, clip, network) that a key of g4a names."""
     kind, *fields = key.split(".")
     if kind == "ddim":
-        spec, name, eta, clip = re.fullmatch(r"ddim\.([\d,dim]+)\.(\w+)\.eta([\d.]+)\.clip(\d)\..*", key).groups()
+        spec, name, eta, clip = re.fullmatch(r"ddim\.([\d,dim]+)\.(\w+)\.eta([\d.]+)\.clip(\d)", key).groups()
         betas = schedules.linear(1000)
         return betas, rows_of(spec, 1000), "eps", samplers.ddim(eta=float(eta)), clip == "1", network_of(name, betas)
     if kind == "psp":
@@ -190,6 +192,11 @@ def openai_setting(key):
 OPENAI = [key for key in G4A if key.split(".")[0] in ("p", "psp", "ddim")]
 
 
+def run_of(key):
+    """Returns a key without what it holds of the run: '.traj', '.pred_xstart', '.final', each maybe in float32."""
+    return key.rsplit(".", 1)[0]
+
+
 def compare(got, key, stored, **tolerance):
     states, x_0 = got
     plain = key.removesuffix("__f32")
@@ -199,12 +206,13 @@ def compare(got, key, stored, **tolerance):
 
 @pytest.mark.parametrize("key", [key for key in OPENAI if not key.endswith("__f32")])
 def test_improved_diffusions_chains_in_float64(key, x64):
-    compare(openai_chain(key), key, G4A, rtol=1e-8, atol=1e-10)
+    compare(openai_chain(run_of(key)), key, G4A, rtol=1e-8, atol=1e-10)
 
 
+@recorded.once
 def inversion(key):
     """The reference steps to t + 1 but asks the network at t: a grid that rises, its last level pure noise."""
-    _, name, clip, _ = key.split(".")
+    _, name, clip = key.split(".")
     betas = schedules.linear(1000)
     levels = process.from_betas(betas)
     grid = process.at(levels, timesteps.ddim_uniform(1000, 25)[-2::-1])
@@ -221,12 +229,12 @@ INVERSIONS = [key for key in recorded.keys("g4a_openai_samplers", "rev.") if key
 
 @pytest.mark.parametrize("key", [key for key in INVERSIONS if not key.endswith("__f32")])
 def test_ddim_inversion_in_float64(key, x64):
-    compare(inversion(key), key, G4A, rtol=1e-8, atol=1e-10)
+    compare(inversion(run_of(key)), key, G4A, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("key", [key for key in INVERSIONS if key.endswith("__f32")])
 def test_ddim_inversion_in_float32(key):
-    compare(inversion(key), key, G4A, rtol=0, atol=2.9e-4 * np.max(np.abs(G4A[key])))
+    compare(inversion(run_of(key)), key, G4A, rtol=0, atol=2.9e-4 * np.max(np.abs(G4A[key])))
 
 
 # ---- g4b: diffusers' DDPM and DDIM
@@ -249,6 +257,7 @@ def mixture(kind, betas):
     return network
 
 
+@recorded.once
 def diffusers_chain(run):
     """Returns (states, x_0 predictions) of a run of g4b: 'ddpm.leading.fixed_small', 'ddim.trailing.one1.eta0.7', ..."""
     t = G4B[f"{run}.timesteps"]
@@ -309,13 +318,13 @@ DIFFUSERS = [key for key in G4B if key.startswith("dd") and not key.endswith("ti
 @pytest.mark.parametrize("key", [key for key in DIFFUSERS if not key.endswith("__f32")])
 def test_diffusers_chains_in_float64(key, x64):
     """Their posterior variance is at least 1e-20, ours may be 0: 1e-10 of a last step's noise."""
-    compare(diffusers_chain(key.rsplit(".", 1)[0]), key, G4B, rtol=1e-7, atol=1e-9)
+    compare(diffusers_chain(run_of(key)), key, G4B, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("key", [key for key in DIFFUSERS if key.endswith("__f32")])
 def test_diffusers_chains_in_float32(key):
     """Ten times the references' own distance, 1.1e-5 of the largest value."""
-    compare(diffusers_chain(key.rsplit(".", 1)[0]), key, G4B, rtol=0, atol=1.1e-4 * np.max(np.abs(G4B[key])))
+    compare(diffusers_chain(run_of(key)), key, G4B, rtol=0, atol=1.1e-4 * np.max(np.abs(G4B[key])))
 
 
 @pytest.mark.parametrize("key", [key for key in G4B if key.endswith(".timesteps")])
