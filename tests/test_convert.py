@@ -44,7 +44,7 @@ def network_of(name, dtype="float32"):
 def recorded_of(name):
     """Returns (our parameters, x_t [B, H, W, C], condition, cond, output [B, H, W, C] by key) of a recorded network."""
     stored = recorded.load(f"g7_net_{name}")
-    tensors = {key.removeprefix("param."): value for key, value in stored.items() if key.startswith("param.")}
+    tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
     like = jax.eval_shape(network_of(name).init, jax.random.key(0))
     if name == "ho_unet":
         params, layout = convert.from_ho(tensors, like), np.asarray
@@ -110,7 +110,7 @@ def test_every_option_matters(name, option, monkeypatch):
 
 def test_the_order_of_heads_matters():
     params, x_t, condition, cond, stored = recorded_of("guided_neworder")
-    tensors = {key.removeprefix("param."): value for key, value in stored.items() if key.startswith("param.")}
+    tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
     wrong = convert.from_openai(tensors, params, num_heads=heads("guided_neworder"), split_heads_first=True)
     assert np.max(np.abs(output_of("guided_neworder", wrong, x_t, condition, cond) - stored["out"])) > 0.1
 
@@ -119,13 +119,13 @@ def test_the_order_of_heads_matters():
 def test_every_tensor_is_used(name):
     """As many numbers in as out."""
     params, *_, stored = recorded_of(name)
-    num_theirs = sum(value.size for key, value in stored.items() if key.startswith("param."))
+    num_theirs = sum(stored[key].size for key in stored if key.startswith("param."))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == num_theirs
 
 
 def test_weights_of_another_network_are_refused():
     stored = recorded.load("g7_net_ho_unet")
-    tensors = {key.removeprefix("param."): value for key, value in stored.items() if key.startswith("param.")}
+    tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
     like = jax.eval_shape(models.unet((8, 8, 3), dtype="float32", **SMALL | {"num_res_blocks": 2}).init, jax.random.key(0))
     with pytest.raises(UserError, match="the weights have no tensor 'down_0/block_1/conv1/b'"):
         convert.from_ho(tensors, like)
