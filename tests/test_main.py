@@ -68,7 +68,7 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number):
     process = start(*command)
     while "note" not in process.stdout.readline():
         assert process.poll() is None
-    time.sleep(6)
+    time.sleep(4)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + number, "")

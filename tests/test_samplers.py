@@ -31,7 +31,7 @@ def draw(name, denoise, grid, shape=(4, 8, 8, 1), seed=0, **options):
 
 
 @NAMES
-@pytest.mark.parametrize("num_sampled", [1, 2, 17, 1000])
+@pytest.mark.parametrize("num_sampled", [1, 17])
 @pytest.mark.parametrize("grid", [timesteps.trailing, timesteps.ddim_quadratic])
 def test_data_of_one_image_is_drawn_exactly_on_any_grid(name, num_sampled, grid, x64):
     x_0 = jax.random.uniform(jax.random.key(3), (8, 8, 1), minval=-1)
