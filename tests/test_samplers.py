@@ -65,7 +65,7 @@ def test_ddim_follows_the_flow_that_maps_quantiles_to_quantiles(x64):
     np.testing.assert_allclose(slopes, -1, atol=0.15)
 
 
-@pytest.mark.parametrize("num_sampled", [5, 50, 1000])
+@pytest.mark.parametrize("num_sampled", [5, 1000])
 def test_ddim_with_eta_one_is_ancestral(num_sampled, x64):
     one, two = (draw(name, oracles.gaussian(), grid_of(num_sampled)).x for name in ("ddim eta 1", "ancestral small"))
     np.testing.assert_allclose(one, two, atol=1e-12)
@@ -117,9 +117,8 @@ def test_the_step_can_be_held_against_stored_noises(x64):
 
 
 @NAMES
-@pytest.mark.parametrize("num_sampled", [1, 7])
-def test_evaluations_are_counted(name, num_sampled):
-    assert draw(name, oracles.gaussian(), grid_of(num_sampled)).num_evaluations == num_sampled
+def test_evaluations_are_counted(name):
+    assert draw(name, oracles.gaussian(), grid_of(7)).num_evaluations == 7
 
 
 def test_the_denoiser_is_traced_once_for_any_number_of_steps():
