@@ -34,7 +34,7 @@ class UNet(nn.Module):
         num_heads: of attention.
         num_heads_up: of attention going up; 0 is `num_heads`.
         head_channels: channels of each head, instead of a number of heads; 0 is off.
-        remat: whether blocks are computed again in the backward pass instead of kept: less memory, about a third more time.
+        remat: whether blocks are computed again in the backward pass instead of kept: less memory, more time.
         num_classes: labels 0 .. num_classes - 1 that the network is told; 0 for none.
         null_label: whether there is one label more, num_classes, for "not told".
     """
