@@ -1,9 +1,15 @@
-"""Shared by all tests: eight CPU devices, so that meshes are real, and float64 on request."""
+"""Shared by all tests: eight CPU devices, so that meshes are real, quick compilation, and float64 on request."""
 
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # all workers, and the processes that they start, share one
+    CACHE = tempfile.TemporaryDirectory(prefix="xla_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 
 import jax
 import pytest

@@ -9,23 +9,11 @@ import numpy as np
 FOLDER = pathlib.Path(__file__).parent / "goldens"
 
 
-class Arrays(dict):
-    """Arrays by key, which remember which of them were read."""
-
-    def __init__(self, arrays):
-        super().__init__(arrays)
-        self.read = set()
-
-    def __getitem__(self, key):
-        self.read.add(key)
-        return super().__getitem__(key)
-
-
 @functools.cache
-def load(name: str) -> Arrays:
+def load(name: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a file, by key."""
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as stored:
-        return Arrays({key: stored[key] for key in stored})
+        return dict(stored)
 
 
 def keys(name: str, starts_with: str = "") -> list[str]:
