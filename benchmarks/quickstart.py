@@ -25,7 +25,7 @@ from sklearn.svm import SVC
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_jax import checkpoint, data  # noqa: E402
+from diffusion_jax import checkpoint, data, sources  # noqa: E402
 
 NUM_IMAGES = 1000
 
@@ -67,17 +67,18 @@ def judge(samples: np.ndarray) -> dict:
     Args:
         samples: uint8 [N, 8, 8, 1].
     """
-    real = data.digits()
-    order = np.random.default_rng(0).permutation(len(real.images))
+    real = data.read_all(sources.digits())
+    labels = real["label"]
+    order = np.random.default_rng(0).permutation(len(real["image"]))
     seen, unseen = np.array_split(order, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # probability=True is to go; what replaces it judges more mildly
-        classifier = SVC(C=10, probability=True, random_state=0).fit(flat(real.images[seen]), real.labels[seen])
-    of_real = classifier.predict_proba(flat(real.images[unseen]))
+        classifier = SVC(C=10, probability=True, random_state=0).fit(flat(real["image"][seen]), labels[seen])
+    of_real = classifier.predict_proba(flat(real["image"][unseen]))
     of_drawn = classifier.predict_proba(flat(samples))
     shares = np.bincount(np.argmax(of_drawn, axis=1), minlength=10) / len(samples)
     return {
-        "classifier_accuracy_on_unseen_real": round(float(np.mean(np.argmax(of_real, axis=1) == real.labels[unseen])), 4),
+        "classifier_accuracy_on_unseen_real": round(float(np.mean(np.argmax(of_real, axis=1) == labels[unseen])), 4),
         "top_probability_real": round(float(np.mean(np.max(of_real, axis=1))), 4),
         "top_probability_drawn": round(float(np.mean(np.max(of_drawn, axis=1))), 4),
         "ratio": round(float(np.mean(np.max(of_drawn, axis=1)) / np.mean(np.max(of_real, axis=1))), 4),

@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     config.train.warmup_steps = 5000  # linear, from 0
     config.train.grad_clip = 1.0  # largest global norm
     config.train.ema_rates = (0.9999,)  # one average of the parameters for each
+    config.train.ema_warmup = False  # after n steps an average moves at most at rate (1 + n) / (10 + n): for short runs
     config.train.label_dropout = 0.0  # share of labels replaced by the null label
     config.train.seed = 0
     config.train.init_from = ""  # a workdir to take parameters from
@@ -63,17 +64,21 @@ def get_config() -> ConfigDict:
     config.train.num_fsdp = 1  # devices that share each parameter; the rest share the batch
     config.train.log_every = 100
     config.train.checkpoint_every = 10_000
-    config.train.sample_every = 10_000  # grids of 64 images with the settings of `sample`
+    config.train.sample_every = 10_000  # grids of 64 images with the settings of `sample`, and the held-out loss
     config.train.keep_checkpoints = 3  # the latest
     config.train.tensorboard = True
 
     config.data = ConfigDict()
-    config.data.source = "tfds"  # 'digits', 'npz' or 'tfds'
+    config.data.source = "tfds"  # 'digits', 'folder', 'idx', 'npz' or 'tfds'
     config.data.name = "cifar10:3.0.2"  # of a TFDS set
-    config.data.path = ""  # an .npz file, or the folder of TFDS sets; "" is TFDS's own
+    config.data.path = ""  # an .npz file, or a folder: of images, IDX files or TFDS sets ("" is TFDS's own)
+    config.data.held_out = "test"  # split of a TFDS or IDX set, path for the others; its loss is logged; "" for none
     config.data.image_size = (32, 32)  # height, width
     config.data.channels = 3
+    config.data.center_crop = 0  # side of the square that is cut out of the middle of every image first; 0 for none
+    config.data.resize = False  # scale by area until image_size is just covered, then cut out the middle; else an error
     config.data.random_flip = True  # left-right, on the device
+    config.data.resident_gib = 2.0  # sets up to this size stay on the device; larger ones are read as needed, by grain
 
     config.sample = ConfigDict()
     config.sample.sampler = "ancestral"  # or 'ddim'
@@ -83,7 +88,9 @@ def get_config() -> ConfigDict:
     config.sample.variance = "large"  # of ancestral: 'large' is beta_t; 'small' suits fewer steps; or 'learned_range'
     config.sample.clip = "static"  # x_0 to [-1, 1] at every step, eps following; others: see denoiser.py
     config.sample.num_images = 50_000
-    config.sample.batch_per_device = 256
+    config.sample.batch_per_device = 256  # images that the network draws at once
+    config.sample.shard_size = 1000  # images in a file while a dump is made: what a kill costs at most
+    config.sample.strip = 0  # times at which predictions of x_0 are pictured in strip.png; 0 for no such picture
     config.sample.seed = 0
     config.sample.ema_rate = 0.9999  # one of train.ema_rates, or 0 for the parameters themselves
     config.sample.label = -1  # of every image, where there are classes; -1: image i has label i % num_classes

@@ -16,7 +16,7 @@ from configs import cifar10
 
 def get_config() -> ConfigDict:
     config = cifar10.get_config()
-    config.data.update(source="digits", name="", image_size=(8, 8), channels=1, random_flip=False)
+    config.data.update(source="digits", name="", held_out="", image_size=(8, 8), channels=1, random_flip=False)
     config.process.schedule = "cosine"
     config.predicts = "v"
     config.model.update(channels=24, multipliers=(1, 2), num_res_blocks=1, attention_levels=(), dropout=0.0, num_groups=8)

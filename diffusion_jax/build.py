@@ -13,7 +13,6 @@ import jax
 from jax import Array
 
 from diffusion_jax import (
-    data,
     denoiser,
     images,
     losses,
@@ -21,6 +20,7 @@ from diffusion_jax import (
     process,
     samplers,
     schedules,
+    sources,
     streams,
     timesteps,
     train_state,
@@ -28,6 +28,7 @@ from diffusion_jax import (
 from diffusion_jax.errors import UserError
 from diffusion_jax.loop import Parts
 from diffusion_jax.process import Level
+from diffusion_jax.sources import Source
 
 Config = Mapping[str, Any]
 
@@ -69,9 +70,11 @@ CLIPS = {
     "static_eps_kept": lambda denoise: denoiser.limit_x_0(denoise, denoiser.clip, eps="kept"),
 }
 SOURCES = {
-    "digits": lambda *, name, path: data.digits(),
-    "npz": lambda *, name, path: data.npz(path=path),
-    "tfds": data.tfds,
+    "digits": lambda *, name, path, split: sources.digits(split=split),
+    "folder": lambda *, name, path, split: sources.folder(path=split or path),
+    "idx": lambda *, name, path, split: sources.idx(path=path, split=split or "train"),
+    "npz": lambda *, name, path, split: sources.npz(path=split or path),
+    "tfds": lambda *, name, path, split: sources.tfds(name=name, path=path, split=split or "train"),
 }
 
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
@@ -118,6 +121,7 @@ def parts(config: Config) -> Parts:
             grad_clip=train["grad_clip"],
         ),
         ema_rates=train["ema_rates"],
+        ema_warmup=train["ema_warmup"],
         random_flip=config["data"]["random_flip"],
         label_dropout=train["label_dropout"],
         null_label=config["model"]["num_classes"],
@@ -125,13 +129,34 @@ def parts(config: Config) -> Parts:
     )
 
 
-def source(config: Config) -> data.Source:
-    """Returns the data set, its images checked against the config."""
+def source(config: Config) -> Source:
+    """Returns the training set, its images as the config says."""
+    return _source(config, split="")
+
+
+def held_out(config: Config) -> Source | None:
+    """Returns the set of which only the loss is taken, if the config names one."""
+    split = config["data"]["held_out"]
+    try:
+        return _source(config, split=split) if split else None
+    except UserError as error:
+        raise UserError(f"config field data.held_out = {split!r}: {error}") from error
+
+
+def _source(config: Config, *, split: str) -> Source:
     section = config["data"]
-    found = SOURCES[section["source"]](name=section["name"], path=section["path"])
-    data.check_shape(found, image_shape(config))
-    data.check_labels(found, config["model"]["num_classes"])
-    return found
+    return sources.fitted(
+        SOURCES[section["source"]](name=section["name"], path=section["path"], split=split),
+        image_shape=image_shape(config),
+        center_crop=section["center_crop"],
+        resize=section["resize"],
+        num_classes=config["model"]["num_classes"],
+    )
+
+
+def is_resident(config: Config, num_images: int) -> bool:
+    """Returns whether so many images stay on the devices."""
+    return num_images * math.prod(image_shape(config)) <= config["data"]["resident_gib"] * 2**30
 
 
 def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:

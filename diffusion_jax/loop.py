@@ -1,6 +1,7 @@
 """The training step and the loop around it. [Ho et al. 2020, Algorithm 1]"""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ class Parts(NamedTuple):
     loss: Loss
     optimizer: optax.GradientTransformation
     ema_rates: tuple[float, ...]
+    ema_warmup: bool
     random_flip: bool
     label_dropout: float
     null_label: int
@@ -63,11 +65,8 @@ def train_step(state: TrainState, batch: dict[str, Any], *, parts: Parts) -> tup
     t, weight = parts.timesteps.draw(state.timestep_state, key_t, len(x_0))
 
     def objective(params):
-        def network(x_t, condition):
-            return parts.network.apply(params, x_t, condition, cond, train=True, rngs={"dropout": key_dropout})
-
-        denoise = denoiser.make_denoiser(network, predicts=parts.predicts, learned_variance=parts.learned_variance)
-        losses, terms = parts.loss(denoise, x_0, process.at(parts.levels, t), key_loss)
+        network = functools.partial(parts.network.apply, params, cond=cond, train=True, rngs={"dropout": key_dropout})
+        losses, terms = parts.loss(_denoiser(network, parts), x_0, process.at(parts.levels, t), key_loss)
         return jnp.mean(weight * losses), (losses, terms)
 
     (loss, (losses, terms)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
@@ -76,7 +75,7 @@ def train_step(state: TrainState, batch: dict[str, Any], *, parts: Parts) -> tup
     params = optax.apply_updates(state.params, updates)
     moved = state._replace(
         params=params,
-        ema=train_state.update_ema(state.ema, params),
+        ema=train_state.update_ema(state.ema, params, num_updates=state.step if parts.ema_warmup else None),
         opt_state=opt_state,
         timestep_state=parts.timesteps.update(state.timestep_state, t, losses),
     )
@@ -88,6 +87,24 @@ def train_step(state: TrainState, batch: dict[str, Any], *, parts: Parts) -> tup
 def train_steps(state: TrainState, batches: dict[str, Any], *, parts: Parts) -> tuple[TrainState, dict[str, Array]]:
     """Returns `train_step` taken once for each of the stacked batches, and the metrics of each. # {name: [k]}"""
     return jax.lax.scan(lambda state, batch: train_step(state, batch, parts=parts), state, batches)
+
+
+def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Array:
+    """Returns the mean loss of stacked batches; the levels and the noises are the same every time. # []"""
+
+    def of_batch(numbered) -> Array:
+        index, batch = numbered
+        key_t, key_loss = jax.random.split(streams.key(parts.seed, "evaluate", index))
+        t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(batch["image"]))
+        denoise = _denoiser(functools.partial(parts.network.apply, params, cond=batch["cond"]), parts)
+        losses, _ = parts.loss(denoise, images.from_uint8(batch["image"]), process.at(parts.levels, t), key_loss)
+        return jnp.mean(weight * losses)
+
+    return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["image"])), batches)))
+
+
+def _denoiser(network: Callable[[Array, Array], Array], parts: Parts) -> denoiser.Denoiser:
+    return denoiser.make_denoiser(network, predicts=parts.predicts, learned_variance=parts.learned_variance)
 
 
 def random_flip(x: Array, key: Array) -> Array:

@@ -5,17 +5,21 @@ from collections.abc import Sequence
 
 
 def loss(metrics: Sequence[dict[str, float]]) -> bytes:
-    """Returns the training loss against the step as a PNG file's bytes, both axes logarithmic.
+    """Returns every loss against the step as a PNG file's bytes, both axes logarithmic.
 
     Args:
-        metrics: dicts with 'step' and 'loss', as in metrics.jsonl.
+        metrics: dicts with 'step' and 'loss' or 'held_out_loss_...', as in metrics.jsonl.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.loglog([line["step"] for line in metrics], [line["loss"] for line in metrics], marker=".", linewidth=1)
-    axes.set(xlabel="training step", ylabel="loss", title="training loss, means over the steps between two points")
+    names = dict.fromkeys(name for line in metrics for name in line if name == "loss" or name.startswith("held_out_loss"))
+    for name in names:
+        lines = [line for line in metrics if name in line]
+        axes.loglog([line["step"] for line in lines], [line[name] for line in lines], marker=".", linewidth=1, label=name)
+    axes.legend()
+    axes.set(xlabel="training step", ylabel="loss", title="'loss' is the training loss, means between two points")
     axes.grid(which="both", alpha=0.3)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)

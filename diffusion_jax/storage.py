@@ -6,6 +6,7 @@ late.
 """
 
 import os
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -71,6 +72,17 @@ def append_text(name: Path, content: str) -> None:
     name.parent.mkdir(parents=True, exist_ok=True)
     with name.open("a") as file:
         file.write(content)
+
+
+def files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Yields the files of a folder and its sub-folders that end so, in any case; names that begin with a dot are hidden."""
+    for child in folder.iterdir():
+        if child.name.startswith("."):
+            continue
+        if child.suffix.lower() in suffixes:
+            yield child
+        elif child.is_dir():
+            yield from files(child, suffixes)
 
 
 def make_dir(name: Path) -> None:

@@ -48,10 +48,17 @@ def ema_name(rate: float) -> str:
     return f"{rate:g}" if float(f"{rate:g}") == rate else repr(rate)
 
 
-def update_ema(ema: dict[str, Any], params: Any) -> dict[str, Any]:
-    """Returns each average moved to rate * average + (1 - rate) * params. [Ho et al. 2020, appendix B]"""
+def update_ema(ema: dict[str, Any], params: Any, *, num_updates: Array | None = None) -> dict[str, Any]:
+    """Returns each average moved to rate * average + (1 - rate) * params. [Ho et al. 2020, appendix B]
+
+    Args:
+        ema: {rate: average}.
+        params: the parameters after a step.
+        num_updates: n, for a warm-up: the rate is at most (1 + n) / (10 + n), so that the start is forgotten soon.
+    """
 
     def move(rate: float, averages: Any) -> Any:
+        rate = rate if num_updates is None else jnp.minimum(rate, (1 + num_updates) / (10 + num_updates))
         return jax.tree.map(lambda average, p: average + (1 - rate) * (p - average), averages, params)
 
     return {name: move(float(name), averages) for name, averages in ema.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from diffusion_jax import build, data, loop, sharding, streams
+from diffusion_jax import build, data, loop, sharding, sources, streams
 from diffusion_jax.jobs import train
 
 
@@ -19,9 +19,8 @@ def compiled():
     """Returns (parts, jitted step, state, batches of three steps) of a tiny run."""
     parts = build.parts(tiny.config_of({"model.dropout": 0.1}))
     state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init"))
-    iterator = data.batches(data.digits(), batch_size=16, seed=0, first_step=0)
     step = jax.jit(functools.partial(loop.train_step, parts=parts))
-    return parts, step, state, [next(iterator) for _ in range(3)]
+    return parts, step, state, tiny.batches(3)
 
 
 def leaves_equal(a, b, **tolerance):
@@ -79,12 +78,13 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted():
 
 def test_the_training_job_donates_the_state():
     """On the program that the job compiles: every array of the state has its output to live in."""
-    parts, _, state, batches = compiled()
+    parts, _, state, _ = compiled()
     mesh = sharding.make_mesh()
     where = sharding.replicated(mesh)
     state = jax.tree.map(lambda leaf: jax.device_put(leaf, where), state)
-    batch = sharding.to_global(batches[0], sharding.batched(mesh))
-    text = train._compile(parts, mesh, state, 1).lower(state, batch).as_text()
+    source = sources.digits()
+    feed = train._feed(tiny.config_of({}), source, data.read_all(source), mesh, 0, 1)
+    text = train._compile(parts, feed, mesh, state, 1).lower(state, feed.store, next(feed.items)).as_text()
     assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") == len(jax.tree.leaves(state))
 
 

@@ -1,16 +1,15 @@
 """Eight devices: where arrays live, and that it makes no difference to the result."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from tiny import config_of
+from tiny import batches, config_of
 
-from diffusion_jax import build, data, loop, sharding, streams
+from diffusion_jax import build, loop, sharding, streams
 from diffusion_jax.errors import UserError
 
 
@@ -49,7 +48,6 @@ def test_eight_devices_take_the_same_steps_as_one(num_fsdp):
     parts = build.parts(config)._replace(optimizer=optax.sgd(0.1))
     key = streams.key(0, "init")
     make_state = functools.partial(loop.make_state, parts=parts)
-    source = data.digits()
 
     def train(mesh):
         abstract = jax.eval_shape(make_state, key)
@@ -57,7 +55,7 @@ def test_eight_devices_take_the_same_steps_as_one(num_fsdp):
         state = jax.jit(make_state, out_shardings=where)(key)
         step = jax.jit(functools.partial(loop.train_step, parts=parts))
         metrics = []
-        for batch in itertools.islice(data.batches(source, batch_size=16, seed=0, first_step=0), 3):
+        for batch in batches(3):
             batch = sharding.to_global(batch, sharding.batched(mesh)) if mesh else batch
             state, each = step(state, batch)
             metrics.append([float(each["loss"]), float(each["grad_norm"])])

@@ -1,5 +1,7 @@
 """Averages and the optimizer against closed forms."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -31,6 +33,17 @@ def test_ema_is_a_geometric_mean_of_the_past():
         ema = train_state.update_ema(ema, {"w": jnp.asarray(value)})
     weights = [rate**3, *((1 - rate) * rate ** np.arange(2, -1, -1))]
     assert float(ema["0.9"]["w"]) == pytest.approx(np.dot(weights, path), rel=1e-6)
+
+
+def test_a_warmed_up_average_forgets_its_start_soon():
+    """From 1, with parameters 0: after n steps the product of (1 + k) / (10 + k), k < n, which is n! 9! / (n + 9)!."""
+    ema = {"0.9999": {"w": jnp.ones(())}}
+    for k in range(20):
+        ema = train_state.update_ema(ema, {"w": jnp.zeros(())}, num_updates=jnp.asarray(k))
+    expected = math.factorial(20) * math.factorial(9) / math.factorial(29)
+    assert float(ema["0.9999"]["w"]) == pytest.approx(expected, rel=1e-5)
+    kept = train_state.update_ema({"0.9": {"w": jnp.ones(())}}, {"w": jnp.zeros(())}, num_updates=jnp.asarray(10**6))
+    assert float(kept["0.9"]["w"]) == pytest.approx(0.9)
 
 
 def test_an_average_is_no_alias_of_the_parameters():

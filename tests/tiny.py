@@ -1,8 +1,10 @@
 """A run of seconds: a very small network on digits."""
 
 import ast
+import itertools
 
 from configs import digits
+from diffusion_jax import data, sources
 
 SETTINGS = {
     "model.channels": 8,
@@ -28,6 +30,13 @@ def flags(workdir, **train) -> list[str]:
         f"--workdir={workdir}",
         *[f"--config.{name}={value}" for name, value in settings.items()],
     ]
+
+
+def batches(num: int) -> list[dict]:
+    """Returns batches of 16 digits, as a training step takes them."""
+    source = sources.digits()
+    feed = data.feed(source, data.read_all(source), batch_size=16, seed=0, first_step=0, with_labels=False)
+    return [feed.batch(feed.store, item) for item in itertools.islice(feed.items, num)]
 
 
 def config_of(changes: dict) -> dict:

@@ -8,14 +8,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax import build, checkpoint, data, logs, loop, model, sharding, storage, streams
+from diffusion_jax import build, checkpoint, data, logs, loop, model, sharding, sources, storage, streams
 from diffusion_jax.build import Config
 from diffusion_jax.checkpoint import Checkpoints
 from diffusion_jax.errors import RunError
 from diffusion_jax.loop import Hook, Parts
+from diffusion_jax.sources import Source
 from diffusion_jax.train_state import TrainState
 
 NUM_PREVIEWED = 64
+NUM_HELD_OUT = 1024  # images at most of which the held-out loss is taken
 
 
 def run(config: Config, workdir: storage.Path) -> int:
@@ -31,7 +33,8 @@ def run(config: Config, workdir: storage.Path) -> int:
     checkpoint.check_config(workdir, config)
     mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"])
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
-    parts, source = build.parts(config), build.source(config)
+    parts, source, held_out = build.parts(config), build.source(config), build.held_out(config)
+    records = _read(source) if build.is_resident(config, source.num_images) else None
     storage.make_dir(workdir)
     with Checkpoints(workdir, keep=config["train"]["keep_checkpoints"]) as checkpoints, loop.catch_signals() as caught:
         state = _start(config, parts, mesh, checkpoints)
@@ -39,17 +42,19 @@ def run(config: Config, workdir: storage.Path) -> int:
         save = functools.partial(_save, workdir, config, checkpoints)
         per_call = build.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
         _say_what(config, source, mesh, state, per_call)
+        feed = _feed(config, source, records, mesh, first_step, per_call)
+        step = _compile(parts, feed, mesh, state, per_call)
         with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
             watch = Watch(config, log)
             state = loop.run(
                 state,
-                _compile(parts, mesh, state, per_call),
-                _batches(config, source, mesh, first_step, per_call),
+                lambda state, item: step(state, feed.store, item),
+                feed.items,
                 first_step=first_step,
                 num_steps=config["train"]["num_steps"],
                 steps_per_call=per_call,
                 on_metrics=watch,
-                hooks=_hooks(config, mesh, log, save),
+                hooks=_hooks(config, parts, held_out, mesh, log, save),
                 stop=lambda: bool(caught),
             )
             save(state)
@@ -96,27 +101,48 @@ def _take(new: Any, old: Any) -> tuple[Any, list[str]]:
     return jax.tree_util.tree_map_with_path(take, new), fresh
 
 
-def _compile(parts: Parts, mesh: Mesh, state: TrainState, per_call: int) -> Callable:
-    """Returns the jitted step (or steps), the state donated."""
+def _read(source: Source) -> data.Records:
+    """Returns all images of a source; a terminal shows how far it is."""
+    progress = logs.Progress("images read", total=source.num_images)
+    records = data.read_all(source, progress.update)
+    progress.clear()
+    return records
+
+
+def _feed(
+    config: Config, source: Source, records: data.Records | None, mesh: Mesh, first_step: int, per_call: int
+) -> data.Feed:
+    """Returns the feed, its store on the devices, its items as they are sent for each call."""
+    feed = data.feed(source, records, first_step=first_step, **_batching(config))
+    items = feed.items if per_call == 1 else data.stacked(feed.items, per_call)
+    where = sharding.batched(mesh, axis=0 if per_call == 1 else 1)
+    return feed._replace(
+        store=jax.device_put(feed.store, sharding.replicated(mesh)),
+        items=(sharding.to_global(item, where) for item in items),
+    )
+
+
+def _compile(parts: Parts, feed: data.Feed, mesh: Mesh, state: TrainState, per_call: int) -> Callable:
+    """Returns the jitted step (or steps), (state, store, item) -> (state, metrics), the state donated."""
     step_fn = functools.partial(loop.train_step if per_call == 1 else loop.train_steps, parts=parts)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+    def step(state: TrainState, store: Any, item: Any):
+        return step_fn(state, feed.batch(store, item))
+
+    return step
 
 
-def _batches(config: Config, source: data.Source, mesh: Mesh, first_step: int, per_call: int):
-    """Yields global batches, one for each call."""
-    local = data.batches(
-        source,
-        batch_size=config["train"]["batch_size"],
-        seed=config["train"]["seed"],
-        first_step=first_step,
-        with_labels=config["model"]["num_classes"] > 0,
-        part=jax.process_index(),
-        num_parts=jax.process_count(),
-    )
-    local = local if per_call == 1 else data.stacked(local, per_call)
-    where = sharding.batched(mesh, axis=0 if per_call == 1 else 1)
-    return (sharding.to_global(batch, where) for batch in local)
+def _batching(config: Config) -> dict[str, Any]:
+    """Returns how images become batches."""
+    return {
+        "batch_size": config["train"]["batch_size"],
+        "seed": config["train"]["seed"],
+        "with_labels": config["model"]["num_classes"] > 0,
+        "part": jax.process_index(),
+        "num_parts": jax.process_count(),
+    }
 
 
 class Watch:
@@ -159,22 +185,52 @@ def _save(workdir: storage.Path, config: Config, checkpoints: Checkpoints, state
     checkpoints.save(state)
 
 
-def _hooks(config: Config, mesh: Mesh, log: logs.Logs, save: Callable[[TrainState], None]) -> list[Hook]:
+def _hooks(
+    config: Config,
+    parts: Parts,
+    held_out: Source | None,
+    mesh: Mesh,
+    log: logs.Logs,
+    save: Callable[[TrainState], None],
+) -> list[Hook]:
     draw = jax.jit(build.draw(config), out_shardings=sharding.replicated(mesh))
     numbers = np.arange(NUM_PREVIEWED)
 
     def preview(state: TrainState) -> None:
-        for name, params in {
-            "raw": state.params,
-            **{f"ema{name}": params for name, params in state.ema.items()},
-        }.items():
+        for name, params in _weights(state).items():
             log.grid(int(state.step), name, np.asarray(draw(params, config["sample"]["seed"], numbers)))
         log.loss_curve()
 
-    return [Hook(config["train"]["checkpoint_every"], save), Hook(config["train"]["sample_every"], preview)]
+    every = config["train"]["sample_every"]
+    hooks = [Hook(config["train"]["checkpoint_every"], save), Hook(every, preview)]
+    return hooks if held_out is None else [*hooks, Hook(every, _held_out_hook(config, parts, held_out, mesh, log))]
 
 
-def _say_what(config: Config, source: data.Source, mesh: Mesh, state: TrainState, per_call: int) -> None:
+def _weights(state: TrainState) -> dict[str, Any]:
+    """Returns the parameters, as 'raw', and every average of them."""
+    return {"raw": state.params} | {f"ema{name}": params for name, params in state.ema.items()}
+
+
+def _held_out_hook(
+    config: Config, parts: Parts, held_out: Source, mesh: Mesh, log: logs.Logs
+) -> Callable[[TrainState], None]:
+    """Returns what logs the loss of images that are not trained on: always the same images, levels and noises."""
+    held_out = sources.thinned(held_out, NUM_HELD_OUT)
+    feed = data.feed(held_out, data.read_all(held_out), first_step=0, **_batching(config))
+    num_batches = max(1, held_out.num_images // config["train"]["batch_size"])
+    batches = feed.batch(feed.store, next(data.stacked(feed.items, num_batches)))
+    batches = sharding.to_global(batches, sharding.batched(mesh, axis=1))
+    loss = jax.jit(functools.partial(loop.held_out_loss, parts=parts))
+
+    def log_loss(state: TrainState) -> None:
+        losses = {f"held_out_loss_{name}": float(loss(params, batches)) for name, params in _weights(state).items()}
+        log.metrics(int(state.step), losses)
+        logs.say("held out", "  ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+
+    return log_loss
+
+
+def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per_call: int) -> None:
     """Prints what is about to run, a line each."""
     train, device = config["train"], jax.devices()[0]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -183,7 +239,7 @@ def _say_what(config: Config, source: data.Source, mesh: Mesh, state: TrainState
         "devices", f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)"
     )
     logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
-    logs.say("data", f"{config['data']['source']}: {len(source.images):,} images, {height} x {width} x {channels}")
+    logs.say("data", f"{config['data']['source']}: {source.num_images:,} images, {height} x {width} x {channels}")
     logs.say("network", f"{num_params:,} parameters, {config['model']['dtype']}")
     logs.say(
         "steps",

@@ -1,0 +1,300 @@
+"""Where images come from. Each function returns a `Source`, and says in one sentence what is wrong with which file."""
+
+import gzip
+import logging
+import math
+import socket
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from diffusion_jax import storage
+from diffusion_jax.errors import UserError
+
+UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+Read = Callable[[int], tuple[np.ndarray, int]]  # number of an image -> (uint8 [H, W, C], its label)
+
+
+class Source(NamedTuple):
+    """One split of a data set, read by number, from any thread."""
+
+    num_images: int
+    read: Read
+    class_names: tuple[str, ...] = ()  # of the labels 0, 1, ..., where they have names
+
+
+def _of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
+    return Source(len(images), lambda number: (images[number], int(labels[number])))
+
+
+def digits(*, split: str = "") -> Source:
+    """Returns scikit-learn's 1,797 handwritten digits, 8 x 8 x 1; grey levels 0 .. 16 as round(level * 255 / 16).
+
+    Raises:
+        UserError: for a split, since the set has none.
+    """
+    if split:
+        raise UserError("data.source = 'digits' is one set without splits; \"\" for no held-out loss.")
+    from sklearn.datasets import load_digits
+
+    stored = load_digits()
+    return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
+
+
+def npz(*, path: str) -> Source:
+    """Returns the arrays 'images' (or 'arr_0'), uint8 [N, H, W, C] or [N, H, W], and 'labels' (or 'arr_1') of an .npz file.
+
+    Raises:
+        UserError: where the file is missing or holds something else.
+    """
+    file = storage.path(path)
+    if not path or not file.exists():
+        raise UserError(f"config field data.path = {path!r} is not a file; data.source = 'npz' needs an .npz file.")
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+            images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
+            labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
+    except UNREADABLE as error:
+        raise UserError(
+            f"data.path = {path!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
+        ) from error
+    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) == 0:
+        found = "no such array" if images is None else f"{images.dtype} {list(images.shape)}"
+        raise UserError(
+            f"data.path = {path!r} must hold 'images' or 'arr_0' as uint8 [N, H, W, C], 0 to 255; found {found}."
+        )
+    labels = np.zeros(len(images), np.int32) if labels is None else labels
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"data.path = {path!r} must hold 'labels' or 'arr_1' as whole numbers [{len(images)}]; "
+            f"found {labels.dtype} {list(labels.shape)}."
+        )
+    return _of_arrays(images[..., None] if images.ndim == 3 else images, labels)
+
+
+def idx(*, path: str, split: str) -> Source:
+    """Returns a split of a set in the IDX format of MNIST and Fashion-MNIST, as published or gzipped. # [28, 28, 1]
+
+    Args:
+        path: the folder of train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k, with or without .gz.
+        split: 'train' or 'test'.
+
+    Raises:
+        UserError: where a file is missing or damaged.
+    """
+    prefixes = {"train": "train", "test": "t10k"}
+    if split not in prefixes:
+        raise UserError(f"split {split!r} is unknown; an IDX set has train and test.")
+    images = _idx_array(path, f"{prefixes[split]}-images-idx3-ubyte", num_dimensions=3)
+    labels = _idx_array(path, f"{prefixes[split]}-labels-idx1-ubyte", num_dimensions=1)
+    if len(images) != len(labels):
+        raise UserError(f"data.path = {path!r} has {len(images)} images, but {len(labels)} labels.")
+    return _of_arrays(images[..., None], labels)
+
+
+def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
+    """Returns an IDX file's array: 0, 0, type 8 (ubyte), number of dimensions, each as a big-endian int32, the bytes."""
+    folder = storage.path(path)
+    file = next((file for file in (folder / name, folder / f"{name}.gz") if path and file.exists()), None)
+    if file is None:
+        raise UserError(
+            f"config field data.path = {path!r} has no {name} or {name}.gz; it must be the folder of an IDX set."
+        )
+    try:
+        content = file.read_bytes()
+        content = gzip.decompress(content) if file.name.endswith(".gz") else content
+    except UNREADABLE as error:
+        raise UserError(f"data file {str(file)!r} cannot be read ({type(error).__name__}: {error}).") from error
+    start = 4 + 4 * num_dimensions
+    shape = tuple(np.frombuffer(content[4:start].ljust(4 * num_dimensions, b"\0"), ">i4").tolist())
+    if content[:4] != bytes([0, 0, 8, num_dimensions]) or math.prod(shape) == 0:
+        raise UserError(f"data file {str(file)!r} is no IDX file of unsigned bytes with {num_dimensions} dimension(s).")
+    if len(content) - start != math.prod(shape):
+        raise UserError(
+            f"data file {str(file)!r} is damaged: its head says {list(shape)}, and {len(content) - start:,} bytes follow."
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def tfds(*, name: str, path: str, split: str) -> Source:
+    """Returns a split of an image set of TensorFlow Datasets, downloaded and prepared first where it is not yet.
+
+    Args:
+        name: of the set, such as 'cifar10:3.0.2'.
+        path: the folder of prepared sets; "" is TFDS's own.
+        split: such as 'train'.
+
+    Raises:
+        UserError: where the set or the split is unknown, or the set neither prepared nor to be had.
+    """
+    logging.getLogger("absl").addFilter(lambda record: "has no dataset_info.json" not in record.getMessage())
+    import tensorflow_datasets
+
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
+    except tensorflow_datasets.core.DatasetNotFoundError as error:
+        raise UserError(f"config field data.name = {name!r} is no set that TFDS knows.") from error
+    if not builder.is_prepared():
+        _prepare(name, builder)
+    if split not in builder.info.splits:
+        raise UserError(f"split {split!r} is unknown; {name!r} has {', '.join(builder.info.splits)}.")
+    records = builder.as_data_source(split=split)
+
+    def read(number: int) -> tuple[np.ndarray, int]:
+        record = records[number]
+        return record["image"], int(record.get("label", 0))
+
+    return Source(len(records), read)
+
+
+def _prepare(name: str, builder: Any) -> None:
+    """Downloads and prepares a set. Raises UserError at once where there is no network: TFDS alone tries for minutes."""
+    try:
+        socket.getaddrinfo("storage.googleapis.com", 443)
+    except OSError as error:
+        raise UserError(
+            f"config field data.name = {name!r} is not prepared in {str(builder.data_path)!r}, and there is no network to "
+            "download it; set data.path to a folder of prepared sets."
+        ) from error
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # whatever a set's own script raises, such as for a download that must be done by hand
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"config field data.name = {name!r} cannot be prepared ({type(error).__name__}: {first_line})."
+        ) from error
+
+
+def folder(*, path: str) -> Source:
+    """Returns the PNG, JPEG and WebP files of a folder and its sub-folders, in the order of their names.
+
+    The classes are the sub-folders in the order of their names; files that lie in none of them come first, as a class ".".
+
+    Raises:
+        UserError: where there is no such folder, or no image in it; by `read`, for a file that is no image.
+    """
+    root = storage.path(path)
+    if not path or not root.is_dir():
+        raise UserError(f"config field data.path = {path!r} is no folder; data.source = 'folder' needs one with images.")
+    files = sorted(file.relative_to(root).parts for file in storage.files(root, IMAGE_SUFFIXES))
+    if not files:
+        raise UserError(f"config field data.path = {path!r} has no image; it must have {', '.join(IMAGE_SUFFIXES)} files.")
+    class_names = sorted({_class_of(parts) for parts in files})
+    labels = {name: label for label, name in enumerate(class_names)}
+
+    def read(number: int) -> tuple[np.ndarray, int]:
+        return decode(root.joinpath(*files[number])), labels[_class_of(files[number])]
+
+    return Source(len(files), read, tuple(class_names))
+
+
+def _class_of(parts: tuple[str, ...]) -> str:
+    return parts[0] if len(parts) > 1 else "."
+
+
+def decode(file: storage.Path) -> np.ndarray:
+    """Returns an image file as it is meant to be seen, upright and on white. # uint8 [H, W, 1] or [H, W, 3]
+
+    Raises:
+        UserError: where the file is damaged, or has more than 8 bits a colour.
+    """
+    try:
+        with file.open("rb") as opened, Image.open(opened) as stored:
+            image = ImageOps.exif_transpose(stored)
+            image.load()
+    except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"image file {str(file)!r} cannot be read ({type(error).__name__}: {error}).") from error
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"image file {str(file)!r} has more than 8 bits a colour (mode {image.mode}); convert it first.")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def fitted(source: Source, *, image_shape: tuple[int, int, int], center_crop: int, resize: bool, num_classes: int) -> Source:
+    """Returns a source whose images have the configured shape.
+
+    Args:
+        source: of images of any size.
+        image_shape: (height, width, channels).
+        center_crop: side of the square that is cut out of the middle first, in pixels; 0 for none.
+        resize: whether to scale by area until the image just covers `image_shape`, and to cut out the middle; otherwise
+            another size is an error.
+        num_classes: that the network knows; 0 if it is told none.
+
+    Raises:
+        UserError: by `read`, where an image or its label does not fit.
+    """
+    height, width, channels = image_shape
+
+    def read(number: int) -> tuple[np.ndarray, int]:
+        pixels, label = source.read(number)
+        pixels = _with_channels(pixels, channels) if resize else pixels
+        if center_crop:
+            _check_crop(pixels, center_crop)
+            pixels = crop(pixels, center_crop, center_crop)
+        if resize and pixels.shape != image_shape:
+            pixels = crop(cover(pixels, height, width), height, width)
+        _check_shape(pixels, image_shape)
+        _check_label(label, num_classes)
+        return pixels, label
+
+    return source._replace(read=read)
+
+
+def thinned(source: Source, num_images: int) -> Source:
+    """Returns at most so many images of a source, evenly spaced."""
+    kept = min(num_images, source.num_images)
+    return source._replace(num_images=kept, read=lambda number: source.read(number * source.num_images // kept))
+
+
+def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Returns an image as grey or as RGB. # uint8 [H, W, channels]"""
+    if pixels.shape[-1] == channels or channels not in (1, 3):
+        return pixels
+    return pixels.repeat(3, axis=-1) if channels == 3 else np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+
+def cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns an image scaled to cover (height, width): by area where it shrinks, bicubically where it grows."""
+    scale = max(height / pixels.shape[0], width / pixels.shape[1])
+    size = round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)
+    kernel = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).resize(size, kernel)
+    return np.asarray(image).reshape(size[1], size[0], pixels.shape[-1])
+
+
+def crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns the middle of an image."""
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
+
+
+def _check_crop(pixels: np.ndarray, center_crop: int) -> None:
+    if min(pixels.shape[:2]) < center_crop:
+        raise UserError(
+            f"config field data.center_crop = {center_crop} is larger than an image of {list(pixels.shape)}; 0 for none."
+        )
+
+
+def _check_shape(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> None:
+    found = pixels.shape
+    if found != image_shape:
+        raise UserError(
+            f"config fields data.image_size and data.channels say {list(image_shape)}, but the images are {list(found)}; "
+            f"set data.image_size = {tuple(found[:2])} and data.channels = {found[2]}, or data.resize = True."
+        )
+
+
+def _check_label(label: int, num_classes: int) -> None:
+    if num_classes and not 0 <= label < num_classes:
+        raise UserError(
+            f"config field model.num_classes = {num_classes} does not fit the data, which has an image of class {label}."
+        )

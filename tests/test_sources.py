@@ -1,0 +1,310 @@
+"""Sources: what is stored is what is read, and a file that cannot be read is named."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax import sources
+from diffusion_jax.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+
+
+def read_all(source):
+    images, labels = zip(*(source.read(number) for number in range(source.num_images)), strict=True)
+    return list(images), list(labels)
+
+
+def test_digits_are_seventeen_grey_levels_over_the_whole_range():
+    images, labels = read_all(sources.digits())
+    assert np.shape(images) == (1797, 8, 8, 1) and images[0].dtype == np.uint8
+    np.testing.assert_array_equal(np.unique(images), np.round(np.arange(17) * 255 / 16))
+    assert sorted(set(labels)) == list(range(10))
+    with pytest.raises(UserError, match="without splits"):
+        sources.digits(split="test")
+
+
+def test_npz_gives_back_what_was_stored(tmp_path):
+    np.savez(tmp_path / "set.npz", images=PIXELS[:2], labels=[3, 1])
+    images, labels = read_all(sources.npz(path=str(tmp_path / "set.npz")))
+    np.testing.assert_array_equal(images, PIXELS[:2])
+    assert labels == [3, 1]
+    np.savez(tmp_path / "grey.npz", arr_0=PIXELS[..., 0])
+    np.testing.assert_array_equal(read_all(sources.npz(path=str(tmp_path / "grey.npz")))[0], PIXELS[..., :1])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "found"),
+    [
+        ({"images": np.zeros((2, 4, 4, 3))}, r"uint8 \[N, H, W, C\], 0 to 255; found float64 \[2, 4, 4, 3\]"),
+        ({"images": np.zeros((0, 4, 4, 3), np.uint8)}, r"found uint8 \[0, 4, 4, 3\]"),
+        ({"images": np.zeros((4, 4), np.uint8)}, r"found uint8 \[4, 4\]"),
+        ({"pictures": PIXELS}, "no such array"),
+        ({"images": PIXELS, "labels": np.zeros(6, int)}, r"whole numbers \[7\]; found int64 \[6\]"),
+        ({"images": PIXELS, "labels": np.zeros(7)}, r"whole numbers \[7\]; found float64 \[7\]"),
+    ],
+)
+def test_npz_of_something_else_is_refused(tmp_path, arrays, found):
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(UserError, match=found):
+        sources.npz(path=str(tmp_path / "set.npz"))
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "npy", "objects", "folder", "flipped"])
+def test_npz_that_cannot_be_read_is_named(tmp_path, kind):
+    file = tmp_path / "set.npz"
+    np.savez_compressed(file, images=PIXELS)
+    whole = file.read_bytes()
+    if kind == "text":
+        file.write_text("images")
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "truncated":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif kind == "flipped":
+        file.write_bytes(whole[:500] + bytes(byte ^ 255 for byte in whole[500:600]) + whole[600:])
+    elif kind == "npy":
+        with file.open("wb") as opened:
+            np.save(opened, np.zeros(3))
+    elif kind == "objects":
+        np.savez(file, images=np.array([{}, None], object))
+    else:
+        file = tmp_path
+    with pytest.raises(UserError, match="cannot be read as an .npz file of arrays|is not a file"):
+        sources.npz(path=str(file))
+
+
+@pytest.mark.parametrize("path", ["", "nowhere.npz"])
+def test_npz_that_is_missing_is_named(path):
+    with pytest.raises(UserError, match=f"data.path = '{path}' is not a file"):
+        sources.npz(path=path)
+
+
+def idx_bytes(array):
+    """As on Yann LeCun's page of MNIST: 0, 0, type 8, the number of dimensions, the dimensions, the bytes."""
+    return struct.pack(f">BBBB{array.ndim}i", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx(folder, images, labels, prefix="train", compress=gzip.compress):
+    suffix = ".gz" if compress is gzip.compress else ""
+    (folder / f"{prefix}-images-idx3-ubyte{suffix}").write_bytes(compress(idx_bytes(images)))
+    (folder / f"{prefix}-labels-idx1-ubyte{suffix}").write_bytes(compress(idx_bytes(labels)))
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bytes])
+@pytest.mark.parametrize(("split", "prefix"), [("train", "train"), ("test", "t10k")])
+def test_idx_gives_back_what_was_stored(tmp_path, compress, split, prefix):
+    write_idx(tmp_path, PIXELS[..., 0], np.arange(7, dtype=np.uint8), prefix, compress)
+    images, labels = read_all(sources.idx(path=str(tmp_path), split=split))
+    np.testing.assert_array_equal(images, PIXELS[..., :1])
+    assert labels == list(range(7))
+
+
+IDX_DAMAGE = {
+    "truncated": lambda whole: whole[:-5],
+    "truncated head": lambda whole: whole[:10],
+    "longer": lambda whole: whole + b"0",
+    "of floats": lambda whole: whole[:2] + b"\x0d" + whole[3:],
+    "empty": lambda whole: b"",
+    "no images": lambda whole: idx_bytes(np.zeros((0, 28, 28), np.uint8)),
+    "of labels": lambda whole: idx_bytes(np.zeros(3, np.uint8)),
+}
+
+
+@pytest.mark.parametrize("damage", IDX_DAMAGE)
+def test_a_damaged_idx_file_is_named(tmp_path, damage):
+    write_idx(tmp_path, PIXELS[..., 0], np.arange(7, dtype=np.uint8))
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    file.write_bytes(gzip.compress(IDX_DAMAGE[damage](gzip.decompress(file.read_bytes()))))
+    with pytest.raises(UserError, match=r"data file '.*train-images-idx3-ubyte.gz' (is damaged|is no IDX file)"):
+        sources.idx(path=str(tmp_path), split="train")
+
+
+def test_a_truncated_gzip_file_is_named(tmp_path):
+    write_idx(tmp_path, PIXELS[..., 0], np.arange(7, dtype=np.uint8))
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    for content in (file.read_bytes()[:-100], file.read_bytes()[:300] + b"?" * 5000, b"no gzip"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"data file '.*ubyte.gz' cannot be read"):
+            sources.idx(path=str(tmp_path), split="train")
+
+
+def test_idx_files_that_miss_or_disagree_are_named(tmp_path):
+    with pytest.raises(UserError, match="has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz"):
+        sources.idx(path=str(tmp_path), split="train")
+    with pytest.raises(UserError, match="split 'validation' is unknown; an IDX set has train and test"):
+        sources.idx(path=str(tmp_path), split="validation")
+    write_idx(tmp_path, PIXELS[..., 0], np.arange(6, dtype=np.uint8))
+    with pytest.raises(UserError, match="has 7 images, but 6 labels"):
+        sources.idx(path=str(tmp_path), split="train")
+
+
+def save(file, pixels, **options):
+    file.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(file, **options)
+
+
+def test_a_folder_is_read_in_the_order_of_its_names_with_a_class_for_each_sub_folder(tmp_path):
+    save(tmp_path / "dogs" / "b.png", PIXELS[2])
+    save(tmp_path / "cats" / "z.webp", PIXELS[1], lossless=True)
+    save(tmp_path / "cats" / "a.PNG", PIXELS[0], format="PNG")
+    save(tmp_path / ".thumbnails" / "a.png", PIXELS[3])
+    (tmp_path / "cats" / "notes.txt").write_text("not an image")
+    source = sources.folder(path=str(tmp_path))
+    images, labels = read_all(source)
+    np.testing.assert_array_equal(images, PIXELS[:3])
+    assert labels == [0, 0, 1] and source.class_names == ("cats", "dogs")
+
+
+def test_jpeg_is_read_upright(tmp_path):
+    """EXIF orientation 6: the camera was turned, the viewer must turn back. On even colour JPEG is exact enough."""
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, 16:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a.jpg", pixels, quality=100, subsampling=0, exif=exif)
+    image, _ = sources.folder(path=str(tmp_path)).read(0)
+    assert image.shape == (32, 16, 3)
+    np.testing.assert_allclose(image[:16], 0, atol=2)
+    np.testing.assert_allclose(image[16:], 255, atol=2)
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    """And not whatever colour the file keeps beneath them."""
+    save(tmp_path / "a.png", np.concatenate([PIXELS[0], np.zeros((32, 32, 1), np.uint8)], axis=-1))
+    np.testing.assert_array_equal(sources.folder(path=str(tmp_path)).read(0)[0], 255)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_broken_image_is_named(tmp_path, suffix, kind):
+    file = tmp_path / f"broken.{suffix}"
+    save(file, PIXELS[0])
+    whole = file.read_bytes()
+    file.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"not an image"}[kind])
+    source = sources.folder(path=str(tmp_path))
+    with pytest.raises(UserError, match=rf"image file '.*broken.{suffix}' cannot be read"):
+        source.read(0)
+
+
+def test_sixteen_bits_are_not_cut_in_silence(tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(UserError, match=r"deep.png' has more than 8 bits a colour"):
+        sources.folder(path=str(tmp_path)).read(0)
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"has no image; it must have .jpeg, .jpg, .png, .webp files"):
+        sources.folder(path=str(tmp_path))
+    for path in ("", str(tmp_path / "nowhere")):
+        with pytest.raises(UserError, match="is no folder; data.source = 'folder' needs one"):
+            sources.folder(path=path)
+
+
+def of(*images):
+    return sources.Source(len(images), lambda number: (images[number], 3))
+
+
+def fit(image, shape, *, center_crop=0, resize=True, num_classes=0):
+    fitted = sources.fitted(of(image), image_shape=shape, center_crop=center_crop, resize=resize, num_classes=num_classes)
+    return fitted.read(0)[0]
+
+
+def test_shrinking_takes_the_mean_of_areas():
+    means = PIXELS[0].reshape(8, 4, 8, 4, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(fit(PIXELS[0], (8, 8, 3)), means, atol=1.001)  # Pillow rounds after each of two passes
+
+
+def test_the_middle_of_a_long_image_remains():
+    wide = np.zeros((8, 24, 1), np.uint8)
+    wide[:, 8:16] = 200
+    np.testing.assert_array_equal(fit(wide, (4, 4, 1)), 200)
+    np.testing.assert_array_equal(fit(wide.transpose(1, 0, 2), (4, 4, 1)), 200)
+    np.testing.assert_array_equal(fit(wide, (16, 16, 1))[:, 4:-4], 200)  # growing, the kernel reaches over edges
+
+
+def test_the_crop_comes_before_the_scale():
+    framed = np.zeros((218, 178, 3), np.uint8)
+    framed[39:179, 19:159] = 200  # the 140 pixels in the middle of CelebA's 218 x 178
+    np.testing.assert_array_equal(fit(framed, (64, 64, 3), center_crop=140), 200)
+    with pytest.raises(UserError, match="data.center_crop = 180 is larger than an image of"):
+        fit(framed, (64, 64, 3), center_crop=180)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 1), (32, 32, 3)])
+def test_grey_and_colour_become_each_other(shape):
+    grey = PIXELS[0, :, :, :1]
+    colour = grey.repeat(3, axis=-1)
+    np.testing.assert_array_equal(fit(grey, shape), grey if shape[-1] == 1 else colour)
+    np.testing.assert_array_equal(fit(colour, shape), grey if shape[-1] == 1 else colour)
+
+
+def test_a_shape_that_differs_from_the_config_says_what_to_set():
+    with pytest.raises(UserError, match=r"set data.image_size = \(32, 32\) and data.channels = 3, or data.resize = True"):
+        fit(PIXELS[0], (8, 8, 3), resize=False)
+
+
+def test_labels_beyond_the_networks_are_refused():
+    fit(PIXELS[0], (32, 32, 3), num_classes=4)
+    with pytest.raises(UserError, match="model.num_classes = 3 does not fit the data, which has an image of class 3"):
+        fit(PIXELS[0], (32, 32, 3), num_classes=3)
+
+
+def test_thinning_keeps_images_from_everywhere():
+    numbers = sources.Source(100, lambda number: (number, 0))
+    assert [sources.thinned(numbers, 4).read(i)[0] for i in range(4)] == [0, 25, 50, 75]
+    assert sources.thinned(numbers, 1000).num_images == 100
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with 'cifar10:3.0.2' prepared from made-up images: the real set's features, array_record."""
+    datasets = pytest.importorskip("tensorflow_datasets")
+    tensorflow = pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("tfds")
+    records = {"id": [f"train_{i}" for i in range(7)], "image": PIXELS, "label": np.arange(7)}
+    datasets.dataset_builders.store_as_tfds_dataset(
+        name="cifar10",
+        version="3.0.2",
+        features=datasets.builder("cifar10:3.0.2", data_dir=str(folder / "none")).info.features,
+        split_datasets={"train": tensorflow.data.Dataset.from_tensor_slices(records)},
+        data_dir=str(folder),
+        file_format="array_record",
+        disable_shuffling=True,
+    )
+    return str(folder)
+
+
+def test_tfds_sets_are_read_by_name(prepared):
+    images, labels = read_all(sources.tfds(name="cifar10:3.0.2", path=prepared, split="train"))
+    order = np.argsort(labels)
+    np.testing.assert_array_equal(np.array(labels)[order], np.arange(7))
+    np.testing.assert_array_equal(np.array(images)[order], PIXELS)
+
+
+def test_a_split_that_does_not_exist_is_named(prepared):
+    with pytest.raises(UserError, match="split 'test' is unknown; 'cifar10:3.0.2' has train"):
+        sources.tfds(name="cifar10:3.0.2", path=prepared, split="test")
+
+
+def test_a_set_that_cannot_be_downloaded_is_said_at_once(tmp_path, monkeypatch):
+    def no_network(*arguments):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(sources.socket, "getaddrinfo", no_network)
+    with pytest.raises(UserError, match="'cifar10:3.0.2' is not prepared in .* and there is no network to download it"):
+        sources.tfds(name="cifar10:3.0.2", path=str(tmp_path), split="train")
+
+
+def test_a_set_that_must_be_downloaded_by_hand_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources.socket, "getaddrinfo", lambda *arguments: [])
+    with pytest.raises(UserError, match=r"'celeb_a_hq/256:2.0.0' cannot be prepared \(AssertionError: Manual directory"):
+        sources.tfds(name="celeb_a_hq/256:2.0.0", path=str(tmp_path), split="train")
+
+
+def test_a_set_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(UserError, match="config field data.name = 'cifar11' is no set that TFDS knows"):
+        sources.tfds(name="cifar11", path=str(tmp_path), split="train")
