@@ -72,9 +72,10 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     try:
         rest = values(argv)[1:]
         config = values.config
-    except flags.Error as error:
-        raise UserError(str(error)) from error
-    except Exception as error:  # whatever a user's own Python file raises
+    except Exception as wrapped:  # whatever a user's own Python file raises
+        error = _unwrapped(wrapped)
+        if isinstance(error, UserError | flags.Error):
+            raise UserError(str(error)) from error
         raise UserError(f"flag --config = {given!r} cannot be loaded ({type(error).__name__}: {error}).") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"flag --config = {given!r}: its get_config() must return a ConfigDict.")
@@ -85,6 +86,13 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     if values.out and values.mode == "train":
         raise UserError(f"flag --out = {values.out!r} is for --mode=sample; training writes into --workdir.")
     return values
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """Returns what a config file raised, without the traceback that ml_collections makes its message of."""
+    while "Error whilst parsing config file" in str(error) and error.__context__:
+        error = error.__context__
+    return error
 
 
 def _stored_config(argv: list[str]) -> ConfigDict:

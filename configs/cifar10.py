@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.num_steps = 800_000
-    config.train.batch_size = 128  # over all devices
+    config.train.batch_size = 128  # over all devices; 0 takes what their memory holds, at most 128
     config.train.learning_rate = 2e-4  # of Adam
     config.train.decay = "constant"  # 'cosine' falls to 0 at num_steps
     config.train.warmup_steps = 5000  # linear, from 0

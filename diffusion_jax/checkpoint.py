@@ -95,6 +95,11 @@ def write_config(workdir: storage.Path, config: Mapping[str, Any]) -> None:
     storage.write_text(workdir / "config.json", schema.to_json(config, versions()))
 
 
+def has_config(workdir: storage.Path) -> bool:
+    """Returns whether a run has begun in a folder."""
+    return (workdir / "config.json").exists()
+
+
 def read_config(workdir: storage.Path) -> dict[str, Any]:
     """Returns a run's nested config.
 
@@ -106,7 +111,7 @@ def read_config(workdir: storage.Path) -> dict[str, Any]:
 
 def check_config(workdir: storage.Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where the workdir belongs to another run: a field differs that may not change."""
-    if not (workdir / "config.json").exists():
+    if not has_config(workdir):
         return
     if differences := schema.changed(read_config(workdir), config):
         raise UserError(

@@ -96,7 +96,7 @@ FIELDS: dict[str, Rule] = {
     "loss.weighting": _one_of("constant", "min_snr", "p2", "truncated_snr"),
     "loss.timesteps": _one_of("stratified", "uniform"),
     "train.num_steps": _integer(1),
-    "train.batch_size": _integer(1),
+    "train.batch_size": _integer(0),
     "train.learning_rate": _POSITIVE,
     "train.decay": _one_of("constant", "cosine"),
     "train.warmup_steps": _integer(0),
@@ -288,12 +288,17 @@ def _checks_of_the_run(flat: dict[str, Any]) -> Checks:
 
 
 def changed(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Returns 'field: stored -> new' for every field that differs and may not change on resume."""
+    """Returns 'field: stored -> new' for every field that differs and may not change on resume.
+
+    A new `train.batch_size` of 0 leaves the choice, and so is no difference.
+    """
     old, new = flatten(stored), flatten(config)
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
         for name in FIELDS
-        if name not in FREE_ON_RESUME and old.get(name) != new.get(name)
+        if name not in FREE_ON_RESUME
+        and old.get(name) != new.get(name)
+        and not (name == "train.batch_size" and new.get(name) == 0)
     ]
 
 

@@ -1,5 +1,6 @@
 """Where arrays live: a mesh of all devices, a rule for parameters, batches from hosts. The rest is the compiler's work."""
 
+import os
 from typing import Any
 
 import jax
@@ -67,6 +68,14 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         raise UserError(
             f"config field train.batch_size = {batch_size} must be a multiple of the number of devices, {mesh.size}."
         )
+
+
+def memory_per_device() -> int:
+    """Returns how many bytes a device may use; on a CPU half of the machine's memory, shared by all devices."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // jax.local_device_count()
 
 
 def to_global(batch: Any, sharding: NamedSharding) -> Any:

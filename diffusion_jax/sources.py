@@ -179,21 +179,34 @@ def folder(*, path: str) -> Source:
         UserError: where there is no such folder, or no image in it; by `read`, for a file that is no image.
     """
     root = storage.path(path)
-    if not path or not root.is_dir():
-        raise UserError(f"config field data.path = {path!r} is no folder; data.source = 'folder' needs one with images.")
-    files = sorted(file.relative_to(root).parts for file in storage.files(root, IMAGE_SUFFIXES))
-    if not files:
-        raise UserError(f"config field data.path = {path!r} has no image; it must have {', '.join(IMAGE_SUFFIXES)} files.")
-    class_names = sorted({_class_of(parts) for parts in files})
+    files = image_files(path)
+    class_names = sorted({_class_of(root, file) for file in files})
     labels = {name: label for label, name in enumerate(class_names)}
 
     def read(number: int) -> tuple[np.ndarray, int]:
-        return decode(root.joinpath(*files[number])), labels[_class_of(files[number])]
+        return decode(files[number]), labels[_class_of(root, files[number])]
 
     return Source(len(files), read, tuple(class_names))
 
 
-def _class_of(parts: tuple[str, ...]) -> str:
+def image_files(path: str) -> list[storage.Path]:
+    """Returns the PNG, JPEG and WebP files of a folder and its sub-folders, in the order of their names.
+
+    Raises:
+        UserError: where there is no such folder, or no image in it.
+    """
+    root = storage.path(path)
+    if not path or not root.is_dir():
+        raise UserError(f"config field data.path = {path!r} is no folder; data.source = 'folder' needs one with images.")
+    files = sorted(storage.files(root, IMAGE_SUFFIXES), key=lambda file: file.parts)
+    if not files:
+        raise UserError(f"config field data.path = {path!r} has no image; it must have {', '.join(IMAGE_SUFFIXES)} files.")
+    return files
+
+
+def _class_of(root: storage.Path, file: storage.Path) -> str:
+    """Returns the name of the sub-folder of the root in which a file lies, at whatever depth; "." for none."""
+    parts = file.relative_to(root).parts
     return parts[0] if len(parts) > 1 else "."
 
 

@@ -30,8 +30,9 @@ def run(config: Config, workdir: storage.Path) -> int:
     Returns:
         The exit code: 0, or 128 + the signal that ended the run early.
     """
-    checkpoint.check_config(workdir, config)
     mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"])
+    config = _with_batch_size(config, workdir, mesh)
+    checkpoint.check_config(workdir, config)
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
     parts, source, held_out = build.parts(config), build.source(config), build.held_out(config)
     records = _read(source) if build.is_resident(config, source.num_images) else None
@@ -59,6 +60,20 @@ def run(config: Config, workdir: storage.Path) -> int:
             )
             save(state)
     return _say_end(config, workdir, state, caught)
+
+
+def _with_batch_size(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
+    """Returns the config with a batch size: its own, or that of the run to resume, or what the memory holds."""
+    if config["train"]["batch_size"]:
+        return config
+    stored = checkpoint.read_config(workdir) if checkpoint.has_config(workdir) else None
+    size = (
+        stored["train"]["batch_size"]
+        if stored
+        else build.batch_size(config, memory=sharding.memory_per_device(), num_devices=mesh.size)
+    )
+    logs.say("picked", f"batches of {size}")
+    return {**config, "train": {**config["train"], "batch_size": size}}
 
 
 def _start(config: Config, parts: Parts, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
@@ -194,11 +209,12 @@ def _hooks(
     save: Callable[[TrainState], None],
 ) -> list[Hook]:
     draw = jax.jit(build.draw(config), out_shardings=sharding.replicated(mesh))
-    numbers = np.arange(NUM_PREVIEWED)
+    padded = -(-NUM_PREVIEWED // mesh.size) * mesh.size
+    numbers = jax.device_put(np.arange(padded), sharding.batched(mesh))
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
-            log.grid(int(state.step), name, np.asarray(draw(params, config["sample"]["seed"], numbers)))
+            log.grid(int(state.step), name, np.asarray(draw(params, config["sample"]["seed"], numbers))[:NUM_PREVIEWED])
         log.loss_curve()
 
     every = config["train"]["sample_every"]
@@ -240,6 +256,8 @@ def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per
     )
     logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
     logs.say("data", f"{config['data']['source']}: {source.num_images:,} images, {height} x {width} x {channels}")
+    if config["model"]["num_classes"] and source.class_names:
+        logs.say("classes", ", ".join(f"{label} {name}" for label, name in enumerate(source.class_names)))
     logs.say("network", f"{num_params:,} parameters, {config['model']['dtype']}")
     logs.say(
         "steps",

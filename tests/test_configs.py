@@ -1,0 +1,120 @@
+"""Every config builds, has the network that its paper says, and takes two real steps at reduced width."""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import celeba64, cifar10, lsun
+from diffusion_jax import build, loop, schema, streams
+from diffusion_jax.errors import UserError
+
+NUM_PARAMETERS = {
+    "celeba64": 78_700_803,
+    "celebahq256": 113_673_219,  # "114 million", Ho et al. 2020, appendix B
+    "cifar10": 35_746_307,  # "35.7 million", ibid.
+    "digits": 367_129,
+    "fashion_mnist": 686_769,
+    "folder": None,
+    "lsun:bedroom": 113_673_219,
+    "lsun:bedroom_large": 255_677_955,  # "256 million", ibid.
+    "lsun:cat": 113_673_219,
+    "lsun:church": 113_673_219,
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder with five grey PNG files of 70 x 90."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 70, 90), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def get_config(name, images):
+    module, _, argument = name.partition(":")
+    arguments = [str(images)] if module == "folder" else [argument] * bool(argument)
+    return importlib.import_module(f"configs.{module}").get_config(*arguments)
+
+
+@pytest.mark.parametrize("name", NUM_PARAMETERS)
+def test_config(name, images):
+    config = get_config(name, images)
+    schema.check(config.to_dict())
+    params = jax.eval_shape(build.network(config.to_dict()).init, jax.random.key(0))
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert NUM_PARAMETERS[name] in (None, num_parameters)
+    config.model.update(channels=4, num_groups=2, num_res_blocks=1)
+    config.train.warmup_steps = 0
+    take_two_steps(config.to_dict())
+
+
+def take_two_steps(config):
+    schema.check(config)
+    parts = build.parts(config)
+    state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init"))
+    batch = {"image": np.zeros((2, *build.image_shape(config)), np.uint8), "cond": {}}
+    after, metrics = state, []
+    step = jax.jit(functools.partial(loop.train_step, parts=parts))
+    for _ in range(2):
+        after, each = step(after, batch)
+        metrics.append(each)
+    assert int(after.step) == 2 and int(after.counters["skipped"]) == 0
+    moved = jax.tree.leaves(jax.tree.map(lambda old, new: bool(jnp.any(old != new)), state.params, after.params))
+    assert np.mean(moved) > 0.9  # two steps at 2e-5 are too small for some of the parameters near 1
+    assert float(metrics[0]["loss"]) == pytest.approx(1, abs=0.5)  # an untrained network predicts 0 of a unit variance
+
+
+def test_cifar10_is_the_papers():
+    """Ho et al. 2020, section 4 and appendix B."""
+    config = cifar10.get_config()
+    assert (config.process.schedule, config.process.num_steps, config.predicts) == ("linear", 1000, "eps")
+    assert (config.train.num_steps, config.train.batch_size, config.train.learning_rate) == (800_000, 128, 2e-4)
+    assert (config.train.warmup_steps, config.train.grad_clip, config.train.ema_rates) == (5000, 1.0, (0.9999,))
+    assert (config.data.random_flip, config.model.dropout, config.loss.name) == (True, 0.1, "simple")
+    assert (config.sample.sampler, config.sample.variance, config.sample.num_steps) == ("ancestral", "large", 1000)
+
+
+def test_lsun_turns_no_cats():
+    assert not lsun.get_config("cat").data.random_flip and lsun.get_config("church").data.random_flip
+    with pytest.raises(UserError, match=r"lsun.py:dog is unknown; it must be .* bedroom, bedroom_large, cat, church"):
+        lsun.get_config("dog")
+
+
+def test_celeba_is_cut_before_it_is_shrunk():
+    config = celeba64.get_config()
+    assert (config.data.center_crop, config.data.resize, config.data.image_size) == (140, True, (64, 64))
+
+
+@pytest.mark.parametrize(("size", "picked"), [((70, 90), 64), ((20, 300), 32), ((600, 256), 256), ((255, 255), 128)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_folder_gets_the_network_for_its_images(tmp_path, size, picked, mode, capsys):
+    Image.new(mode, size).save(tmp_path / "image.png")
+    config = get_config("folder", tmp_path)
+    channels = {"L": 1, "RGB": 3}[mode]
+    assert (config.data.image_size, config.data.channels) == ((picked, picked), channels)
+    assert f"picked      {picked} x {picked} x {channels}" in capsys.readouterr().out
+    [level] = config.model.attention_levels
+    assert picked // 2**level == 16
+
+
+def test_what_an_image_takes_is_known_before_anything_runs():
+    """The CIFAR-10 network: XLA itself needs 83 MB more for each image of a step (on a CPU, float32)."""
+    config = cifar10.get_config().to_dict()
+    assert 1.0 < (build._activation_bytes(config, 2) - build._activation_bytes(config, 1)) / 83e6 < 1.3
+
+
+def test_a_batch_follows_from_the_memory():
+    of = functools.partial(build.batch_size, get_config("digits", None).to_dict())
+    assert of(memory=80e9, num_devices=1) == 128 == of(memory=80e9, num_devices=8)
+    assert of(memory=80e9, num_devices=6) == 6 * 16
+    assert 1 <= of(memory=20e6, num_devices=1) < of(memory=40e6, num_devices=1) < 128
+    with pytest.raises(
+        UserError, match=r"train.batch_size = 0 finds no batch: one image takes 0.0 GiB and 0.0 GiB are free"
+    ):
+        of(memory=1e6, num_devices=1)
