@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion_jax import (
@@ -79,6 +80,7 @@ SOURCES = {
     "tfds": lambda *, name, path, split: sources.tfds(name=name, path=path, split=split or "train"),
 }
 
+MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
 MAX_BATCH_SIZE = 128  # of the automatic choice: the paper's
 MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays and the data
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
@@ -236,18 +238,52 @@ def labels(config: Config) -> Callable[[Array], Array] | None:
     return lambda numbers: numbers % num_classes if wanted < 0 else numbers * 0 + wanted
 
 
+def doubts(config: Config) -> list[str]:
+    """Returns a sentence for every setting of the section `sample` that is allowed, but known to give poor images."""
+    settings, num_steps = config["sample"], config["process"]["num_steps"]
+    few = f"config field sample.num_steps = {settings['num_steps']}"
+    least = min(MIN_DDIM_STEPS, num_steps) if settings["sampler"] == "ddim" else num_steps // 10
+    if settings["num_steps"] >= least:
+        return []
+    if settings["sampler"] == "ddim":
+        return [f"{few} is few for DDIM: below {least} images lose detail."]
+    return [f"{few} is few for ancestral sampling of {num_steps} levels: below {least} images are noisy; DDIM needs fewer."]
+
+
 def draw(config: Config) -> Callable[[Any, Array, Array], Array]:
     """Returns (params, seed, image numbers [B]) -> images, uint8 [B, H, W, C]; image i depends on (seed, i) alone.
 
     The other settings are those of the section `sample`.
     """
+    process_of = _reverse_process(config)
+    return lambda params, seed, numbers: images.to_uint8(process_of(params, seed, numbers)[1].x)
+
+
+def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
+    """Returns (params, seed, image numbers [B]) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
+
+    k is `sample.strip`; the times are evenly spaced, and the last prediction is the image. [Ho et al. 2020, section 4.3]
+    """
+    process_of, num_steps, k = _reverse_process(config), config["sample"]["num_steps"], config["sample"]["strip"]
+    rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
+
+    def predictions(params: Any, seed: Array, numbers: Array) -> Array:
+        denoise, samples, grid = process_of(params, seed, numbers, num_traced=k)
+        on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.at(grid, rows)))
+        return images.to_uint8(jnp.concatenate([on_the_way, samples.x[None]]))
+
+    return predictions
+
+
+def _reverse_process(config: Config) -> Callable[..., tuple[denoiser.Denoiser, samplers.Samples, Level]]:
+    """Returns (params, seed, image numbers, num_traced) -> (the denoiser, what it gave, the grid)."""
     settings, table, net, drawn_labels = config["sample"], levels(config), network(config), labels(config)
     sampler = SAMPLERS[settings["sampler"]](eta=settings["eta"], variance=settings["variance"])
     rows = GRIDS[settings["grid"]](config["process"]["num_steps"], settings["num_steps"])
     grid = process.at(table, rows)
     clip = CLIPS[settings["clip"]]
 
-    def draw_images(params: Any, seed: Array, numbers: Array) -> Array:
+    def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0):
         cond = {} if drawn_labels is None else {"label": drawn_labels(numbers)}
 
         def network_of_params(x_t: Array, condition: Array) -> Array:
@@ -261,6 +297,6 @@ def draw(config: Config) -> Callable[[Any, Array, Array], Array]:
         keys_x_T = streams.keys(seed, "x_T", numbers)
         x_T = grid.sigma[0] * jax.vmap(lambda key: jax.random.normal(key, image_shape(config)))(keys_x_T)
         keys = streams.keys(seed, "sampler", numbers)
-        return images.to_uint8(samplers.sample(denoise, sampler, x_T, grid, keys).x)
+        return denoise, samplers.sample(denoise, sampler, x_T, grid, keys, num_traced=num_traced), grid
 
-    return draw_images
+    return run

@@ -2,8 +2,9 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,10 +16,10 @@ NUM_PICTURED = 64
 
 def write(
     out: storage.Path,
-    chunks: Callable[[int], Iterator[tuple[int, np.ndarray]]],
+    draw: Callable[[int], Iterator[np.ndarray]],
     *,
     num_images: int,
-    chunk_size: int,
+    shard_size: int,
     manifest: Mapping[str, Any],
     labels: np.ndarray | None = None,
     on_progress: Callable[[int], None],
@@ -27,44 +28,85 @@ def write(
 
     Args:
         out: the folder.
-        chunks: first image -> the chunks from there on, as (number of its first image, uint8 [B, H, W, C]).
+        draw: number of the first image -> uint8 [B, H, W, C] from there on, in pieces of any size, `num_images` in all.
         num_images: N.
-        chunk_size: B of every chunk but the last; each is one shard.
+        shard_size: images in each shard, but for the last.
         manifest: what made the images; a folder that holds others is refused.
         labels: of the images, int [N], or None.
-        on_progress: gets the number of images written so far.
+        on_progress: gets the number of images drawn so far.
 
     Raises:
-        UserError: where the folder holds other images.
+        UserError: where the folder holds other images, or a damaged shard.
     """
     storage.make_dir(out)
     _claim(out, manifest)
-    shards = [out / "shards" / f"{start:08d}.npz" for start in range(0, num_images, chunk_size)]
+    shards = [out / "shards" / f"{start:08d}.npz" for start in range(0, num_images, shard_size)]
     present = next((i for i, shard in enumerate(shards) if not shard.exists()), len(shards))
     if present < len(shards):
-        for start, drawn in chunks(present * chunk_size):
-            storage.write_bytes(shards[start // chunk_size], encode(drawn))
-            on_progress(start + len(drawn))
-    drawn = np.concatenate([decode(shard) for shard in shards])
-    result = out / f"samples_{'x'.join(map(str, drawn.shape))}.npz"
-    storage.write_bytes(result, encode(drawn, labels))
-    pictured = drawn[:NUM_PICTURED]
+        pieces = _counted(draw(present * shard_size), present * shard_size, on_progress)
+        for shard, drawn in zip(shards[present:], regrouped(pieces, shard_size), strict=True):
+            with storage.writing(shard) as file:
+                np.savez(file, drawn)
+    pictured = np.concatenate([decode(shard) for shard in shards[: -(-NUM_PICTURED // shard_size)]])[:NUM_PICTURED]
+    result = out / f"samples_{'x'.join(map(str, (num_images, *pictured.shape[1:])))}.npz"
+    with storage.writing(result) as file:
+        write_npz(file, shards, (num_images, *pictured.shape[1:]), labels)
     columns = int(np.ceil(np.sqrt(len(pictured))))
     storage.write_bytes(out / "grid.png", images.encode_png(images.grid(pictured, num_columns=columns)))
     return result
 
 
-def encode(drawn: np.ndarray, labels: np.ndarray | None = None) -> bytes:
-    """Returns an .npz file's bytes with the images as arr_0 and, if there are any, their labels as arr_1."""
-    file = io.BytesIO()
-    np.savez(file, drawn, *([] if labels is None else [labels]))
-    return file.getvalue()
+def _counted(pieces: Iterable[np.ndarray], done: int, on_progress: Callable[[int], None]) -> Iterator[np.ndarray]:
+    for piece in pieces:
+        done += len(piece)
+        on_progress(done)
+        yield piece
 
 
-def decode(file: storage.Path) -> np.ndarray:
-    """Returns arr_0 of an .npz file."""
-    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
-        return stored["arr_0"]
+def regrouped(pieces: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Yields the same rows in pieces of `size`, the last one perhaps shorter."""
+    held = None
+    for piece in pieces:
+        held = piece if held is None else np.concatenate([held, piece])
+        while len(held) >= size:
+            yield held[:size]
+            held = held[size:]
+    if held is not None and len(held):
+        yield held
+
+
+def write_npz(file: BinaryIO, shards: list[storage.Path], shape: tuple[int, ...], labels: np.ndarray | None) -> None:
+    """Writes what np.savez would write of all shards together, holding one of them at a time.
+
+    Args:
+        file: to write into.
+        shards: of the images, in order.
+        shape: of all images, (N, H, W, C).
+        labels: int [N], or None.
+    """
+    with zipfile.ZipFile(file, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
+            np.lib.format.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for shard in shards:
+                entry.write(decode(shard).tobytes())
+        if labels is not None:
+            with archive.open("arr_1.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(labels))
+
+
+def decode(shard: storage.Path) -> np.ndarray:
+    """Returns a shard's images. # uint8 [B, H, W, C]
+
+    Raises:
+        UserError: where it is damaged.
+    """
+    try:
+        with np.load(io.BytesIO(shard.read_bytes()), allow_pickle=False) as stored:
+            return stored["arr_0"]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"shard {str(shard)!r} is damaged ({type(error).__name__}); remove it, and the same command draws it again."
+        ) from error
 
 
 def _claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
@@ -73,7 +115,11 @@ def _claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
     if not file.exists():
         storage.write_text(file, json.dumps(manifest, indent=2) + "\n")
         return
-    stored, new = (schema.flatten(json.loads(text)) for text in (file.read_text(), json.dumps(manifest)))
+    try:
+        stored = schema.flatten(json.loads(file.read_text()))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"file {str(file)!r} is damaged ({type(error).__name__}); choose another --out.") from error
+    new = schema.flatten(json.loads(json.dumps(manifest)))
     if differences := [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]:
         raise UserError(
             f"folder {str(out)!r} holds other images (different {', '.join(differences)}); choose another --out."

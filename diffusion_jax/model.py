@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +52,7 @@ class Model(NamedTuple):
         if fixed := settings.keys() & {"step", "ema_rate"}:
             raise UserError(f"setting {fixed.pop()!r} says which weights to use; give it to load().")
         model = self._replace(config=with_settings(self.config, num_images=num_images, **settings))
-        return np.concatenate([images for _, images in chunks(model)])
+        return np.concatenate(list(chunks(model)))
 
 
 def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None = None) -> Model:
@@ -96,37 +96,42 @@ def with_settings(config: Config, **settings) -> Config:
     return config
 
 
-def chunks(model: Model, *, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (number of its first image, uint8 [B, H, W, C]) for each chunk of the images that the config asks for.
+def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
+    """Yields the images that the config asks for from number `first` on, uint8 [B, H, W, C], in pieces.
 
-    The network always runs on whole chunks, the last one padded, so that an image does not depend on how many there are.
-
-    Args:
-        model: whose config says what to draw.
-        first: the image to begin with: the first of a chunk.
+    The network always runs on whole chunks of `sample.batch_per_device` images on each device, the last one padded, so that
+    an image depends neither on how many there are nor on where drawing begins.
     """
-    settings = model.config["sample"]
-    mesh = sharding.make_mesh()
-    size = chunk_size(model.config)
-    draw = _compiled(schema.to_json(_without_counts(model.config), {}))
-    for start in range(first, settings["num_images"], size):
-        numbers = jax.device_put(np.arange(start, start + size), sharding.batched(mesh))
-        drawn = np.asarray(draw(model.params, settings["seed"], numbers))
-        yield start, drawn[: settings["num_images"] - start]
+    num_images, size = model.config["sample"]["num_images"], _chunk_size(model.config)
+    for start in range(first - first % size, num_images, size):
+        drawn = _drawn(model, build.draw, np.arange(start, start + size))
+        yield drawn[max(first - start, 0) : num_images - start]
 
 
-def chunk_size(config: Config) -> int:
+def strip(model: Model, num_images: int) -> np.ndarray:
+    """Returns predictions of x_0 at `sample.strip` times, for the first images. # uint8 [k, num_images, H, W, C]"""
+    return _drawn(model, build.strip, np.arange(_chunk_size(model.config)))[:, :num_images]
+
+
+def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> np.ndarray:
+    """Returns what a function of `build` draws for images with these numbers."""
+    draw = _compiled(make, schema.to_json(_without_counts(model.config), {}))
+    numbers = jax.device_put(numbers, sharding.batched(sharding.make_mesh()))
+    return np.asarray(draw(model.params, model.config["sample"]["seed"], numbers))
+
+
+def _chunk_size(config: Config) -> int:
     """Returns how many images are drawn at once, over all devices."""
     return config["sample"]["batch_per_device"] * jax.device_count()
 
 
 def _without_counts(config: Config) -> Config:
     """Returns the config with what does not change the compiled program set to constants."""
-    return {**config, "sample": {**config["sample"], "num_images": 1, "seed": 0, "step": -1}}
+    constants = {"num_images": 1, "shard_size": 1, "seed": 0, "step": -1}
+    return {**config, "sample": {**config["sample"], **constants}}
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(config_json: str):
-    """Returns `build.draw` jitted, the same object for the same settings: asking twice compiles once."""
-    draw = build.draw(schema.from_json(config_json))
-    return jax.jit(draw, out_shardings=sharding.replicated(sharding.make_mesh()))
+def _compiled(make: Callable, config_json: str):
+    """Returns a function of `build` jitted, the same object for the same settings: asking twice compiles once."""
+    return jax.jit(make(schema.from_json(config_json)), out_shardings=sharding.replicated(sharding.make_mesh()))

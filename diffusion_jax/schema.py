@@ -280,6 +280,10 @@ def _checks_of_the_run(flat: dict[str, Any]) -> Checks:
             f"{_show(flat, 'sample.num_steps')} must be at most process.num_steps = {flat['process.num_steps']}.",
         ),
         (
+            flat["sample.strip"] <= flat["sample.num_steps"],
+            f"{_show(flat, 'sample.strip')} must be at most sample.num_steps = {flat['sample.num_steps']}.",
+        ),
+        (
             flat["sample.ema_rate"] in (0, *rates),
             f"{_show(flat, 'sample.ema_rate')} must be one of train.ema_rates = {rates!r}, "
             "or 0 for the parameters themselves.",
@@ -287,18 +291,21 @@ def _checks_of_the_run(flat: dict[str, Any]) -> Checks:
     ]
 
 
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields that say which run this is: those that may not change on resume, flat."""
+    return {name: value for name, value in flatten(config).items() if name not in FREE_ON_RESUME}
+
+
 def changed(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Returns 'field: stored -> new' for every field that differs and may not change on resume.
 
     A new `train.batch_size` of 0 leaves the choice, and so is no difference.
     """
-    old, new = flatten(stored), flatten(config)
+    old, new = identity(stored), identity(config)
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
         for name in FIELDS
-        if name not in FREE_ON_RESUME
-        and old.get(name) != new.get(name)
-        and not (name == "train.batch_size" and new.get(name) == 0)
+        if old.get(name) != new.get(name) and not (name == "train.batch_size" and new.get(name) == 0)
     ]
 
 

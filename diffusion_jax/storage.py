@@ -5,8 +5,12 @@ object store has no rename, but there an object appears whole or not at all. Not
 late.
 """
 
+import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from etils import epath
 
@@ -30,18 +34,30 @@ def is_object_store(name: Path) -> bool:
     return "://" in str(name)
 
 
-def write_bytes(name: Path, content: bytes) -> None:
-    """Writes a file atomically, making its folder where it is missing."""
+@contextlib.contextmanager
+def writing(name: Path) -> Iterator[BinaryIO]:
+    """Gives a file to write, which appears under its name when it is whole; its folder is made where it is missing."""
     name.parent.mkdir(parents=True, exist_ok=True)
     if is_object_store(name):
-        name.write_bytes(content)
+        with tempfile.TemporaryFile() as local:
+            yield local
+            local.seek(0)
+            with name.open("wb") as remote:
+                shutil.copyfileobj(local, remote)
         return
     temporary = name.parent / f".{name.name}.{os.getpid()}.tmp"
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            yield file
         temporary.replace(name)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(name: Path, content: bytes) -> None:
+    """Writes a file atomically, making its folder where it is missing."""
+    with writing(name) as file:
+        file.write(content)
 
 
 def write_text(name: Path, content: str) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import configs
 from configs import celeba64, cifar10, lsun
 from diffusion_jax import build, loop, schema, streams
 from diffusion_jax.errors import UserError
@@ -42,16 +44,34 @@ def get_config(name, images):
     return importlib.import_module(f"configs.{module}").get_config(*arguments)
 
 
+def test_every_config_is_listed_here():
+    files = {file.stem for file in pathlib.Path(configs.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == {name.partition(":")[0] for name in NUM_PARAMETERS}
+
+
 @pytest.mark.parametrize("name", NUM_PARAMETERS)
 def test_config(name, images):
     config = get_config(name, images)
     schema.check(config.to_dict())
-    params = jax.eval_shape(build.network(config.to_dict()).init, jax.random.key(0))
-    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert NUM_PARAMETERS[name] in (None, num_parameters)
+    assert schema.from_json(schema.to_json(config.to_dict(), {})) == config.to_dict()
+    params = check_shapes(config.to_dict())
+    assert NUM_PARAMETERS[name] in (None, sum(leaf.size for leaf in jax.tree.leaves(params)))
     config.model.update(channels=4, num_groups=2, num_res_blocks=1)
     config.train.warmup_steps = 0
     take_two_steps(config.to_dict())
+
+
+def check_shapes(config):
+    """Of a training step and of images drawn, at full size: nothing is computed. Returns the shapes of the parameters."""
+    parts = build.parts(config)
+    state = jax.eval_shape(functools.partial(loop.make_state, parts=parts), streams.key(0, "init"))
+    batch = {"image": jax.ShapeDtypeStruct((2, *build.image_shape(config)), jnp.uint8), "cond": {}}
+    after, metrics = jax.eval_shape(functools.partial(loop.train_step, parts=parts), state, batch)
+    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), each) for each in (state, after)]
+    assert shapes[0] == shapes[1] and metrics["loss"].shape == ()
+    drawn = jax.eval_shape(build.draw(config), state.params, 0, jnp.arange(2))
+    assert drawn.shape == (2, *build.image_shape(config)) and drawn.dtype == jnp.uint8
+    return state.params
 
 
 def take_two_steps(config):

@@ -1,6 +1,7 @@
 """Dumps: exactly N images, none drawn twice, and no mixture of settings."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ def image(number):
 
 
 class Drawer:
-    """Draws image i as a constant i, and remembers what it was asked for."""
+    """Draws image i as a constant i, in chunks, and remembers where they began."""
 
     def __init__(self, num_images, chunk_size, dies_after=None):
         self.num_images, self.chunk_size, self.dies_after, self.drawn = num_images, chunk_size, dies_after, []
@@ -24,28 +25,44 @@ class Drawer:
             if len(self.drawn) == self.dies_after:
                 raise KeyboardInterrupt
             self.drawn.append(start)
-            yield start, np.stack([image(i) for i in range(start, min(start + self.chunk_size, self.num_images))])
+            yield np.stack([image(i) for i in range(start, min(start + self.chunk_size, self.num_images))])
 
 
-def write(out, drawer, manifest=None):
+def write(out, drawer, *, shard_size=4, manifest=None, labels=None):
     return dump.write(
         storage.path(out),
         drawer,
         num_images=drawer.num_images,
-        chunk_size=drawer.chunk_size,
+        shard_size=shard_size,
         manifest=manifest or {"seed": 0},
+        labels=labels,
         on_progress=lambda done: None,
     )
 
 
-@pytest.mark.parametrize(("num_images", "chunk_size"), [(10, 4), (8, 4), (3, 4), (1, 1)])
-def test_exactly_n_images_in_order(tmp_path, num_images, chunk_size):
-    result = write(tmp_path, Drawer(num_images, chunk_size))
+@pytest.mark.parametrize(
+    ("num_images", "chunk_size", "shard_size"), [(10, 4, 3), (8, 4, 8), (3, 4, 9), (1, 1, 1), (90, 7, 80)]
+)
+def test_exactly_n_images_in_order(tmp_path, num_images, chunk_size, shard_size):
+    result = write(tmp_path, Drawer(num_images, chunk_size), shard_size=shard_size)
     assert result.name == f"samples_{num_images}x4x4x1.npz"
     with np.load(result) as stored:
         assert list(stored) == ["arr_0"]
         np.testing.assert_array_equal(stored["arr_0"], [image(i) for i in range(num_images)])
     assert (tmp_path / "grid.png").exists() and json.loads((tmp_path / "manifest.json").read_text()) == {"seed": 0}
+    sizes = [len(dump.decode(shard)) for shard in sorted((tmp_path / "shards").iterdir())]
+    assert sum(sizes) == num_images and set(sizes[:-1]) <= {shard_size}
+
+
+def test_the_file_is_what_numpy_would_write(tmp_path):
+    """Which is what the evaluators of guided-diffusion and others open, some by reading the header of arr_0.npy alone."""
+    labels = np.arange(10) % 3
+    result = write(tmp_path / "dump", Drawer(10, 4), labels=labels)
+    np.savez(tmp_path / "plain.npz", np.stack([image(i) for i in range(10)]), labels)
+    assert result.read_bytes() == (tmp_path / "plain.npz").read_bytes()
+    with zipfile.ZipFile(result) as archive, archive.open("arr_0.npy") as entry:
+        assert np.lib.format.read_magic(entry) == (1, 0)
+        assert np.lib.format.read_array_header_1_0(entry) == ((10, 4, 4, 1), False, np.dtype(np.uint8))
 
 
 def test_a_killed_dump_goes_on_where_it_was(tmp_path):
@@ -55,7 +72,7 @@ def test_a_killed_dump_goes_on_where_it_was(tmp_path):
     second = Drawer(10, 3)
     with np.load(write(tmp_path, second)) as stored:
         np.testing.assert_array_equal(stored["arr_0"], [image(i) for i in range(10)])
-    assert second.drawn == [6, 9]
+    assert second.drawn == [4, 7]
     third = Drawer(10, 3)
     write(tmp_path, third)
     assert third.drawn == []
@@ -65,3 +82,20 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     write(tmp_path, Drawer(2, 2))
     with pytest.raises(UserError, match="holds other images \\(different seed\\); choose another --out"):
         write(tmp_path, Drawer(2, 2), manifest={"seed": 1})
+
+
+@pytest.mark.parametrize("content", [b"", b"not a shard"])
+def test_a_damaged_shard_is_named(tmp_path, content):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, Drawer(10, 4, dies_after=1))
+    (tmp_path / "shards" / "00000000.npz").write_bytes(content)
+    with pytest.raises(UserError, match="00000000.npz' is damaged .*remove it, and the same command draws it again"):
+        write(tmp_path, Drawer(10, 4))
+    assert not list(tmp_path.glob("samples_*"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match="manifest.json' is damaged"):
+        write(tmp_path, Drawer(2, 2))

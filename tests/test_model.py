@@ -118,3 +118,23 @@ def test_classes_are_trained_drawn_and_dumped(tmp_path):
     assert np.any(cycled[3] != sevens[3])
     with pytest.raises(ValueError, match="sample.label = 11 is no label of model.num_classes = 10"):
         model.sample(1, label=11)
+
+
+def test_drawing_may_begin_anywhere(workdir):
+    """Chunks are of 2 images on each of 8 devices; image 21 is in the middle of the second."""
+    model = dj.load(workdir)
+    whole = model.sample(40)
+    settings = dj.model.with_settings(model.config, num_images=40)
+    for first in (0, 16, 21, 39):
+        pieces = list(dj.model.chunks(model._replace(config=settings), first=first))
+        np.testing.assert_array_equal(np.concatenate(pieces), whole[first:])
+
+
+def test_a_strip_ends_with_the_image_and_begins_far_from_it(workdir):
+    model = dj.load(workdir)
+    config = dj.model.with_settings(model.config, num_steps=10, strip=4)
+    strip = dj.model.strip(model._replace(config=config), 3)
+    assert strip.shape == (4, 3, 8, 8, 1)
+    np.testing.assert_array_equal(strip[-1], model.sample(3, num_steps=10))
+    distances = np.mean(np.abs(strip.astype(float) - strip[-1]), axis=(1, 2, 3, 4))
+    assert np.all(np.diff(distances) < 0)

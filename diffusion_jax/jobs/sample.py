@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from diffusion_jax import build, checkpoint, dump, logs, model, schema, storage
+from diffusion_jax import build, checkpoint, dump, images, logs, model, schema, storage
 from diffusion_jax.build import Config
+
+NUM_STRIPS = 8  # images in strip.png
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
@@ -27,25 +30,47 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     settings = config["sample"]
     out = out or workdir / "samples" / _name(trained)
     logs.say("sampling", f"{settings['num_images']:,} images into {out}")
+    for doubt in build.doubts(config):
+        logs.say("warning", doubt)
     labels = build.labels(config)
-    progress = logs.Progress("images", total=settings["num_images"])
-
-    def on_progress(done: int) -> None:
-        progress.update(done)
-        progress.clear()
-        logs.say("sample", progress.text())
-
     result = dump.write(
         out,
         lambda first: model.chunks(trained, first=first),
         num_images=settings["num_images"],
-        chunk_size=model.chunk_size(config),
+        shard_size=settings["shard_size"],
         manifest=_manifest(trained),
         labels=labels and labels(np.arange(settings["num_images"])),
-        on_progress=on_progress,
+        on_progress=_progress(settings["num_images"], settings["shard_size"]),
     )
     logs.say("done", f"{result}; a picture is {out / 'grid.png'}")
+    if settings["strip"]:
+        _picture_strip(trained, out / "strip.png")
     return 0
+
+
+def _progress(num_images: int, shard_size: int) -> Callable[[int], None]:
+    """Returns what keeps the terminal's line up to date, and prints one for each shard."""
+    progress = logs.Progress("images", total=num_images)
+    shards = 0
+
+    def on_progress(done: int) -> None:
+        nonlocal shards
+        progress.update(done)
+        if done // shard_size > shards or done == num_images:
+            shards = done // shard_size
+            progress.clear()
+            logs.say("sample", progress.text())
+
+    return on_progress
+
+
+def _picture_strip(trained: model.Model, file: storage.Path) -> None:
+    """Writes a picture with a row for each of the first images: what the network takes it for, from x_T on to the end."""
+    predictions = model.strip(trained, NUM_STRIPS).swapaxes(0, 1)  # [images, k, H, W, C]
+    num_columns = predictions.shape[1]
+    grid = images.grid(predictions.reshape(-1, *predictions.shape[2:]), num_columns=num_columns)
+    storage.write_bytes(file, images.encode_png(grid))
+    logs.say("strip", f"{file}: x_0 as predicted at {num_columns} times, a row for each image")
 
 
 def _name(trained: model.Model) -> str:
@@ -64,18 +89,22 @@ def _digest(params) -> str:
 
 
 def _manifest(trained: model.Model) -> dict:
-    """Returns what the images depend on."""
+    """Returns what the images depend on, and how they were made."""
     config = trained.config
+    identity = json.dumps(schema.identity(config), sort_keys=True)
+    drawn = {name: value for name, value in config["sample"].items() if name != "strip"}
     return {
         "format_version": schema.FORMAT_VERSION,
+        "images": f"0 to {drawn['num_images'] - 1} of seed {drawn['seed']}",
+        "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
         "checkpoint_step": trained.step,
         "weights_sha256": _digest(trained.params),
-        "sample": {**config["sample"], "step": trained.step},
-        "chunk_size": model.chunk_size(config),
+        "config_sha256": hashlib.sha256(identity.encode()).hexdigest(),
+        "sample": {**drawn, "step": trained.step},
         "image_shape": build.image_shape(config),
-        "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
         "process": config["process"],
         "predicts": config["predicts"],
         "model": config["model"],
+        "device": jax.devices()[0].device_kind,
         "versions": checkpoint.versions(),
     }

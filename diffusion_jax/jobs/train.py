@@ -263,6 +263,8 @@ def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per
         "steps",
         f"{int(state.step):,} to {train['num_steps']:,}, {train['batch_size']} images each, {per_call} in a call",
     )
+    for doubt in build.doubts(config):
+        logs.say("warning", doubt)
     logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
 
 
