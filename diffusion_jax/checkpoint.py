@@ -8,7 +8,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 import diffusion_jax
-from diffusion_jax import schema, storage
+from diffusion_jax import logs, schema, storage
 from diffusion_jax.errors import UserError
 from diffusion_jax.train_state import TrainState
 
@@ -21,6 +21,7 @@ class Checkpoints:
     def __init__(self, workdir: storage.Path, *, keep: int = 1):
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(_folder(workdir), preservation_policy=policies.LatestN(keep))
+        self._known: int | None = None  # the step last saved or restored
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -29,26 +30,30 @@ class Checkpoints:
         """Waits for what is being saved."""
         self._checkpointer.close()
 
-    @property
-    def latest(self) -> int | None:
-        """The step of the latest complete checkpoint, or None."""
-        found = self._checkpointer.latest
-        return None if found is None else found.step
-
     def save(self, state: TrainState) -> None:
-        """Starts to save a state under its own step; the arrays are copied before this returns."""
-        step = int(state.step)
-        if step != self.latest:
-            self._checkpointer.save_checkpointables_async(step, _split(state), force=True)
+        """Starts to save a state under its own step; the arrays are copied before this returns.
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """Returns the state saved at a step.
+        A checkpoint of that step is replaced, unless it was saved or restored here: it could not be read.
+        """
+        step = int(state.step)
+        if step != self._known:
+            self._checkpointer.save_checkpointables_async(step, _split(state), force=True, overwrite=True)
+            self._known = step
+
+    def restore_latest(self, like: TrainState) -> TrainState | None:
+        """Returns the latest state that can be read, or None where none was ever saved.
 
         Args:
-            step: of a complete checkpoint.
             like: `jax.ShapeDtypeStruct`s with the shardings to restore onto.
+
+        Raises:
+            UserError: where there are checkpoints, but none can be read.
         """
-        return _join(self._checkpointer.load_checkpointables(step, _split(like)))
+        found = _load_latest(self._checkpointer, _split(like))
+        if found is None:
+            return None
+        self._known, saved = found
+        return _join(saved)
 
 
 def _split(state: TrainState) -> dict[str, Any]:
@@ -73,17 +78,35 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
     Raises:
         UserError: where there is no such checkpoint; the sentence lists those there are.
     """
+    unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
+    averages = {name: like if name == ema else unread for name in all_ema}
+    wanted = {"weights": {"params": unread if ema else like, "ema": averages}}
     with ocp.training.Checkpointer(_folder(workdir)) as checkpointer:
         steps = [found.step for found in checkpointer.checkpoints]
-        if not steps:
-            raise UserError(f"{str(workdir)!r} has no checkpoint yet.")
         if step not in (-1, *steps):
             raise UserError(f"{str(workdir)!r} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
-        step = steps[-1] if step == -1 else step
-        unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
-        wanted = {"params": unread if ema else like, "ema": {name: like if name == ema else unread for name in all_ema}}
-        weights = checkpointer.load_checkpointables(step, {"weights": wanted})["weights"]
+        found = _load_latest(checkpointer, wanted, [step] if step != -1 else steps)
+    if found is None:
+        raise UserError(f"{str(workdir)!r} has no checkpoint yet.")
+    step, weights = found[0], found[1]["weights"]
     return step, weights["ema"][ema] if ema else weights["params"]
+
+
+def _load_latest(
+    checkpointer: ocp.training.Checkpointer, wanted: dict[str, Any], steps: list[int] | None = None
+) -> tuple[int, dict[str, Any]] | None:
+    """Returns (step, what was wanted) of the latest step that can be read; those that cannot are named."""
+    steps = [found.step for found in checkpointer.checkpoints] if steps is None else steps
+    for step in sorted(steps, reverse=True):
+        try:
+            return step, checkpointer.load_checkpointables(step, wanted)
+        except Exception as error:  # orbax and tensorstore have many names for a file that is cut short or missing
+            logs.say("warning", f"the checkpoint of step {step:,} cannot be read ({type(error).__name__}).")
+    if steps:
+        raise UserError(
+            f"{str(checkpointer.directory)!r} has no checkpoint that can be read, of {', '.join(map(str, sorted(steps)))}."
+        )
+    return None
 
 
 def _folder(workdir: storage.Path) -> storage.Path:

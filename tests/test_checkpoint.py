@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -36,11 +37,10 @@ def assert_same(a, b):
 def test_restoring_gives_back_every_byte(tmp_path):
     state = at_step(state_of(0), 3)
     with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
-        assert checkpoints.latest is None
+        assert checkpoints.restore_latest(like(state)) is None
         checkpoints.save(state)
     with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
-        assert checkpoints.latest == 3
-        restored = checkpoints.restore(3, like(state))
+        restored = checkpoints.restore_latest(like(state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert_same(restored, state)
 
@@ -51,7 +51,7 @@ def test_restoring_onto_eight_devices(tmp_path):
         checkpoints.save(state)
     where = sharding.replicated(sharding.make_mesh())
     with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
-        restored = checkpoints.restore(1, like(state, where))
+        restored = checkpoints.restore_latest(like(state, where))
     assert {leaf.sharding for leaf in jax.tree.leaves(restored)} == {where}
     assert_same(restored, state)
 
@@ -65,7 +65,7 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
         for _ in range(20):
             state = overwrite(state)
     with checkpoint.Checkpoints(storage.path(tmp_path)) as checkpoints:
-        assert_same(checkpoints.restore(4, like(state)), at_step(state_of(0), 4))
+        assert_same(checkpoints.restore_latest(like(state)), at_step(state_of(0), 4))
 
 
 def test_the_latest_remain(tmp_path):
@@ -97,6 +97,42 @@ def test_a_missing_step_lists_those_there_are(tmp_path):
         checkpoint.restore_weights(
             storage.path(tmp_path), step=5, like=like(state_of(0).params), ema="", all_ema=["0.9", "0.99"]
         )
+
+
+def damage(step, kind):
+    """Does to a checkpoint's folder what a full disk, a killed copy or a careless hand does."""
+    files = sorted((file for file in step.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    if kind == "largest file cut short":
+        files[-1].write_bytes(files[-1].read_bytes()[:100])
+    elif kind == "all files empty":
+        for file in files:
+            file.write_bytes(b"")
+    elif kind == "weights missing":
+        shutil.rmtree(step / "weights")
+    elif kind == "manifests missing":
+        for file in step.rglob("manifest.ocdbt"):
+            file.unlink()
+
+
+@pytest.mark.parametrize("kind", ["largest file cut short", "all files empty", "weights missing", "manifests missing"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, kind, capsys):
+    state, folder = state_of(0), storage.path(tmp_path)
+    weights = functools.partial(checkpoint.restore_weights, folder, like=like(state.params), ema="", all_ema=["0.9", "0.99"])
+    with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(at_step(state, step))
+    damage(tmp_path / "checkpoints" / "2", kind)
+    assert weights(step=-1)[0] == 1
+    with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
+        restored = checkpoints.restore_latest(like(state))
+        assert "warning     the checkpoint of step 2 cannot be read" in capsys.readouterr().out
+        assert_same(restored, at_step(state, 1))
+        checkpoints.save(at_step(state_of(1), 2))  # training comes to the same step again
+    assert_same(weights(step=2)[1], state_of(1).params)
+    for step in (1, 2):
+        damage(tmp_path / "checkpoints" / str(step), kind)
+    with pytest.raises(UserError, match=r"checkpoints' has no checkpoint that can be read, of 1, 2\."):
+        weights(step=-1)
 
 
 def test_the_config_is_stored_with_versions(tmp_path):

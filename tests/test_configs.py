@@ -62,21 +62,19 @@ def test_config(name, images):
 
 
 def check_shapes(config):
-    """Of a training step and of images drawn, at full size: nothing is computed. Returns the shapes of the parameters."""
-    parts = build.parts(config)
-    state = jax.eval_shape(functools.partial(loop.make_state, parts=parts), streams.key(0, "init"))
-    batch = {"image": jax.ShapeDtypeStruct((2, *build.image_shape(config)), jnp.uint8), "cond": {}}
-    after, metrics = jax.eval_shape(functools.partial(loop.train_step, parts=parts), state, batch)
-    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), each) for each in (state, after)]
-    assert shapes[0] == shapes[1] and metrics["loss"].shape == ()
-    drawn = jax.eval_shape(build.draw(config), state.params, 0, jnp.arange(2))
-    assert drawn.shape == (2, *build.image_shape(config)) and drawn.dtype == jnp.uint8
-    return state.params
+    """Of the network at full size; nothing is computed. Returns those of the parameters."""
+    network = build.network(config)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    x_t = jax.ShapeDtypeStruct((2, *build.image_shape(config)), jnp.float32)
+    output = jax.eval_shape(network.apply, params, x_t, jax.ShapeDtypeStruct((2,), jnp.float32), {})
+    assert output.shape == x_t.shape and output.dtype == jnp.float32
+    return params
 
 
 def take_two_steps(config):
     schema.check(config)
     parts = build.parts(config)
+    build.draw(config)  # its settings fit together
     state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init"))
     batch = {"image": np.zeros((2, *build.image_shape(config)), np.uint8), "cond": {}}
     after, metrics = state, []

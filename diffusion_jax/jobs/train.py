@@ -36,6 +36,8 @@ def run(config: Config, workdir: storage.Path) -> int:
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
     parts, source, held_out = build.parts(config), build.source(config), build.held_out(config)
     records = _read(source) if build.is_resident(config, source.num_images) else None
+    if config["train"]["init_from"]:
+        checkpoint.read_config(storage.path(config["train"]["init_from"]))  # before anything is written
     storage.make_dir(workdir)
     with Checkpoints(workdir, keep=config["train"]["keep_checkpoints"]) as checkpoints, loop.catch_signals() as caught:
         state = _start(config, parts, mesh, checkpoints)
@@ -82,14 +84,14 @@ def _start(config: Config, parts: Parts, mesh: Mesh, checkpoints: Checkpoints) -
     key = streams.key(config["train"]["seed"], "init")
     abstract = jax.eval_shape(make_state, key)
     shardings = sharding.of_parameters(abstract, mesh)
-    if checkpoints.latest is None:
-        state = jax.jit(make_state, out_shardings=shardings)(key)
-        return _take_weights(state, config["train"]["init_from"]) if config["train"]["init_from"] else state
     like = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract, shardings
     )
-    logs.say("resumed", f"at step {checkpoints.latest:,}")
-    return checkpoints.restore(checkpoints.latest, like)
+    if (state := checkpoints.restore_latest(like)) is not None:
+        logs.say("resumed", f"at step {int(state.step):,}")
+        return state
+    state = jax.jit(make_state, out_shardings=shardings)(key)
+    return _take_weights(state, config["train"]["init_from"]) if config["train"]["init_from"] else state
 
 
 def _take_weights(state: TrainState, init_from: str) -> TrainState:
@@ -218,8 +220,8 @@ def _hooks(
         log.loss_curve()
 
     every = config["train"]["sample_every"]
-    hooks = [Hook(config["train"]["checkpoint_every"], save), Hook(every, preview)]
-    return hooks if held_out is None else [*hooks, Hook(every, _held_out_hook(config, parts, held_out, mesh, log))]
+    watched = [] if held_out is None else [Hook(every, _held_out_hook(config, parts, held_out, mesh, log))]
+    return [Hook(config["train"]["checkpoint_every"], save), *watched, Hook(every, preview)]
 
 
 def _weights(state: TrainState) -> dict[str, Any]:
