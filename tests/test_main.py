@@ -1,5 +1,6 @@
 """The command line: the whole job in a process of its own, and a sentence for everything that can be mistyped."""
 
+import io
 import json
 import os
 import pathlib
@@ -20,17 +21,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
 
 
-def start(*arguments, **options):
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+def start(*arguments, num_devices=1, **options):
+    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "main.py", *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
 
 
-def run(*arguments):
-    """Returns (exit code, stdout, stderr) of main.py in a process with one device."""
-    process = start(*arguments)
+def run(*arguments, **options):
+    """Returns (exit code, stdout, stderr) of main.py in a process of its own."""
+    process = start(*arguments, **options)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
@@ -137,6 +139,39 @@ MISTAKES = {
         [DIGITS, "--workdir=x", "--config.sample.num_steps=4000"],
         "config field sample.num_steps = 4000 must be at most process.num_steps = 1000.",
     ),
+    "no images": ([DIGITS, "--workdir=x", "--config.sample.num_images=0"], "sample.num_images = 0 is not allowed"),
+    "impossible size": (
+        [DIGITS, "--workdir=x", "--config.data.image_size=(7, 8)"],
+        "config field data.image_size = (7, 8) does not fit 2 levels of model.multipliers; height and width must be",
+    ),
+    "long strip": (
+        [DIGITS, "--workdir=x", "--config.sample.strip=101"],
+        "config field sample.strip = 101 must be at most sample.num_steps = 100.",
+    ),
+    "another size": (
+        [DIGITS, "--workdir=x", "--config.data.image_size=(16, 16)"],
+        "but the images are [8, 8, 1]; set data.image_size = (8, 8) and data.channels = 1, or data.resize = True.",
+    ),
+    "no held-out images": (
+        [DIGITS, "--workdir=x", "--config.data.held_out=test"],
+        "config field data.held_out = 'test': data.source = 'digits' is one set without splits",
+    ),
+    "no IDX files": (
+        ["--config=configs/fashion_mnist.py", "--workdir=x", "--config.data.path=nowhere"],
+        "config field data.path = 'nowhere' has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz",
+    ),
+    "no .npz": (
+        [DIGITS, "--workdir=x", "--config.data.source=npz", "--config.data.path=nowhere.npz"],
+        "config field data.path = 'nowhere.npz' is not a file",
+    ),
+    "no folder": (
+        [DIGITS, "--workdir=x", "--config.data.source=folder", "--config.data.path=nowhere"],
+        "config field data.path = 'nowhere' is no folder",
+    ),
+    "no weights to start from": (
+        [DIGITS, "--workdir=x", "--config.train.init_from=nowhere"],
+        "'nowhere' has no config.json; it must be the workdir of a run.",
+    ),
     "one dash": ([DIGITS, "--workdir=x", "-config.sample.nmu=2"], "config field 'sample.nmu' is unknown"),
     "not a config": (["--config=README.md", "--workdir=x"], "flag --config = 'README.md' is not a Python file"),
     "a section": (
@@ -157,6 +192,55 @@ def test_a_mistake_is_one_sentence(name, capsys, tmp_path, monkeypatch):
     out, err = capsys.readouterr()
     assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
     assert out == "" and sorted(os.listdir()) == ["README.md", "configs"]
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("folder", "configs/folder.py needs the folder of images"),
+        ("folder:nowhere", "data.path = 'nowhere' is no folder"),
+        ("lsun:dog", "configs/lsun.py:dog is unknown; it must be"),
+    ],
+)
+def test_what_a_config_refuses_is_a_sentence(config, sentence):
+    name, colon, argument = config.partition(":")
+    code, out, err = run(f"--config=configs/{name}.py{colon}{argument}", "--workdir=x")
+    assert code == main.BAD_INPUT and err.startswith("error: ") and sentence in err and err.count("\n") == 1 and out == ""
+
+
+def test_a_broken_image_is_named_before_anything_is_written(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(20):
+        Image.new("RGB", (32, 32)).save(images / f"{number:02d}.png")
+    (images / "13.png").write_bytes((images / "13.png").read_bytes()[:60])
+    folder = ["--config.data.source=folder", f"--config.data.path={images}", "--config.data.resize=True"]
+    code, _, err = run(*tiny.flags(tmp_path / "run", num_steps=2), *folder)
+    assert code == main.BAD_INPUT and err.startswith("error: image file '") and "13.png' cannot be read" in err
+    assert err.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_dump_is_the_same_on_one_device_and_on_four(tmp_path):
+    """And for any shard size, when it is continued on other devices, and when it is longer."""
+    workdir = tmp_path / "run"
+    assert run(*tiny.flags(workdir, num_steps=2))[0] == 0
+
+    def dump(name, num_devices, num_images=23, shard_size=23):
+        settings = {"num_images": num_images, "shard_size": shard_size, "batch_per_device": 4, "num_steps": 10}
+        fields = [f"--config.sample.{field}={value}" for field, value in settings.items()]
+        out = tmp_path / name
+        code, _, err = run("--mode=sample", f"--workdir={workdir}", f"--out={out}", *fields, num_devices=num_devices)
+        assert (code, err) == (0, "")
+        return (out / f"samples_{num_images}x8x8x1.npz").read_bytes()
+
+    one = dump("one", 1)
+    assert dump("four", 4, shard_size=5) == one
+    for shard in ("00000010", "00000020"):
+        (tmp_path / "four" / "shards" / f"{shard}.npz").unlink()
+    assert dump("four", 1, shard_size=5) == one
+    dump("more", 4, num_images=30)
+    with np.load(tmp_path / "more" / "samples_30x8x8x1.npz") as more, np.load(io.BytesIO(one)) as fewer:
+        np.testing.assert_array_equal(more["arr_0"][:23], fewer["arr_0"])
 
 
 @pytest.mark.parametrize(
