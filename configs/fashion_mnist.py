@@ -1,7 +1,15 @@
-"""A DDPM on Fashion-MNIST, 60,000 grey images of 28 x 28 pixels, small enough for a CPU.
+"""A small DDPM on Fashion-MNIST, 60,000 grey images of 28 x 28 pixels, for a CPU. [data: Xiao et al. 2017, arXiv:1708.07747]
 
-sudo apt install dataset-fashion-mnist
-python main.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+    sudo apt install dataset-fashion-mnist
+    python main.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+Where there is no apt, data.path is the folder of the four IDX files as published.
+
+Cost: 8,000 steps of 32 images; 39 minutes on two CPU cores that had other work too.
+Expected: a held-out loss of 0.155, and the clothes of docs/gallery.md.
+
+Differs from the paper in the small network, in predicting v with the cosine schedule, in stratified draws of t and in a
+decaying learning rate.
 """
 
 from ml_collections import ConfigDict

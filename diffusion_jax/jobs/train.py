@@ -257,7 +257,8 @@ def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per
         "devices", f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)"
     )
     logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
-    logs.say("data", f"{config['data']['source']}: {source.num_images:,} images, {height} x {width} x {channels}")
+    where = "on the devices" if build.is_resident(config, source.num_images) else "read as needed"
+    logs.say("data", f"{config['data']['source']}: {source.num_images:,} images, {height} x {width} x {channels}, {where}")
     if config["model"]["num_classes"] and source.class_names:
         logs.say("classes", ", ".join(f"{label} {name}" for label, name in enumerate(source.class_names)))
     logs.say("network", f"{num_params:,} parameters, {config['model']['dtype']}")
