@@ -42,11 +42,67 @@ def stratified(num_steps: int) -> Timesteps:
     """
 
     def draw(state, key: Array, batch_size: int) -> tuple[Array, Array]:
-        comb = (jnp.arange(batch_size) / batch_size + jax.random.uniform(key)) % 1
-        t = 1 + jnp.floor(comb * num_steps).astype(jnp.int32)
+        t = 1 + jnp.floor(_comb(key, batch_size) * num_steps).astype(jnp.int32)
         return jnp.minimum(t, num_steps), jnp.ones(batch_size)
 
     return Timesteps(lambda: (), draw, lambda state, t, losses: state)
+
+
+def _comb(key: Array, batch_size: int) -> Array:
+    """Returns evenly spaced numbers in [0, 1), all shifted by one random offset. # [B]"""
+    return (jnp.arange(batch_size) / batch_size + jax.random.uniform(key)) % 1
+
+
+class LossHistory(NamedTuple):
+    """The last losses seen at each t, for `loss_second_moment`."""
+
+    losses: Array  # float32 [T, 10], a ring for each t
+    num_seen: Array  # int32 [T]
+
+
+def loss_second_moment(num_steps: int, *, history: int = 10, uniform_share: float = 0.001) -> Timesteps:
+    """Returns draws of t in proportion to sqrt(E[L_t^2]), weighted so that the mean loss stays unbiased.
+
+    p_t ~ sqrt(mean of the last 10 losses squared), mixed with a little of the uniform distribution; the weight is
+    1 / (T p_t). Uniform until every t was seen 10 times. The draws are spread over a batch as in `stratified`.
+    [Nichol & Dhariwal 2021, eq. 18 and section 3.3]
+
+    Args:
+        num_steps: T.
+        history: losses kept for each t.
+        uniform_share: of the uniform distribution in the mixture.
+    """
+
+    def draw(state: LossHistory, key: Array, batch_size: int) -> tuple[Array, Array]:
+        p = probabilities(state, uniform_share)
+        bounds = jnp.cumsum(p)
+        row = jnp.searchsorted(bounds, _comb(key, batch_size) * bounds[-1], side="right")
+        row = jnp.minimum(row, num_steps - 1)
+        return 1 + row.astype(jnp.int32), 1 / (num_steps * p[row])
+
+    return Timesteps(lambda: LossHistory(jnp.zeros((num_steps, history)), jnp.zeros(num_steps, jnp.int32)), draw, _remember)
+
+
+def probabilities(state: LossHistory, uniform_share: float) -> Array:
+    """Returns the probability of each t under `loss_second_moment`. # [T]"""
+    num_steps, history = state.losses.shape
+    rms = jnp.sqrt(jnp.mean(state.losses**2, axis=1))
+    p = (1 - uniform_share) * rms / jnp.maximum(jnp.sum(rms), 1e-30) + uniform_share / num_steps
+    return jnp.where(jnp.all(state.num_seen >= history), p, 1 / num_steps)
+
+
+def _remember(state: LossHistory, t: Array, losses: Array) -> LossHistory:
+    """Returns the history with the losses of a batch, as if they had come one after the other."""
+    history = state.losses.shape[1]
+    same = t[:, None] == t[None, :]
+    earlier = jnp.sum(jnp.tril(same, -1), axis=1)  # in this batch, of the same t
+    later = jnp.sum(jnp.triu(same, 1), axis=1)
+    slot = (state.num_seen[t - 1] + earlier) % history
+    row = jnp.where(later < history, t - 1, len(state.losses))  # one that would be overwritten at once is dropped
+    return LossHistory(
+        state.losses.at[row, slot].set(losses, mode="drop"),
+        state.num_seen.at[t - 1].add(1),
+    )
 
 
 def trailing(num_steps: int, num_sampled: int) -> np.ndarray:

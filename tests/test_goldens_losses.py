@@ -7,7 +7,7 @@ import pytest
 import recorded
 from test_goldens_samplers import nchw, network_of, nhwc, rows_of
 
-from diffusion_jax import build, denoiser, losses, process, schedules, train_state
+from diffusion_jax import build, denoiser, losses, process, schedules, timesteps, train_state
 
 G3, G9, G10 = (recorded.load(name) for name in ("g3_losses", "g9_training_utils", "g10_ho_tf"))
 PREDICTS = {
@@ -166,6 +166,17 @@ def test_the_older_loss_is_the_same():
     np.testing.assert_allclose(got, G10["v1.loss"], rtol=1e-4)
 
 
+def test_the_losses_second_moments_are_improved_diffusions(x64):
+    """After every batch of 30: the same probability for each of 8 t. Their t is ours minus 1."""
+    num_steps, history, uniform_share = G3["lsm.config"]
+    drawn = timesteps.loss_second_moment(int(num_steps), history=int(history), uniform_share=uniform_share)
+    state = drawn.init()
+    for t, loss, stored in zip(G3["lsm.ts"], G3["lsm.losses"], G3["lsm.weights_after"], strict=True):
+        state = drawn.update(state, jnp.asarray(t) + 1, jnp.asarray(loss))
+        np.testing.assert_allclose(timesteps.probabilities(state, uniform_share), stored / stored.sum(), rtol=1e-12)
+    np.testing.assert_allclose(np.sort(state.losses, axis=1), np.sort(G3["lsm.history"], axis=1), rtol=1e-12)
+
+
 # ---- g9: averages, weights over noise levels, Adam
 
 
@@ -175,6 +186,14 @@ def test_averages_are_improved_diffusions(rate, x64):
     for k, stored in enumerate(G9[f"ema.out.{rate}"]):
         ema = train_state.update_ema(ema, jnp.asarray(path[k])) if k else ema
         np.testing.assert_allclose(ema[rate], stored, rtol=1e-12)
+
+
+def test_the_averages_warm_up_is_diffusers(x64):
+    """But for the first update, which copies the parameters there and takes nine tenths of them here."""
+    for step, stored in zip(G9["ema.steps"], G9["ema.diffusers_decay.default"], strict=True):
+        if step > 1:
+            rate = train_state.update_ema({"0.9999": jnp.ones(())}, jnp.zeros(()), num_updates=step - 1)["0.9999"]
+            assert float(rate) == pytest.approx(stored, rel=1e-12)
 
 
 @pytest.mark.parametrize(("predicts", "key"), [("eps", "snr.minsnr_eps"), ("v", "snr.minsnr_v"), ("x_0", "snr.minsnr_x0")])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_jax import build, timesteps
@@ -31,6 +31,62 @@ def test_every_place_of_a_batch_is_uniform():
         t = jax.vmap(lambda key, drawn=drawn: drawn.draw((), key, 4)[0])(jax.random.split(jax.random.key(1), 2000))
         for place in np.asarray(t).T:
             assert np.sum((np.bincount(place, minlength=21)[1:] - 100) ** 2 / 100) < 66
+
+
+def seen(losses, history=2):
+    """Returns the draws by second moment, and their state when each t has always had the same loss."""
+    drawn = timesteps.loss_second_moment(len(losses), history=history)
+    state = drawn.init()
+    for _ in range(history):
+        state = drawn.update(state, jnp.arange(len(losses)) + 1, jnp.asarray(losses))
+    return drawn, state
+
+
+def test_draws_by_second_moment_are_in_proportion_and_weighted_back():
+    """Losses 1, 2, ..., 20: frequencies follow them, and the weighted mean of any function of t stays that of uniform t."""
+    losses = np.arange(1.0, 21.0)
+    drawn, state = seen(losses)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    t, weight = jax.vmap(lambda key: drawn.draw(state, key, 64))(keys)
+    expected = 0.999 * losses / losses.sum() + 0.001 / 20
+    counts = np.bincount(np.ravel(t), minlength=21)[1:]
+    assert np.sum((counts - 64_000 * expected) ** 2 / (64_000 * expected)) < 66
+    np.testing.assert_allclose(np.asarray(weight)[t == 20], 1 / (20 * expected[-1]), rtol=1e-5)
+    for function in (lambda t: t, lambda t: (t % 3) == 0):
+        uniform = np.mean(function(np.arange(1, 21)))
+        assert np.mean(weight * function(t)) == pytest.approx(uniform, rel=0.02)
+
+
+def test_the_weighted_loss_hardly_varies_where_losses_are_as_expected():
+    """That is what the draws are for: each weighted loss is then the mean loss itself, but for the uniform share."""
+    losses = np.geomspace(0.01, 100, 50)
+    drawn, state = seen(losses)
+    t, weight = drawn.draw(state, jax.random.key(0), 64)
+    np.testing.assert_allclose(weight * losses[t - 1], np.mean(losses), rtol=0.2)
+
+
+def test_draws_are_uniform_until_every_t_was_seen_often_enough():
+    drawn = timesteps.loss_second_moment(20)
+    state = drawn.init()
+    for _ in range(9):
+        state = drawn.update(state, jnp.arange(20) + 1, jnp.arange(1.0, 21.0))
+    state = drawn.update(state, jnp.arange(19) + 1, jnp.arange(1.0, 20.0))
+    t, weight = drawn.draw(state, jax.random.key(0), 20)
+    assert sorted(t.tolist()) == list(range(1, 21))
+    np.testing.assert_allclose(weight, 1, rtol=1e-6)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 8, width=32)), min_size=1, max_size=12))
+def test_a_batch_is_remembered_as_if_it_came_one_by_one(batch):
+    drawn = timesteps.loss_second_moment(4, history=3)
+    t, losses = (np.array(column) for column in zip(*batch, strict=True))
+    together = drawn.update(drawn.init(), jnp.asarray(t), jnp.asarray(losses))
+    for row in range(4):
+        expected = losses[t == row + 1][-3:]
+        assert int(together.num_seen[row]) == np.sum(t == row + 1)
+        kept = np.sort(np.asarray(together.losses[row]))[::-1]
+        np.testing.assert_allclose(kept, np.sort(np.pad(expected, (0, 3 - len(expected))))[::-1], rtol=1e-6)
 
 
 def test_stratified_draws_fall_one_into_each_part():
