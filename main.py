@@ -2,13 +2,14 @@
 
     python main.py --config=configs/digits.py --workdir=runs/digits     trains; the same command resumes
     python main.py --mode=sample --workdir=runs/digits [--out=DIR]      dumps images
+    python main.py --mode=likelihood --workdir=runs/digits [--out=DIR]  measures bits per dimension
     python main.py ... --config.process.schedule=cosine                 changes any field of the config
 
 Flags:
     --config    a file of configs/; the other modes find the workdir's own
     --workdir   the folder of the run; gs:// works too
-    --mode      train (the default) or sample
-    --out       the folder for what --mode=sample makes; by default inside the workdir
+    --mode      train (the default), sample or likelihood
+    --out       the folder for what the other modes make; by default inside the workdir
 """
 
 import importlib
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from diffusion_jax import schema, storage
 from diffusion_jax.errors import RunError, UserError
 
-MODES = ("train", "sample")
+MODES = ("train", "sample", "likelihood")
 RUN_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
@@ -84,7 +85,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     if not values.workdir:
         raise UserError("flag --workdir is missing; it must be the folder of the run.")
     if values.out and values.mode == "train":
-        raise UserError(f"flag --out = {values.out!r} is for --mode=sample; training writes into --workdir.")
+        raise UserError(f"flag --out = {values.out!r} is for the other modes; training writes into --workdir.")
     return values
 
 

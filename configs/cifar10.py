@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.name = "simple"  # mean squared error of the network's output; 'hybrid' and 'vlb' train the variance too
     config.loss.weighting = "constant"  # over noise levels; others: see losses.py
-    config.loss.timesteps = "uniform"  # 'stratified' spreads t over the batch: less noise, the same mean
+    config.loss.timesteps = "uniform"  # 'stratified' spreads t over the batch: less noise; 'loss_second_moment' suits 'vlb'
 
     config.train = ConfigDict()
     config.train.num_steps = 800_000
@@ -95,4 +95,10 @@ def get_config() -> ConfigDict:
     config.sample.ema_rate = 0.9999  # one of train.ema_rates, or 0 for the parameters themselves
     config.sample.label = -1  # of every image, where there are classes; -1: image i has label i % num_classes
     config.sample.step = -1  # of the checkpoint; -1 is the latest
+
+    config.likelihood = ConfigDict()  # of the chain and the weights that `sample` describes
+    config.likelihood.held_out = True  # of the images of data.held_out; False for the training set
+    config.likelihood.num_images = 0  # evenly spaced over the set; 0 for all
+    config.likelihood.batch_per_device = 64  # images that the network sees at once
+    config.likelihood.shard_size = 500  # images in a file while a run goes on: what a kill costs at most
     return config

@@ -17,6 +17,7 @@ from jax import Array
 from diffusion_jax import (
     denoiser,
     images,
+    likelihood,
     loop,
     losses,
     models,
@@ -53,7 +54,11 @@ LOSSES = {
     "vlb": lambda *, predicts, weighting, levels: losses.vlb(levels=levels, variance="learned_range"),
 }
 WEIGHTINGS = {"constant": None, "min_snr": losses.min_snr, "p2": losses.p2, "truncated_snr": losses.truncated_snr}
-TIMESTEPS = {"stratified": timesteps.stratified, "uniform": timesteps.uniform}
+TIMESTEPS = {
+    "loss_second_moment": timesteps.loss_second_moment,
+    "stratified": timesteps.stratified,
+    "uniform": timesteps.uniform,
+}
 SAMPLERS = {
     "ancestral": lambda *, eta, variance: samplers.ancestral(variance=variance),
     "ddim": lambda *, eta, variance: samplers.ddim(eta=eta),
@@ -277,26 +282,73 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
 
 def _reverse_process(config: Config) -> Callable[..., tuple[denoiser.Denoiser, samplers.Samples, Level]]:
     """Returns (params, seed, image numbers, num_traced) -> (the denoiser, what it gave, the grid)."""
-    settings, table, net, drawn_labels = config["sample"], levels(config), network(config), labels(config)
+    settings, grid, drawn_labels, denoiser_of = config["sample"], _grid(config), labels(config), _denoiser(config)
     sampler = SAMPLERS[settings["sampler"]](eta=settings["eta"], variance=settings["variance"])
-    rows = GRIDS[settings["grid"]](config["process"]["num_steps"], settings["num_steps"])
-    grid = process.at(table, rows)
-    clip = CLIPS[settings["clip"]]
 
     def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0):
-        cond = {} if drawn_labels is None else {"label": drawn_labels(numbers)}
-
-        def network_of_params(x_t: Array, condition: Array) -> Array:
-            return net.apply(params, x_t, condition, cond)
-
-        denoise = clip(
-            denoiser.make_denoiser(
-                network_of_params, predicts=config["predicts"], learned_variance=config["model"]["learned_variance"]
-            )
-        )
+        denoise = denoiser_of(params, {} if drawn_labels is None else {"label": drawn_labels(numbers)})
         keys_x_T = streams.keys(seed, "x_T", numbers)
         x_T = grid.sigma[0] * jax.vmap(lambda key: jax.random.normal(key, image_shape(config)))(keys_x_T)
         keys = streams.keys(seed, "sampler", numbers)
         return denoise, samplers.sample(denoise, sampler, x_T, grid, keys, num_traced=num_traced), grid
 
     return run
+
+
+def _grid(config: Config) -> Level:
+    """Returns the levels that the section `sample` visits. # [S + 1]"""
+    return process.at(levels(config), grid_rows(config))
+
+
+def grid_rows(config: Config) -> np.ndarray:
+    """Returns the rows t of the process that the section `sample` visits, from T down to 0. # int [S + 1]"""
+    return GRIDS[config["sample"]["grid"]](config["process"]["num_steps"], config["sample"]["num_steps"])
+
+
+def _denoiser(config: Config) -> Callable[[Any, Any], denoiser.Denoiser]:
+    """Returns (params, conditions) -> the network as a denoiser, clipped as the section `sample` says."""
+    net, clip = network(config), CLIPS[config["sample"]["clip"]]
+    options = {"predicts": config["predicts"], "learned_variance": config["model"]["learned_variance"]}
+
+    def denoiser_of(params: Any, cond: Any) -> denoiser.Denoiser:
+        return clip(denoiser.make_denoiser(functools.partial(net.apply, params, cond=cond), **options))
+
+    return denoiser_of
+
+
+def bound(config: Config) -> Callable[[Any, Array, Array, dict[str, Any]], likelihood.Bound]:
+    """Returns (params, seed, image numbers [B], their batch) -> the bound of the chain that the section `sample` describes.
+
+    The noises of image i depend on (seed, i) alone.
+    """
+    if config["sample"]["sampler"] != "ancestral":
+        raise UserError(
+            f"config field sample.sampler = {config['sample']['sampler']!r} draws from no chain of Gaussians, and so has no "
+            "variational bound; set 'ancestral'."
+        )
+    grid, denoiser_of, variance = _grid(config), _denoiser(config), config["sample"]["variance"]
+
+    def bound_of(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> likelihood.Bound:
+        keys, x_0 = streams.keys(seed, "evaluate", numbers), images.from_uint8(batch["image"])
+
+        def noise(step: Array) -> Array:
+            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), x_0.shape[1:]))(keys)
+
+        return likelihood.bound(denoiser_of(params, batch["cond"]), x_0, grid, noise, variance=variance)
+
+    return bound_of
+
+
+def evaluated(config: Config) -> Source:
+    """Returns the images whose likelihood is asked for: of the held-out set or of the training set, evenly spaced.
+
+    Raises:
+        UserError: where the config names no held-out set.
+    """
+    settings = config["likelihood"]
+    found = held_out(config) if settings["held_out"] else source(config)
+    if found is None:
+        raise UserError(
+            "config field data.held_out = '' names no images; set it, or likelihood.held_out = False for the training set."
+        )
+    return sources.thinned(found, settings["num_images"] or found.num_images)

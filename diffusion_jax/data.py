@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -55,14 +56,17 @@ def feed(
     """
     order = make_order(source.num_images, batch_size=batch_size, seed=seed)
     own = slice(part * batch_size // num_parts, (part + 1) * batch_size // num_parts)
-
-    def as_batch(chosen: Records) -> Batch:
-        return {"image": chosen["image"], "cond": {"label": chosen["label"]} if with_labels else {}}
-
     if records is None:
-        return Feed({}, _stream(source, order, own, first_step), lambda _, chosen: as_batch(chosen))
+        return Feed({}, _stream(source, order, own, first_step), lambda _, chosen: as_batch(chosen, with_labels))
     numbers = (order(step)[own].astype(np.int32) for step in itertools.count(first_step))
-    return Feed(records, numbers, lambda store, item: as_batch({name: column[item] for name, column in store.items()}))
+    return Feed(
+        records, numbers, lambda store, item: as_batch(jax.tree.map(lambda column: column[item], store), with_labels)
+    )
+
+
+def as_batch(records: Records, with_labels: bool) -> Batch:
+    """Returns records as a training step takes them."""
+    return {"image": records["image"], "cond": {"label": records["label"]} if with_labels else {}}
 
 
 def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
@@ -80,23 +84,33 @@ def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int]
 
 
 def read_all(source: Source, on_progress: Callable[[int], None] = lambda done: None) -> Records:
-    """Returns all images of a source, read by many threads. # image uint8 [N, H, W, C], label int32 [N]
+    """Returns all images of a source, see `read`."""
+    return read(source, range(source.num_images), on_progress)
+
+
+def read(source: Source, numbers: Iterable[int], on_progress: Callable[[int], None] = lambda done: None) -> Records:
+    """Returns images of a source, read by many threads. # image uint8 [N, H, W, C], label int32 [N]
 
     Args:
         source: the images.
-        on_progress: gets the number of images read so far.
+        numbers: which, [N].
+        on_progress: gets how many have been read.
     """
     with futures.ThreadPoolExecutor(NUM_THREADS) as pool:
         images, labels = [], []
-        for image, label in pool.map(source.read, range(source.num_images)):
+        for image, label in pool.map(source.read, numbers):
             images.append(image)
             labels.append(label)
             on_progress(len(images))
     return {"image": np.stack(images), "label": np.array(labels, np.int32)}
 
 
-def _stream(source: Source, order: Callable[[int], np.ndarray], own: slice, first_step: int) -> Iterator[Records]:
-    """Returns a host's own part of every batch, read ahead of time by grain's threads."""
+def import_grain() -> types.ModuleType:
+    """Returns the package, which nothing needs but a set that is read while training.
+
+    Raises:
+        UserError: where it is not installed.
+    """
     try:
         import grain
     except ImportError as error:
@@ -104,6 +118,12 @@ def _stream(source: Source, order: Callable[[int], np.ndarray], own: slice, firs
             "config field data.resident_gib is smaller than the data set, and reading that while training needs grain: "
             "pip install grain, or set a larger one."
         ) from error
+    return grain
+
+
+def _stream(source: Source, order: Callable[[int], np.ndarray], own: slice, first_step: int) -> Iterator[Records]:
+    """Returns a host's own part of every batch, read ahead of time by grain's threads."""
+    grain = import_grain()
     size = own.stop - own.start
 
     def read(position: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Dumps: exactly N images, in shards that a rerun continues, then one .npz with a manifest and a picture."""
 
+import hashlib
 import io
 import json
 import zipfile
@@ -39,7 +40,7 @@ def write(
         UserError: where the folder holds other images, or a damaged shard.
     """
     storage.make_dir(out)
-    _claim(out, manifest)
+    claim(out, manifest)
     shards = [out / "shards" / f"{start:08d}.npz" for start in range(0, num_images, shard_size)]
     present = next((i for i, shard in enumerate(shards) if not shard.exists()), len(shards))
     if present < len(shards):
@@ -47,7 +48,7 @@ def write(
         for shard, drawn in zip(shards[present:], regrouped(pieces, shard_size), strict=True):
             with storage.writing(shard) as file:
                 np.savez(file, drawn)
-    pictured = np.concatenate([decode(shard) for shard in shards[: -(-NUM_PICTURED // shard_size)]])[:NUM_PICTURED]
+    pictured = np.concatenate([decode(shard)["arr_0"] for shard in shards[: -(-NUM_PICTURED // shard_size)]])[:NUM_PICTURED]
     result = out / f"samples_{'x'.join(map(str, (num_images, *pictured.shape[1:])))}.npz"
     with storage.writing(result) as file:
         write_npz(file, shards, (num_images, *pictured.shape[1:]), labels)
@@ -88,29 +89,38 @@ def write_npz(file: BinaryIO, shards: list[storage.Path], shape: tuple[int, ...]
         with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
             np.lib.format.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for shard in shards:
-                entry.write(decode(shard).tobytes())
+                entry.write(decode(shard)["arr_0"].tobytes())
         if labels is not None:
             with archive.open("arr_1.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(labels))
 
 
-def decode(shard: storage.Path) -> np.ndarray:
-    """Returns a shard's images. # uint8 [B, H, W, C]
+def decode(shard: storage.Path) -> dict[str, np.ndarray]:
+    """Returns a shard's arrays.
 
     Raises:
         UserError: where it is damaged.
     """
     try:
         with np.load(io.BytesIO(shard.read_bytes()), allow_pickle=False) as stored:
-            return stored["arr_0"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            return dict(stored)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"shard {str(shard)!r} is damaged ({type(error).__name__}); remove it, and the same command draws it again."
+            f"shard {str(shard)!r} is damaged ({type(error).__name__}); remove it, and the same command makes it again."
         ) from error
 
 
-def _claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest, or checks that the folder's own is the same."""
+def digest(manifest: Mapping[str, Any]) -> str:
+    """Returns eight letters that tell this manifest from others."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest into a folder.
+
+    Raises:
+        UserError: where it has another, and so holds other results.
+    """
     file = out / "manifest.json"
     if not file.exists():
         storage.write_text(file, json.dumps(manifest, indent=2) + "\n")
@@ -122,5 +132,5 @@ def _claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
     new = schema.flatten(json.loads(json.dumps(manifest)))
     if differences := [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]:
         raise UserError(
-            f"folder {str(out)!r} holds other images (different {', '.join(differences)}); choose another --out."
+            f"folder {str(out)!r} holds other results (different {', '.join(differences)}); choose another --out."
         )

@@ -1,6 +1,8 @@
 """A trained model as an object: import diffusion_jax as dj; images = dj.load("runs/digits").sample(64)."""
 
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,8 +11,9 @@ import jax
 import numpy as np
 from jax import Array
 
-from diffusion_jax import build, checkpoint, denoiser, schema, sharding, storage, train_state
+from diffusion_jax import build, checkpoint, denoiser, likelihood, schema, sharding, storage, train_state
 from diffusion_jax.build import Config
+from diffusion_jax.data import Batch
 from diffusion_jax.errors import UserError
 
 
@@ -96,6 +99,27 @@ def with_settings(config: Config, **settings) -> Config:
     return config
 
 
+def provenance(model: Model) -> dict[str, Any]:
+    """Returns what tells results of this model from those of any other: for a manifest."""
+    config = model.config
+    weights = hashlib.sha256()
+    for leaf in jax.tree.leaves(model.params):
+        weights.update(np.asarray(leaf).tobytes())
+    identity = json.dumps(schema.identity(config), sort_keys=True)
+    return {
+        "format_version": schema.FORMAT_VERSION,
+        "checkpoint_step": model.step,
+        "weights_sha256": weights.hexdigest(),
+        "config_sha256": hashlib.sha256(identity.encode()).hexdigest(),
+        "image_shape": build.image_shape(config),
+        "process": config["process"],
+        "predicts": config["predicts"],
+        "model": config["model"],
+        "device": jax.devices()[0].device_kind,
+        "versions": checkpoint.versions(),
+    }
+
+
 def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
     """Yields the images that the config asks for from number `first` on, uint8 [B, H, W, C], in pieces.
 
@@ -118,6 +142,25 @@ def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> np.ndarray:
     draw = _compiled(make, schema.to_json(_without_counts(model.config), {}))
     numbers = jax.device_put(numbers, sharding.batched(sharding.make_mesh()))
     return np.asarray(draw(model.params, model.config["sample"]["seed"], numbers))
+
+
+def bounds(model: Model, batch: Batch, numbers: np.ndarray) -> likelihood.Bound:
+    """Returns the variational bound of images, in NumPy. # [N], the fields by step [S, N]
+
+    Args:
+        model: whose chain, that of its config's section `sample`, is asked.
+        batch: {"image": uint8 [N, H, W, C], "cond": pytree}.
+        numbers: of the images, which address their noises, [N].
+    """
+    size = model.config["likelihood"]["batch_per_device"] * jax.device_count()
+    bound = _compiled(build.bound, schema.to_json(_without_counts(model.config), {}))
+    where, parts = sharding.batched(sharding.make_mesh()), []
+    for start in range(0, len(numbers), size):
+        rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)  # the last chunk is padded
+        chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, batch)), where)
+        found = jax.device_get(bound(model.params, model.config["sample"]["seed"], *chosen))
+        parts.append(jax.tree.map(lambda leaf, start=start: leaf[..., : len(numbers) - start], found))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1), *parts)
 
 
 def _chunk_size(config: Config) -> int:

@@ -2,6 +2,9 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 
 def loss(metrics: Sequence[dict[str, float]]) -> bytes:
@@ -10,16 +13,52 @@ def loss(metrics: Sequence[dict[str, float]]) -> bytes:
     Args:
         metrics: dicts with 'step' and 'loss' or 'held_out_loss_...', as in metrics.jsonl.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _axes()
     names = dict.fromkeys(name for line in metrics for name in line if name == "loss" or name.startswith("held_out_loss"))
     for name in names:
         lines = [line for line in metrics if name in line]
         axes.loglog([line["step"] for line in lines], [line[name] for line in lines], marker=".", linewidth=1, label=name)
     axes.legend()
     axes.set(xlabel="training step", ylabel="loss", title="'loss' is the training loss, means between two points")
+    return _png(figure, axes)
+
+
+def bound_terms(t: np.ndarray, terms: np.ndarray) -> bytes:
+    """Returns each step's term of the variational bound as a PNG file's bytes.
+
+    Args:
+        t: where the steps begin, [S].
+        terms: in bits per dimension, [S].
+    """
+    figure, axes = _axes()
+    axes.loglog(t, terms, marker=".", linewidth=1)
+    axes.set(
+        xlabel="t", ylabel="bits per dimension", title=f"terms of the bound, {np.sum(terms):.3f} in all without the prior"
+    )
+    return _png(figure, axes)
+
+
+def rate_distortion(rate: np.ndarray, rmse: np.ndarray) -> bytes:
+    """Returns the curve of progressive lossy coding as a PNG file's bytes. [Ho et al. 2020, figure 5]
+
+    Args:
+        rate: bits per dimension received, [S].
+        rmse: of the image guessed from them, on the scale 0 to 255, [S].
+    """
+    figure, axes = _axes()
+    axes.plot(rate, rmse, marker=".", linewidth=1)
+    axes.set(xlabel="rate (bits per dimension)", ylabel="distortion (RMSE, 0 to 255)", title="progressive lossy coding")
+    return _png(figure, axes)
+
+
+def _axes() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _png(figure: Any, axes: Any) -> bytes:
     axes.grid(which="both", alpha=0.3)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)

@@ -94,7 +94,7 @@ FIELDS: dict[str, Rule] = {
     "model.dtype": _one_of("bfloat16", "float32"),
     "loss.name": _one_of("hybrid", "simple", "vlb"),
     "loss.weighting": _one_of("constant", "min_snr", "p2", "truncated_snr"),
-    "loss.timesteps": _one_of("stratified", "uniform"),
+    "loss.timesteps": _one_of("loss_second_moment", "stratified", "uniform"),
     "train.num_steps": _integer(1),
     "train.batch_size": _integer(0),
     "train.learning_rate": _POSITIVE,
@@ -138,6 +138,10 @@ FIELDS: dict[str, Rule] = {
     "sample.ema_rate": _FRACTION,
     "sample.label": _integer(-1),
     "sample.step": _integer(-1),
+    "likelihood.held_out": _FLAG,
+    "likelihood.num_images": _integer(0),
+    "likelihood.batch_per_device": _integer(1),
+    "likelihood.shard_size": _integer(1),
 }
 
 # A run may be resumed with these changed; with anything else changed it would be another run.
@@ -153,7 +157,7 @@ FREE_ON_RESUME = frozenset(
         "data.held_out",
         "data.resident_gib",
     ]
-    + [name for name in FIELDS if name.startswith("sample.")]
+    + [name for name in FIELDS if name.startswith(("sample.", "likelihood."))]
 )
 
 

@@ -50,7 +50,7 @@ def test_exactly_n_images_in_order(tmp_path, num_images, chunk_size, shard_size)
         assert list(stored) == ["arr_0"]
         np.testing.assert_array_equal(stored["arr_0"], [image(i) for i in range(num_images)])
     assert (tmp_path / "grid.png").exists() and json.loads((tmp_path / "manifest.json").read_text()) == {"seed": 0}
-    sizes = [len(dump.decode(shard)) for shard in sorted((tmp_path / "shards").iterdir())]
+    sizes = [len(dump.decode(shard)["arr_0"]) for shard in sorted((tmp_path / "shards").iterdir())]
     assert sum(sizes) == num_images and set(sizes[:-1]) <= {shard_size}
 
 
@@ -80,7 +80,7 @@ def test_a_killed_dump_goes_on_where_it_was(tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     write(tmp_path, Drawer(2, 2))
-    with pytest.raises(UserError, match="holds other images \\(different seed\\); choose another --out"):
+    with pytest.raises(UserError, match="holds other results \\(different seed\\); choose another --out"):
         write(tmp_path, Drawer(2, 2), manifest={"seed": 1})
 
 
@@ -89,7 +89,7 @@ def test_a_damaged_shard_is_named(tmp_path, content):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, Drawer(10, 4, dies_after=1))
     (tmp_path / "shards" / "00000000.npz").write_bytes(content)
-    with pytest.raises(UserError, match="00000000.npz' is damaged .*remove it, and the same command draws it again"):
+    with pytest.raises(UserError, match="00000000.npz' is damaged .*remove it, and the same command makes it again"):
         write(tmp_path, Drawer(10, 4))
     assert not list(tmp_path.glob("samples_*"))
 

@@ -1,6 +1,7 @@
 """The training step and the loop: what one call does, in what order things happen, what a signal does."""
 
 import functools
+import json
 import os
 import signal
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from diffusion_jax import build, data, loop, sharding, sources, streams
+from diffusion_jax import build, checkpoint, loop, models, sharding, sources, storage, streams
 from diffusion_jax.jobs import train
 
 
@@ -82,8 +83,8 @@ def test_the_training_job_donates_the_state():
     mesh = sharding.make_mesh()
     where = sharding.replicated(mesh)
     state = jax.tree.map(lambda leaf: jax.device_put(leaf, where), state)
-    source = sources.digits()
-    feed = train._feed(tiny.config_of({}), source, data.read_all(source), mesh, 0, 1)
+    config, source = tiny.config_of({}), sources.digits()
+    feed = train._feed(config, source, train._read(config, source, mesh), mesh, 0, 1)
     text = train._compile(parts, feed, mesh, state, 1).lower(state, feed.store, next(feed.items)).as_text()
     assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") == len(jax.tree.leaves(state))
 
@@ -153,3 +154,48 @@ def test_a_signal_is_caught_and_a_second_interrupt_ends_the_process(monkeypatch)
         os.kill(os.getpid(), signal.SIGINT)
         assert ended == [130]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_held_out_loss_has_the_same_levels_and_noises_every_time():
+    """A network that returns p x_t where x_0 = 1 is wanted: the loss is 1 for p = 0, and noise for p = 1."""
+
+    def apply(params, x_t, condition, cond, *, train=False, rngs=None):
+        assert not train and rngs is None
+        return params * x_t
+
+    parts = build.parts(tiny.config_of({"predicts": "x_0"}))._replace(network=models.Network(None, apply))
+    batches = {"image": np.full((3, 16, 8, 8, 1), 255, np.uint8), "cond": {}}
+    loss = functools.partial(loop.held_out_loss, batches=batches, parts=parts)
+    assert float(loss(0.0)) == 1.0
+    assert float(loss(1.0)) == float(loss(1.0)) > 0.1
+    assert float(loop.held_out_loss(1.0, batches, parts=parts._replace(seed=1))) != float(loss(1.0))
+
+
+def test_a_run_logs_the_loss_of_images_it_is_not_trained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("train", "held_out"):
+        np.savez(tmp_path / f"{name}.npz", images=rng.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8))
+    files = {"data.path": str(tmp_path / "train.npz"), "data.held_out": str(tmp_path / "held_out.npz")}
+    config = tiny.config_of({"data.source": "npz", "train.sample_every": 2, "train.num_steps": 4, **files})
+    assert train.run(config, storage.path(tmp_path / "run")) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "held_out_loss_raw" in line]
+    assert [line["step"] for line in logged] == [2, 4]
+    assert all(0.1 < line["held_out_loss_ema0.99"] < 10 for line in logged)
+
+
+def test_a_loss_history_is_resumed_exactly(tmp_path):
+    """L_vlb with draws by second moment over 2 levels, so that the history fills at once: 2 + 2 steps are 4 steps."""
+    changes = {"loss.name": "vlb", "model.learned_variance": True, "loss.timesteps": "loss_second_moment"}
+    changes |= {"process.num_steps": 2, "sample.num_steps": 2, "train.sample_every": 100}
+    changes |= {"train.warmup_steps": 0, "train.decay": "constant"}
+    whole, half = (tiny.config_of(changes | {"train.num_steps": num}) for num in (4, 2))
+    states = []
+    for name, runs in {"whole": [whole], "resumed": [half, whole]}.items():
+        for config in runs:
+            assert train.run(config, storage.path(tmp_path / name)) == 0
+        like = jax.eval_shape(functools.partial(loop.make_state, parts=build.parts(whole)), jax.random.key(0))
+        with checkpoint.Checkpoints(storage.path(tmp_path / name)) as checkpoints:
+            states.append(checkpoints.restore_latest(like))
+    assert np.all(states[0].timestep_state.num_seen >= 10)
+    leaves_equal(states[0], states[1], rtol=0)

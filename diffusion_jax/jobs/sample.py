@@ -1,13 +1,10 @@
 """Dumping images: python main.py --mode=sample --workdir=<workdir> [--out=<folder>]; the same command continues."""
 
-import hashlib
-import json
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
-from diffusion_jax import build, checkpoint, dump, images, logs, model, schema, storage
+from diffusion_jax import build, checkpoint, dump, images, logs, model, storage
 from diffusion_jax.build import Config
 
 NUM_STRIPS = 8  # images in strip.png
@@ -76,35 +73,16 @@ def _picture_strip(trained: model.Model, file: storage.Path) -> None:
 def _name(trained: model.Model) -> str:
     """Returns a folder's name: what one looks for, and a digest of the rest."""
     settings = trained.config["sample"]
-    digest = hashlib.sha256(json.dumps(_manifest(trained), sort_keys=True).encode()).hexdigest()[:8]
+    digest = dump.digest(_manifest(trained))
     return f"step_{trained.step:07d}_{settings['sampler']}{settings['num_steps']}_seed{settings['seed']}_{digest}"
-
-
-def _digest(params) -> str:
-    """Returns what tells these weights from any others."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _manifest(trained: model.Model) -> dict:
     """Returns what the images depend on, and how they were made."""
-    config = trained.config
-    identity = json.dumps(schema.identity(config), sort_keys=True)
-    drawn = {name: value for name, value in config["sample"].items() if name != "strip"}
+    drawn = {name: value for name, value in trained.config["sample"].items() if name != "strip"}
     return {
-        "format_version": schema.FORMAT_VERSION,
         "images": f"0 to {drawn['num_images'] - 1} of seed {drawn['seed']}",
         "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
-        "checkpoint_step": trained.step,
-        "weights_sha256": _digest(trained.params),
-        "config_sha256": hashlib.sha256(identity.encode()).hexdigest(),
         "sample": {**drawn, "step": trained.step},
-        "image_shape": build.image_shape(config),
-        "process": config["process"],
-        "predicts": config["predicts"],
-        "model": config["model"],
-        "device": jax.devices()[0].device_kind,
-        "versions": checkpoint.versions(),
+        **model.provenance(trained),
     }

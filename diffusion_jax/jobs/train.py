@@ -34,8 +34,8 @@ def run(config: Config, workdir: storage.Path) -> int:
     config = _with_batch_size(config, workdir, mesh)
     checkpoint.check_config(workdir, config)
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
-    parts, source, held_out = build.parts(config), build.source(config), build.held_out(config)
-    records = _read(source) if build.is_resident(config, source.num_images) else None
+    parts, source = build.parts(config), build.source(config)
+    records, held_out = _read(config, source, mesh), _read_held_out(config, mesh)
     if config["train"]["init_from"]:
         checkpoint.read_config(storage.path(config["train"]["init_from"]))  # before anything is written
     storage.make_dir(workdir)
@@ -118,25 +118,36 @@ def _take(new: Any, old: Any) -> tuple[Any, list[str]]:
     return jax.tree_util.tree_map_with_path(take, new), fresh
 
 
-def _read(source: Source) -> data.Records:
-    """Returns all images of a source; a terminal shows how far it is."""
+def _read(config: Config, source: Source, mesh: Mesh) -> data.Records | None:
+    """Returns all images of a source on every device, while a terminal shows how far it is; None if they are too many."""
+    if not build.is_resident(config, source.num_images):
+        data.import_grain()
+        return None
     progress = logs.Progress("images read", total=source.num_images)
     records = data.read_all(source, progress.update)
     progress.clear()
-    return records
+    return jax.device_put(records, sharding.replicated(mesh))
+
+
+def _read_held_out(config: Config, mesh: Mesh) -> data.Batch | None:
+    """Returns batches of images that are not trained on, stacked: always the same; None if the config names none."""
+    if (source := build.held_out(config)) is None:
+        return None
+    source = sources.thinned(source, NUM_HELD_OUT)
+    feed = data.feed(source, data.read_all(source), first_step=0, **_batching(config))
+    num_batches = max(1, source.num_images // config["train"]["batch_size"])
+    batches = feed.batch(feed.store, next(data.stacked(feed.items, num_batches)))
+    return sharding.to_global(batches, sharding.batched(mesh, axis=1))
 
 
 def _feed(
     config: Config, source: Source, records: data.Records | None, mesh: Mesh, first_step: int, per_call: int
 ) -> data.Feed:
-    """Returns the feed, its store on the devices, its items as they are sent for each call."""
+    """Returns the feed, its items as they are sent for each call."""
     feed = data.feed(source, records, first_step=first_step, **_batching(config))
     items = feed.items if per_call == 1 else data.stacked(feed.items, per_call)
     where = sharding.batched(mesh, axis=0 if per_call == 1 else 1)
-    return feed._replace(
-        store=jax.device_put(feed.store, sharding.replicated(mesh)),
-        items=(sharding.to_global(item, where) for item in items),
-    )
+    return feed._replace(items=(sharding.to_global(item, where) for item in items))
 
 
 def _compile(parts: Parts, feed: data.Feed, mesh: Mesh, state: TrainState, per_call: int) -> Callable:
@@ -205,7 +216,7 @@ def _save(workdir: storage.Path, config: Config, checkpoints: Checkpoints, state
 def _hooks(
     config: Config,
     parts: Parts,
-    held_out: Source | None,
+    held_out: data.Batch | None,
     mesh: Mesh,
     log: logs.Logs,
     save: Callable[[TrainState], None],
@@ -220,7 +231,7 @@ def _hooks(
         log.loss_curve()
 
     every = config["train"]["sample_every"]
-    watched = [] if held_out is None else [Hook(every, _held_out_hook(config, parts, held_out, mesh, log))]
+    watched = [] if held_out is None else [Hook(every, _held_out_hook(parts, held_out, log))]
     return [Hook(config["train"]["checkpoint_every"], save), *watched, Hook(every, preview)]
 
 
@@ -229,19 +240,12 @@ def _weights(state: TrainState) -> dict[str, Any]:
     return {"raw": state.params} | {f"ema{name}": params for name, params in state.ema.items()}
 
 
-def _held_out_hook(
-    config: Config, parts: Parts, held_out: Source, mesh: Mesh, log: logs.Logs
-) -> Callable[[TrainState], None]:
-    """Returns what logs the loss of images that are not trained on: always the same images, levels and noises."""
-    held_out = sources.thinned(held_out, NUM_HELD_OUT)
-    feed = data.feed(held_out, data.read_all(held_out), first_step=0, **_batching(config))
-    num_batches = max(1, held_out.num_images // config["train"]["batch_size"])
-    batches = feed.batch(feed.store, next(data.stacked(feed.items, num_batches)))
-    batches = sharding.to_global(batches, sharding.batched(mesh, axis=1))
+def _held_out_hook(parts: Parts, held_out: data.Batch, log: logs.Logs) -> Callable[[TrainState], None]:
+    """Returns what logs the loss of images that are not trained on: always with the same levels and noises."""
     loss = jax.jit(functools.partial(loop.held_out_loss, parts=parts))
 
     def log_loss(state: TrainState) -> None:
-        losses = {f"held_out_loss_{name}": float(loss(params, batches)) for name, params in _weights(state).items()}
+        losses = {f"held_out_loss_{name}": float(loss(params, held_out)) for name, params in _weights(state).items()}
         log.metrics(int(state.step), losses)
         logs.say("held out", "  ".join(f"{name} {value:.4f}" for name, value in losses.items()))
 

@@ -1,0 +1,105 @@
+"""--mode=likelihood: the same numbers whether or not it was stopped, and whatever shares the work."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import diffusion_jax as dj
+from diffusion_jax import data, sources, storage
+from diffusion_jax.errors import UserError
+from diffusion_jax.jobs import likelihood, train
+
+CHANGES = {
+    "train.num_steps": 4,
+    "train.sample_every": 100,
+    "sample.num_steps": 5,
+    "likelihood.num_images": 23,
+    "likelihood.shard_size": 10,
+    "likelihood.batch_per_device": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = storage.path(tmp_path_factory.mktemp("run"))
+    assert train.run(tiny.config_of(CHANGES), folder) == 0
+    return folder
+
+
+def measure(workdir, out, **changes):
+    config = tiny.config_of(CHANGES | {name.replace("__", "."): value for name, value in changes.items()})
+    assert likelihood.run(config, workdir, storage.path(out)) == 0
+    return json.loads((out / "bound.json").read_text())
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(workdir, tmp_path, monkeypatch):
+    whole = measure(workdir, tmp_path / "whole")
+    write_shard, written = likelihood._write_shard, []
+
+    def dies_at_the_second(shard, *arguments):
+        if written:
+            raise KeyboardInterrupt
+        written.append(shard)
+        write_shard(shard, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(likelihood, "_write_shard", dies_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            measure(workdir, tmp_path / "stopped")
+    first = (tmp_path / "stopped" / "shards" / "00000000.npz").stat().st_mtime_ns
+    assert measure(workdir, tmp_path / "stopped") == whole
+    assert (tmp_path / "stopped" / "shards" / "00000000.npz").stat().st_mtime_ns == first
+    for name in ("bound.json", "rate_distortion.csv"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_figures_are_those_of_the_library(workdir, tmp_path):
+    """bound.json's mean and standard error, of the terms that `likelihood.bound` gives for the same images and noises."""
+    result = measure(workdir, tmp_path)
+    model = dj.load(workdir)
+    source = sources.thinned(sources.digits(), 23)
+    batch = data.as_batch(data.read_all(source), with_labels=False)
+    found = dj.model.bounds(model, batch, np.arange(23))
+    assert result["bound_bits_per_dim"] == pytest.approx(np.mean(found.total), rel=1e-5)
+    assert result["standard_error"] == pytest.approx(np.std(found.total, ddof=1) / np.sqrt(23), rel=1e-4)
+    parts = result["decoder"] + result["sum_of_kl"] + result["prior"]
+    assert result["bound_bits_per_dim"] == pytest.approx(parts, rel=1e-5)
+    with np.load(tmp_path / "bound.npz") as stored:
+        assert stored["total"].shape == (23,)
+        np.testing.assert_array_equal(stored["t"], [20, 16, 12, 8, 4])
+        np.testing.assert_allclose(stored["terms"], np.mean(found.terms, axis=1), rtol=1e-5)
+    with (tmp_path / "rate_distortion.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    rates = [float(row["rate_bits_per_dim"]) for row in rows]
+    assert rates[0] == pytest.approx(result["prior"], rel=1e-4) and np.all(np.diff(rates) > 0)
+    assert rates[-1] == pytest.approx(result["sum_of_kl"] + result["prior"], rel=1e-5)
+    assert float(rows[0]["rmse_0_to_255"]) == pytest.approx(127.5 * np.sqrt(np.mean(found.mse_x_0[0])), rel=1e-4)
+    for name in ("bound_terms", "rate_distortion"):
+        assert Image.open(tmp_path / f"{name}.png").size == (600, 400)
+
+
+def test_noises_belong_to_images(workdir):
+    """So an image's bound does not depend on its neighbours, nor on how many are asked at once."""
+    model = dj.load(workdir)
+    batch = data.as_batch(data.read(sources.digits(), [5, 6, 7]), with_labels=False)
+    together = dj.model.bounds(model, batch, np.array([5, 6, 7]))
+    alone = dj.model.bounds(model, jax.tree.map(lambda leaf: leaf[1:2], batch), np.array([6]))
+    np.testing.assert_allclose(together.total[1:2], alone.total, rtol=1e-5)
+    other = dj.model.bounds(model, jax.tree.map(lambda leaf: leaf[1:2], batch), np.array([8]))
+    assert abs(other.total[0] - alone.total[0]) > 1e-3
+
+
+def test_what_cannot_be_measured_is_said(workdir, tmp_path):
+    with pytest.raises(UserError, match="sample.sampler = 'ddim' draws from no chain of Gaussians"):
+        measure(workdir, tmp_path, sample__sampler="ddim")
+    with pytest.raises(UserError, match="data.held_out = '' names no images; set it, or likelihood.held_out = False"):
+        measure(workdir, tmp_path, likelihood__held_out=True)
+    assert not list(tmp_path.iterdir())
+    measure(workdir, tmp_path)
+    with pytest.raises(UserError, match=r"holds other results \(different chain.clip\)"):
+        measure(workdir, tmp_path, sample__clip="none")
