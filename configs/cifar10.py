@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.process.schedule = "linear"  # beta from 1e-4 to 0.02, times 1000 / num_steps; others: see schedules.py
     config.process.num_steps = 1000  # T
     config.process.zero_terminal_snr = False  # rescale, so that nothing of the image is left at T; not with eps
+    config.process.rescale_condition = False  # tell the network 1000 t / T and not t (improved DDPM)
 
     config.predicts = "eps"  # what the network's output is: 'eps', 'x_0', 'v', 'velocity' or 'score'
 

@@ -100,7 +100,9 @@ def levels(config: Config) -> Level:
     """Returns the process as a table of levels. # [T + 1]"""
     section = config["process"]
     betas = SCHEDULES[section["schedule"]](section["num_steps"])
-    table = process.from_betas(schedules.zero_terminal_snr(betas) if section["zero_terminal_snr"] else betas)
+    betas = schedules.zero_terminal_snr(betas) if section["zero_terminal_snr"] else betas
+    t = np.arange(-1, section["num_steps"], dtype=np.float64)  # 0-based, as published networks count
+    table = process.from_betas(betas, condition=t * 1000 / section["num_steps"] if section["rescale_condition"] else t)
     if table.alpha[-1] == 0 and config["predicts"] in ("eps", "score"):
         raise UserError(
             f"config field predicts = {config['predicts']!r} is impossible where this process leaves no signal at T: x_T is "

@@ -70,6 +70,7 @@ FIELDS: dict[str, Rule] = {
     ),
     "process.num_steps": _integer(1),
     "process.zero_terminal_snr": _FLAG,
+    "process.rescale_condition": _FLAG,
     "predicts": _one_of("eps", "score", "v", "velocity", "x_0"),
     "model.channels": _integer(4),
     "model.multipliers": Rule(

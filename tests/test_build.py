@@ -92,3 +92,11 @@ def test_too_few_steps_are_doubted_aloud(sampler, num_steps, doubted):
     config = config_of({"process.num_steps": 1000, "sample.sampler": sampler, "sample.num_steps": num_steps})
     doubts = build.doubts(config)
     assert len(doubts) == doubted and all(f"sample.num_steps = {num_steps} is few" in doubt for doubt in doubts)
+
+
+@pytest.mark.parametrize(("rescaled", "last"), [(False, 3999), (True, 999.75)])
+def test_what_the_network_is_told(rescaled, last):
+    """0-based t, or 1000 t / T [Nichol & Dhariwal 2021's code: rescale_timesteps]."""
+    config = config_of({"process.num_steps": 4000, "process.rescale_condition": rescaled})
+    condition = build.levels(config).condition
+    np.testing.assert_allclose(condition[1:], np.linspace(0, last, 4000), rtol=1e-6)
