@@ -1,7 +1,7 @@
 """The variational bound on the negative log-likelihood, in bits per dimension. [Ho et al. 2020, eq. 5]
 
 A bound is the sum of one term for each step of a chain, of which the last is the decoder's, and of the prior's. It is never
-to be put beside the likelihood of a probability flow, which is another number.
+to be put beside the likelihood of a probability flow (`flow.py`), which is another number.
 """
 
 import math

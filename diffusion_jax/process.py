@@ -89,6 +89,18 @@ def below(levels: Level, t: Level) -> Level:
     return at(levels, jnp.searchsorted(-levels.log_snr, -t.log_snr) - 1)
 
 
+def between(levels: Level, log_snr: Array) -> Level:
+    """Returns levels of any log-SNR of a variance-preserving process; the condition is interpolated in its table.
+
+    Args:
+        levels: the table, [T + 1], falling in log-SNR.
+        log_snr: log(alpha^2 / sigma^2), any shape.
+    """
+    rising, conditions = jnp.asarray(levels.log_snr)[:0:-1], jnp.asarray(levels.condition)[:0:-1]  # level 0 is at infinity
+    alpha, sigma = jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
+    return Level(alpha, sigma, log_snr, jnp.zeros_like(log_snr), jnp.interp(log_snr, rising, conditions))
+
+
 def expand(column: Array, x: Array) -> Array:
     """Returns a level's column ([] or [B]) with the axes that broadcast it against x. # [B, 1, 1, 1]"""
     return jnp.reshape(column, jnp.shape(column) + (1,) * (x.ndim - jnp.ndim(column)))

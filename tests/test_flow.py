@@ -1,0 +1,104 @@
+"""The probability flow's density, where it is known: Gaussian and mixture data with their exact denoisers."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import scipy.special
+import scipy.stats
+
+from diffusion_jax import flow, process, schedules
+from diffusion_jax.denoiser import Prediction
+
+LEVELS = process.from_betas(schedules.linear(1000))
+WEIGHTS, MEANS, STDS = np.array([0.35, 0.65]), np.array([-0.6, 0.5]), np.array([0.2, 0.3])
+SHAPE = (4, 6, 6, 1)
+
+
+def mixture(x_t, level):
+    """Returns E[x_0 | x_t] and eps for values from a mixture of two Gaussians, each on its own."""
+    alpha, sigma = process.expand(level.alpha, x_t), process.expand(level.sigma, x_t)
+    variances = [alpha**2 * std**2 + sigma**2 for std in STDS]
+    log_p = [
+        jnp.log(weight) - (x_t - alpha * mean) ** 2 / (2 * variance) - jnp.log(variance) / 2
+        for weight, mean, variance in zip(WEIGHTS, MEANS, variances, strict=True)
+    ]
+    share = jax.nn.softmax(jnp.stack(log_p), axis=0)
+    eps = sigma * sum(
+        part * (x_t - alpha * mean) / variance for part, mean, variance in zip(share, MEANS, variances, strict=True)
+    )
+    return Prediction((x_t - sigma * eps) / alpha, eps)
+
+
+def measured(denoise, x, *, probe="rademacher", num_probes=1, **options):
+    """Returns the density at the process's first level, and that level."""
+    key = jax.random.key(1)
+    draw = {"rademacher": jax.random.rademacher, "normal": jax.random.normal}[probe]
+    found = flow.log_density(
+        denoise,
+        x,
+        lambda log_snr: process.between(LEVELS, log_snr),
+        log_snr_first=float(LEVELS.log_snr[1]),
+        log_snr_last=float(LEVELS.log_snr[-1]),
+        probes=draw(key, (num_probes, *x.shape), x.dtype),
+        **options,
+    )
+    return found, process.at(LEVELS, 1)
+
+
+def bits(log_density):
+    return flow.bits_per_dim(log_density, math.prod(SHAPE[1:]))
+
+
+def test_the_density_of_gaussian_data_is_within_a_thousandth_of_a_bit(precision):
+    x = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), SHAPE)
+    found, first = measured(oracles.gaussian(), x)
+    std = np.sqrt(first.alpha**2 * oracles.STD**2 + first.sigma**2)
+    exact = scipy.stats.norm(first.alpha * oracles.MEAN, std).logpdf(np.float64(x)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(bits(found.log_density), bits(exact), atol=1e-3)
+    assert bool(jnp.all(found.reached_end)) and np.std(found.x_T) == pytest.approx(1, abs=0.2)
+
+
+def test_the_density_of_a_mixture_is_within_a_thousandth_of_a_bit():
+    rng = np.random.default_rng(0)
+    which = rng.choice(2, SHAPE, p=WEIGHTS)
+    x = jnp.asarray(MEANS[which] + STDS[which] * rng.standard_normal(SHAPE), jnp.float32)
+    found, first = measured(mixture, x)
+    alpha, sigma = float(first.alpha), float(first.sigma)
+    laws = [
+        np.log(weight) + scipy.stats.norm(alpha * mean, np.hypot(alpha * std, sigma)).logpdf(np.float64(x))
+        for weight, mean, std in zip(WEIGHTS, MEANS, STDS, strict=True)
+    ]
+    exact = scipy.special.logsumexp(laws, axis=0).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(bits(found.log_density), bits(exact), atol=1e-3)
+
+
+def test_signs_are_exact_where_the_jacobian_is_diagonal_and_normal_probes_are_not():
+    """Normal probes are right on average: their mean over many is close, and one alone is not."""
+    x = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), SHAPE)
+    signs, one, many = (
+        np.asarray(bits(measured(oracles.gaussian(), x, probe=probe, num_probes=num)[0].log_density))
+        for probe, num in (("rademacher", 1), ("normal", 1), ("normal", 400))
+    )
+    assert np.max(np.abs(one - signs)) > 0.01
+    assert np.max(np.abs(many - signs)) < np.max(np.abs(one - signs)) / 3
+
+
+def test_a_tighter_tolerance_costs_more_and_gives_more(x64):
+    x = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), SHAPE)
+    loose, tight, reference = (measured(mixture, x, rtol=rtol, atol=rtol)[0] for rtol in (1e-3, 1e-6, 1e-10))
+    errors = [np.max(np.abs(bits(each.log_density) - bits(reference.log_density))) for each in (loose, tight)]
+    assert errors[1] < errors[0] / 10
+    assert np.all(loose.num_evaluations < tight.num_evaluations)
+
+
+def test_dequantised_values_fill_their_bins_and_the_offset_is_their_width():
+    """Uniform data: every byte as likely as any other, 8 bits."""
+    x_0 = jnp.arange(256) / 127.5 - 1
+    low, high = (flow.dequantise(x_0, jnp.full(256, u)) for u in (0.0, 1.0))
+    np.testing.assert_allclose(low[1:], high[:-1], atol=1e-6)
+    log_density_of_uniform = jnp.full(1, -math.log(256 / 127.5))
+    assert float(flow.bits_per_dim(log_density_of_uniform, 1)[0]) == pytest.approx(8, abs=1e-6)
