@@ -46,14 +46,15 @@ def log_density(
 ) -> Density:
     """Returns log p(x) for the density that the probability flow carries from N(0, I) to the data.
 
-    With y = x / alpha and kappa = sigma / alpha the flow is dy / d log kappa = kappa eps, and the log-density of y changes
-    by minus its divergence, which is estimated by probes: E[v^T J v] for v of unit covariance. [Song et al. 2021, score
+    With y = x / alpha and kappa = sigma / alpha the flow is dy / d log kappa = kappa eps. The log-density of x = alpha y
+    changes by minus the trace of J + (d log alpha / d log kappa) I, J the Jacobian of kappa eps by y. It is estimated by
+    probes, E[v^T (...) v] for v of unit covariance, of the sum, since its parts all but cancel. [Song et al. 2021, score
     SDE, eqs. 39 and 40]
 
     Args:
         denoise: the denoiser, not clipped: the flow must be smooth.
         x: images, continuous in [-1, 1], as they are at the first level, [B, H, W, C].
-        level_of: log-SNR [B] -> `Level` of [B], of a variance-preserving process.
+        level_of: log-SNR [B] -> `Level` of [B], such as `process.between` gives.
         log_snr_first: of the least noisy level, where x is.
         log_snr_last: of the noisiest, where the flow is taken to be N(0, I).
         probes: v, the same all the way, [K, B, H, W, C]; Rademacher's signs are exact where J is diagonal.
@@ -61,7 +62,9 @@ def log_density(
         atol: absolute tolerance.
     """
     first, last = (level_of(jnp.asarray(value, x.dtype)) for value in (log_snr_first, log_snr_last))
-    num_values = x[0].size
+
+    def log_alpha(log_kappa: Array) -> Array:
+        return jnp.log(level_of(-2 * log_kappa).alpha)
 
     def slope(log_kappa: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         level = level_of(-2 * log_kappa)
@@ -70,15 +73,15 @@ def log_density(
             return process.expand(jnp.exp(log_kappa), y) * denoise(process.expand(level.alpha, y) * y, level).eps
 
         dy, jacobian = jax.linearize(direction, state[0])
-        traces = jax.vmap(lambda v: num_values * jnp.mean(v * jacobian(v), axis=(1, 2, 3)))(probes)
+        _, shrinking = jax.jvp(log_alpha, (log_kappa,), (jnp.ones_like(log_kappa),))
+        traces = jax.vmap(lambda v: jnp.sum(v * (jacobian(v) + process.expand(shrinking, v) * v), axis=(1, 2, 3)))(probes)
         return dy, jnp.mean(traces, axis=0)
 
     start = x / first.alpha, jnp.zeros(len(x), x.dtype)
     found = ode.integrate(slope, start, -log_snr_first / 2, -log_snr_last / 2, rtol=rtol, atol=atol)
-    y_T, divergence = found.y
+    y_T, carried = found.y
     x_T = last.alpha * y_T
-    log_prior = -num_values * (jnp.mean(x_T**2, axis=(1, 2, 3)) + math.log(2 * math.pi)) / 2
-    carried = num_values * (jnp.log(last.alpha) - jnp.log(first.alpha)) + divergence
+    log_prior = -x[0].size * (jnp.mean(x_T**2, axis=(1, 2, 3)) + math.log(2 * math.pi)) / 2
     return Density(log_prior + carried, x_T, found.num_evaluations, found.reached_end)
 
 

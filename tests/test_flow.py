@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import recorded
 import scipy.special
 import scipy.stats
+from test_goldens_samplers import nhwc
 
 from diffusion_jax import flow, process, schedules
 from diffusion_jax.denoiser import Prediction
+from diffusion_jax.process import Level
 
 LEVELS = process.from_betas(schedules.linear(1000))
 WEIGHTS, MEANS, STDS = np.array([0.35, 0.65]), np.array([-0.6, 0.5]), np.array([0.2, 0.3])
@@ -102,3 +105,53 @@ def test_dequantised_values_fill_their_bins_and_the_offset_is_their_width():
     np.testing.assert_allclose(low[1:], high[:-1], atol=1e-6)
     log_density_of_uniform = jnp.full(1, -math.log(256 / 127.5))
     assert float(flow.bits_per_dim(log_density_of_uniform, 1)[0]) == pytest.approx(8, abs=1e-6)
+
+
+G5 = recorded.load("g5_score_sde")
+
+
+def vp(log_snr):
+    alpha, sigma = jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
+    return Level(alpha, sigma, log_snr, jnp.zeros_like(log_snr), log_snr)
+
+
+def sub_vp(log_snr):
+    """sigma = 1 - alpha^2, so that alpha^2 = a solves (1 - a)^2 = a / SNR."""
+    middle = 2 + jnp.exp(-log_snr)
+    variance = 2 / (middle + jnp.sqrt(middle**2 - 4))
+    return Level(jnp.sqrt(variance), 1 - variance, log_snr, jnp.zeros_like(log_snr), log_snr)
+
+
+def full_covariance(x_t, level):
+    """Returns the exact prediction for data N(0, Sigma), Sigma over the values of an image in the order C, H, W."""
+    flat = x_t.transpose(0, 3, 1, 2).reshape(len(x_t), -1)
+    alpha, sigma = level.alpha[:, None, None], level.sigma[:, None, None]
+    variance = alpha**2 * G5["lik.Sigma"] + sigma**2 * jnp.eye(flat.shape[1])
+    eps = level.sigma[:, None] * jnp.linalg.solve(variance, flat[..., None])[..., 0]
+    eps = nhwc(eps.reshape(len(x_t), x_t.shape[3], *x_t.shape[1:3]))
+    return Prediction(x_t, eps)
+
+
+@pytest.mark.parametrize("probe", ["Rademacher", "Gaussian"])
+@pytest.mark.parametrize("law", ["gauss", "full"])
+@pytest.mark.parametrize("sde", ["vp", "subvp"])
+def test_the_density_is_score_sdes(sde, law, probe, x64):
+    """The same probes, tighter steps; theirs are of both images together, to 1e-5."""
+    log_alpha = [-(t**2) * 19.9 / 4 - t * 0.05 for t in (1e-5, 1.0)]
+    log_sigma = [np.log(-np.expm1(2 * value)) * (0.5 if sde == "vp" else 1) for value in log_alpha]
+    first, last = (2 * (alpha - sigma) for alpha, sigma in zip(log_alpha, log_sigma, strict=True))
+    probes = {"Rademacher": 2 * G5["lik.eps_rademacher01"] - 1.0, "Gaussian": G5["lik.eps_gaussian"]}[probe]
+    found = flow.log_density(
+        {"gauss": oracles.gaussian(), "full": full_covariance}[law],
+        nhwc(G5["lik.data"]),
+        {"vp": vp, "subvp": sub_vp}[sde],
+        log_snr_first=float(first),
+        log_snr_last=float(last),
+        probes=nhwc(probes)[None],
+        rtol=1e-7,
+        atol=1e-7,
+    )
+    offset = np.log2(127.5) - 7  # theirs is that of data in [-1, 1] with bins of 1 / 128
+    got = flow.bits_per_dim(found.log_density, 12) - offset
+    np.testing.assert_allclose(got, G5[f"lik.{sde}.{law}.{probe}.bpd"], atol=2e-3)
+    np.testing.assert_allclose(found.x_T, nhwc(G5[f"lik.{sde}.{law}.{probe}.z"]), atol=2e-3)
