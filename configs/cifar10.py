@@ -97,9 +97,13 @@ def get_config() -> ConfigDict:
     config.sample.label = -1  # of every image, where there are classes; -1: image i has label i % num_classes
     config.sample.step = -1  # of the checkpoint; -1 is the latest
 
-    config.likelihood = ConfigDict()  # of the chain and the weights that `sample` describes
+    config.likelihood = ConfigDict()  # of the weights that `sample` names
+    config.likelihood.kind = "bound"  # the variational bound of the chain that `sample` describes; 'flow': the ODE's density
     config.likelihood.held_out = True  # of the images of data.held_out; False for the training set
     config.likelihood.num_images = 0  # evenly spaced over the set; 0 for all
     config.likelihood.batch_per_device = 64  # images that the network sees at once
     config.likelihood.shard_size = 500  # images in a file while a run goes on: what a kill costs at most
+    config.likelihood.probes = "rademacher"  # of the flow's trace: 'rademacher' or 'normal'
+    config.likelihood.num_probes = 1
+    config.likelihood.tolerance = 1e-5  # of the flow's integration, relative and absolute
     return config

@@ -16,9 +16,9 @@ from jax import Array
 
 from diffusion_jax import (
     denoiser,
+    flow,
     images,
     likelihood,
-    loop,
     losses,
     models,
     process,
@@ -86,8 +86,6 @@ SOURCES = {
 }
 
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
-MAX_BATCH_SIZE = 128  # of the automatic choice: the paper's
-MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays and the data
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
 
 
@@ -194,49 +192,6 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
     return max(k for k in range(1, MAX_STEPS_PER_CALL + 1) if common % k == 0)
 
 
-def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
-    """Returns how many images to train on at once: up to 128, a power of two on each device, as its memory allows.
-
-    Args:
-        config: nested; its own `train.batch_size` is not looked at.
-        memory: of each device, in bytes.
-        num_devices: that share a batch.
-
-    Raises:
-        UserError: where one image is too much.
-    """
-    state = jax.eval_shape(functools.partial(loop.make_state, parts=parts(config)), jax.random.key(0))
-    fixed = _num_bytes(state) + _num_bytes(state.params)  # the gradient is as large as the parameters
-    free = MEMORY_USED * memory - fixed
-    per_image = _activation_bytes(config, 2) - _activation_bytes(config, 1)
-    if free < per_image:
-        raise UserError(
-            f"config field train.batch_size = 0 finds no batch: one image takes {per_image / 2**30:.1f} GiB and "
-            f"{max(free, 0) / 2**30:.1f} GiB are free; set model.remat = True, or lower data.image_size or model.channels."
-        )
-    most = max(1, min(MAX_BATCH_SIZE // num_devices, int(free // per_image)))
-    return num_devices * 2 ** int(math.log2(most))
-
-
-def _activation_bytes(config: Config, num_images: int) -> int:
-    """Returns the size of what the forward pass keeps for the backward pass; nothing is computed."""
-    net = network(config)
-    params = jax.eval_shape(net.init, jax.random.key(0))
-    x_t = jax.ShapeDtypeStruct((num_images, *image_shape(config)), jnp.float32)
-    condition = jax.ShapeDtypeStruct((num_images,), jnp.float32)
-    cond = {"label": jax.ShapeDtypeStruct((num_images,), jnp.int32)} if config["model"]["num_classes"] else {}
-
-    def backward(params, x_t, condition, cond):
-        rngs = {"dropout": jax.random.key(0)}
-        return jax.vjp(lambda params: net.apply(params, x_t, condition, cond, train=True, rngs=rngs), params)[1]
-
-    return _num_bytes(jax.eval_shape(backward, params, x_t, condition, cond))
-
-
-def _num_bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
 def labels(config: Config) -> Callable[[Array], Array] | None:
     """Returns image numbers [B] -> the labels to draw them with, int [B]; None where the network knows no classes."""
     num_classes, wanted = config["model"]["num_classes"], config["sample"]["label"]
@@ -284,7 +239,12 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
 
 def _reverse_process(config: Config) -> Callable[..., tuple[denoiser.Denoiser, samplers.Samples, Level]]:
     """Returns (params, seed, image numbers, num_traced) -> (the denoiser, what it gave, the grid)."""
-    settings, grid, drawn_labels, denoiser_of = config["sample"], _grid(config), labels(config), _denoiser(config)
+    settings, grid, drawn_labels, denoiser_of = (
+        config["sample"],
+        _grid(config),
+        labels(config),
+        _denoiser(config, config["sample"]["clip"]),
+    )
     sampler = SAMPLERS[settings["sampler"]](eta=settings["eta"], variance=settings["variance"])
 
     def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0):
@@ -307,38 +267,80 @@ def grid_rows(config: Config) -> np.ndarray:
     return GRIDS[config["sample"]["grid"]](config["process"]["num_steps"], config["sample"]["num_steps"])
 
 
-def _denoiser(config: Config) -> Callable[[Any, Any], denoiser.Denoiser]:
-    """Returns (params, conditions) -> the network as a denoiser, clipped as the section `sample` says."""
-    net, clip = network(config), CLIPS[config["sample"]["clip"]]
+def _denoiser(config: Config, clip: str) -> Callable[[Any, Any], denoiser.Denoiser]:
+    """Returns (params, conditions) -> the network as a denoiser, x_0 limited as a name of CLIPS says."""
+    net = network(config)
     options = {"predicts": config["predicts"], "learned_variance": config["model"]["learned_variance"]}
 
     def denoiser_of(params: Any, cond: Any) -> denoiser.Denoiser:
-        return clip(denoiser.make_denoiser(functools.partial(net.apply, params, cond=cond), **options))
+        return CLIPS[clip](denoiser.make_denoiser(functools.partial(net.apply, params, cond=cond), **options))
 
     return denoiser_of
 
 
-def bound(config: Config) -> Callable[[Any, Array, Array, dict[str, Any]], likelihood.Bound]:
-    """Returns (params, seed, image numbers [B], their batch) -> the bound of the chain that the section `sample` describes.
+Measure = Callable[[Any, Array, Array, dict[str, Any]], dict[str, Array]]
 
-    The noises of image i depend on (seed, i) alone.
+
+def likelihood_of(config: Config) -> Measure:
+    """Returns (params, seed, image numbers [B], their batch) -> {name: of each image, [..., B]}.
+
+    Of the section `likelihood`'s kind: the fields of `likelihood.Bound`, or 'bits', 'num_evaluations' and 'reached_end'. The
+    noises of image i depend on (seed, i) alone.
+
+    Raises:
+        UserError: where the process or the sampler has no such likelihood.
     """
+    return {"bound": _bound, "flow": _flow}[config["likelihood"]["kind"]](config)
+
+
+def _bound(config: Config) -> Measure:
     if config["sample"]["sampler"] != "ancestral":
         raise UserError(
             f"config field sample.sampler = {config['sample']['sampler']!r} draws from no chain of Gaussians, and so has no "
             "variational bound; set 'ancestral'."
         )
-    grid, denoiser_of, variance = _grid(config), _denoiser(config), config["sample"]["variance"]
+    grid, denoiser_of, variance = _grid(config), _denoiser(config, config["sample"]["clip"]), config["sample"]["variance"]
 
-    def bound_of(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> likelihood.Bound:
+    def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
         keys, x_0 = streams.keys(seed, "evaluate", numbers), images.from_uint8(batch["image"])
 
         def noise(step: Array) -> Array:
             return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), x_0.shape[1:]))(keys)
 
-        return likelihood.bound(denoiser_of(params, batch["cond"]), x_0, grid, noise, variance=variance)
+        return likelihood.bound(denoiser_of(params, batch["cond"]), x_0, grid, noise, variance=variance)._asdict()
 
-    return bound_of
+    return measure
+
+
+def _flow(config: Config) -> Measure:
+    table, denoiser_of, settings = levels(config), _denoiser(config, "none"), config["likelihood"]
+    if table.alpha[-1] == 0:
+        raise UserError("config field likelihood.kind = 'flow' is impossible where the process leaves no signal at T.")
+    draw_probe = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}[settings["probes"]]
+
+    def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
+        keys, x_0 = streams.keys(seed, "evaluate", numbers), images.from_uint8(batch["image"])
+
+        def draws(key: Array) -> tuple[Array, Array]:
+            key_bin, key_probes = jax.random.split(key)
+            shape = x_0.shape[1:]
+            return jax.random.uniform(key_bin, shape), draw_probe(key_probes, (settings["num_probes"], *shape), x_0.dtype)
+
+        uniform, probes = jax.vmap(draws)(keys)
+        found = flow.log_density(
+            denoiser_of(params, batch["cond"]),
+            flow.dequantise(x_0, uniform),
+            functools.partial(process.between, table),
+            log_snr_first=float(table.log_snr[1]),
+            log_snr_last=float(table.log_snr[-1]),
+            probes=jnp.swapaxes(probes, 0, 1),
+            rtol=settings["tolerance"],
+            atol=settings["tolerance"],
+        )
+        bits = flow.bits_per_dim(found.log_density, x_0[0].size)
+        return {"bits": bits, "num_evaluations": found.num_evaluations, "reached_end": found.reached_end}
+
+    return measure
 
 
 def evaluated(config: Config) -> Source:

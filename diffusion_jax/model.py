@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from diffusion_jax import build, checkpoint, denoiser, likelihood, schema, sharding, storage, train_state
+from diffusion_jax import build, checkpoint, denoiser, schema, sharding, storage, train_state
 from diffusion_jax.build import Config
 from diffusion_jax.data import Batch
 from diffusion_jax.errors import UserError
@@ -144,23 +144,23 @@ def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> np.ndarray:
     return np.asarray(draw(model.params, model.config["sample"]["seed"], numbers))
 
 
-def bounds(model: Model, batch: Batch, numbers: np.ndarray) -> likelihood.Bound:
-    """Returns the variational bound of images, in NumPy. # [N], the fields by step [S, N]
+def likelihoods(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what `build.likelihood_of` measures of images, in NumPy. # [..., N]
 
     Args:
-        model: whose chain, that of its config's section `sample`, is asked.
+        model: whose config's section `likelihood` says what is asked.
         batch: {"image": uint8 [N, H, W, C], "cond": pytree}.
         numbers: of the images, which address their noises, [N].
     """
     size = model.config["likelihood"]["batch_per_device"] * jax.device_count()
-    bound = _compiled(build.bound, schema.to_json(_without_counts(model.config), {}))
+    measure = _compiled(build.likelihood_of, schema.to_json(_without_counts(model.config), {}))
     where, parts = sharding.batched(sharding.make_mesh()), []
     for start in range(0, len(numbers), size):
         rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)  # the last chunk is padded
         chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, batch)), where)
-        found = jax.device_get(bound(model.params, model.config["sample"]["seed"], *chosen))
-        parts.append(jax.tree.map(lambda leaf, start=start: leaf[..., : len(numbers) - start], found))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1), *parts)
+        found = jax.device_get(measure(model.params, model.config["sample"]["seed"], *chosen))
+        parts.append({name: leaf[..., : len(numbers) - start] for name, leaf in found.items()})
+    return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
 
 
 def _chunk_size(config: Config) -> int:

@@ -139,10 +139,14 @@ FIELDS: dict[str, Rule] = {
     "sample.ema_rate": _FRACTION,
     "sample.label": _integer(-1),
     "sample.step": _integer(-1),
+    "likelihood.kind": _one_of("bound", "flow"),
     "likelihood.held_out": _FLAG,
     "likelihood.num_images": _integer(0),
     "likelihood.batch_per_device": _integer(1),
     "likelihood.shard_size": _integer(1),
+    "likelihood.probes": _one_of("normal", "rademacher"),
+    "likelihood.num_probes": _integer(1),
+    "likelihood.tolerance": _POSITIVE,
 }
 
 # A run may be resumed with these changed; with anything else changed it would be another run.

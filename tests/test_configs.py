@@ -12,7 +12,7 @@ from PIL import Image
 
 import configs
 from configs import celeba64, cifar10, lsun
-from diffusion_jax import build, loop, schema, streams
+from diffusion_jax import build, loop, memory, schema, streams
 from diffusion_jax.errors import UserError
 
 NUM_PARAMETERS = {
@@ -130,11 +130,11 @@ def test_a_folder_gets_the_network_for_its_images(tmp_path, size, picked, mode, 
 def test_what_an_image_takes_is_known_before_anything_runs():
     """The CIFAR-10 network: XLA itself needs 83 MB more for each image of a step (on a CPU, float32)."""
     config = cifar10.get_config().to_dict()
-    assert 1.0 < (build._activation_bytes(config, 2) - build._activation_bytes(config, 1)) / 83e6 < 1.3
+    assert 1.0 < (memory.activation_bytes(config, 2) - memory.activation_bytes(config, 1)) / 83e6 < 1.3
 
 
 def test_a_batch_follows_from_the_memory():
-    of = functools.partial(build.batch_size, get_config("digits", None).to_dict())
+    of = functools.partial(memory.batch_size, get_config("digits", None).to_dict())
     assert of(memory=80e9, num_devices=1) == 128 == of(memory=80e9, num_devices=8)
     assert of(memory=80e9, num_devices=6) == 6 * 16
     assert 1 <= of(memory=20e6, num_devices=1) < of(memory=40e6, num_devices=1) < 128

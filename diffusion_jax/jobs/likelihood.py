@@ -1,6 +1,7 @@
-"""Bits per dimension, as the variational bound: python main.py --mode=likelihood --workdir=<workdir> [--out=<folder>].
+"""Bits per dimension of images: python main.py --mode=likelihood --workdir=<workdir> [--out=<folder>].
 
-The same command continues a run that was stopped, and gives the same numbers.
+The variational bound, or the likelihood of the probability flow: two numbers, in files of two names. The same command
+continues a run that was stopped, and gives the same bytes.
 """
 
 import json
@@ -14,10 +15,10 @@ from diffusion_jax.sources import Source
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
-    """Measures the bound of the images that the section `likelihood` names, for the chain of the section `sample`.
+    """Measures the likelihood of the images that the section `likelihood` names.
 
-    Writes bound.json (means with standard errors), bound.npz (by image and by t), bound_terms.png, rate_distortion.csv and
-    rate_distortion.png.
+    Of kind 'bound' it writes bound.json (means with standard errors), bound.npz (by image and by t), bound_terms.png,
+    rate_distortion.csv and rate_distortion.png; of kind 'flow' flow.json and flow.npz.
 
     Args:
         config: nested, checked by `schema.check`.
@@ -29,18 +30,19 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     """
     checkpoint.read_config(workdir)
     checkpoint.check_config(workdir, config)
-    build.bound(config)  # its settings fit together
-    source = build.evaluated(config)
+    build.likelihood_of(config)  # its settings fit together
+    source, kind = build.evaluated(config), config["likelihood"]["kind"]
     trained = model.restore(workdir, config)
     manifest = _manifest(trained, source)
-    out = out or workdir / "likelihood" / f"step_{trained.step:07d}_{dump.digest(manifest)}"
-    logs.say("bound", f"of {source.num_images:,} images, {config['sample']['num_steps']:,} steps, into {out}")
+    out = out or workdir / "likelihood" / f"{kind}_step_{trained.step:07d}_{dump.digest(manifest)}"
+    logs.say(kind, f"of {source.num_images:,} images, into {out}")
     storage.make_dir(out)
     dump.claim(out, manifest)
-    results = _summary(_by_image(trained, source, out), build.grid_rows(config)[:-1])
-    _write(out, results, manifest)
-    means = results["means"]
-    logs.say("done", f"{means['bound_bits_per_dim']:.4f} +- {means['standard_error']:.4f} bits per dimension; {out}")
+    by_image = _by_image(trained, source, out)
+    results = _bound_results(by_image, build.grid_rows(config)[:-1]) if kind == "bound" else _flow_results(by_image)
+    _write(out, kind, results, manifest)
+    mean, error = results["means"][f"{kind}_bits_per_dim"], results["means"]["standard_error"]
+    logs.say("done", f"{mean:.4f} +- {error:.4f} bits per dimension ({kind}); {out}")
     return 0
 
 
@@ -51,8 +53,8 @@ def _manifest(trained: model.Model, source: Source) -> dict[str, Any]:
     return {
         "num_images": source.num_images,
         "data": config["data"],
-        "chain": chain,
         "likelihood": config["likelihood"],
+        "sample": chain,
         **model.provenance(trained),
     }
 
@@ -75,13 +77,35 @@ def _by_image(trained: model.Model, source: Source, out: storage.Path) -> dict[s
 def _write_shard(shard: storage.Path, trained: model.Model, source: Source, numbers: np.ndarray) -> None:
     records = data.read(source, numbers.tolist())
     with_labels = trained.config["model"]["num_classes"] > 0
-    bound = model.bounds(trained, data.as_batch(records, with_labels), numbers)
+    found = model.likelihoods(trained, data.as_batch(records, with_labels), numbers)
     with storage.writing(shard) as file:
-        np.savez(file, **{name: np.moveaxis(column, -1, 0) for name, column in bound._asdict().items()})
+        np.savez(file, **{name: np.moveaxis(column, -1, 0) for name, column in found.items()})
 
 
-def _summary(by_image: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
-    """Returns the means over images, by t and in all.
+def _mean_and_error(name: str, bits: np.ndarray) -> dict[str, float]:
+    """Returns the mean over images, and its standard error."""
+    error = float(np.std(bits, ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else float("inf")
+    return {name: float(np.mean(bits)), "standard_error": error}
+
+
+def _flow_results(by_image: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the means over images of what `build.likelihood_of` found of kind 'flow'. # [N]"""
+    bits = by_image["bits"].astype(np.float64)
+    if lost := int(np.sum(~by_image["reached_end"])):
+        logs.say("warning", f"the integration of {lost} images took too many steps; raise likelihood.tolerance.")
+    means = _mean_and_error("flow_bits_per_dim", bits) | {
+        "evaluations": float(np.mean(by_image["num_evaluations"])),
+        "not_integrated": lost,
+        "offset": "log2(127.5), of uniform dequantisation of data in [-1, 1]",
+    }
+    return {"means": means, "arrays": {"bits": bits, "num_evaluations": by_image["num_evaluations"]}}
+
+
+def _bound_results(by_image: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
+    """Returns the means over images of the bound, by t and in all.
+
+    By t there are also rate and rmse of progressive lossy coding: the receiver of x_t has got `rate` bits per dimension, and
+    its best guess of the image is off by `rmse` on the scale 0 to 255. [Ho et al. 2020, section 4.3]
 
     Args:
         by_image: the fields of `likelihood.Bound`, [N] or [N, S].
@@ -89,36 +113,26 @@ def _summary(by_image: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any
     """
     by_image = {name: column.astype(np.float64) for name, column in by_image.items()}
     total, terms, prior = by_image["total"], by_image["terms"], by_image["prior"]
-    received = np.mean(prior) + np.cumsum(np.mean(terms, axis=0)) - np.mean(terms, axis=0)  # before the step from t
-    means = {
-        "bound_bits_per_dim": float(np.mean(total)),
-        "standard_error": float(np.std(total, ddof=1) / np.sqrt(len(total))) if len(total) > 1 else float("inf"),
-        "decoder": float(np.mean(terms[:, -1])),
-        "sum_of_kl": float(np.mean(np.sum(terms[:, :-1], axis=1))),
+    by_t = {name: np.mean(by_image[name], axis=0) for name in ("terms", "mse_x_0", "mse_eps")}
+    means = _mean_and_error("bound_bits_per_dim", total) | {
+        "decoder": float(by_t["terms"][-1]),
+        "sum_of_kl": float(np.sum(by_t["terms"][:-1])),
         "prior": float(np.mean(prior)),
     }
-    by_t = {
-        "t": rows,
-        "terms": np.mean(terms, axis=0),
-        "mse_x_0": np.mean(by_image["mse_x_0"], axis=0),
-        "mse_eps": np.mean(by_image["mse_eps"], axis=0),
-        "rate": received,
-        "rmse": 127.5 * np.sqrt(np.mean(by_image["mse_x_0"], axis=0)),
-    }
-    return {"means": means, "by_t": by_t, "by_image": {"total": total, "decoder": terms[:, -1], "prior": prior}}
+    rate = np.mean(prior) + np.cumsum(by_t["terms"]) - by_t["terms"]  # before the step from t
+    by_t |= {"t": rows, "rate": rate, "rmse": 127.5 * np.sqrt(by_t["mse_x_0"])}
+    return {"means": means, "arrays": {**by_t, "total": total, "decoder": terms[:, -1], "prior": prior}}
 
 
-def _write(out: storage.Path, results: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """Writes the results; bits are per dimension, rate and rmse are those of progressive lossy coding.
-
-    The receiver of x_t has got `rate` bits, and its best guess of the image is off by `rmse` on the scale 0 to 255.
-    [Ho et al. 2020, section 4.3]
-    """
-    by_t = results["by_t"]
-    storage.write_text(out / "bound.json", json.dumps({**results["means"], "made_from": manifest}, indent=2) + "\n")
-    with storage.writing(out / "bound.npz") as file:
-        np.savez(file, **by_t, **results["by_image"])
-    lines = [f"{t},{rate:.8g},{rmse:.8g}" for t, rate, rmse in zip(by_t["t"], by_t["rate"], by_t["rmse"], strict=True)]
-    storage.write_text(out / "rate_distortion.csv", "\n".join(["t,rate_bits_per_dim,rmse_0_to_255", *lines]) + "\n")
-    storage.write_bytes(out / "bound_terms.png", plots.bound_terms(by_t["t"], by_t["terms"]))
-    storage.write_bytes(out / "rate_distortion.png", plots.rate_distortion(by_t["rate"], by_t["rmse"]))
+def _write(out: storage.Path, kind: str, results: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Writes the results of a kind under its name."""
+    arrays = results["arrays"]
+    storage.write_text(out / f"{kind}.json", json.dumps({**results["means"], "made_from": manifest}, indent=2) + "\n")
+    with storage.writing(out / f"{kind}.npz") as file:
+        np.savez(file, **arrays)
+    if kind == "bound":
+        rows = zip(arrays["t"], arrays["rate"], arrays["rmse"], strict=True)
+        lines = ["t,rate_bits_per_dim,rmse_0_to_255", *(f"{t},{rate:.8g},{rmse:.8g}" for t, rate, rmse in rows)]
+        storage.write_text(out / "rate_distortion.csv", "\n".join(lines) + "\n")
+        storage.write_bytes(out / "bound_terms.png", plots.bound_terms(arrays["t"], arrays["terms"]))
+        storage.write_bytes(out / "rate_distortion.png", plots.rate_distortion(arrays["rate"], arrays["rmse"]))

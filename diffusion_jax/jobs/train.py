@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax import build, checkpoint, data, logs, loop, model, sharding, sources, storage, streams
+from diffusion_jax import build, checkpoint, data, logs, loop, memory, model, sharding, sources, storage, streams
 from diffusion_jax.build import Config
 from diffusion_jax.checkpoint import Checkpoints
 from diffusion_jax.errors import RunError
@@ -72,7 +72,7 @@ def _with_batch_size(config: Config, workdir: storage.Path, mesh: Mesh) -> Confi
     size = (
         stored["train"]["batch_size"]
         if stored
-        else build.batch_size(config, memory=sharding.memory_per_device(), num_devices=mesh.size)
+        else memory.batch_size(config, memory=sharding.memory_per_device(), num_devices=mesh.size)
     )
     logs.say("picked", f"batches of {size}")
     return {**config, "train": {**config["train"], "batch_size": size}}

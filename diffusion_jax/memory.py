@@ -1,0 +1,58 @@
+"""How much memory a training step takes, known before anything runs, and the batch that follows from it."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax import build, loop
+from diffusion_jax.build import Config
+from diffusion_jax.errors import UserError
+
+MAX_BATCH_SIZE = 128  # of the automatic choice: the paper's
+MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays and the data
+
+
+def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
+    """Returns how many images to train on at once: up to 128, a power of two on each device, as its memory allows.
+
+    Args:
+        config: nested; its own `train.batch_size` is not looked at.
+        memory: of each device, in bytes.
+        num_devices: that share a batch.
+
+    Raises:
+        UserError: where one image is too much.
+    """
+    state = jax.eval_shape(functools.partial(loop.make_state, parts=build.parts(config)), jax.random.key(0))
+    fixed = _num_bytes(state) + _num_bytes(state.params)  # the gradient is as large as the parameters
+    free = MEMORY_USED * memory - fixed
+    per_image = activation_bytes(config, 2) - activation_bytes(config, 1)
+    if free < per_image:
+        raise UserError(
+            f"config field train.batch_size = 0 finds no batch: one image takes {per_image / 2**30:.1f} GiB and "
+            f"{max(free, 0) / 2**30:.1f} GiB are free; set model.remat = True, or lower data.image_size or model.channels."
+        )
+    most = max(1, min(MAX_BATCH_SIZE // num_devices, int(free // per_image)))
+    return num_devices * 2 ** int(math.log2(most))
+
+
+def activation_bytes(config: Config, num_images: int) -> int:
+    """Returns the size of what the forward pass keeps for the backward pass; nothing is computed."""
+    net = build.network(config)
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    x_t = jax.ShapeDtypeStruct((num_images, *build.image_shape(config)), jnp.float32)
+    condition = jax.ShapeDtypeStruct((num_images,), jnp.float32)
+    cond = {"label": jax.ShapeDtypeStruct((num_images,), jnp.int32)} if config["model"]["num_classes"] else {}
+
+    def backward(params, x_t, condition, cond):
+        rngs = {"dropout": jax.random.key(0)}
+        return jax.vjp(lambda params: net.apply(params, x_t, condition, cond, train=True, rngs=rngs), params)[1]
+
+    return _num_bytes(jax.eval_shape(backward, params, x_t, condition, cond))
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
