@@ -2,7 +2,7 @@
 
     python main.py --config=configs/folder.py:DIR --workdir=runs/mine
 
-Looks at the images, chooses their size (the largest of 32, 64, 128 and 256 pixels that most of them have), grey or colour,
+Looks at the images, chooses their size (the largest of 32, 64, 128 and 256 pixels that half of them have), grey or colour,
 and the network of the DDPM paper for that size; the batch follows from the memory of the devices. What it chose is printed;
 every field can be set as ever. Of each image the middle square is taken, shrunk by area. Images may lie in sub-folders.
 

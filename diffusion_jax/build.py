@@ -147,11 +147,18 @@ def source(config: Config) -> Source:
 
 def held_out(config: Config) -> Source | None:
     """Returns the set of which only the loss is taken, if the config names one."""
-    split = config["data"]["held_out"]
+    if not (split := config["data"]["held_out"]):
+        return None
     try:
-        return _source(config, split=split) if split else None
+        found = _source(config, split=split)
     except UserError as error:
         raise UserError(f"config field data.held_out = {split!r}: {error}") from error
+    if config["model"]["num_classes"] and found.class_names and found.class_names != source(config).class_names:
+        raise UserError(
+            f"config field data.held_out = {split!r} has classes other than those of the training set: "
+            f"{', '.join(found.class_names)}."
+        )
+    return found
 
 
 def _source(config: Config, *, split: str) -> Source:
@@ -224,9 +231,11 @@ def draw(config: Config) -> Callable[[Any, Array, Array], Array]:
 def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     """Returns (params, seed, image numbers [B]) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
 
-    k is `sample.strip`; the times are evenly spaced, and the last prediction is the image. [Ho et al. 2020, section 4.3]
+    k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image.
+    [Ho et al. 2020, section 4.3]
     """
-    process_of, num_steps, k = _reverse_process(config), config["sample"]["num_steps"], config["sample"]["strip"]
+    process_of, num_steps = _reverse_process(config), len(grid_rows(config)) - 1  # some grids visit fewer than asked
+    k = min(config["sample"]["strip"], num_steps)
     rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
 
     def predictions(params: Any, seed: Array, numbers: Array) -> Array:

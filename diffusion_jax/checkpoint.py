@@ -9,9 +9,10 @@ from orbax.checkpoint import v1 as ocp
 
 import diffusion_jax
 from diffusion_jax import logs, schema, storage
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.train_state import TrainState
 
+NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED")  # of XLA and of gs://
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -101,12 +102,19 @@ def _load_latest(
         try:
             return step, checkpointer.load_checkpointables(step, wanted)
         except Exception as error:  # orbax and tensorstore have many names for a file that is cut short or missing
-            logs.say("warning", f"the checkpoint of step {step:,} cannot be read ({type(error).__name__}).")
+            what = f"the checkpoint of step {step:,} cannot be read ({type(error).__name__}: {_first_line(error)})"
+            if isinstance(error, MemoryError) or any(word in str(error) for word in NOT_DAMAGE):
+                raise RunError(f"{what}; that is no fault of its own, try again.") from error
+            logs.say("warning", f"{what}; looking for the one before.")
     if steps:
         raise UserError(
             f"{str(checkpointer.directory)!r} has no checkpoint that can be read, of {', '.join(map(str, sorted(steps)))}."
         )
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _folder(workdir: storage.Path) -> storage.Path:
@@ -132,15 +140,21 @@ def read_config(workdir: storage.Path) -> dict[str, Any]:
     return schema.from_json(storage.read_text(workdir / "config.json", "the workdir of a run"))
 
 
-def check_config(workdir: storage.Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError where the workdir belongs to another run: a field differs that may not change."""
+def agreed_config(workdir: storage.Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the config as the workdir's run has it: where the batch size is left to choose, it is that of the run.
+
+    Raises:
+        UserError: where the workdir belongs to another run: a field differs that may not change.
+    """
     if not has_config(workdir):
-        return
-    if differences := schema.changed(read_config(workdir), config):
+        return config
+    stored = read_config(workdir)
+    if differences := schema.changed(stored, config):
         raise UserError(
             f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences)}); "
             "use the stored values or another workdir."
         )
+    return {**config, "train": {**config["train"], "batch_size": stored["train"]["batch_size"]}}
 
 
 def versions() -> dict[str, str]:

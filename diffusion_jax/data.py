@@ -3,7 +3,7 @@
 import functools
 import itertools
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -88,7 +88,7 @@ def read_all(source: Source, on_progress: Callable[[int], None] = lambda done: N
     return read(source, range(source.num_images), on_progress)
 
 
-def read(source: Source, numbers: Iterable[int], on_progress: Callable[[int], None] = lambda done: None) -> Records:
+def read(source: Source, numbers: Sequence[int], on_progress: Callable[[int], None] = lambda done: None) -> Records:
     """Returns images of a source, read by many threads. # image uint8 [N, H, W, C], label int32 [N]
 
     Args:
@@ -96,13 +96,13 @@ def read(source: Source, numbers: Iterable[int], on_progress: Callable[[int], No
         numbers: which, [N].
         on_progress: gets how many have been read.
     """
+    shape = source.read(numbers[0])[0].shape
+    images, labels = np.empty((len(numbers), *shape), np.uint8), np.empty(len(numbers), np.int32)
     with futures.ThreadPoolExecutor(NUM_THREADS) as pool:
-        images, labels = [], []
-        for image, label in pool.map(source.read, numbers):
-            images.append(image)
-            labels.append(label)
-            on_progress(len(images))
-    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+        for i, (image, label) in enumerate(pool.map(source.read, numbers)):
+            images[i], labels[i] = image, label
+            on_progress(i + 1)
+    return {"image": images, "label": labels}
 
 
 def import_grain() -> types.ModuleType:

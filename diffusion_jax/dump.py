@@ -42,11 +42,10 @@ def write(
     storage.make_dir(out)
     claim(out, manifest)
     shards = [out / "shards" / f"{start:08d}.npz" for start in range(0, num_images, shard_size)]
-    present = next((i for i, shard in enumerate(shards) if not shard.exists()), len(shards))
-    if present < len(shards):
-        pieces = _counted(draw(present * shard_size), present * shard_size, on_progress)
-        for shard, drawn in zip(shards[present:], regrouped(pieces, shard_size), strict=True):
-            with storage.writing(shard) as file:
+    for run in _runs([i for i, shard in enumerate(shards) if not shard.exists()]):
+        pieces = _counted(draw(run[0] * shard_size), run[0] * shard_size, on_progress)
+        for i, drawn in zip(run, regrouped(pieces, shard_size), strict=False):  # what is drawn may go on behind the run
+            with storage.writing(shards[i]) as file:
                 np.savez(file, drawn)
     pictured = np.concatenate([decode(shard)["arr_0"] for shard in shards[: -(-NUM_PICTURED // shard_size)]])[:NUM_PICTURED]
     result = out / f"samples_{'x'.join(map(str, (num_images, *pictured.shape[1:])))}.npz"
@@ -55,6 +54,17 @@ def write(
     columns = int(np.ceil(np.sqrt(len(pictured))))
     storage.write_bytes(out / "grid.png", images.encode_png(images.grid(pictured, num_columns=columns)))
     return result
+
+
+def _runs(numbers: list[int]) -> list[list[int]]:
+    """Returns rising numbers in groups without gaps."""
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and groups[-1][-1] == number - 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
 
 
 def _counted(pieces: Iterable[np.ndarray], done: int, on_progress: Callable[[int], None]) -> Iterator[np.ndarray]:

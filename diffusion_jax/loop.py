@@ -138,7 +138,7 @@ def run(
     hooks: Sequence[Hook],
     stop: Callable[[], bool],
 ) -> TrainState:
-    """Returns the state after `num_steps` steps, or after the call during which `stop` became true.
+    """Returns the state after `num_steps` steps, or after the call during which `stop` became true or batches ran out.
 
     The metrics of a call are read after the next has been dispatched, so that the device never waits for the host.
 
@@ -157,7 +157,9 @@ def run(
     for step in range(first_step + steps_per_call, num_steps + 1, steps_per_call):
         if stop():
             break
-        state, metrics = step_fn(state, next(batches))
+        if (batch := next(batches, None)) is None:
+            break
+        state, metrics = step_fn(state, batch)
         if previous:
             on_metrics(*previous)
         previous = step, metrics

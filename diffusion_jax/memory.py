@@ -12,7 +12,7 @@ from diffusion_jax.build import Config
 from diffusion_jax.errors import UserError
 
 MAX_BATCH_SIZE = 128  # of the automatic choice: the paper's
-MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays and the data
+MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays
 
 
 def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
@@ -28,7 +28,7 @@ def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     """
     state = jax.eval_shape(functools.partial(loop.make_state, parts=build.parts(config)), jax.random.key(0))
     fixed = _num_bytes(state) + _num_bytes(state.params)  # the gradient is as large as the parameters
-    free = MEMORY_USED * memory - fixed
+    free = MEMORY_USED * memory - fixed - config["data"]["resident_gib"] * 2**30  # the data set is at most that
     per_image = activation_bytes(config, 2) - activation_bytes(config, 1)
     if free < per_image:
         raise UserError(

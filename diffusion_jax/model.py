@@ -170,8 +170,9 @@ def _chunk_size(config: Config) -> int:
 
 def _without_counts(config: Config) -> Config:
     """Returns the config with what does not change the compiled program set to constants."""
-    constants = {"num_images": 1, "shard_size": 1, "seed": 0, "step": -1}
-    return {**config, "sample": {**config["sample"], **constants}}
+    counts = {"num_images": 1, "shard_size": 1}
+    sample = {**config["sample"], **counts, "seed": 0, "step": -1}
+    return {**config, "sample": sample, "likelihood": {**config["likelihood"], **counts}}
 
 
 @functools.lru_cache(maxsize=8)

@@ -11,15 +11,17 @@ from jax import Array
 # Stage i is taken at t + C[i] h from the slopes before it, weighted by A[i]. The last stage is the new point itself, whose
 # slope begins the next step; ERROR is the difference of the solutions of fifth and of fourth order.
 C = np.array([0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1])
-A = [
-    np.array([]),
-    np.array([1 / 5]),
-    np.array([3 / 40, 9 / 40]),
-    np.array([44 / 45, -56 / 15, 32 / 9]),
-    np.array([19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729]),
-    np.array([9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656]),
-    np.array([35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]),
-]
+A = np.array(
+    [
+        [0, 0, 0, 0, 0, 0, 0],
+        [1 / 5, 0, 0, 0, 0, 0, 0],
+        [3 / 40, 9 / 40, 0, 0, 0, 0, 0],
+        [44 / 45, -56 / 15, 32 / 9, 0, 0, 0, 0],
+        [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729, 0, 0, 0],
+        [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656, 0, 0],
+        [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0],
+    ]
+)
 ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
 
 SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 5.0  # of the next step size: what the error suggests, and how fast it may change
@@ -76,6 +78,7 @@ def integrate(
         h = jnp.where(going(walk), jnp.minimum(walk.h, end - walk.t), 0)
         slopes, new = _stages(slope, walk, h)
         error = _norm(_combined(ERROR, slopes, h), walk.y, new, rtol, atol)
+        error = jnp.where(jnp.isnan(error), jnp.inf, error)  # a step that went astray is tried again, shorter
         kept = (error <= 1) & going(walk)
         arrived = jnp.where(walk.h >= end - walk.t, end, walk.t + h)
         factor = jnp.clip(SAFETY * jnp.maximum(error, 1e-10) ** -0.2, SLOWEST, FASTEST)
@@ -83,7 +86,7 @@ def integrate(
             jnp.where(kept, arrived, walk.t),
             jnp.where(going(walk), h * factor, walk.h),
             _where(kept, new, walk.y),
-            _where(kept, slopes[-1], walk.slope),
+            _where(kept, jax.tree.map(lambda leaf: leaf[-1], slopes), walk.slope),
             walk.num_steps + going(walk),
         )
 
@@ -91,22 +94,22 @@ def integrate(
     return Solution(walk.y, 1 + 6 * walk.num_steps, walk.t >= end)
 
 
-def _stages(slope: Callable[[Array, Any], Any], walk: _Walk, h: Array) -> tuple[list[Any], Any]:
-    """Returns the seven slopes of a step, and the point it leads to."""
-    slopes, point = [walk.slope], walk.y
-    for i in range(1, len(C)):
-        point = jax.tree.map(jnp.add, walk.y, _combined(A[i], slopes, h))
-        slopes.append(slope(walk.t + C[i] * h, point))
-    return slopes, point
+def _stages(slope: Callable[[Array, Any], Any], walk: _Walk, h: Array) -> tuple[Any, Any]:
+    """Returns the seven slopes of a step, stacked, and the point it leads to. A loop, so that the slope is compiled once."""
+    slopes = jax.tree.map(lambda leaf: jnp.zeros((len(C), *leaf.shape), leaf.dtype).at[0].set(leaf), walk.slope)
+
+    def stage(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        slopes, _ = carry
+        point = jax.tree.map(jnp.add, walk.y, _combined(jnp.asarray(A)[i], slopes, h))
+        new = slope(walk.t + jnp.asarray(C, h.dtype)[i] * h, point)
+        return jax.tree.map(lambda all_, one: all_.at[i].set(one), slopes, new), point
+
+    return jax.lax.fori_loop(1, len(C), stage, (slopes, walk.y))
 
 
-def _combined(weights: np.ndarray, slopes: list[Any], h: Array) -> Any:
-    """Returns h times the weighted sum of slopes."""
-
-    def total(*leaves: Array) -> Array:
-        return _expand(h, leaves[0]) * sum(float(weight) * leaf for weight, leaf in zip(weights, leaves, strict=True))
-
-    return jax.tree.map(total, *slopes)
+def _combined(weights: Array, slopes: Any, h: Array) -> Any:
+    """Returns h times the weighted sum of stacked slopes."""
+    return jax.tree.map(lambda leaf: _expand(h, leaf[0]) * jnp.tensordot(jnp.asarray(weights, leaf.dtype), leaf, 1), slopes)
 
 
 def _norm(error: Any, old: Any, new: Any, rtol: float, atol: float) -> Array:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from diffusion_jax.errors import UserError
 
-FORMAT_VERSION = 1  # of config.json and of the checkpoints beside it
+FORMAT_VERSION = 2  # of config.json and of the checkpoints beside it
 
 
 class Rule(NamedTuple):

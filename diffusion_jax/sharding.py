@@ -71,10 +71,19 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def memory_per_device() -> int:
-    """Returns how many bytes a device may use; on a CPU half of the machine's memory, shared by all devices."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
+    """Returns how many bytes a device may use; on a CPU half of the machine's memory, shared by all devices.
+
+    Raises:
+        UserError: where the device does not tell.
+    """
+    device = jax.local_devices()[0]
+    statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"]
+    if device.platform != "cpu":
+        raise UserError(
+            f"config field train.batch_size = 0 cannot be chosen: {device.device_kind} does not tell its memory."
+        )
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // jax.local_device_count()
 
 

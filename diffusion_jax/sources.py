@@ -1,6 +1,7 @@
 """Where images come from. Each function returns a `Source`, and says in one sentence what is wrong with which file."""
 
 import gzip
+import importlib
 import logging
 import math
 import socket
@@ -40,9 +41,7 @@ def digits(*, split: str = "") -> Source:
     """
     if split:
         raise UserError("data.source = 'digits' is one set without splits; \"\" for no held-out loss.")
-    from sklearn.datasets import load_digits
-
-    stored = load_digits()
+    stored = _needed("sklearn.datasets", "scikit-learn", "digits").load_digits()
     return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
 
 
@@ -133,12 +132,14 @@ def tfds(*, name: str, path: str, split: str) -> Source:
         UserError: where the set or the split is unknown, or the set neither prepared nor to be had.
     """
     logging.getLogger("absl").addFilter(_is_news)
-    import tensorflow_datasets
-
+    tensorflow_datasets = _needed("tensorflow_datasets", "tensorflow-datasets", "tfds")
     try:
         builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
-    except tensorflow_datasets.core.DatasetNotFoundError as error:
-        raise UserError(f"config field data.name = {name!r} is no set that TFDS knows.") from error
+    except (AssertionError, ValueError) as error:  # of which TFDS's own, for a set that it does not know, is one
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"config field data.name = {name!r} is no set that TFDS knows, or not prepared as array_record ({first_line})."
+        ) from error
     if not builder.is_prepared():
         _prepare(name, builder)
     if split not in builder.info.splits:
@@ -150,6 +151,14 @@ def tfds(*, name: str, path: str, split: str) -> Source:
         return record["image"], int(record.get("label", 0))
 
     return Source(len(records), read)
+
+
+def _needed(module: str, package: str, source: str) -> Any:
+    """Returns a module that only one source needs."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"config field data.source = {source!r} needs a package: pip install {package}.") from error
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -229,10 +238,11 @@ def decode(file: storage.Path) -> np.ndarray:
         raise UserError(f"image file {str(file)!r} cannot be read ({type(error).__name__}: {error}).") from error
     if image.mode.startswith(("I", "F")):
         raise UserError(f"image file {str(file)!r} has more than 8 bits a colour (mode {image.mode}); convert it first.")
+    is_grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
@@ -262,7 +272,7 @@ def fitted(source: Source, *, image_shape: tuple[int, int, int], center_crop: in
             pixels = crop(cover(pixels, height, width), height, width)
         _check_shape(pixels, image_shape)
         _check_label(label, num_classes)
-        return pixels, label
+        return pixels.copy(), label  # a view would keep the whole photograph in memory
 
     return source._replace(read=read)
 

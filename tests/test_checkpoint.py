@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny import config_of
 
-from diffusion_jax import build, checkpoint, loop, sharding, storage, streams
-from diffusion_jax.errors import UserError
+from diffusion_jax import build, checkpoint, loop, schema, sharding, storage, streams
+from diffusion_jax.errors import RunError, UserError
 
 
 @functools.cache
@@ -135,12 +135,27 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, kind, capsys
         weights(step=-1)
 
 
+def test_a_store_that_is_down_is_not_taken_for_damage(tmp_path, monkeypatch):
+    """The checkpoint must not be passed over, and replaced later."""
+    with checkpoint.Checkpoints(storage.path(tmp_path), keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(at_step(state_of(0), step))
+
+    def down(*arguments):
+        raise ValueError("UNAVAILABLE: the store does not answer")
+
+    with checkpoint.Checkpoints(storage.path(tmp_path), keep=2) as checkpoints:
+        monkeypatch.setattr(checkpoints._checkpointer, "load_checkpointables", down)
+        with pytest.raises(RunError, match="step 2 cannot be read .ValueError: UNAVAILABLE.* try again"):
+            checkpoints.restore_latest(like(state_of(0)))
+
+
 def test_the_config_is_stored_with_versions(tmp_path):
     config = config_of({})
     checkpoint.write_config(storage.path(tmp_path), config)
     assert checkpoint.read_config(storage.path(tmp_path)) == config
     stored = json.loads((tmp_path / "config.json").read_text())
-    assert stored["format_version"] == 1 and stored["versions"]["jax"] == jax.__version__
-    checkpoint.check_config(storage.path(tmp_path), config)
+    assert stored["format_version"] == schema.FORMAT_VERSION and stored["versions"]["jax"] == jax.__version__
+    assert checkpoint.agreed_config(storage.path(tmp_path), config_of({"train.batch_size": 0})) == config
     with pytest.raises(UserError, match="model.channels: 8 -> 16"):
-        checkpoint.check_config(storage.path(tmp_path), config_of({"model.channels": 16}))
+        checkpoint.agreed_config(storage.path(tmp_path), config_of({"model.channels": 16}))

@@ -78,6 +78,16 @@ def test_a_killed_dump_goes_on_where_it_was(tmp_path):
     assert third.drawn == []
 
 
+def test_only_what_is_missing_is_drawn(tmp_path):
+    write(tmp_path, Drawer(20, 1), shard_size=4)
+    for start in (4, 8, 16):
+        (tmp_path / "shards" / f"{start:08d}.npz").unlink()
+    again = Drawer(20, 1)
+    with np.load(write(tmp_path, again, shard_size=4)) as stored:
+        np.testing.assert_array_equal(stored["arr_0"], [image(i) for i in range(20)])
+    assert again.drawn == [*range(4, 12), *range(16, 20)]
+
+
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     write(tmp_path, Drawer(2, 2))
     with pytest.raises(UserError, match="holds other results \\(different seed\\); choose another --out"):

@@ -1,6 +1,7 @@
 """The training step and the loop: what one call does, in what order things happen, what a signal does."""
 
 import functools
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 import tiny
 
 from diffusion_jax import build, checkpoint, loop, models, sharding, sources, storage, streams
+from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
 
 
@@ -84,7 +86,7 @@ def test_the_training_job_donates_the_state():
     where = sharding.replicated(mesh)
     state = jax.tree.map(lambda leaf: jax.device_put(leaf, where), state)
     config, source = tiny.config_of({}), sources.digits()
-    feed = train._feed(config, source, train._read(config, source, mesh), mesh, 0, 1)
+    feed = train._feed(config, source, train._read(config, source, mesh), mesh, 0, 1, [])
     text = train._compile(parts, feed, mesh, state, 1).lower(state, feed.store, next(feed.items)).as_text()
     assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") == len(jax.tree.leaves(state))
 
@@ -182,6 +184,30 @@ def test_a_run_logs_the_loss_of_images_it_is_not_trained_on(tmp_path):
     logged = [line for line in lines if "held_out_loss_raw" in line]
     assert [line["step"] for line in logged] == [2, 4]
     assert all(0.1 < line["held_out_loss_ema0.99"] < 10 for line in logged)
+
+
+def test_a_broken_image_on_the_way_is_named_and_what_was_learned_is_saved(tmp_path, monkeypatch):
+    """A set that is read as needed, whose 100th reading fails."""
+    np.savez(tmp_path / "set.npz", images=np.zeros((40, 8, 8, 1), np.uint8))
+    config = {"data.source": "npz", "data.path": str(tmp_path / "set.npz"), "data.resident_gib": 0.0}
+    config = tiny.config_of(config | {"train.num_steps": 1000, "train.checkpoint_every": 1000, "train.sample_every": 1000})
+    npz, readings = sources.npz, itertools.count()
+
+    def breaking(*, path):
+        source = npz(path=path)
+
+        def read(number):
+            if next(readings) >= 300:
+                raise UserError("image file '7.png' cannot be read")
+            return source.read(number)
+
+        return source._replace(read=read)
+
+    monkeypatch.setattr(sources, "npz", breaking)
+    with pytest.raises(UserError, match="7.png"):
+        train.run(config, storage.path(tmp_path / "run"))
+    [step] = (tmp_path / "run" / "checkpoints").iterdir()
+    assert 1 <= int(step.name) <= 19
 
 
 def test_a_loss_history_is_resumed_exactly(tmp_path):

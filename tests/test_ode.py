@@ -69,3 +69,10 @@ def test_too_few_steps_are_told():
 def test_it_runs_under_jit():
     got = jax.jit(lambda y: ode.integrate(lambda t, y: y, y, 0.0, 1.0, rtol=1e-5, atol=1e-5).y)(jnp.ones((2, 3)))
     assert float(got[0, 0]) == pytest.approx(np.e, rel=1e-4)
+
+
+def test_a_step_that_goes_astray_is_tried_again_shorter(x64):
+    """dy/dt = -300 y^(3/2) from 1: the first step lands below 0, where the root is not a number. y = 1 / (1 + 150 t)^2."""
+    got = ode.integrate(lambda t, y: -300 * y * jnp.sqrt(y), jnp.ones((1, 1)), 0.0, 1.0, rtol=1e-8, atol=1e-12)
+    assert bool(got.reached_end[0])
+    np.testing.assert_allclose(got.y, 1 / 151**2, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -172,10 +173,16 @@ def test_jpeg_is_read_upright(tmp_path):
     np.testing.assert_allclose(image[16:], 255, atol=2)
 
 
-def test_transparent_pixels_are_white(tmp_path):
-    """And not whatever colour the file keeps beneath them."""
-    save(tmp_path / "a.png", np.concatenate([PIXELS[0], np.zeros((32, 32, 1), np.uint8)], axis=-1))
-    np.testing.assert_array_equal(sources.folder(path=str(tmp_path)).read(0)[0], 255)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_pixels_are_white(tmp_path, channels):
+    """And not whatever colour the file keeps beneath them; grey stays grey."""
+    opacity = np.zeros((32, 32, 1), np.uint8)
+    opacity[:, :16] = 255
+    save(tmp_path / "a.png", np.concatenate([PIXELS[0, :, :, :channels], opacity], axis=-1))
+    pixels, _ = sources.folder(path=str(tmp_path)).read(0)
+    assert pixels.shape == (32, 32, channels)
+    np.testing.assert_array_equal(pixels[:, 16:], 255)
+    np.testing.assert_array_equal(pixels[:, :16], PIXELS[0, :, :16, :channels])
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text"])
@@ -305,6 +312,17 @@ def test_a_set_that_must_be_downloaded_by_hand_is_said(tmp_path, monkeypatch):
         sources.tfds(name="celeb_a_hq/256:2.0.0", path=str(tmp_path), split="train")
 
 
-def test_a_set_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(UserError, match="config field data.name = 'cifar11' is no set that TFDS knows"):
-        sources.tfds(name="cifar11", path=str(tmp_path), split="train")
+@pytest.mark.parametrize("name", ["cifar11", "cifar10:9.9.9", "cifar10/none", "", "Cifar 10"])
+def test_a_set_that_does_not_exist_is_named(tmp_path, name):
+    with pytest.raises(UserError, match=f"config field data.name = '{name}' is no set that TFDS knows, or not prepared"):
+        sources.tfds(name=name, path=str(tmp_path), split="train")
+
+
+def test_a_cut_out_does_not_keep_the_photograph_in_memory():
+    assert fit(PIXELS[0], (8, 8, 3), center_crop=8, resize=False).base is None
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match="data.source = 'tfds' needs a package: pip install tensorflow-datasets"):
+        sources.tfds(name="cifar10", path="", split="train")

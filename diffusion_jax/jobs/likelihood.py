@@ -11,6 +11,7 @@ import numpy as np
 
 from diffusion_jax import build, checkpoint, data, dump, logs, model, plots, storage
 from diffusion_jax.build import Config
+from diffusion_jax.errors import RunError
 from diffusion_jax.sources import Source
 
 
@@ -29,7 +30,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
         The exit code, 0.
     """
     checkpoint.read_config(workdir)
-    checkpoint.check_config(workdir, config)
+    config = checkpoint.agreed_config(workdir, config)
     build.likelihood_of(config)  # its settings fit together
     source, kind = build.evaluated(config), config["likelihood"]["kind"]
     trained = model.restore(workdir, config)
@@ -42,19 +43,26 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     results = _bound_results(by_image, build.grid_rows(config)[:-1]) if kind == "bound" else _flow_results(by_image)
     _write(out, kind, results, manifest)
     mean, error = results["means"][f"{kind}_bits_per_dim"], results["means"]["standard_error"]
-    logs.say("done", f"{mean:.4f} +- {error:.4f} bits per dimension ({kind}); {out}")
+    spread = "" if error is None else f" +- {error:.4f}"
+    logs.say("done", f"{mean:.4f}{spread} bits per dimension ({kind}); {out}")
     return 0
 
 
 def _manifest(trained: model.Model, source: Source) -> dict[str, Any]:
     """Returns what the numbers depend on."""
     config = trained.config
-    chain = {name: config["sample"][name] for name in ("num_steps", "grid", "variance", "clip", "seed", "ema_rate")}
+    of_kind = {"bound": ("num_steps", "grid", "variance", "clip"), "flow": ("probes", "num_probes", "tolerance")}
+    sample, settings, kind = config["sample"], config["likelihood"], config["likelihood"]["kind"]
     return {
+        "kind": kind,
         "num_images": source.num_images,
-        "data": config["data"],
-        "likelihood": config["likelihood"],
-        "sample": chain,
+        "data": {name: value for name, value in config["data"].items() if name not in ("random_flip", "resident_gib")},
+        "held_out": settings["held_out"],
+        "seed": sample["seed"],
+        "ema_rate": sample["ema_rate"],
+        "batch_per_device": settings["batch_per_device"],
+        "shard_size": settings["shard_size"],
+        **{name: (sample if kind == "bound" else settings)[name] for name in of_kind[kind]},
         **model.provenance(trained),
     }
 
@@ -68,9 +76,10 @@ def _by_image(trained: model.Model, source: Source, out: storage.Path) -> dict[s
         shard = out / "shards" / f"{start:08d}.npz"
         if not shard.exists():
             _write_shard(shard, trained, source, np.arange(start, min(start + shard_size, source.num_images)))
+            progress.update(min(start + shard_size, source.num_images))
+            progress.clear()
+            logs.say("likelihood", progress.text())
         shards.append(dump.decode(shard))
-        progress.update(min(start + shard_size, source.num_images))
-        logs.say("likelihood", progress.text())
     return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
 
 
@@ -83,22 +92,31 @@ def _write_shard(shard: storage.Path, trained: model.Model, source: Source, numb
 
 
 def _mean_and_error(name: str, bits: np.ndarray) -> dict[str, float]:
-    """Returns the mean over images, and its standard error."""
-    error = float(np.std(bits, ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else float("inf")
+    """Returns the mean over images, and its standard error, None for one image.
+
+    Raises:
+        RunError: where the mean is not finite.
+    """
+    if not np.all(np.isfinite(bits)):
+        raise RunError(f"bits per dimension are not finite for {int(np.sum(~np.isfinite(bits)))} of {len(bits)} images.")
+    error = float(np.std(bits, ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else None
     return {name: float(np.mean(bits)), "standard_error": error}
 
 
 def _flow_results(by_image: dict[str, np.ndarray]) -> dict[str, Any]:
     """Returns the means over images of what `build.likelihood_of` found of kind 'flow'. # [N]"""
-    bits = by_image["bits"].astype(np.float64)
-    if lost := int(np.sum(~by_image["reached_end"])):
-        logs.say("warning", f"the integration of {lost} images took too many steps; raise likelihood.tolerance.")
-    means = _mean_and_error("flow_bits_per_dim", bits) | {
+    bits, reached = by_image["bits"].astype(np.float64), by_image["reached_end"]
+    lost = int(np.sum(~reached))
+    if lost == len(bits):
+        raise RunError("the integration took too many steps for every image; raise likelihood.tolerance.")
+    if lost:
+        logs.say("warning", f"{lost} images are left out: their integration took too many steps.")
+    means = _mean_and_error("flow_bits_per_dim", bits[reached]) | {
         "evaluations": float(np.mean(by_image["num_evaluations"])),
         "not_integrated": lost,
         "offset": "log2(127.5), of uniform dequantisation of data in [-1, 1]",
     }
-    return {"means": means, "arrays": {"bits": bits, "num_evaluations": by_image["num_evaluations"]}}
+    return {"means": means, "arrays": {"bits": bits, "reached_end": reached, "num_evaluations": by_image["num_evaluations"]}}
 
 
 def _bound_results(by_image: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
         The exit code, 0.
     """
     checkpoint.read_config(workdir)  # with --config given, nobody has looked yet whether this is the workdir of a run
-    checkpoint.check_config(workdir, config)
+    config = checkpoint.agreed_config(workdir, config)
     trained = model.restore(workdir, config)
     settings = config["sample"]
     out = out or workdir / "samples" / _name(trained)

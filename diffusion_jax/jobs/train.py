@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from diffusion_jax import build, checkpoint, data, logs, loop, memory, model, sharding, sources, storage, streams
 from diffusion_jax.build import Config
 from diffusion_jax.checkpoint import Checkpoints
-from diffusion_jax.errors import RunError
+from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.loop import Hook, Parts
 from diffusion_jax.sources import Source
 from diffusion_jax.train_state import TrainState
@@ -31,13 +31,12 @@ def run(config: Config, workdir: storage.Path) -> int:
         The exit code: 0, or 128 + the signal that ended the run early.
     """
     mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"])
-    config = _with_batch_size(config, workdir, mesh)
-    checkpoint.check_config(workdir, config)
+    config = _with_batch_size(checkpoint.agreed_config(workdir, config), mesh)
+    if config["train"]["init_from"] and not checkpoint.has_config(workdir):
+        checkpoint.read_config(storage.path(config["train"]["init_from"]))  # before anything is read or written
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
     parts, source = build.parts(config), build.source(config)
     records, held_out = _read(config, source, mesh), _read_held_out(config, mesh)
-    if config["train"]["init_from"]:
-        checkpoint.read_config(storage.path(config["train"]["init_from"]))  # before anything is written
     storage.make_dir(workdir)
     with Checkpoints(workdir, keep=config["train"]["keep_checkpoints"]) as checkpoints, loop.catch_signals() as caught:
         state = _start(config, parts, mesh, checkpoints)
@@ -45,7 +44,8 @@ def run(config: Config, workdir: storage.Path) -> int:
         save = functools.partial(_save, workdir, config, checkpoints)
         per_call = build.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
         _say_what(config, source, mesh, state, per_call)
-        feed = _feed(config, source, records, mesh, first_step, per_call)
+        broken: list[UserError] = []
+        feed = _feed(config, source, records, mesh, first_step, per_call, broken)
         step = _compile(parts, feed, mesh, state, per_call)
         with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
             watch = Watch(config, log)
@@ -61,19 +61,16 @@ def run(config: Config, workdir: storage.Path) -> int:
                 stop=lambda: bool(caught),
             )
             save(state)
+    if broken:
+        raise broken[0]
     return _say_end(config, workdir, state, caught)
 
 
-def _with_batch_size(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
-    """Returns the config with a batch size: its own, or that of the run to resume, or what the memory holds."""
+def _with_batch_size(config: Config, mesh: Mesh) -> Config:
+    """Returns the config with a batch size: its own, or what the memory holds."""
     if config["train"]["batch_size"]:
         return config
-    stored = checkpoint.read_config(workdir) if checkpoint.has_config(workdir) else None
-    size = (
-        stored["train"]["batch_size"]
-        if stored
-        else memory.batch_size(config, memory=sharding.memory_per_device(), num_devices=mesh.size)
-    )
+    size = memory.batch_size(config, memory=sharding.memory_per_device(), num_devices=mesh.size)
     logs.say("picked", f"batches of {size}")
     return {**config, "train": {**config["train"], "batch_size": size}}
 
@@ -122,6 +119,7 @@ def _read(config: Config, source: Source, mesh: Mesh) -> data.Records | None:
     """Returns all images of a source on every device, while a terminal shows how far it is; None if they are too many."""
     if not build.is_resident(config, source.num_images):
         data.import_grain()
+        source.read(0)  # what is wrong with all images is said now
         return None
     progress = logs.Progress("images read", total=source.num_images)
     records = data.read_all(source, progress.update)
@@ -141,13 +139,27 @@ def _read_held_out(config: Config, mesh: Mesh) -> data.Batch | None:
 
 
 def _feed(
-    config: Config, source: Source, records: data.Records | None, mesh: Mesh, first_step: int, per_call: int
+    config: Config,
+    source: Source,
+    records: data.Records | None,
+    mesh: Mesh,
+    first_step: int,
+    per_call: int,
+    broken: list[UserError],
 ) -> data.Feed:
-    """Returns the feed, its items as they are sent for each call."""
+    """Returns the feed, its items as they are sent for each call; they end where an image is broken, which `broken` gets."""
     feed = data.feed(source, records, first_step=first_step, **_batching(config))
     items = feed.items if per_call == 1 else data.stacked(feed.items, per_call)
     where = sharding.batched(mesh, axis=0 if per_call == 1 else 1)
-    return feed._replace(items=(sharding.to_global(item, where) for item in items))
+
+    def sent():
+        try:
+            for item in items:
+                yield sharding.to_global(item, where)
+        except UserError as error:
+            broken.append(error)
+
+    return feed._replace(items=sent())
 
 
 def _compile(parts: Parts, feed: data.Feed, mesh: Mesh, state: TrainState, per_call: int) -> Callable:
