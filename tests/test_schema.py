@@ -121,7 +121,9 @@ def test_a_damaged_config_is_said_to_be_damaged(text):
         schema.from_json(text)
 
 
-def test_a_later_format_is_refused():
-    text = json.dumps({"format_version": 99, "config": {}, "versions": {}})
-    with pytest.raises(UserError, match="format_version = 99; this version of diffusion_jax reads 1"):
+@pytest.mark.parametrize("version", [1, 99])
+def test_another_format_is_refused(version):
+    text = json.dumps({"format_version": version, "config": {}, "versions": {}})
+    sentence = f"format_version = {version}; this version of diffusion_jax reads {schema.FORMAT_VERSION}"
+    with pytest.raises(UserError, match=sentence):
         schema.from_json(text)
