@@ -1,5 +1,7 @@
 """The library in three lines, on a run made for the purpose."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,22 @@ def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys):
     assert train.run(tiny.config_of(wider), storage.path(tmp_path / "wider")) == 0
     said = capsys.readouterr().out
     assert "['middle_0']['conv1']['kernel']" in said and "['embedding_0']" not in said
+
+
+def test_changed_input_and_label_layers_start_afresh_and_the_origin_may_go(workdir, tmp_path, capsys):
+    origin = shutil.copytree(workdir, tmp_path / "origin")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "rgb.npz", images=rng.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8), labels=np.arange(64) % 10)
+    changes = {"train.init_from": str(origin), "train.sample_every": 100, "train.ema_rates": (0.99,)}
+    changes |= {"data.source": "npz", "data.path": str(tmp_path / "rgb.npz"), "data.channels": 3, "model.num_classes": 10}
+    for num_steps in (2, 4):
+        assert (
+            train.run(tiny.config_of(changes | {"train.num_steps": num_steps}), dj.model.storage.path(tmp_path / "new")) == 0
+        )
+        shutil.rmtree(origin, ignore_errors=True)
+    fresh = "['conv_in']['kernel'], ['conv_out']['bias'], ['conv_out']['kernel'], ['label']['embedding']"
+    said = capsys.readouterr().out
+    assert f"weights     from {origin}; fresh: {fresh}\n" in said and "resumed     at step 2" in said
 
 
 def test_classes_are_trained_drawn_and_dumped(tmp_path):
