@@ -71,7 +71,7 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
 
     Args:
         workdir: of the run.
-        step: of the checkpoint; -1 is the latest.
+        step: of the checkpoint; -1 is the latest that can be read.
         like: the parameters as `jax.ShapeDtypeStruct`s with shardings.
         ema: the name of an average, or "" for the parameters themselves.
         all_ema: the names of all averages in the checkpoint.
@@ -105,7 +105,7 @@ def _load_latest(
             what = f"the checkpoint of step {step:,} cannot be read ({type(error).__name__}: {_first_line(error)})"
             if isinstance(error, MemoryError) or any(word in str(error) for word in NOT_DAMAGE):
                 raise RunError(f"{what}; that is no fault of its own, try again.") from error
-            logs.say("warning", f"{what}; looking for the one before.")
+            logs.say("warning", f"{what}.")
     if steps:
         raise UserError(
             f"{str(checkpointer.directory)!r} has no checkpoint that can be read, of {', '.join(map(str, sorted(steps)))}."

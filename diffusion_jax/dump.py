@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from diffusion_jax import images, schema, storage
+from diffusion_jax import images, schema, sources, storage
 from diffusion_jax.errors import UserError
 
 NUM_PICTURED = 64
@@ -114,7 +114,7 @@ def decode(shard: storage.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(shard.read_bytes()), allow_pickle=False) as stored:
             return dict(stored)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except sources.UNREADABLE as error:
         raise UserError(
             f"shard {str(shard)!r} is damaged ({type(error).__name__}); remove it, and the same command makes it again."
         ) from error
