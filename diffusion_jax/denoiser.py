@@ -74,7 +74,28 @@ def x_previous(levels: Level) -> Coefficients:
     return of
 
 
-def make_denoiser(network: Network, *, predicts: Predicts, learned_variance: bool = False) -> Denoiser:
+def edm(level: Level, *, sigma_data: float = 0.5) -> tuple[Array, Array]:
+    """Returns (a, b) of the output F of unit variance in x_0 = c_skip x_t + c_out F. [Karras et al. 2022, EDM, table 1]
+
+    Written for any alpha: c_skip = alpha sigma_data^2 / V and c_out = sigma sigma_data / sqrt(V), V the variance of x_t.
+    With alpha^2 + sigma^2 = 1 and sigma_data = 1 it is -v. Its network sees `edm_input_scale` times x_t.
+    """
+    scale = edm_input_scale(level, sigma_data=sigma_data)
+    return scale * level.sigma / sigma_data, -scale * level.alpha * sigma_data
+
+
+def edm_input_scale(level: Level, *, sigma_data: float = 0.5) -> Array:
+    """Returns c_in = 1 / sqrt(alpha^2 sigma_data^2 + sigma^2), so that the input has unit variance. [same table]"""
+    return 1 / jnp.sqrt((level.alpha * sigma_data) ** 2 + level.sigma**2)
+
+
+def make_denoiser(
+    network: Network,
+    *,
+    predicts: Predicts,
+    learned_variance: bool = False,
+    input_scale: Callable[[Level], Array] | None = None,
+) -> Denoiser:
     """Returns a network as a denoiser, by solving for x_0 and eps
 
         x_t    = alpha x_0 + sigma eps
@@ -84,11 +105,13 @@ def make_denoiser(network: Network, *, predicts: Predicts, learned_variance: boo
         network: any function (x_t, condition) -> output; x_t [B, H, W, C], condition [B], output shaped like x_t.
         predicts: what the output is.
         learned_variance: whether the output has a second half of channels, for the variance.
+        input_scale: of the x_t that the network sees, such as `edm_input_scale`; None for x_t itself.
     """
 
     def denoise(x_t: Array, level: Level) -> Prediction:
         condition = jnp.broadcast_to(level.condition, x_t.shape[:1])
-        output = network(x_t, condition).astype(x_t.dtype)
+        seen = x_t if input_scale is None else process.expand(input_scale(level), x_t) * x_t
+        output = network(seen, condition).astype(x_t.dtype)
         output, variance = jnp.split(output, 2, axis=-1) if learned_variance else (output, None)
         a, b = coefficients(predicts, level)
         scale = 1 / (level.alpha * b - level.sigma * a)

@@ -61,11 +61,18 @@ def from_betas(betas: np.ndarray, *, condition: np.ndarray | None = None) -> Lev
         variance = -np.expm1(log_alpha_bar)
         log_snr = log_alpha_bar - np.log(variance)
     condition = np.arange(-1, len(betas)) if condition is None else condition
-    return _cast(np.exp(log_alpha_bar / 2), np.sqrt(variance), log_snr, condition)
+    return cast(np.exp(log_alpha_bar / 2), np.sqrt(variance), log_snr, condition)
 
 
-def _cast(alpha: np.ndarray, sigma: np.ndarray, log_snr: np.ndarray, condition: np.ndarray) -> Level:
-    """Returns float64 columns as a `Level` in JAX's default precision: the one place where precision is lost."""
+def cast(alpha: np.ndarray, sigma: np.ndarray, log_snr: np.ndarray, condition: np.ndarray) -> Level:
+    """Returns float64 columns as a `Level` in JAX's default precision: the one place where precision is lost.
+
+    Args:
+        alpha: the signal's coefficient, any shape; so are the others.
+        sigma: the noise's standard deviation.
+        log_snr: log(alpha^2 / sigma^2).
+        condition: what the network is told.
+    """
     dtype = jax.dtypes.canonicalize_dtype(np.float64)
     high = log_snr.astype(dtype)
     low = np.subtract(log_snr, high, out=np.zeros_like(log_snr), where=np.isfinite(log_snr))

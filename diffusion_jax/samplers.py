@@ -103,7 +103,8 @@ def _noise(keys: Array, index: Array, x: Array) -> Noise:
     return lambda k: jax.vmap(lambda key: draw(key, k))(keys)
 
 
-def _init(x_T: Array) -> State:
+def initial_state(x_T: Array) -> State:
+    """Returns the state before the first step."""
     return State(x_T, jnp.zeros((), jnp.int32))
 
 
@@ -130,7 +131,7 @@ def ancestral(*, variance: VarianceKind) -> Sampler:
         std = jnp.where(s.sigma > 0, jnp.exp(log_variance / 2), 0)
         return State(mean + std * noise(0), state.num_evaluations + 1)
 
-    return Sampler(_init, step)
+    return Sampler(initial_state, step)
 
 
 def ddim(*, eta: float = 0.0) -> Sampler:
@@ -155,4 +156,4 @@ def ddim(*, eta: float = 0.0) -> Sampler:
         direction = s.sigma * jnp.sqrt(1 - eta**2 + eta**2 * jnp.exp(gap))
         return State(s.alpha * x_0 + direction * eps + std * noise(0), state.num_evaluations + 1)
 
-    return Sampler(_init, step)
+    return Sampler(initial_state, step)

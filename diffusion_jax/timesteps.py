@@ -1,4 +1,7 @@
-"""Which level: the draws of training, and the grids of sampling. Both speak in rows of a table of levels, 0 .. T."""
+"""Which level: the draws of training, and the grids of sampling.
+
+Both speak in t: of a chain the rows of its table of levels, 0 .. T; of a process in real-valued time, its times.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.scipy.special import ndtri
 
+from diffusion_jax.continuous import Process
 from diffusion_jax.errors import UserError
 
 
@@ -16,7 +21,7 @@ class Timesteps(NamedTuple):
 
     Attributes:
         init: () -> state.
-        draw: (state, key, batch size B) -> (t int32 [B] in 1 .. T, importance weight [B]).
+        draw: (state, key, batch size B) -> (t [B], importance weight [B]); int32 in 1 .. T for a chain, else real.
         update: (state, t [B], losses [B]) -> state.
     """
 
@@ -46,6 +51,41 @@ def stratified(num_steps: int) -> Timesteps:
         return jnp.minimum(t, num_steps), jnp.ones(batch_size)
 
     return Timesteps(lambda: (), draw, lambda state, t, losses: state)
+
+
+def real_valued(time_of: Callable[[Array], Array], *, spread: bool) -> Timesteps:
+    """Returns draws t = time_of(u) of real-valued time, u ~ Uniform(0, 1): `time_of` is the inverse of a distribution.
+
+    Args:
+        time_of: such as `uniform_time`, `log_uniform`, `log_normal` or `logit_normal`.
+        spread: whether the u of a batch are spread over it, as in `stratified`, or independent.
+    """
+
+    def draw(state, key: Array, batch_size: int) -> tuple[Array, Array]:
+        u = _comb(key, batch_size) if spread else jax.random.uniform(key, (batch_size,))
+        return time_of(jnp.clip(u, 1e-6, 1 - 1e-6)), jnp.ones(batch_size)
+
+    return Timesteps(lambda: (), draw, lambda state, t, losses: state)
+
+
+def uniform_time(u: Array, *, first: float, last: float) -> Array:
+    """Returns t ~ Uniform(first, last): 1e-5 to 1 for the VP SDE [Song et al. 2021, score SDE, appendix C]."""
+    return first + u * (last - first)
+
+
+def log_uniform(u: Array, *, first: float, last: float) -> Array:
+    """Returns log t ~ Uniform: the VE SDE's uniform time, where t is sigma. [Song et al. 2021, score SDE, eq. 31]"""
+    return first * (last / first) ** u
+
+
+def log_normal(u: Array, *, mean: float = -1.2, std: float = 1.2) -> Array:
+    """Returns log t ~ N(mean, std^2), where t is sigma. [Karras et al. 2022, EDM, table 1]"""
+    return jnp.exp(mean + std * ndtri(u))
+
+
+def logit_normal(u: Array, *, mean: float = 0.0, std: float = 1.0) -> Array:
+    """Returns log(t / (1 - t)) ~ N(mean, std^2), t in (0, 1). [Esser et al. 2024, eq. 19]"""
+    return jax.nn.sigmoid(mean + std * ndtri(u))
 
 
 def _comb(key: Array, batch_size: int) -> Array:
@@ -172,6 +212,65 @@ def ddim_quadratic(num_steps: int, num_sampled: int) -> np.ndarray:
     _check(num_steps, num_sampled)
     rows = np.linspace(0, np.sqrt(0.8 * num_steps), num_sampled) ** 2
     return _to_the_data(1 + np.unique(rows.astype(np.int64)))
+
+
+def trailing_time(of: Process, num_sampled: int) -> np.ndarray:
+    """Returns `trailing` without rounding: times evenly spaced from the last one to 0. # [S + 1], as the grids below"""
+    return np.linspace(of.last, 0, num_sampled + 1)
+
+
+def uniform_grid(of: Process, num_sampled: int) -> np.ndarray:
+    """Returns times evenly spaced from the last to the first, and 0."""
+    return np.append(np.linspace(of.last, of.first, num_sampled), 0)
+
+
+def quadratic(of: Process, num_sampled: int) -> np.ndarray:
+    """Returns times whose square roots are evenly spaced, and 0: more steps where there is little noise."""
+    return np.append(np.linspace(np.sqrt(of.last), np.sqrt(of.first), num_sampled) ** 2, 0)
+
+
+def uniform_log_snr(of: Process, num_sampled: int) -> np.ndarray:
+    """Returns times evenly spaced in log-SNR, and 0. [Lu et al. 2022, DPM-Solver, section 4]"""
+    last, first = _log_snr(of)
+    return _times(of, np.linspace(last, first, num_sampled))
+
+
+def karras(of: Process, num_sampled: int, *, rho: float = 7.0) -> np.ndarray:
+    """Returns times whose (sigma / alpha)^(1 / rho) are evenly spaced, and 0. [Karras et al. 2022, EDM, eq. 5]"""
+    last, first = (np.exp(-log_snr / (2 * rho)) for log_snr in _log_snr(of))
+    return _times(of, -2 * rho * np.log(np.linspace(last, first, num_sampled)))
+
+
+def _log_snr(of: Process) -> tuple[float, float]:
+    """Returns the log-SNR at the last and at the first time."""
+    alpha = of.alpha(np.array([of.last, of.first]))
+    if alpha[0] == 0:
+        raise UserError("grids 'log_snr' and 'karras' are impossible where a process leaves no signal; use 'trailing'.")
+    return tuple(2 * np.log(alpha / of.sigma(np.array([of.last, of.first]))))
+
+
+def _times(of: Process, log_snr: np.ndarray) -> np.ndarray:
+    """Returns the times of falling noise, the ends exact, with the data behind them."""
+    times = of.time(log_snr)
+    times[0] = of.last
+    return np.append(times, 0) if len(times) == 1 else np.concatenate([times[:-1], [of.first, 0]])
+
+
+def explicit(of: Process, times: Sequence[float]) -> np.ndarray:
+    """Returns times given one by one, checked.
+
+    Raises:
+        UserError: where they do not fall, or leave the process.
+    """
+    found = np.asarray(times, np.float64)
+    noisy = found[:-1] if found.size and found[-1] == 0 else found
+    inside = noisy.size and found.size > 1 and noisy[0] <= of.last and noisy[-1] >= of.first
+    if not (inside and np.all(np.diff(found) < 0)):
+        raise UserError(
+            f"times = {tuple(times)} are no grid: two or more must fall, from at most {of.last:g} to at least {of.first:g}; "
+            "0, the data, may follow."
+        )
+    return found
 
 
 def _check(num_steps: int, num_sampled: int) -> None:
