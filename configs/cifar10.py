@@ -15,12 +15,13 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
 
     config.process = ConfigDict()
-    config.process.schedule = "linear"  # beta from 1e-4 to 0.02, times 1000 / num_steps; others: see schedules.py
-    config.process.num_steps = 1000  # T
+    config.process.kind = "chain"  # T levels; in real-valued time 'vp', 've' and 'rectified_flow': see continuous.py
+    config.process.schedule = "linear"  # of a chain: beta from 1e-4 to 0.02, times 1000 / num_steps; others: schedules.py
+    config.process.num_steps = 1000  # T of a chain
     config.process.zero_terminal_snr = False  # rescale, so that nothing of the image is left at T; not with eps
     config.process.rescale_condition = False  # tell the network 1000 t / T and not t (improved DDPM)
 
-    config.predicts = "eps"  # what the network's output is: 'eps', 'x_0', 'v', 'velocity' or 'score'
+    config.predicts = "eps"  # what the network's output is: 'eps', 'x_0', 'v', 'velocity', 'score' or 'edm'
 
     config.model = ConfigDict()
     config.model.channels = 128  # width of the first level
@@ -47,6 +48,7 @@ def get_config() -> ConfigDict:
     config.loss.name = "simple"  # mean squared error of the network's output; 'hybrid' and 'vlb' train the variance too
     config.loss.weighting = "constant"  # over noise levels; others: see losses.py
     config.loss.timesteps = "uniform"  # 'stratified' spreads t over the batch: less noise; 'loss_second_moment' suits 'vlb'
+    config.loss.density = "uniform"  # of real-valued t: 'uniform', 'log_uniform', 'log_normal' (EDM), 'logit_normal'
 
     config.train = ConfigDict()
     config.train.num_steps = 800_000
@@ -82,10 +84,18 @@ def get_config() -> ConfigDict:
     config.data.resident_gib = 2.0  # sets up to this size stay on the device; larger ones are read as needed, by grain
 
     config.sample = ConfigDict()
-    config.sample.sampler = "ancestral"  # or 'ddim'
+    config.sample.sampler = "ancestral"  # 'ddim', 'dpm_solver', 'heun', ...: docs/samplers.md says which for how many steps
     config.sample.grid = "trailing"  # evenly spaced from T; others: see timesteps.py
-    config.sample.num_steps = 1000  # at most process.num_steps
+    config.sample.num_steps = 1000  # at most process.num_steps, but for grids of real-valued times
+    config.sample.times = ()  # of the grid 'explicit', from the noisiest on; 0, the data, may be the last
+    config.sample.end = "data"  # where grids lead; 'lowest' stops at the least noisy level that the network knows
+    config.sample.interpolation = "log_alpha"  # what is linear between levels of a chain, for real times; or 'log_snr'
     config.sample.eta = 0.0  # of ddim: 0 is deterministic, 1 as noisy as ancestral
+    config.sample.order = 2  # of dpm_solver, dpm_solver_singlestep and unipc: 1 to 3
+    config.sample.solves_for = "x_0"  # of the same: 'x_0' is DPM-Solver++, 'eps' DPM-Solver
+    config.sample.lower_order_final = True  # of the same: end with lower orders, steadier below 15 steps
+    config.sample.churn = (0.0, 0.0, float("inf"), 1.0)  # of euler and heun: S_churn, S_min, S_max, S_noise of EDM
+    config.sample.tolerance = 1e-5  # of ode, relative and absolute
     config.sample.variance = "large"  # of ancestral: 'large' is beta_t; 'small' suits fewer steps; or 'learned_range'
     config.sample.clip = "static"  # x_0 to [-1, 1] at every step, eps following; others: see denoiser.py
     config.sample.num_images = 50_000

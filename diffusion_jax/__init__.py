@@ -19,10 +19,11 @@ _NAMES = {
     "process": ["Level", "at", "diffuse", "from_betas", "posterior"],
     "samplers": ["Sampler", "Samples", "ancestral", "ddim", "sample"],
     "schedules": ["cosine", "linear", "linear_rescaled"],
+    "solvers": ["dpm_solver", "heun", "unipc"],
     "timesteps": ["trailing"],
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
-_MODULES = [*_NAMES, "images", "streams"]
+_MODULES = [*_NAMES, "continuous", "images", "streams"]
 
 __all__ = sorted([*_MODULE_OF, *_MODULES])
 

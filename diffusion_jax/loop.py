@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from diffusion_jax import denoiser, images, process, streams, train_state
+from diffusion_jax import images, streams, train_state
+from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.losses import Loss
 from diffusion_jax.models import Network
 from diffusion_jax.process import Level
@@ -25,9 +26,8 @@ class Parts(NamedTuple):
     """What a training step is made of."""
 
     network: Network
-    predicts: denoiser.Predicts
-    learned_variance: bool
-    levels: Level  # [T + 1]
+    make_denoiser: Callable[[Callable[[Array, Array], Array]], Denoiser]  # (x_t, condition) -> output, as a denoiser
+    level_of: Callable[[Array], Level]  # t, as `timesteps` draws it -> Level
     timesteps: Timesteps
     loss: Loss
     optimizer: optax.GradientTransformation
@@ -66,7 +66,7 @@ def train_step(state: TrainState, batch: dict[str, Any], *, parts: Parts) -> tup
 
     def objective(params):
         network = functools.partial(parts.network.apply, params, cond=cond, train=True, rngs={"dropout": key_dropout})
-        losses, terms = parts.loss(_denoiser(network, parts), x_0, process.at(parts.levels, t), key_loss)
+        losses, terms = parts.loss(parts.make_denoiser(network), x_0, parts.level_of(t), key_loss)
         return jnp.mean(weight * losses), (losses, terms)
 
     (loss, (losses, terms)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
@@ -96,15 +96,11 @@ def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Arra
         index, batch = numbered
         key_t, key_loss = jax.random.split(streams.key(parts.seed, "evaluate", index))
         t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(batch["image"]))
-        denoise = _denoiser(functools.partial(parts.network.apply, params, cond=batch["cond"]), parts)
-        losses, _ = parts.loss(denoise, images.from_uint8(batch["image"]), process.at(parts.levels, t), key_loss)
+        denoise = parts.make_denoiser(functools.partial(parts.network.apply, params, cond=batch["cond"]))
+        losses, _ = parts.loss(denoise, images.from_uint8(batch["image"]), parts.level_of(t), key_loss)
         return jnp.mean(weight * losses)
 
     return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["image"])), batches)))
-
-
-def _denoiser(network: Callable[[Array, Array], Array], parts: Parts) -> denoiser.Denoiser:
-    return denoiser.make_denoiser(network, predicts=parts.predicts, learned_variance=parts.learned_variance)
 
 
 def random_flip(x: Array, key: Array) -> Array:

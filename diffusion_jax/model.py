@@ -11,9 +11,10 @@ import jax
 import numpy as np
 from jax import Array
 
-from diffusion_jax import build, checkpoint, denoiser, schema, sharding, storage, train_state
+from diffusion_jax import build, checkpoint, schema, sharding, storage, train_state
 from diffusion_jax.build import Config
 from diffusion_jax.data import Batch
+from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
 
 
@@ -30,7 +31,7 @@ class Model(NamedTuple):
     params: Any
     step: int
 
-    def denoiser(self, label: Array | None = None) -> denoiser.Denoiser:
+    def denoiser(self, label: Array | None = None) -> Denoiser:
         """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself.
 
         Args:
@@ -38,8 +39,7 @@ class Model(NamedTuple):
         """
         network = build.network(self.config)
         apply = functools.partial(network.apply, self.params, cond={} if label is None else {"label": label})
-        learned = self.config["model"]["learned_variance"]
-        return denoiser.make_denoiser(apply, predicts=self.config["predicts"], learned_variance=learned)
+        return build.make_denoiser(self.config)(apply)
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
         """Returns images, uint8 [num_images, H, W, C].

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from diffusion_jax import consistency
 from diffusion_jax.errors import UserError
 
 FORMAT_VERSION = 2  # of config.json and of the checkpoints beside it
@@ -63,7 +64,17 @@ _RATES = Rule(
     "a tuple of numbers between 0 and 1",
 )
 
+_CHURN = Rule(
+    lambda value: isinstance(value, tuple) and len(value) == 4 and all(_is_real(item) and item >= 0 for item in value),
+    "a tuple of 4 numbers from 0",
+)
+_TIMES = Rule(
+    lambda value: isinstance(value, tuple) and all(_is_real(item) and 0 <= item < math.inf for item in value),
+    "a tuple of finite numbers from 0",
+)
+
 FIELDS: dict[str, Rule] = {
+    "process.kind": _one_of("chain", "rectified_flow", "ve", "vp"),
     "process.schedule": _one_of(
         *["constant", "cosine", "jsd", "linear", "linear_raw", "scaled_linear"],
         *["sigmoid", "sigmoid_beta", "warmup10", "warmup50"],
@@ -71,7 +82,7 @@ FIELDS: dict[str, Rule] = {
     "process.num_steps": _integer(1),
     "process.zero_terminal_snr": _FLAG,
     "process.rescale_condition": _FLAG,
-    "predicts": _one_of("eps", "score", "v", "velocity", "x_0"),
+    "predicts": _one_of("edm", "eps", "score", "v", "velocity", "x_0"),
     "model.channels": _integer(4),
     "model.multipliers": Rule(
         lambda value: value != () and _integers(1).admits(value), _integers(1).allowed + ", at least one"
@@ -96,6 +107,7 @@ FIELDS: dict[str, Rule] = {
     "loss.name": _one_of("hybrid", "simple", "vlb"),
     "loss.weighting": _one_of("constant", "min_snr", "p2", "truncated_snr"),
     "loss.timesteps": _one_of("loss_second_moment", "stratified", "uniform"),
+    "loss.density": _one_of("log_normal", "log_uniform", "logit_normal", "uniform"),
     "train.num_steps": _integer(1),
     "train.batch_size": _integer(0),
     "train.learning_rate": _POSITIVE,
@@ -125,10 +137,24 @@ FIELDS: dict[str, Rule] = {
     "data.resize": _FLAG,
     "data.resident_gib": _real(lambda value: 0 <= value < math.inf, "a finite number from 0"),
     "data.random_flip": _FLAG,
-    "sample.sampler": _one_of("ancestral", "ddim"),
-    "sample.grid": _one_of("ddim_quadratic", "ddim_uniform", "iddpm", "leading", "linspace", "trailing"),
+    "sample.sampler": _one_of(
+        *["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep"],
+        *["euler", "euler_ancestral", "heun", "ode", "unipc"],
+    ),
+    "sample.grid": _one_of(
+        *["ddim_quadratic", "ddim_uniform", "explicit", "iddpm", "karras", "leading", "linspace", "log_snr", "quadratic"],
+        *["trailing", "uniform"],
+    ),
     "sample.num_steps": _integer(1),
+    "sample.times": _TIMES,
+    "sample.end": _one_of("data", "lowest"),
+    "sample.interpolation": _one_of("log_alpha", "log_snr"),
     "sample.eta": _real(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "sample.order": _integer(1, 3),
+    "sample.solves_for": _one_of("eps", "x_0"),
+    "sample.lower_order_final": _FLAG,
+    "sample.churn": _CHURN,
+    "sample.tolerance": _POSITIVE,
     "sample.variance": _one_of("large", "learned_range", "small"),
     "sample.clip": _one_of("dynamic", "none", "static", "static_eps_kept"),
     "sample.num_images": _integer(1),
@@ -204,100 +230,9 @@ def check(config: Mapping[str, Any]) -> None:
     for name, rule in FIELDS.items():
         if not rule.admits(flat[name]):
             raise UserError(f"config field {name} = {flat[name]!r} is not allowed; it must be {rule.allowed}.")
-    for holds, sentence in _checks_of_the_network(flat) + _checks_of_the_run(flat):
+    for holds, sentence in consistency.rules(flat):
         if not holds:
             raise UserError(sentence)
-
-
-Checks = list[tuple[bool, str]]  # (what must hold between fields, the sentence for when it does not)
-
-
-def _show(flat: dict[str, Any], name: str) -> str:
-    return f"config field {name} = {flat[name]!r}"
-
-
-def _checks_of_the_network(flat: dict[str, Any]) -> Checks:
-    num_levels = len(flat["model.multipliers"])
-    multiple = 2 ** (num_levels - 1)
-    attended = [level for level in {*flat["model.attention_levels"], num_levels - 1} if level < num_levels]
-    widths = [flat["model.channels"] * flat["model.multipliers"][level] for level in attended]
-    per_head = "model.head_channels" if flat["model.head_channels"] else "model.num_heads"
-    heads = [flat[per_head], flat["model.num_heads_up"] or flat[per_head]]
-    return [
-        (
-            all(size % multiple == 0 for size in flat["data.image_size"]),
-            f"{_show(flat, 'data.image_size')} does not fit {num_levels} levels of model.multipliers; "
-            f"height and width must be multiples of {multiple}.",
-        ),
-        (
-            flat["model.channels"] % flat["model.num_groups"] == 0,
-            f"{_show(flat, 'model.channels')} must be a multiple of model.num_groups = {flat['model.num_groups']}.",
-        ),
-        (flat["model.channels"] % 2 == 0, f"{_show(flat, 'model.channels')} must be even."),
-        (
-            all(level < num_levels for level in flat["model.attention_levels"]),
-            f"{_show(flat, 'model.attention_levels')} names a level that model.multipliers lacks; "
-            f"it has 0 to {num_levels - 1}.",
-        ),
-        (
-            all(width % number == 0 for width in widths for number in heads),
-            f"{_show(flat, per_head)} (and model.num_heads_up = {flat['model.num_heads_up']}) must divide the channels of "
-            f"every level with attention, here {', '.join(map(str, widths))}.",
-        ),
-        (
-            flat["model.learned_variance"] == (flat["loss.name"] != "simple"),
-            f"{_show(flat, 'model.learned_variance')} does not fit loss.name = {flat['loss.name']!r}: 'hybrid' and 'vlb' "
-            "train the variance and need it, 'simple' does not.",
-        ),
-    ]
-
-
-def _checks_of_the_run(flat: dict[str, Any]) -> Checks:
-    num_classes, rates = flat["model.num_classes"], flat["train.ema_rates"]
-    has_null = flat["model.null_label"] and num_classes > 0
-    return [
-        (
-            flat["process.schedule"] != "linear" or flat["process.num_steps"] >= 20,
-            f"{_show(flat, 'process.num_steps')} is too short for schedule 'linear', which needs at least 20.",
-        ),
-        (
-            not flat["process.zero_terminal_snr"] or flat["process.num_steps"] > 1,
-            f"{_show(flat, 'process.num_steps')} must be at least 2 with process.zero_terminal_snr = True.",
-        ),
-        (
-            flat["loss.weighting"] == "constant" or flat["loss.name"] == "simple",
-            f"{_show(flat, 'loss.weighting')} is for loss.name = 'simple'.",
-        ),
-        (
-            flat["train.warmup_steps"] < flat["train.num_steps"],
-            f"{_show(flat, 'train.warmup_steps')} must be below train.num_steps = {flat['train.num_steps']}; set both.",
-        ),
-        (
-            flat["train.label_dropout"] == 0 or has_null,
-            f"{_show(flat, 'train.label_dropout')} needs model.num_classes above 0 and model.null_label = True.",
-        ),
-        (
-            flat["sample.label"] < num_classes + has_null,
-            f"{_show(flat, 'sample.label')} is no label of model.num_classes = {num_classes}; -1 goes through all.",
-        ),
-        (
-            flat["model.learned_variance"] or flat["sample.variance"] != "learned_range",
-            f"{_show(flat, 'sample.variance')} needs model.learned_variance = True.",
-        ),
-        (
-            flat["sample.num_steps"] <= flat["process.num_steps"],
-            f"{_show(flat, 'sample.num_steps')} must be at most process.num_steps = {flat['process.num_steps']}.",
-        ),
-        (
-            flat["sample.strip"] <= flat["sample.num_steps"],
-            f"{_show(flat, 'sample.strip')} must be at most sample.num_steps = {flat['sample.num_steps']}.",
-        ),
-        (
-            flat["sample.ema_rate"] in (0, *rates),
-            f"{_show(flat, 'sample.ema_rate')} must be one of train.ema_rates = {rates!r}, "
-            "or 0 for the parameters themselves.",
-        ),
-    ]
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

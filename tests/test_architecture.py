@@ -107,10 +107,24 @@ def test_only_storage_touches_files():
 
 def test_public_names():
     assert diffusion_jax.__all__ == [
-        *["Denoiser", "Level", "Model", "Prediction", "Sampler", "Samples", "ancestral", "at", "clip_x_0", "cosine", "ddim"],
-        *["denoiser", "diffuse", "from_betas", "images", "linear", "linear_rescaled", "load", "losses", "make_denoiser"],
-        *["model", "posterior", "process", "sample", "samplers", "schedules", "simple", "streams", "timesteps"],
-        "trailing",
+        *["Denoiser", "Level", "Model", "Prediction", "Sampler", "Samples", "ancestral", "at", "clip_x_0", "continuous"],
+        *[
+            "cosine",
+            "ddim",
+            "denoiser",
+            "diffuse",
+            "dpm_solver",
+            "from_betas",
+            "heun",
+            "images",
+            "linear",
+            "linear_rescaled",
+            "load",
+            "losses",
+            "make_denoiser",
+        ],
+        *["model", "posterior", "process", "sample", "samplers", "schedules", "simple", "solvers", "streams"],
+        *["timesteps", "trailing", "unipc"],
     ]
     for name in diffusion_jax.__all__:
         assert getattr(diffusion_jax, name).__doc__ or name == "Denoiser", f"{name} has no docstring"

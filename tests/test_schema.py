@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import config_of
 
-from diffusion_jax import build, schema
+from diffusion_jax import build, consistency, schema
 from diffusion_jax.errors import UserError
 
 
@@ -20,8 +20,10 @@ from diffusion_jax.errors import UserError
         ("loss.weighting", build.WEIGHTINGS),
         ("loss.timesteps", build.TIMESTEPS),
         ("data.source", build.SOURCES),
-        ("sample.sampler", build.SAMPLERS),
-        ("sample.grid", build.GRIDS),
+        ("loss.density", build.DENSITIES),
+        ("process.kind", {"chain", *build.PROCESSES}),
+        ("sample.sampler", {"ode", *build.SAMPLERS}),
+        ("sample.grid", {"explicit", *build.GRIDS, *build.REAL_GRIDS}),
         ("sample.clip", build.CLIPS),
     ],
 )
@@ -58,7 +60,28 @@ def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
             "train.label_dropout = 0.1 needs model.num_classes above 0 and model.null_label = True",
         ),
         ({"sample.label": 0}, "sample.label = 0 is no label of model.num_classes = 0; -1 goes through all"),
-        ({"sample.num_steps": 21}, "sample.num_steps = 21 must be at most process.num_steps = 20"),
+        (
+            {"sample.num_steps": 21},
+            "sample.num_steps = 21 must be at most process.num_steps = 20 with config field sample.grid = 'trailing'",
+        ),
+        ({"process.kind": "vp", "process.zero_terminal_snr": True}, "process.kind = 'vp' has no schedule to rescale"),
+        (
+            {"process.kind": "vp", "loss.name": "vlb", "model.learned_variance": True},
+            "loss.name = 'vlb' is a bound of chains, and config field process.kind = 'vp'",
+        ),
+        ({"process.kind": "ve", "loss.timesteps": "loss_second_moment"}, "counts the levels of a chain"),
+        ({"loss.density": "log_normal"}, "loss.density = 'log_normal' is of real-valued times"),
+        ({"process.kind": "ve", "loss.density": "logit_normal"}, "is of times from 0 to 1"),
+        ({"process.kind": "vp", "sample.grid": "leading"}, "sample.grid = 'leading' counts the levels of a chain"),
+        ({"sample.grid": "explicit"}, r"sample.times = \(\) does not fit config field sample.grid = 'explicit'"),
+        ({"sample.times": (3, 1, 0)}, r"sample.times = \(3, 1, 0\) does not fit config field sample.grid = 'trailing'"),
+        (
+            {"sample.grid": "explicit", "sample.times": (3, 1), "sample.end": "lowest"},
+            "sample.end = 'lowest' is not for sample.grid = 'explicit'",
+        ),
+        ({"sample.churn": (40.0, 0.0, 50.0, 1.0)}, "is for sample.sampler = 'euler' or 'heun'"),
+        ({"sample.churn": (1.0,)}, r"sample.churn = \(1.0,\) is not allowed; it must be a tuple of 4 numbers from 0"),
+        ({"sample.sampler": "ode", "sample.strip": 2}, "sample.strip = 2 is impossible with sample.sampler = 'ode'"),
         ({"sample.ema_rate": 0.5}, r"sample.ema_rate = 0.5 must be one of train.ema_rates = \(0.99,\), or 0"),
         ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),
         ({"model.multipliers": ()}, "at least one"),
@@ -72,6 +95,11 @@ def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
 def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         schema.check(config_of(changes))
+
+
+def test_the_two_kinds_of_grids_are_known_without_jax():
+    assert set(consistency.WHOLE_GRIDS) == build.GRIDS.keys()
+    assert {"trailing", *consistency.REAL_GRIDS} == {"explicit", *build.REAL_GRIDS}
 
 
 def test_a_missing_field_is_named():

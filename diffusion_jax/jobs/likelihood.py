@@ -40,7 +40,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     storage.make_dir(out)
     dump.claim(out, manifest)
     by_image = _by_image(trained, source, out)
-    results = _bound_results(by_image, build.grid_rows(config)[:-1]) if kind == "bound" else _flow_results(by_image)
+    results = _bound_results(by_image, build.grid_times(config)[:-1]) if kind == "bound" else _flow_results(by_image)
     _write(out, kind, results, manifest)
     mean, error = results["means"][f"{kind}_bits_per_dim"], results["means"]["standard_error"]
     spread = "" if error is None else f" +- {error:.4f}"
@@ -51,7 +51,10 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
 def _manifest(trained: model.Model, source: Source) -> dict[str, Any]:
     """Returns what the numbers depend on."""
     config = trained.config
-    of_kind = {"bound": ("num_steps", "grid", "variance", "clip"), "flow": ("probes", "num_probes", "tolerance")}
+    of_kind = {
+        "bound": ("num_steps", "grid", "times", "interpolation", "variance", "clip"),
+        "flow": ("probes", "num_probes", "tolerance"),
+    }
     sample, settings, kind = config["sample"], config["likelihood"], config["likelihood"]["kind"]
     return {
         "kind": kind,

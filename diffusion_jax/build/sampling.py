@@ -1,0 +1,187 @@
+"""What a config says of drawing images."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion_jax import continuous, images, process, samplers, solvers, streams, timesteps
+from diffusion_jax.build import processes
+from diffusion_jax.build.processes import CLIPS, Config
+from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.errors import UserError
+from diffusion_jax.process import Level
+from diffusion_jax.samplers import Sampler, Samples
+
+
+def _of_order(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in ("order", "solves_for", "lower_order_final")}
+
+
+SAMPLERS: dict[str, Callable[[Mapping[str, Any]], Sampler]] = {
+    "ancestral": lambda settings: samplers.ancestral(variance=settings["variance"]),
+    "ddim": lambda settings: samplers.ddim(eta=settings["eta"]),
+    "dpm_solver": lambda settings: solvers.dpm_solver(**_of_order(settings)),
+    "dpm_solver_sde": lambda settings: solvers.sde_dpm_solver(),
+    "dpm_solver_singlestep": lambda settings: solvers.singlestep(**_of_order(settings)),
+    "euler": lambda settings: samplers.ddim(),
+    "euler_ancestral": lambda settings: samplers.ddim(eta=1.0),
+    "heun": lambda settings: solvers.heun(),
+    "unipc": lambda settings: solvers.unipc(**_of_order(settings)),
+}
+GRIDS = {  # of a chain: (T, S) -> whole t
+    "ddim_quadratic": timesteps.ddim_quadratic,
+    "ddim_uniform": timesteps.ddim_uniform,
+    "iddpm": lambda num_steps, num_sampled: timesteps.iddpm(num_steps, (num_sampled,)),
+    "leading": timesteps.leading,
+    "linspace": timesteps.linspace,
+    "trailing": timesteps.trailing,
+}
+REAL_GRIDS = {  # of any process: (process, S) -> real t
+    "karras": timesteps.karras,
+    "log_snr": timesteps.uniform_log_snr,
+    "quadratic": timesteps.quadratic,
+    "trailing": timesteps.trailing_time,  # of a chain it is rounded
+    "uniform": timesteps.uniform_grid,
+}
+
+MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
+
+
+def labels(config: Config) -> Callable[[Array], Array] | None:
+    """Returns image numbers [B] -> the labels to draw them with, int [B]; None where the network knows no classes."""
+    num_classes, wanted = config["model"]["num_classes"], config["sample"]["label"]
+    if not num_classes:
+        return None
+    return lambda numbers: numbers % num_classes if wanted < 0 else numbers * 0 + wanted
+
+
+def doubts(config: Config) -> list[str]:
+    """Returns a sentence for every setting of the section `sample` that is allowed, but known to give poor images."""
+    settings, num_levels = config["sample"], config["process"]["num_steps"]
+    few = f"config field sample.num_steps = {settings['num_steps']}"
+    least = {"ddim": min(MIN_DDIM_STEPS, num_levels), "ancestral": num_levels // 10}.get(settings["sampler"], 0)
+    if settings["num_steps"] >= least or config["process"]["kind"] != "chain":
+        return []
+    if settings["sampler"] == "ddim":
+        return [f"{few} is few for DDIM: below {least} images lose detail; 'dpm_solver' needs fewer."]
+    return [f"{few} is few for ancestral sampling of {num_levels} levels: below {least} images are noisy; DDIM needs fewer."]
+
+
+def draw(config: Config) -> Callable[[Any, Array, Array], Array]:
+    """Returns (params, seed, image numbers [B]) -> images, uint8 [B, H, W, C]; image i depends on (seed, i) alone.
+
+    The other settings are those of the section `sample`.
+    """
+    run = _reverse_process(config)
+    return lambda params, seed, numbers: images.to_uint8(run(params, seed, numbers)[1].x)
+
+
+def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
+    """Returns (params, seed, image numbers [B]) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
+
+    k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image.
+    [Ho et al. 2020, section 4.3]
+    """
+    run, levels = _reverse_process(config), grid(config)
+    num_steps = len(levels.alpha) - 1  # some grids visit fewer than asked
+    k = min(config["sample"]["strip"], num_steps)
+    rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
+
+    def predictions(params: Any, seed: Array, numbers: Array) -> Array:
+        denoise, samples = run(params, seed, numbers, num_traced=k)
+        on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.at(levels, rows)))
+        return images.to_uint8(jnp.concatenate([on_the_way, samples.x[None]]))
+
+    return predictions
+
+
+def grid(config: Config) -> Level:
+    """Returns the levels that the section `sample` visits. # [S + 1]"""
+    times = grid_times(config)
+    if np.issubdtype(times.dtype, np.integer):
+        return process.at(processes.levels(config), times)
+    return continuous.grid(processes.process_of(config), times)
+
+
+def grid_times(config: Config) -> np.ndarray:
+    """Returns the times t that the section `sample` visits, falling; whole ones where the grid is a chain's. # [S + 1]"""
+    settings, is_chain = config["sample"], config["process"]["kind"] == "chain"
+    if settings["grid"] == "explicit":
+        return timesteps.explicit(processes.process_of(config), settings["times"])
+    num_steps = settings["num_steps"] + (settings["end"] == "lowest")
+    if is_chain and settings["grid"] in GRIDS:
+        times = GRIDS[settings["grid"]](config["process"]["num_steps"], num_steps)
+    else:
+        times = REAL_GRIDS[settings["grid"]](processes.process_of(config), num_steps)
+    return times[:-1] if settings["end"] == "lowest" else times
+
+
+def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
+    """Returns (params, conditions) -> the network as a denoiser, x_0 limited as a name of CLIPS says."""
+    net, make_denoiser = processes.network(config), processes.make_denoiser(config)
+    return lambda params, cond: CLIPS[clip](make_denoiser(functools.partial(net.apply, params, cond=cond)))
+
+
+def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
+    """Returns (params, seed, image numbers, num_traced) -> (the denoiser, what was drawn with it)."""
+    drawn_labels, make, draws = labels(config), denoiser_of(config, config["sample"]["clip"]), solve(config)
+
+    def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
+        denoise = make(params, {} if drawn_labels is None else {"label": drawn_labels(numbers)})
+        keys_x_T = streams.keys(seed, "x_T", numbers)
+        noise = jax.vmap(lambda key: jax.random.normal(key, processes.image_shape(config)))(keys_x_T)
+        return denoise, draws(denoise, noise, streams.keys(seed, "sampler", numbers), num_traced)
+
+    return run
+
+
+def solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
+    """Returns (denoiser, draws of N(0, I) [B, H, W, C], their keys [B], num_traced) -> `Samples`, by the section `sample`."""
+    if config["sample"]["sampler"] == "ode":
+        return _solve_ode(config)
+    levels, sampler = grid(config), _sampler(config)
+    of_order = config["sample"]["sampler"] in ("dpm_solver", "dpm_solver_singlestep", "unipc")
+    if of_order and levels.alpha[0] == 0 and config["sample"]["solves_for"] == "eps":
+        raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
+    return lambda denoise, noise, keys, num_traced: samplers.sample(
+        denoise, sampler, levels.sigma[0] * noise, levels, keys, num_traced=num_traced
+    )
+
+
+def _sampler(config: Config) -> Sampler:
+    sampler = SAMPLERS[config["sample"]["sampler"]](config["sample"])
+    amount, low, high, noise_std = config["sample"]["churn"]
+    if not amount:
+        return sampler
+    level_of = _level_of_log_snr(config)
+    return solvers.churn(sampler, level_of=level_of, amount=amount, low=low, high=high, noise_std=noise_std)
+
+
+def _level_of_log_snr(config: Config) -> Callable[[Array], Level]:
+    if config["process"]["kind"] == "chain":
+        return functools.partial(process.between, processes.levels(config))
+    return functools.partial(continuous.level_of_log_snr, processes.process_of(config))
+
+
+def _solve_ode(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
+    """Returns the adaptive solver; its clock is log(alpha / sigma) for a chain, which is smooth there, and -t elsewhere."""
+    of, settings = processes.process_of(config), config["sample"]
+    if config["process"]["kind"] == "chain":
+        table = processes.levels(config)
+        if table.alpha[-1] == 0:
+            raise UserError("config field sample.sampler = 'ode' is impossible where the chain leaves no signal at T.")
+        level_of, ends = lambda clock: process.between(table, 2 * clock), (table.log_snr[-1] / 2, table.log_snr[1] / 2)
+    else:
+        level_of, ends = lambda clock: continuous.level(of, -clock), (-of.last, -of.first)
+    options = {"to_data": settings["end"] == "data", "rtol": settings["tolerance"], "atol": settings["tolerance"]}
+
+    def solve(denoise: Denoiser, noise: Array, keys: Array, num_traced: int) -> Samples:
+        x_T = level_of(jnp.asarray(ends[0], noise.dtype)).sigma * noise
+        return solvers.probability_flow(denoise, x_T, level_of, first=float(ends[0]), last=float(ends[1]), **options)
+
+    return solve
