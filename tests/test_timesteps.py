@@ -1,13 +1,16 @@
 """Draws and grids of t."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax import build, timesteps
+from diffusion_jax import build, continuous, process, schedules, timesteps
 from diffusion_jax.errors import UserError
 
 DRAWS = {"uniform": timesteps.uniform, "stratified": timesteps.stratified}
@@ -155,3 +158,140 @@ def test_a_stride_that_does_not_exist_and_a_section_that_is_too_small_are_refuse
         timesteps.ddim_uniform(1000, 300)
     with pytest.raises(UserError, match=r"sections = \(10, 60\): a section of 50 steps cannot give 60"):
         timesteps.iddpm(100, (10, 60))
+
+
+PROCESSES = {
+    "vp": continuous.vp(),
+    "ve": continuous.ve(),
+    "rectified flow": continuous.rectified_flow()._replace(last=0.999),  # where there is some signal
+    "log_alpha": continuous.interpolated(process.from_betas(schedules.linear(1000))),
+    "log_snr": continuous.interpolated(process.from_betas(schedules.linear(1000)), of="log_snr"),
+}
+
+
+def kappa(of, t):
+    return of.sigma(t) / of.alpha(t)
+
+
+EVEN_IN = {  # grid -> the quantity of which its times before 0 are evenly spaced
+    "uniform_grid": lambda of, t: t,
+    "quadratic": lambda of, t: np.sqrt(t),
+    "uniform_log_snr": lambda of, t: np.log(kappa(of, t)),
+    "karras": lambda of, t: kappa(of, t) ** (1 / 7),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("grid", EVEN_IN)
+def test_real_valued_grids_are_even_in_what_they_promise_and_end_at_the_data(grid, name):
+    """To the clock's rounding: between whole t of a chain it is a table's."""
+    of = PROCESSES[name]
+    times = getattr(timesteps, grid)(of, 12)
+    assert len(times) == 13 and times.dtype == np.float64 and np.all(np.diff(times) < 0)
+    np.testing.assert_allclose(times[[0, -2, -1]], [of.last, of.first, 0], rtol=1e-14)
+    marks = EVEN_IN[grid](of, times[:-1])
+    np.testing.assert_allclose(marks, np.linspace(marks[0], marks[-1], 12), rtol=1e-9)
+
+
+def test_karras_levels_are_eq_5_for_any_rho():
+    """sigma_i of EDM, i from 0 to N - 1, and 0."""
+    sigma_min, sigma_max, num = 0.002, 80.0, 18
+    for rho in (7.0, 3.0):
+        sigmas = [
+            (sigma_max ** (1 / rho) + i / (num - 1) * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+            for i in range(num)
+        ]
+        np.testing.assert_allclose(timesteps.karras(continuous.ve(), num, rho=rho), [*sigmas, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_trailing_times_are_even_down_to_the_data(name):
+    """The step to the data is as long as the others: the first time of the process plays no part."""
+    times = timesteps.trailing_time(PROCESSES[name], 7)
+    assert times[0] == PROCESSES[name].last and times[-1] == 0 and len(times) == 8
+    np.testing.assert_allclose(np.diff(times), -PROCESSES[name].last / 7, rtol=1e-12)
+
+
+def test_trailing_times_of_a_chain_are_its_trailing_rows_before_rounding():
+    np.testing.assert_array_equal(np.round(timesteps.trailing_time(PROCESSES["log_snr"], 7)), timesteps.trailing(1000, 7))
+
+
+@pytest.mark.parametrize("grid", ["trailing_time", *EVEN_IN])
+def test_one_step_goes_from_the_last_time_to_the_data(grid):
+    for of in PROCESSES.values():
+        np.testing.assert_allclose(getattr(timesteps, grid)(of, 1), [of.last, 0], rtol=1e-14)
+
+
+@pytest.mark.parametrize("grid", [timesteps.uniform_log_snr, timesteps.karras])
+@pytest.mark.parametrize(
+    "of",
+    [
+        continuous.rectified_flow(),
+        continuous.interpolated(process.from_betas(schedules.zero_terminal_snr(schedules.linear(50)))),
+    ],
+)
+def test_grids_in_log_snr_are_refused_where_there_is_no_signal(grid, of):
+    with pytest.raises(UserError, match="'log_snr' and 'karras' are impossible where a process leaves no signal; use 'trai"):
+        grid(of, 10)
+
+
+@pytest.mark.parametrize("times", [(80.0, 3.0, 0.002), (80.0, 3.0, 0.002, 0.0), (5.0, 0.0), (2, 1)])
+def test_explicit_times_are_taken_as_they_are(times):
+    found = timesteps.explicit(continuous.ve(), times)
+    assert found.dtype == np.float64 and tuple(found) == times
+
+
+@pytest.mark.parametrize(
+    "times", [(), (1.0,), (0.0,), (1.0, 1.0), (1.0, 2.0), (81.0, 1.0), (1.0, 0.001), (1.0, -1.0), (1.0, np.nan), (1.0, 0, 0)]
+)
+def test_explicit_times_that_do_not_fall_or_leave_the_process_are_refused(times):
+    with pytest.raises(UserError, match=r"times = .* are no grid: two or more must fall, from at most 80 to at least 0.002"):
+        timesteps.explicit(continuous.ve(), times)
+
+
+REAL_DRAWS = {
+    "uniform_time": (functools.partial(timesteps.uniform_time, first=1e-5, last=1.0), scipy.stats.uniform(1e-5, 1 - 1e-5)),
+    "log_uniform": (functools.partial(timesteps.log_uniform, first=0.01, last=50.0), scipy.stats.loguniform(0.01, 50)),
+    "log_normal": (timesteps.log_normal, scipy.stats.lognorm(1.2, scale=np.exp(-1.2))),
+    "logit_normal": (functools.partial(timesteps.logit_normal, mean=0.5, std=0.7), None),
+}
+
+
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("name", REAL_DRAWS)
+def test_real_valued_draws_have_their_distribution(name, spread):
+    """Kolmogorov-Smirnov with 20,000 independent draws; of spread batches of 8, 20,000 first places, so that no two are of
+    one batch. False alarm 1e-4, were the key not fixed."""
+    time_of, law = REAL_DRAWS[name]
+    drawn = timesteps.real_valued(time_of, spread=spread)
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    t, weight = jax.jit(jax.vmap(lambda key: drawn.draw(drawn.init(), key, 8 if spread else 1)))(keys)
+    t = np.asarray(t[:, 0], np.float64)
+    t, law = (np.log(t / (1 - t)), scipy.stats.norm(0.5, 0.7)) if law is None else (t, law)
+    assert np.all(weight == 1) and scipy.stats.ks_1samp(t, law.cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_spread_draws_have_one_in_every_part(batch_size):
+    """The parts of the unit interval, of which time is any increasing function."""
+    drawn = timesteps.real_valued(functools.partial(timesteps.uniform_time, first=2.0, last=4.0), spread=True)
+    for seed in range(5):
+        t, _ = drawn.draw((), jax.random.key(seed), batch_size)
+        part = np.floor((np.asarray(t) - 2) / 2 * batch_size)
+        assert sorted(part) == list(range(batch_size))
+
+
+@pytest.mark.parametrize("name", REAL_DRAWS)
+def test_the_ends_of_the_unit_interval_are_times_too(name):
+    """A uniform draw may be 0 exactly: no time is infinite or leaves its interval for that."""
+    time_of, _ = REAL_DRAWS[name]
+    drawn = timesteps.real_valued(lambda u: (u, time_of(u)), spread=False)
+    (u, t), _ = drawn.draw((), jax.random.key(0), 4096)
+    assert np.all((u > 0) & (u < 1)) and np.all(np.isfinite(t)) and np.all(t > 0)
+    ends = np.asarray(time_of(jnp.array([1e-6, 1 - 1e-6])))
+    assert np.all(np.isfinite(ends)) and 0 < ends[0] < np.min(t) <= np.max(t) < ends[1]
+
+
+def test_real_valued_draws_learn_nothing():
+    drawn = timesteps.real_valued(timesteps.log_normal, spread=True)
+    assert drawn.update(drawn.init(), jnp.ones(4), jnp.ones(4)) == ()

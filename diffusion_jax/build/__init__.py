@@ -20,22 +20,3 @@ from diffusion_jax.build.processes import (
 )
 from diffusion_jax.build.sampling import GRIDS, REAL_GRIDS, SAMPLERS, doubts, draw, grid_times, labels, solve, strip
 from diffusion_jax.build.training import DENSITIES, LOSSES, TIMESTEPS, WEIGHTINGS, parts, steps_per_call
-
-__all__ = [
-    *[
-        "CLIPS",
-        "Config",
-        "DENSITIES",
-        "GRIDS",
-        "LOSSES",
-        "PROCESSES",
-        "REAL_GRIDS",
-        "SAMPLERS",
-        "SCHEDULES",
-        "SOURCES",
-        "TIMESTEPS",
-    ],
-    *["WEIGHTINGS", "doubts", "draw", "evaluated", "grid_times", "held_out", "image_shape", "is_resident", "labels"],
-    *["level_of", "levels", "likelihood_of", "make_denoiser", "network", "parts", "process_of", "solve", "source"],
-    *["steps_per_call", "strip"],
-]

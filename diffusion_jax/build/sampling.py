@@ -111,13 +111,16 @@ def grid(config: Config) -> Level:
 def grid_times(config: Config) -> np.ndarray:
     """Returns the times t that the section `sample` visits, falling; whole ones where the grid is a chain's. # [S + 1]"""
     settings, is_chain = config["sample"], config["process"]["kind"] == "chain"
-    if settings["grid"] == "explicit":
-        return timesteps.explicit(processes.process_of(config), settings["times"])
     num_steps = settings["num_steps"] + (settings["end"] == "lowest")
-    if is_chain and settings["grid"] in GRIDS:
-        times = GRIDS[settings["grid"]](config["process"]["num_steps"], num_steps)
-    else:
-        times = REAL_GRIDS[settings["grid"]](processes.process_of(config), num_steps)
+    try:
+        if settings["grid"] == "explicit":
+            return timesteps.explicit(processes.process_of(config), settings["times"])
+        if is_chain and settings["grid"] in GRIDS:
+            times = GRIDS[settings["grid"]](config["process"]["num_steps"], num_steps)
+        else:
+            times = REAL_GRIDS[settings["grid"]](processes.process_of(config), num_steps)
+    except UserError as error:
+        raise UserError(f"config field sample.grid = {settings['grid']!r}: {error}") from error
     return times[:-1] if settings["end"] == "lowest" else times
 
 
@@ -141,7 +144,7 @@ def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
 
 
 def solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
-    """Returns (denoiser, draws of N(0, I) [B, H, W, C], their keys [B], num_traced) -> `Samples`, by the section `sample`."""
+    """Returns (denoiser, draws of N(0, I) [B, H, W, C], keys [B], num_traced) -> `Samples`, as `sample` says."""
     if config["sample"]["sampler"] == "ode":
         return _solve_ode(config)
     levels, sampler = grid(config), _sampler(config)

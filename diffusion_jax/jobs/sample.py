@@ -23,6 +23,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     """
     checkpoint.read_config(workdir)  # with --config given, nobody has looked yet whether this is the workdir of a run
     config = checkpoint.agreed_config(workdir, config)
+    build.solve(config)  # its settings fit together
     trained = model.restore(workdir, config)
     settings = config["sample"]
     out = out or workdir / "samples" / _name(trained)

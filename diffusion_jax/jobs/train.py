@@ -35,6 +35,7 @@ def run(config: Config, workdir: storage.Path) -> int:
     if config["train"]["init_from"] and not checkpoint.has_config(workdir):
         checkpoint.read_config(storage.path(config["train"]["init_from"]))  # before anything is read or written
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
+    build.solve(config)  # the settings of the pictures fit together
     parts, source = build.parts(config), build.source(config)
     records, held_out = _read(config, source, mesh), _read_held_out(config, mesh)
     storage.make_dir(workdir)

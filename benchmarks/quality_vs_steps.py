@@ -1,0 +1,163 @@
+"""How good are the images of each sampler for how many evaluations of the network? Measured on digits and Fashion-MNIST.
+
+    python benchmarks/quality_vs_steps.py --workdir=runs/digits --num_images=2000 [--evaluations 10 20 50]
+
+Draws the same images (the same x_T) from a trained run with every sampler and grid, and measures the Frechet distance to the
+training set in the 64 hidden units of a classifier that scikit-learn trains on it (`features`). Two halves of the training
+set are as far apart as the row `real` says. Writes benchmarks/quality_vs_steps_<config>.json after every row, and a picture.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import platform
+import sys
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.neural_network import MLPClassifier
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from diffusion_jax import build, checkpoint, data, images, model, streams  # noqa: E402
+
+SAMPLERS = {
+    "ancestral": {"sampler": "ancestral", "variance": "small"},
+    "ancestral large": {"sampler": "ancestral", "variance": "large"},
+    "ddim": {"sampler": "ddim"},
+    "heun": {"sampler": "heun"},
+    "dpm_solver 2": {"sampler": "dpm_solver"},
+    "dpm_solver 3": {"sampler": "dpm_solver", "order": 3},
+    "dpm_solver 2 eps": {"sampler": "dpm_solver", "solves_for": "eps"},
+    "singlestep 2": {"sampler": "dpm_solver_singlestep"},
+    "singlestep 3": {"sampler": "dpm_solver_singlestep", "order": 3},
+    "dpm_solver_sde": {"sampler": "dpm_solver_sde"},
+    "unipc 2": {"sampler": "unipc"},
+    "unipc 3": {"sampler": "unipc", "order": 3},
+}
+BATCH = 250
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, help="of a trained run")
+    parser.add_argument("--name", default="", help="of the result; the folder's name by default")
+    parser.add_argument("--num_images", type=int, default=2000)
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 50, 100])
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
+    parser.add_argument("--grids", nargs="+", default=["trailing", "log_snr", "karras"])
+    parser.add_argument("--reference", type=int, default=0, help="evaluations of an ancestral run of every level too")
+    flags = parser.parse_args()
+    trained, name = model.load(flags.workdir), flags.name or pathlib.Path(flags.workdir).name
+    measure, result = reference(trained.config, flags.num_images)
+    result |= {"num_images": flags.num_images, "checkpoint_step": trained.step, "rows": []}
+    settings = [(sampler, grid, num) for num in flags.evaluations for sampler in flags.samplers for grid in flags.grids] + [
+        (sampler, "trailing", flags.reference) for sampler in ("ancestral", "ddim") if flags.reference
+    ]
+    for sampler, grid, num in settings:
+        result["rows"].append(row(trained, sampler, grid, num, flags.num_images, measure))
+        print(json.dumps(result["rows"][-1]), flush=True)
+        write(name, result)
+
+
+def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int, measure) -> dict:
+    """Returns what one sampler on one grid gives for at most `num` evaluations."""
+    steps = (num + 1) // 2 if sampler == "heun" else num
+    config = model.with_settings(trained.config, grid=grid, num_steps=steps, **SAMPLERS[sampler])
+    solve, limit = build.solve(config), build.CLIPS[config["sample"]["clip"]]
+
+    @jax.jit
+    def draw(numbers):
+        noise = jax.vmap(lambda key: jax.random.normal(key, build.image_shape(config)))(streams.keys(0, "x_T", numbers))
+        found = solve(limit(trained.denoiser()), noise, streams.keys(0, "sampler", numbers), 0)
+        return images.to_uint8(found.x), found.num_evaluations
+
+    start, drawn = time.time(), [draw(jnp.arange(first, first + BATCH)) for first in range(0, num_images, BATCH)]
+    pixels = np.concatenate([np.asarray(batch) for batch, _ in drawn])[:num_images]
+    return {
+        "sampler": sampler,
+        "grid": grid,
+        "evaluations": int(drawn[0][1]),
+        "frechet_distance": round(measure(pixels), 4),
+        "seconds": round(time.time() - start, 1),
+    }
+
+
+def reference(config: dict, num_images: int):
+    """Returns (images -> Frechet distance to the training set, what is known of that measure)."""
+    source = build.source(config)
+    records = data.read_all(source)
+    pixels, labels = records["image"], records["label"]
+    flat = pixels.reshape(len(pixels), -1) / 255.0
+    classifier = MLPClassifier((64,), random_state=0, max_iter=20 if len(flat) > 10_000 else 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it need not converge
+        classifier.fit(flat, labels)
+
+    def features(images: np.ndarray) -> np.ndarray:
+        hidden = images.reshape(len(images), -1) / 255.0 @ classifier.coefs_[0] + classifier.intercepts_[0]
+        return np.maximum(hidden, 0)
+
+    real = features(pixels)
+    half = np.random.default_rng(0).permutation(len(real))[: 2 * min(num_images, len(real) // 2)]
+    one, two = np.array_split(half, 2)
+    known = {
+        "features": "the 64 hidden units of scikit-learn's MLPClassifier((64,), random_state=0) of the training set",
+        "classifier_accuracy": round(float(classifier.score(flat, labels)), 4),
+        "real": {"num_images": len(one), "frechet_distance": round(frechet_distance(real[one], real[two]), 4)},
+        "conditions": conditions(),
+    }
+    return (lambda images: frechet_distance(features(images), real)), known
+
+
+def frechet_distance(one: np.ndarray, two: np.ndarray) -> float:
+    """Returns |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1^{1/2} S_2 S_1^{1/2})^{1/2}) of features. [Heusel et al. 2017, eq. 6]"""
+    means = [np.mean(features, axis=0, dtype=np.float64) for features in (one, two)]
+    covariances = [np.cov(features.astype(np.float64), rowvar=False) for features in (one, two)]
+    root = symmetric_root(covariances[0])
+    cross = symmetric_root(root @ covariances[1] @ root)
+    return float(np.sum((means[0] - means[1]) ** 2) + np.trace(covariances[0] + covariances[1] - 2 * cross))
+
+
+def symmetric_root(matrix: np.ndarray) -> np.ndarray:
+    """Returns the square root of a symmetric matrix that is positive but for rounding."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def conditions() -> dict:
+    return {
+        "command": " ".join(["python", "benchmarks/quality_vs_steps.py", *sys.argv[1:]]),
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": checkpoint.versions(),
+    }
+
+
+def write(name: str, result: dict) -> None:
+    """Writes the rows so far, and their picture: of each sampler its best grid."""
+    rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
+    text = json.dumps({**result, "rows": []}, indent=1).replace('"rows": []', f'"rows": [\n  {rows}\n ]')
+    (ROOT / "benchmarks" / f"quality_vs_steps_{name}.json").write_text(text + "\n")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for number, sampler in enumerate(dict.fromkeys(row["sampler"] for row in result["rows"])):
+        best = {}
+        for each in [row for row in result["rows"] if row["sampler"] == sampler]:
+            best[each["evaluations"]] = min(each["frechet_distance"], best.get(each["evaluations"], math.inf))
+        axes.loglog(*zip(*sorted(best.items()), strict=True), marker="os^"[number // 10], linewidth=1, label=sampler)
+    axes.axhline(result["real"]["frechet_distance"], color="black", linestyle=":", label="real images")
+    axes.set(xlabel="evaluations of the network", ylabel="Frechet distance to the training set", title=name)
+    axes.legend(ncols=2, fontsize="small")
+    axes.grid(which="both", alpha=0.3)
+    figure.savefig(ROOT / "docs" / "images" / f"quality_vs_steps_{name}.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main()

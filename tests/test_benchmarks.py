@@ -1,0 +1,25 @@
+"""What the benchmarks compute by themselves."""
+
+import pytest
+import recorded
+
+from benchmarks import quality_vs_steps
+
+G8 = recorded.load("g8_metrics")
+
+
+@pytest.mark.parametrize("name", ["pytorch_fid", "torch_fidelity", "edm", "guided"])
+def test_the_frechet_distance_is_that_of_four_published_evaluators(name):
+    assert quality_vs_steps.frechet_distance(G8["feat1"], G8["feat2"]) == pytest.approx(float(G8[f"fid.{name}"]), rel=1e-6)
+
+
+def test_the_frechet_distance_of_few_features_is_finite():
+    """Half as many images as features: both covariances are singular."""
+    few = [G8[name][:32] for name in ("feat1", "feat2")]
+    assert quality_vs_steps.frechet_distance(*few) == pytest.approx(float(G8["fid.rankdef.symmetric_eigh"]), rel=1e-3)
+
+
+def test_the_frechet_distance_of_a_set_to_itself_is_zero():
+    assert quality_vs_steps.frechet_distance(G8["feat1"], G8["feat1"]) == pytest.approx(
+        0, abs=1e-6 * np.sum(G8["feat1"] ** 2)
+    )
