@@ -5,6 +5,9 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
 from orbax.checkpoint import v1 as ocp
 
 import diffusion_jax
@@ -38,7 +41,9 @@ class Checkpoints:
         """
         step = int(state.step)
         if step != self._known:
-            self._checkpointer.save_checkpointables_async(step, _split(state), force=True, overwrite=True)
+            saved = _split(state)
+            marks = {"checksums": checksums(saved)}
+            self._checkpointer.save_checkpointables_async(step, saved, force=True, overwrite=True, custom_metadata=marks)
             self._known = step
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
@@ -64,6 +69,30 @@ def _split(state: TrainState) -> dict[str, Any]:
 
 def _join(saved: dict[str, Any]) -> TrainState:
     return saved["training"]._replace(**saved["weights"])
+
+
+def checksums(saved: dict[str, Any]) -> dict[str, list[int]]:
+    """Returns for each part of a checkpoint a number for each of its arrays, which one changed byte always changes.
+
+    sum of (2 i + 1) byte_i modulo 2^32: of whole numbers, so that it is the same however the array lies on the devices.
+
+    Args:
+        saved: {"weights": {"params": pytree, "ema": {name: pytree}}, "training": pytree}, or some of it.
+    """
+    weights = saved["weights"]
+    parts = {name: weights[name] for name in ("params",) if name in weights} | weights.get("ema", {})
+    parts |= {name: saved[name] for name in ("training",) if name in saved}
+    found = {name: [_checksum(leaf) for leaf in jax.tree.leaves(part)] for name, part in parts.items()}
+    return jax.tree.map(int, jax.device_get(found))
+
+
+@jax.jit
+def _checksum(array: Array) -> Array:
+    byte = jax.lax.bitcast_convert_type(array, jnp.uint8).astype(jnp.uint32)  # [..., bytes of a value]
+    place = jnp.zeros((), jnp.uint32)
+    for axis, size in enumerate(byte.shape):
+        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, byte.shape, axis)
+    return jnp.sum(byte * (2 * place + 1), dtype=jnp.uint32)
 
 
 def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, all_ema: list[str]) -> tuple[int, Any]:
@@ -100,7 +129,10 @@ def _load_latest(
     steps = [found.step for found in checkpointer.checkpoints] if steps is None else steps
     for step in sorted(steps, reverse=True):
         try:
-            return step, checkpointer.load_checkpointables(step, wanted)
+            saved = checkpointer.load_checkpointables(step, wanted)
+            marks = checkpointer.checkpointables_metadata(step).custom_metadata or {}
+            _verify(saved, marks.get("checksums", {}))
+            return step, saved
         except Exception as error:  # orbax and tensorstore have many names for a file that is cut short or missing
             what = f"the checkpoint of step {step:,} cannot be read ({type(error).__name__}: {_first_line(error)})"
             if isinstance(error, MemoryError) or any(word in str(error) for word in NOT_DAMAGE):
@@ -111,6 +143,14 @@ def _load_latest(
             f"{str(checkpointer.directory)!r} has no checkpoint that can be read, of {', '.join(map(str, sorted(steps)))}."
         )
     return None
+
+
+def _verify(saved: dict[str, Any], expected: dict[str, list[int]]) -> None:
+    """Raises ValueError where what was read is not what was saved."""
+    read = jax.tree.map(lambda leaf: () if leaf is ocp.PLACEHOLDER else leaf, saved)
+    for name, found in checksums(read).items():
+        if found and (wrong := sum(one != other for one, other in zip(found, expected.get(name, found), strict=True))):
+            raise ValueError(f"{wrong} of the {len(found)} arrays of {name!r} are not what was saved")
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import config_of
@@ -112,6 +113,57 @@ def damage(step, kind):
     elif kind == "manifests missing":
         for file in step.rglob("manifest.ocdbt"):
             file.unlink()
+
+
+def test_one_changed_bit_of_any_array_changes_its_checksum():
+    saved = {"weights": {"params": [jnp.arange(6.0).reshape(2, 3), jnp.zeros((), jnp.int32)]}}
+    plain = checkpoint.checksums(saved)["params"]
+    for number, leaf in enumerate(saved["weights"]["params"]):
+        for bit in range(8 * leaf.nbytes):
+            flipped = np.array(leaf)
+            flipped.reshape(-1).view(np.uint8)[bit // 8] ^= 1 << bit % 8
+            changed = [*saved["weights"]["params"][:number], flipped, *saved["weights"]["params"][number + 1 :]]
+            found = checkpoint.checksums({"weights": {"params": changed}})["params"]
+            assert [one != other for one, other in zip(plain, found, strict=True)] == [number == 0, number == 1]
+
+
+def test_a_checksum_does_not_depend_on_where_the_array_lies():
+    array = jax.random.normal(jax.random.key(0), (64, 32))
+    mesh = sharding.make_mesh(num_fsdp=8)
+    split = jax.device_put(array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp")))
+    one, two = (checkpoint.checksums({"weights": {"params": leaf}}) for leaf in (array, split))
+    assert one == two
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_flipped_bit_in_a_checkpoint_is_noticed_or_harmless(tmp_path, seed, capsys):
+    """Anywhere in the files that hold the arrays: either the checkpoint before is used, or every byte is as it was saved."""
+    state, folder = state_of(0), storage.path(tmp_path)
+    with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(at_step(state, step))
+    rng = np.random.default_rng(seed)
+    data = sorted(file for file in (tmp_path / "checkpoints" / "2").rglob("*") if file.is_file() and file.parent.name == "d")
+    content = bytearray(data[seed % len(data)].read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    data[seed % len(data)].write_bytes(content)
+    with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
+        restored = checkpoints.restore_latest(like(state))
+    noticed = "the checkpoint of step 2 cannot be read" in capsys.readouterr().out
+    assert_same(restored, at_step(state, 1 if noticed else 2))
+
+
+def test_arrays_that_are_not_what_was_saved_are_noticed(tmp_path, capsys, monkeypatch):
+    """As if the store had given back other bytes without a word."""
+    state, folder = state_of(0), storage.path(tmp_path)
+    with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
+        checkpoints.save(at_step(state, 1))
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "_checksum", lambda array: np.uint32(0))
+            checkpoints.save(at_step(state, 2))
+    with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
+        assert_same(checkpoints.restore_latest(like(state)), at_step(state, 1))
+    assert "are not what was saved" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["largest file cut short", "all files empty", "weights missing", "manifests missing"])
