@@ -56,8 +56,8 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
     Args:
         denoise: the denoiser.
         sampler: how one step is taken.
-        x_T: draws from N(0, I) times the first level's sigma, [B, H, W, C].
-        grid: `Level` of [S + 1], in the order visited; the last is level 0.
+        x_T: what lies at the first level: draws from N(0, I) times its sigma, [B, H, W, C].
+        grid: `Level` of [S + 1], in the order visited; the last is the data, unless it stops before or goes up in noise.
         keys: one key for each image, [B]; noises of an image depend on its own key alone.
         num_traced: how many intermediate states to keep, evenly spaced, the last one included.
 

@@ -46,7 +46,8 @@ def dpm_solver(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_fin
     and its copies) takes half of the second difference, and so stays of order 2.
 
     Args:
-        order: 1 to 3; the first steps have what they have, and order 1 is DDIM.
+        order: 1 to 3, and 1 is DDIM. The first steps have fewer predictions: where x_0 already moves at the noisiest level
+            (above a log-SNR of about -8) they leave order 2 of order 3.
         solves_for: which prediction the polynomial is of; 'x_0' where a level has no signal. Limits on x_0 act on either.
         lower_order_final: whether the last steps go down to order 1, which is steadier for fewer than about 15 steps. A step
             to the data always has order 1: no polynomial reaches there.
@@ -71,8 +72,8 @@ def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: b
     One evaluation a step: the corrected point is not asked about again, and the last one is not corrected.
 
     Args:
-        order: 1 to 3, of the predictor; the corrector's is one more.
-        solves_for: as in `dpm_solver`.
+        order: 1 to 3, of the predictor; the corrector's is one more. The first steps have less, as in `dpm_solver`.
+        solves_for: as in `dpm_solver`; with 'eps' the image may leave limits on x_0 a little, since the point is corrected.
         lower_order_final: as in `dpm_solver`.
 
     Raises:
@@ -86,8 +87,11 @@ def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: b
         state = _remember(state, getattr(denoise(state.x, t), solves_for), t)
         num = jnp.minimum(order, interval.index)  # of predictions that the step to t was made from
         num = jnp.minimum(num, interval.remaining + 2) if lower_order_final else num
-        corrected = _integrate(solves_for, state.start, state, before, t, num + 1, midpoint=True)
-        start = jnp.where((interval.index > 0) & (before.alpha > 0), corrected, state.x)
+        start = jax.lax.cond(
+            (interval.index > 0) & (before.alpha > 0),
+            lambda: _integrate(solves_for, state.start, state, before, t, num + 1, midpoint=True),
+            lambda: state.x,
+        )
         x = _integrate(solves_for, start, state, t, s, _num_nodes(order, interval, lower_order_final), midpoint=True)
         return state._replace(x=x, start=start)
 

@@ -226,7 +226,8 @@ def uniform_grid(of: Process, num_sampled: int) -> np.ndarray:
 
 def quadratic(of: Process, num_sampled: int) -> np.ndarray:
     """Returns times whose square roots are evenly spaced, and 0: more steps where there is little noise."""
-    return np.append(np.linspace(np.sqrt(of.last), np.sqrt(of.first), num_sampled) ** 2, 0)
+    times = np.linspace(np.sqrt(of.last), np.sqrt(of.first), num_sampled) ** 2
+    return np.append(np.clip(times, of.first, of.last), 0)  # the ends exactly
 
 
 def uniform_log_snr(of: Process, num_sampled: int) -> np.ndarray:

@@ -1,0 +1,400 @@
+"""The fast solvers: order, weak order, distribution, cost and limits, against data whose exact denoiser is known."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import scipy.stats
+
+from diffusion_jax import continuous, denoiser, process, samplers, schedules, solvers, streams, timesteps
+
+VP, VE, RECTIFIED = continuous.vp(), continuous.ve(), continuous.rectified_flow()
+CHAIN = schedules.linear(1000)
+X_T = np.linspace(-2, 2, 9)
+FAMILIES = {"dpm_solver": solvers.dpm_solver, "singlestep": solvers.singlestep, "unipc": solvers.unipc}
+VP_LEVEL = functools.partial(continuous.level_of_log_snr, VP)
+
+SOLVERS = {
+    f"{name} {order} {solves_for}": make(order=order, solves_for=solves_for, lower_order_final=False)
+    for name, make in FAMILIES.items()
+    for order in (1, 2, 3)
+    for solves_for in ("x_0", "eps")
+    if order > 1 or name == "unipc"  # order 1 of the others is DDIM, see below
+}
+FLOW = {"ddim": samplers.ddim(), "heun": solvers.heun(), **SOLVERS}  # those that follow the probability flow
+CHURNED = {
+    "churned ddim": solvers.churn(samplers.ddim(), level_of=VP_LEVEL, amount=20.0),
+    "churned heun": solvers.churn(solvers.heun(), level_of=VP_LEVEL, amount=20.0),
+}
+NOISY = {
+    "ancestral small": samplers.ancestral(variance="small"),
+    "ancestral large": samplers.ancestral(variance="large"),
+    "ddim eta 0.5": samplers.ddim(eta=0.5),
+    "ddim eta 1": samplers.ddim(eta=1.0),
+    "sde_dpm_solver": solvers.sde_dpm_solver(),
+}
+ALL = FLOW | NOISY | CHURNED
+SOME = [name for name in ALL if " 2 " not in name]  # order 2 is order 3 with a prediction less
+FIRST_ORDER = {"churned ddim", "ddim", *NOISY} - {"sde_dpm_solver"}
+
+
+def log_snr_grid(num_sampled, noisy=-10.0, clean=6.0):
+    """Returns variance-preserving levels evenly spaced in log-SNR; the last is far from the data."""
+    log_snr = np.linspace(noisy, clean, num_sampled + 1)
+    alpha, sigma = (np.exp(-np.logaddexp(0, sign * log_snr) / 2) for sign in (-1, 1))
+    return process.cast(alpha, sigma, log_snr, log_snr)
+
+
+def chain_grid(num_sampled, betas=CHAIN):
+    return process.at(process.from_betas(betas), timesteps.trailing(len(betas), num_sampled))
+
+
+def column(values):
+    return jnp.asarray(values, jax.dtypes.canonicalize_dtype(np.float64)).reshape(-1, 1, 1, 1)
+
+
+def sampling(denoise, sampler, **options):
+    """Returns (x_T, grid) -> `Samples`, to be compiled; were the grid a constant, programs would grow with it."""
+
+    def run(x_T, grid):
+        keys = streams.keys(0, "sampler", jnp.arange(len(x_T)))
+        return samplers.sample(denoise, sampler, x_T, grid, keys, **options)
+
+    return run
+
+
+def draw(denoise, sampler, x_T, grid, **options):
+    return jax.jit(sampling(denoise, sampler, **options))(x_T, grid)
+
+
+def flow_error(sampler, grid):
+    """Returns the largest error of the mixture's flow from nine values spread over its law at the first level."""
+    first, last = process.at(grid, 0), process.at(grid, len(grid.alpha) - 1)
+    x_T = column(X_T * first.sigma)
+    return np.max(np.abs(np.ravel(draw(oracles.mixture(), sampler, x_T, grid).x) - oracles.carried(x_T, first, last)))
+
+
+def slope(error_of):
+    """Returns d log error / d log S, over two doublings of S."""
+    few, many = error_of(192), error_of(768)
+    assert many > 1e-9  # above rounding: it is the method that is measured
+    return math.log(many / few) / math.log(4)
+
+
+def order_of(name):
+    """Theory: the polynomial through k predictions leaves h^(k + 1) a step; UniPC's corrector has one more."""
+    if name in SOLVERS:
+        family, order, _ = name.split()
+        return int(order) + (family == "unipc")
+    return {"ddim": 1, "heun": 2}[name]
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_errors_of_the_flow_fall_with_the_order_of_the_solver(name, x64):
+    """At log-SNR -10 x_0 hardly moves, so that the first steps, which have few predictions, cost no order."""
+    measured = slope(lambda num_sampled: flow_error(FLOW[name], log_snr_grid(num_sampled)))
+    assert measured == pytest.approx(-order_of(name), abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["heun", "dpm_solver 2 x_0"])
+@pytest.mark.parametrize("levels", ["vp", "ve", "rectified flow"])
+def test_the_order_is_the_same_in_any_process_and_time(name, levels, x64):
+    """Grids even in t, but for VE, where that is sigma: there in log sigma. They stop well before the data;
+    rectified flow starts without signal."""
+    of, times = {
+        "vp": (VP, functools.partial(np.linspace, 1, 0.02)),
+        "ve": (VE, functools.partial(np.geomspace, 80, 0.1)),
+        "rectified flow": (RECTIFIED, functools.partial(np.linspace, 1, 0.2)),
+    }[levels]
+    measured = slope(lambda num_sampled: flow_error(FLOW[name], continuous.grid(of, times(num_sampled + 1))))
+    assert measured == pytest.approx(-order_of(name), abs=0.2)
+
+
+@pytest.mark.parametrize("solves_for", ["x_0", "eps"])
+@pytest.mark.parametrize("make", [solvers.dpm_solver, solvers.singlestep])
+def test_order_1_is_ddim(make, solves_for, x64):
+    x_T, grid = column(X_T), chain_grid(20)
+    one, two = (draw(oracles.mixture(), s, x_T, grid).x for s in (make(order=1, solves_for=solves_for), samplers.ddim()))
+    np.testing.assert_allclose(one, two, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", FAMILIES.values())
+def test_low_orders_at_the_end_leave_order_2_of_3(make, x64):
+    """A last step of order 1 has an error h^2 of its own, and hands it on to no other."""
+    measured = slope(lambda num_sampled: flow_error(make(order=3), log_snr_grid(num_sampled)))
+    assert measured == pytest.approx(-2, abs=0.2)
+
+
+def intervals(grid):
+    index = jnp.arange(len(grid.alpha) - 1)
+    return samplers.Interval(process.at(grid, index), process.at(grid, index + 1), index, index[::-1])
+
+
+def law_after(sampler, grid):
+    """Returns d x / d x_T and the variance from the sampler's own noises, for Gaussian data: exact, since all is linear."""
+
+    def end(x_T, noises):
+        def step(state, scanned):
+            interval, z = scanned
+            return sampler.step(oracles.gaussian(), state, interval, lambda k: z.reshape(1, 1, 1, 1)), None
+
+        state, _ = jax.lax.scan(step, sampler.init(x_T.reshape(1, 1, 1, 1)), (intervals(grid), noises))
+        return jnp.sum(state.x)
+
+    by_x_T, by_noise = jax.jit(jax.grad(end, argnums=(0, 1)))(jnp.zeros(()), jnp.zeros(len(grid.alpha) - 1))
+    return float(by_x_T), float(jnp.sum(by_noise**2))
+
+
+def gaussian_variance(level):
+    return float(level.alpha**2 * oracles.STD**2 + level.sigma**2)
+
+
+@pytest.mark.parametrize("name", NOISY | CHURNED)
+def test_variances_fall_to_the_marginals_with_the_weak_order(name, x64):
+    """Frozen x_0 leaves a variance of order h^2 a step; extrapolated to the middle, or Heun's after exact churning, h^3."""
+
+    def error(num_sampled):
+        grid = log_snr_grid(num_sampled)
+        keep, variance = law_after(ALL[name], grid)
+        first, last = (gaussian_variance(process.at(grid, row)) for row in (0, num_sampled))
+        return abs(keep**2 * first + variance - last)
+
+    assert slope(error) == pytest.approx(-1 if name in FIRST_ORDER else -2, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["ancestral small", "ancestral large", "ddim eta 1", "sde_dpm_solver"])
+def test_means_given_the_start_are_exact_in_any_number_of_steps(name, x64):
+    """E[x_0 | x_t] is a martingale of the reverse process, so that neither freezing nor extrapolating it shifts a mean."""
+    for num_sampled in (1, 2, 7):
+        grid = log_snr_grid(num_sampled, noisy=-3.0, clean=3.0)
+        t, s = process.at(grid, 0), process.at(grid, num_sampled)
+        covariance = t.alpha * s.alpha * oracles.STD**2 + t.alpha / s.alpha * s.sigma**2
+        assert law_after(ALL[name], grid)[0] == pytest.approx(float(covariance) / gaussian_variance(t), rel=1e-12)
+
+
+LAWS = [([1.0], [oracles.MEAN], [oracles.STD]), (oracles.WEIGHTS, oracles.MEANS, oracles.STDS)]
+NUM = 20_000
+
+
+def both_laws(x_t, level):
+    """The denoiser of images whose first channel is Gaussian and whose second is of the mixture."""
+    of_each = zip((oracles.gaussian(), oracles.mixture()), jnp.split(x_t, 2, axis=-1), strict=True)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *[denoise(x, level) for denoise, x in of_each])
+
+
+@functools.cache
+def true_draws(row):
+    weights, means, stds = (np.asarray(part) for part in LAWS[row])
+    rng = np.random.default_rng(5)
+    which = rng.choice(len(weights), NUM, p=weights)
+    return means[which] + stds[which] * rng.standard_normal(NUM)
+
+
+@pytest.mark.parametrize("name", [*FLOW, "ddim eta 1", "sde_dpm_solver", "churned heun"])
+def test_the_distribution_is_the_datas(name):
+    """20,000 values of each law. False alarms, were the seed not fixed: mean and variance, 4 standard errors, 6e-5 each;
+    two-sample Kolmogorov-Smirnov 1e-4. What the steps leave is at most two standard errors, 2% of the variance."""
+    grid = continuous.grid(VP, timesteps.uniform_log_snr(VP, 500 if name in FIRST_ORDER else 120))
+    x_T = jax.random.normal(jax.random.key(1), (20, 25, 40, 2))
+    drawn = np.asarray(draw(both_laws, ALL[name], x_T, grid).x, np.float64)
+    for row, law in enumerate(LAWS):
+        weights, means, stds = (np.asarray(part) for part in law)
+        x, mean = np.ravel(drawn[..., row]), np.sum(weights * means)
+        away = means - mean
+        variance = np.sum(weights * (stds**2 + away**2))
+        fourth = np.sum(weights * (3 * stds**4 + 6 * stds**2 * away**2 + away**4))
+        assert np.mean(x) == pytest.approx(mean, abs=4 * math.sqrt(variance / NUM))
+        assert np.var(x) == pytest.approx(variance, abs=4 * math.sqrt((fourth - variance**2) / NUM))
+        assert scipy.stats.ks_2samp(x, true_draws(row)).pvalue > 1e-4
+
+
+def counted(denoise, calls):
+    def asked(x_t, level):
+        jax.debug.callback(lambda: calls.append(1))
+        return denoise(x_t, level)
+
+    return asked
+
+
+@functools.cache
+def ten_steps(name):
+    """Returns `Samples` with every state of ten steps to the data, and how often the denoiser was really asked."""
+    calls = []
+    got = draw(counted(oracles.mixture(), calls), ALL[name], column(X_T), chain_grid(10), num_traced=10)
+    jax.effects_barrier()
+    return got, len(calls)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_evaluations_are_those_reported_and_one_a_step_but_heuns(name, x64):
+    got, num_calls = ten_steps(name)
+    assert num_calls == got.num_evaluations == (19 if "heun" in name else 10)
+
+
+def test_heun_asks_twice_at_the_last_step_too_where_it_does_not_lead_to_the_data():
+    assert draw(oracles.gaussian(), solvers.heun(), column(X_T), log_snr_grid(7)).num_evaluations == 14
+
+
+def test_the_flow_reports_the_evaluations_of_its_slowest_image_and_one_for_the_data(x64):
+    calls = []
+    flow = functools.partial(solvers.probability_flow, counted(oracles.mixture(), calls), column(X_T))
+    flow = functools.partial(flow, lambda u: continuous.level(VP, -u), first=-1.0, last=-1e-3)
+    arrived, data = (jax.jit(functools.partial(flow, to_data=to_data))() for to_data in (False, True))
+    jax.effects_barrier()
+    assert len(calls) == arrived.num_evaluations + data.num_evaluations == 2 * arrived.num_evaluations + 1 > 80
+    last = continuous.level(VP, jnp.asarray(1e-3))
+    np.testing.assert_allclose(data.x, oracles.mixture()(arrived.x, last).x_0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["dpm_solver 3 x_0", "singlestep 3 x_0", "unipc 3 x_0", "sde_dpm_solver", "churned heun"])
+def test_neither_program_nor_memory_grow_with_the_steps(name):
+    """But for the columns of the grid and of its indices, 16 at most: less than the images that one more state would be."""
+    run, x_T = jax.jit(sampling(oracles.gaussian(), ALL[name])), jnp.zeros((9, 32, 32, 1))
+    few, many = (run.lower(x_T, chain_grid(num_sampled)).compile() for num_sampled in (10, 200))
+    assert few.as_text().count(" = ") == many.as_text().count(" = ")
+    grown = many.memory_analysis().temp_size_in_bytes - few.memory_analysis().temp_size_in_bytes
+    assert grown <= 190 * 16 * 4 < x_T.nbytes
+
+
+def draws_inside_cond(jaxpr, inside=False):
+    """Returns for each draw of random bits in a program whether it is in a branch."""
+    found = []
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        found += [inside] * (name == "random_bits")
+        for part in jax.tree.leaves(equation.params, is_leaf=lambda part: hasattr(part, "jaxpr")):
+            part = getattr(part, "jaxpr", part)
+            found += draws_inside_cond(part, inside or name == "cond") if hasattr(part, "eqns") else []
+    return found
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_noise_is_drawn_only_where_it_is_used(name):
+    """The flow's programs have no draw; churn's is in a branch, which a step without churn does not take."""
+    program = jax.make_jaxpr(sampling(oracles.gaussian(), ALL[name]))(column(np.ones(3)), chain_grid(5)).jaxpr
+    assert draws_inside_cond(program) == ([] if name in FLOW else [name in CHURNED])
+
+
+@pytest.mark.parametrize("limits", [{"amount": 0.0}, {"amount": 20.0, "low": 1e9}, {"amount": 20.0, "high": 1e-9}])
+def test_churn_of_nothing_changes_nothing(limits):
+    churned = solvers.churn(solvers.heun(), level_of=VP_LEVEL, **limits)
+    one, two = (draw(oracles.mixture(), sampler, column(np.ones(3)), chain_grid(9)) for sampler in (churned, solvers.heun()))
+    np.testing.assert_array_equal(one.x, two.x)
+
+
+def test_churn_goes_up_by_its_share_and_at_most_to_the_square_root_of_two(x64):
+    """sigma / alpha of the level that the denoiser is asked about, over that of the grid."""
+    grid = log_snr_grid(10)
+    for amount, expected in ((2.0, 1.2), (100.0, math.sqrt(2))):
+        asked = []
+
+        def denoise(x_t, level, asked=asked):
+            jax.debug.callback(lambda kappa: asked.append(float(kappa)), level.sigma / level.alpha, ordered=True)
+            return oracles.gaussian()(x_t, level)
+
+        draw(denoise, solvers.churn(samplers.ddim(), level_of=VP_LEVEL, amount=amount), column([0.0]), grid)
+        jax.effects_barrier()
+        np.testing.assert_allclose(asked / (grid.sigma / grid.alpha)[:-1], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in SOME if name not in CHURNED])
+def test_the_step_to_the_data_is_the_last_prediction_of_x_0(name, x64):
+    """UniPC for eps takes its x_0 from eps and the corrected point, where no one asks: in ten steps it is 0.1 off."""
+    got, grid = ten_steps(name)[0], chain_grid(10)
+    predicted = oracles.mixture()(got.trace[-2], process.at(grid, 9)).x_0
+    close = name.startswith("unipc") and name.endswith("eps")
+    np.testing.assert_allclose(got.x, predicted, atol=0.15 if close else 1e-12)
+
+
+@pytest.mark.parametrize("name", ["ddim", "heun", "dpm_solver 3 x_0", "singlestep 3 eps", "unipc 3 x_0", "sde_dpm_solver"])
+def test_a_grid_that_ends_before_the_data_stops_there(name, x64):
+    """It is the longer grid's state before its last step: nothing more is done."""
+    short = draw(oracles.mixture(), ALL[name], column(X_T), process.at(chain_grid(10), np.arange(10))).x
+    np.testing.assert_allclose(short, ten_steps(name)[0].trace[-2], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_sampled"),
+    [*[(name, 8) for name in SOME], ("heun", 1), ("singlestep 3 x_0", 1), ("unipc 3 eps", 1)],
+)
+def test_data_of_one_image_is_drawn_exactly(name, num_sampled, x64):
+    got = draw(oracles.point(column([0.4])), ALL[name], column(X_T), chain_grid(num_sampled)).x
+    np.testing.assert_allclose(got, 0.4, atol=1e-12)
+
+
+WITHOUT_SIGNAL = {  # for x_0: no eps can be known there
+    **{f"{name} {order}": make(order=order) for name, make in FAMILIES.items() for order in (1, 2, 3)},
+    **{name: ALL[name] for name in ("ddim", "heun", "ddim eta 1", "sde_dpm_solver", "churned heun")},
+}
+
+
+@pytest.mark.parametrize("sampler", WITHOUT_SIGNAL.values(), ids=WITHOUT_SIGNAL)
+def test_levels_without_signal_are_a_start(sampler):
+    """A schedule of zero terminal SNR, and a network that is right about v."""
+
+    def network(x_t, condition):
+        level = process.at(levels, jnp.asarray(condition, jnp.int32) + 1)
+        x_0, eps, _ = oracles.mixture()(x_t, level)
+        return process.expand(level.alpha, x_t) * eps - process.expand(level.sigma, x_t) * x_0
+
+    levels = process.from_betas(schedules.zero_terminal_snr(CHAIN))
+    assert levels.alpha[-1] == 0
+    grid = process.at(levels, timesteps.trailing(1000, 30))
+    x = draw(denoiser.make_denoiser(network, predicts="v"), sampler, column(X_T), grid).x
+    assert np.all(np.isfinite(x)) and np.max(np.abs(x)) < 2
+
+
+@pytest.mark.parametrize(("name", "expected"), [("ddim", -1), ("heun", -3)])
+def test_an_image_goes_up_to_noise_and_comes_back(name, expected, x64):
+    """Inversion. Euler's errors add up both ways; of Heun's the leading ones, h^3 and (-h)^3, undo each other."""
+    x = column(X_T / 2)
+
+    def error(num_sampled):
+        down = log_snr_grid(num_sampled)
+        noise = draw(oracles.mixture(), FLOW[name], x, process.at(down, np.arange(num_sampled, -1, -1))).x
+        return np.max(np.abs(draw(oracles.mixture(), FLOW[name], noise, down).x - x))
+
+    assert slope(error) == pytest.approx(expected, abs=0.2)
+
+
+CHAIN_ENDS = process.from_betas(CHAIN).log_snr[[1000, 1]] / 2
+FLOWS = {  # level_of, first, last
+    "chain": (lambda u: process.between(process.from_betas(CHAIN), 2 * u), *CHAIN_ENDS.tolist()),
+    "vp": (lambda u: continuous.level(VP, -u), -1.0, -1e-3),
+    "ve": (lambda u: continuous.level(VE, -u), -80.0, -0.002),
+    "rectified flow": (lambda u: continuous.level(RECTIFIED, -u), -1.0, -1e-3),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_flow_ends_where_the_law_says(name, x64):
+    """Within 100 times the tolerance of a step; rectified flow from t = 1, where there is no signal."""
+    level_of, first, last = FLOWS[name]
+    start, end = (level_of(jnp.asarray(time)) for time in (first, last))
+    x_T = column(X_T * start.sigma)
+    got = jax.jit(
+        lambda x_T: solvers.probability_flow(
+            oracles.mixture(), x_T, level_of, first=first, last=last, to_data=False, rtol=1e-7, atol=1e-7
+        )
+    )(x_T)
+    np.testing.assert_allclose(np.ravel(got.x), oracles.carried(x_T, start, end), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", FAMILIES.values())
+def test_bad_arguments_are_refused(make):
+    with pytest.raises(ValueError, match="order = 4 is not allowed; it must be 1, 2 or 3"):
+        make(order=4)
+    with pytest.raises(ValueError, match="solves_for = 'v' is unknown; known: x_0, eps"):
+        make(solves_for="v")
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_the_gradient_by_the_start_is_finite(name):
+    """What guidance by a loss of the image needs; at first steps there is nothing to remember, and nothing to divide by."""
+    grid = chain_grid(5)
+    by_start = jax.grad(lambda x_T: jnp.sum(sampling(oracles.gaussian(), ALL[name])(x_T, grid).x))(column(X_T))
+    assert np.all(np.isfinite(by_start)) and np.any(by_start != 0)
