@@ -16,7 +16,7 @@ import importlib
 import re
 import sys
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from diffusion_jax import schema, storage
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h", "--helpfull"} & set(argv):
         print(_help())
         return 0
+    logging.set_verbosity(logging.FATAL)  # what orbax says of a failed save comes as our own sentence
     try:
         values = _parse(argv)
         schema.check(config := values.config.to_dict())
@@ -44,6 +45,9 @@ def main(argv: list[str]) -> int:
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
+    except OSError as error:  # a full disk, a folder that became read-only, a share that went away
+        print(f"error: {error}; what is written is complete, and the same command goes on.", file=sys.stderr)
+        return RUN_FAILED
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; what is written is complete, and the same command goes on.", file=sys.stderr)
         return INTERRUPTED

@@ -30,20 +30,30 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         """Waits for what is being saved."""
-        self._checkpointer.close()
+        try:
+            self._checkpointer.close()
+        except Exception as failed:  # of many names; where something else ended the run, that is what to say
+            if error is None:
+                raise _not_saved(failed) from failed
 
     def save(self, state: TrainState) -> None:
         """Starts to save a state under its own step; the arrays are copied before this returns.
 
         A checkpoint of that step is replaced, unless it was saved or restored here: it could not be read.
+
+        Raises:
+            RunError: where this one, or the one before, could not be saved.
         """
         step = int(state.step)
         if step != self._known:
             saved = _split(state)
             marks = {"checksums": checksums(saved)}
-            self._checkpointer.save_checkpointables_async(step, saved, force=True, overwrite=True, custom_metadata=marks)
+            try:
+                self._checkpointer.save_checkpointables_async(step, saved, force=True, overwrite=True, custom_metadata=marks)
+            except Exception as failed:
+                raise _not_saved(failed) from failed
             self._known = step
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
@@ -60,6 +70,10 @@ class Checkpoints:
             return None
         self._known, saved = found
         return _join(saved)
+
+
+def _not_saved(error: Exception) -> RunError:
+    return RunError(f"a checkpoint could not be saved ({_first_line(error)}); those before are whole.")
 
 
 def _split(state: TrainState) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import ast
 import itertools
+import pathlib
 
 from configs import digits
 from diffusion_jax import data, sources
 
+ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = {
     "model.channels": 8,
     "model.multipliers": "(1,)",

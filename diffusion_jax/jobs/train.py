@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax import build, checkpoint, data, logs, loop, memory, model, sharding, sources, storage, streams
+from diffusion_jax import build, checkpoint, data, logs, loop, memory, model, owner, sharding, sources, storage, streams
 from diffusion_jax.build import Config
 from diffusion_jax.checkpoint import Checkpoints
 from diffusion_jax.errors import RunError, UserError
@@ -39,7 +39,11 @@ def run(config: Config, workdir: storage.Path) -> int:
     parts, source = build.parts(config), build.source(config)
     records, held_out = _read(config, source, mesh), _read_held_out(config, mesh)
     storage.make_dir(workdir)
-    with Checkpoints(workdir, keep=config["train"]["keep_checkpoints"]) as checkpoints, loop.catch_signals() as caught:
+    with (
+        owner.owning(workdir) as check_owner,
+        Checkpoints(workdir, keep=config["train"]["keep_checkpoints"]) as checkpoints,
+        loop.catch_signals() as caught,
+    ):
         state = _start(config, parts, mesh, checkpoints)
         first_step = int(state.step)
         save = functools.partial(_save, workdir, config, checkpoints)
@@ -59,7 +63,7 @@ def run(config: Config, workdir: storage.Path) -> int:
                 steps_per_call=per_call,
                 on_metrics=watch,
                 hooks=_hooks(config, parts, held_out, mesh, log, save),
-                stop=lambda: bool(caught),
+                stop=lambda: bool(check_owner() or caught),
             )
             save(state)
     if broken:

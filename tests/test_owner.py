@@ -1,0 +1,116 @@
+"""One trainer for a workdir, whether its processes share a machine or not."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+from diffusion_jax import owner, storage
+from diffusion_jax.errors import RunError, UserError
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    monkeypatch.setattr(owner, "INTERVAL", 0.1)
+    return storage.path(tmp_path)
+
+
+def signed(workdir, **changes):
+    """Writes what another process would have written last."""
+    found = {"id": "other", "host": "elsewhere", "pid": 7, "sign": 3} | changes
+    (workdir / "owner.json").write_text(json.dumps(found))
+
+
+def test_signs_of_life_go_on_and_the_end_is_said(workdir):
+    with owner.owning(workdir):
+        first = json.loads((workdir / "owner.json").read_text())
+        time.sleep(0.5)
+        later = json.loads((workdir / "owner.json").read_text())
+    assert first["pid"] == os.getpid() and later["sign"] > first["sign"] and later["id"] == first["id"]
+    assert json.loads((workdir / "owner.json").read_text())["ended"]
+    with owner.owning(workdir):
+        pass
+
+
+def test_a_second_trainer_on_another_machine_is_told_of_the_first(workdir, monkeypatch):
+    """Its clock is not asked: what counts is that the file changes."""
+    with owner.owning(workdir):
+        monkeypatch.setattr(owner.socket, "gethostname", lambda: "elsewhere")
+        sentence = rf"is being trained by process {os.getpid()} of .*; stop it or use another"
+        with pytest.raises(UserError, match=sentence), owner.owning(workdir):
+            pass
+
+
+def test_an_owner_without_signs_of_life_is_waited_for_and_then_followed(workdir, capsys):
+    signed(workdir)
+    start = time.monotonic()
+    with owner.owning(workdir):
+        assert 0.2 < time.monotonic() - start < 5
+    assert "waiting     0 s to see whether process 7 of elsewhere still trains here" in capsys.readouterr().out
+
+
+def test_an_owner_on_this_machine_whose_process_is_gone_is_followed_at_once(workdir, capsys):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    signed(workdir, host=owner.socket.gethostname(), pid=gone.pid)
+    with owner.owning(workdir):
+        assert "waiting" not in capsys.readouterr().out
+
+
+def test_a_run_whose_workdir_was_taken_ends_without_another_word_in_it(workdir):
+    with owner.owning(workdir) as check:
+        check()
+        signed(workdir)
+        time.sleep(0.5)
+        with pytest.raises(RunError, match="was taken over by process 7 of elsewhere; this run ends without saving"):
+            check()
+    assert json.loads((workdir / "owner.json").read_text())["id"] == "other"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"pid": "x"}', '{"host": 1}'])
+def test_a_broken_owner_file_is_no_owner(workdir, text):
+    (workdir / "owner.json").write_text(text)
+    with owner.owning(workdir):
+        pass
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(workdir, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(storage, "write_text", refuse)
+    with pytest.raises(UserError, match="cannot be written: Read-only file system"), owner.owning(workdir):
+        pass
+
+
+def test_a_sign_of_life_that_cannot_be_written_later_stops_nothing(workdir, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with owner.owning(workdir) as check:
+        monkeypatch.setattr(storage, "write_text", refuse)
+        time.sleep(0.3)
+        check()
+
+
+FULL_DISK = """
+import resource, sys, main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.exit(main.main(["main.py", *{flags!r}]))
+"""
+
+
+@pytest.mark.parametrize(("limit", "sentence"), [(20_000, "a checkpoint could not be saved"), (150, "File too large")])
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(tmp_path, limit, sentence):
+    flags = tiny.flags(tmp_path / "run", num_steps=4)
+    program = FULL_DISK.format(limit=limit, flags=flags)
+    options = {"cwd": tiny.ROOT, "capture_output": True, "text": True, "timeout": 300, "check": False}
+    first = subprocess.run([sys.executable, "-c", program], **options)
+    assert first.returncode == 1 and sentence in first.stderr.splitlines()[-1]
+    second = subprocess.run([sys.executable, "main.py", *flags], **options)
+    assert second.returncode == 0 and (tmp_path / "run" / "checkpoints" / "4").is_dir()
