@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
     config.train.steps_per_call = 0  # steps fused into one call; 0 chooses: 1 on a CPU, else up to 10
     config.train.max_skipped = 20  # steps in a row with a non-finite loss or gradient before the run stops
     config.train.num_fsdp = 1  # devices that share each parameter; the rest share the batch
+    config.train.split_update = False  # optimizer state and averages split over all devices: less memory, the same steps
     config.train.log_every = 100
     config.train.checkpoint_every = 10_000
     config.train.sample_every = 10_000  # grids of 64 images with the settings of `sample`, and the held-out loss

@@ -96,8 +96,7 @@ def checksums(saved: dict[str, Any]) -> dict[str, list[int]]:
     weights = saved["weights"]
     parts = {name: weights[name] for name in ("params",) if name in weights} | weights.get("ema", {})
     parts |= {name: saved[name] for name in ("training",) if name in saved}
-    found = {name: [_checksum(leaf) for leaf in jax.tree.leaves(part)] for name, part in parts.items()}
-    return jax.tree.map(int, jax.device_get(found))
+    return {name: [int(_checksum(leaf)) for leaf in jax.tree.leaves(part)] for name, part in parts.items()}
 
 
 @jax.jit

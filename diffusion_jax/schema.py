@@ -122,6 +122,7 @@ FIELDS: dict[str, Rule] = {
     "train.steps_per_call": _integer(0),
     "train.max_skipped": _integer(1),
     "train.num_fsdp": _integer(1),
+    "train.split_update": _FLAG,
     "train.log_every": _integer(1),
     "train.checkpoint_every": _integer(1),
     "train.sample_every": _integer(1),
@@ -177,9 +178,10 @@ FIELDS: dict[str, Rule] = {
 
 # A run may be resumed with these changed; with anything else changed it would be another run.
 FREE_ON_RESUME = frozenset(
-    ["train.num_steps", "train.steps_per_call", "train.max_skipped", "train.num_fsdp", "train.log_every"]
+    ["train.num_steps", "train.steps_per_call", "train.max_skipped", "train.num_fsdp", "train.split_update"]
     + [
         "model.remat",
+        "train.log_every",
         "train.checkpoint_every",
         "train.sample_every",
         "train.keep_checkpoints",

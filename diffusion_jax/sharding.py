@@ -1,5 +1,6 @@
 """Where arrays live: a mesh of all devices, a rule for parameters, batches from hosts. The rest is the compiler's work."""
 
+import math
 import os
 from typing import Any
 
@@ -43,21 +44,38 @@ def batched(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, P(*[None] * axis, AXES))
 
 
-def of_parameters(tree: Any, mesh: Mesh) -> Any:
-    """Returns a sharding for each array of a pytree: its largest dimension that "fsdp" divides is split, if it is large.
+def of_state(state: Any, mesh: Mesh, *, split_update: bool) -> Any:
+    """Returns a sharding for each array of a `TrainState`.
+
+    Args:
+        state: of arrays or `jax.ShapeDtypeStruct`s.
+        mesh: from `make_mesh`.
+        split_update: whether averages and optimizer state are split over all devices, so that each updates its part of the
+            parameters only. [Xu et al. 2020, weight-update sharding]
+    """
+    shardings = of_parameters(state, mesh)
+    if not split_update:
+        return shardings
+    parts = {name: of_parameters(getattr(state, name), mesh, axes=AXES) for name in ("ema", "opt_state")}
+    return shardings._replace(**parts)
+
+
+def of_parameters(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",)) -> Any:
+    """Returns a sharding for each array of a pytree: its largest dimension that the axes divide is split, if it is large.
 
     Args:
         tree: arrays or `jax.ShapeDtypeStruct`s: parameters, averages, optimizer state.
         mesh: from `make_mesh`.
+        axes: of the mesh.
     """
+    num_parts = math.prod(mesh.shape[axis] for axis in axes)
 
     def rule(leaf) -> NamedSharding:
-        num_fsdp = mesh.shape["fsdp"]
-        splittable = [axis for axis, size in enumerate(leaf.shape) if size % num_fsdp == 0]
-        if num_fsdp == 1 or leaf.size < MIN_SHARDED_SIZE or not splittable:
+        splittable = [axis for axis, size in enumerate(leaf.shape) if size % num_parts == 0]
+        if num_parts == 1 or leaf.size < MIN_SHARDED_SIZE or not splittable:
             return replicated(mesh)
         axis = max(splittable, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
+        return NamedSharding(mesh, P(*[None] * axis, axes))
 
     return jax.tree.map(rule, tree)
 

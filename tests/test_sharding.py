@@ -5,11 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 from tiny import batches, config_of
 
-from diffusion_jax import build, loop, sharding, streams
+from diffusion_jax import build, checkpoint, loop, sharding, storage, streams
 from diffusion_jax.errors import UserError
 
 
@@ -31,38 +32,91 @@ def test_large_parameters_are_split_along_their_largest_dimension():
     tree = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     specs = {name: where.spec for name, where in sharding.of_parameters(tree, mesh).items()}
     assert specs == {
-        "kernel": P(None, None, None, "fsdp"),
-        "square": P("fsdp"),
+        "kernel": P(None, None, None, ("fsdp",)),
+        "square": P(("fsdp",)),
         "odd": P(),
         "bias": P(),
         "step": P(),
     }
 
 
-@pytest.mark.parametrize("num_fsdp", [1, 4])
-def test_eight_devices_take_the_same_steps_as_one(num_fsdp):
-    """Loss and gradient norm of three steps with SGD, which unlike Adam does not magnify rounding."""
-    import optax
+def wide_parts(**changes):
+    config = config_of({"train.batch_size": 16, "model.channels": 64, "model.multipliers": (1, 2), **changes})
+    return build.parts(config)
 
-    config = config_of({"train.batch_size": 16, "model.channels": 64, "model.multipliers": (1, 2)})
-    parts = build.parts(config)._replace(optimizer=optax.sgd(0.1))
-    key = streams.key(0, "init")
+
+def train(parts, mesh, *, split_update=False):
+    """Returns the state and [loss, gradient norm] of three steps; mesh None is one device."""
+    key, make_state = streams.key(0, "init"), functools.partial(loop.make_state, parts=parts)
+    abstract = jax.eval_shape(make_state, key)
+    where = sharding.of_state(abstract, mesh, split_update=split_update) if mesh else None
+    state = jax.jit(make_state, out_shardings=where)(key)
+    replicated = sharding.replicated(mesh) if mesh else None
+    step = jax.jit(functools.partial(loop.train_step, parts=parts), out_shardings=(where, replicated) if mesh else None)
+    metrics = []
+    for batch in batches(3):
+        batch = sharding.to_global(batch, sharding.batched(mesh)) if mesh else batch
+        state, each = jax.block_until_ready(step(state, batch))  # eight devices on few cores: one program at a time
+        metrics.append([float(each["loss"]), float(each["grad_norm"])])
+    return state, metrics
+
+
+@functools.cache
+def alone():
+    return train(wide_parts()._replace(optimizer=optax.sgd(0.1, momentum=0.9)), None)
+
+
+@pytest.mark.parametrize(("num_fsdp", "split_update"), [(1, False), (4, False), (1, True), (4, True)])
+def test_eight_devices_take_the_same_steps_as_one(num_fsdp, split_update):
+    """Loss and gradient norm of three steps with SGD and momentum, which unlike Adam do not magnify rounding."""
+    parts = wide_parts()._replace(optimizer=optax.sgd(0.1, momentum=0.9))
+    state, together = train(parts, sharding.make_mesh(num_fsdp=num_fsdp), split_update=split_update)
+    np.testing.assert_allclose(together, alone()[1], rtol=1e-4)
+    for one, other in zip(jax.tree.leaves(alone()[0]), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def bytes_on_a_device(tree):
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(("num_fsdp", "split_update"), [(8, False), (2, True), (1, True)])
+def test_bytes_on_a_device_fall_with_the_number_that_share_them(num_fsdp, split_update):
+    """Of the arrays that are large enough to split, which hold most of all bytes here."""
+    parts, mesh = wide_parts(), sharding.make_mesh(num_fsdp=num_fsdp)
     make_state = functools.partial(loop.make_state, parts=parts)
+    abstract = jax.eval_shape(make_state, jax.random.key(0))
+    where = sharding.of_state(abstract, mesh, split_update=split_update)
+    state = jax.jit(make_state, out_shardings=where)(jax.random.key(0))
+    for name, num_parts in {"params": num_fsdp, "ema": 8 if split_update else num_fsdp, "opt_state": 8}.items():
+        tree = getattr(state, name)
+        whole = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+        large = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if leaf.size >= sharding.MIN_SHARDED_SIZE)
+        assert large > 0.7 * whole
+        assert bytes_on_a_device(tree) == whole - large + large / num_parts
 
-    def train(mesh):
-        abstract = jax.eval_shape(make_state, key)
-        where = sharding.of_parameters(abstract, mesh) if mesh else None
-        state = jax.jit(make_state, out_shardings=where)(key)
-        step = jax.jit(functools.partial(loop.train_step, parts=parts))
-        metrics = []
-        for batch in batches(3):
-            batch = sharding.to_global(batch, sharding.batched(mesh)) if mesh else batch
-            state, each = step(state, batch)
-            metrics.append([float(each["loss"]), float(each["grad_norm"])])
-        return state, metrics
 
-    _, alone = train(None)
-    state, together = train(sharding.make_mesh(num_fsdp=num_fsdp))
-    np.testing.assert_allclose(together, alone, rtol=1e-4)
-    split = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.sharding.is_fully_replicated]
-    assert bool(split) == (num_fsdp > 1)
+def test_a_run_goes_on_with_the_same_numbers_on_other_meshes(tmp_path):
+    """8 devices split in parameters -> 1 -> 8 that share the batch and split the update: every byte is the same."""
+    parts, folder = wide_parts(), storage.path(tmp_path)
+    make_state = functools.partial(loop.make_state, parts=parts)
+    abstract = jax.eval_shape(make_state, jax.random.key(0))
+
+    def like(where):
+        return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, where)
+
+    one_device = jax.tree.map(lambda leaf: jax.sharding.SingleDeviceSharding(jax.devices()[3]), abstract)
+    meshes = [
+        sharding.of_state(abstract, sharding.make_mesh(num_fsdp=8), split_update=False),
+        one_device,
+        sharding.of_state(abstract, sharding.make_mesh(), split_update=True),
+    ]
+    first = state = jax.jit(make_state, out_shardings=meshes[0])(jax.random.key(0))
+    for step, where in enumerate(meshes, start=1):
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            checkpoints.save(state._replace(step=state.step * 0 + step))
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            state = checkpoints.restore_latest(like(where))
+        assert [leaf.sharding for leaf in jax.tree.leaves(state)] == jax.tree.leaves(where)
+    for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -85,7 +85,7 @@ def _start(config: Config, parts: Parts, mesh: Mesh, checkpoints: Checkpoints) -
     make_state = functools.partial(loop.make_state, parts=parts)
     key = streams.key(config["train"]["seed"], "init")
     abstract = jax.eval_shape(make_state, key)
-    shardings = sharding.of_parameters(abstract, mesh)
+    shardings = sharding.of_state(abstract, mesh, split_update=config["train"]["split_update"])
     like = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract, shardings
     )
