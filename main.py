@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
         values = _parse(argv)
         schema.check(config := values.config.to_dict())
         job = importlib.import_module(f"diffusion_jax.jobs.{values.mode}")
+        importlib.import_module("diffusion_jax.sharding").join_processes()
         out = {"out": storage.path(values.out)} if values.out else {}
         return job.run(config, storage.path(values.workdir), **out)
     except (UserError, RunError) as error:

@@ -7,9 +7,10 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+import jax
 import numpy as np
 
-from diffusion_jax import images, schema, sources, storage
+from diffusion_jax import images, schema, sharding, sources, storage
 from diffusion_jax.errors import UserError
 
 NUM_PICTURED = 64
@@ -42,18 +43,26 @@ def write(
     storage.make_dir(out)
     claim(out, manifest)
     shards = [out / "shards" / f"{start:08d}.npz" for start in range(0, num_images, shard_size)]
-    for run in _runs([i for i, shard in enumerate(shards) if not shard.exists()]):
+    for run in _runs([i for i in own(len(shards)) if not shards[i].exists()]):
         pieces = _counted(draw(run[0] * shard_size), run[0] * shard_size, on_progress)
         for i, drawn in zip(run, regrouped(pieces, shard_size), strict=False):  # what is drawn may go on behind the run
             with storage.writing(shards[i]) as file:
                 np.savez(file, drawn)
+    sharding.wait_for_all("shards")
     pictured = np.concatenate([decode(shard)["arr_0"] for shard in shards[: -(-NUM_PICTURED // shard_size)]])[:NUM_PICTURED]
     result = out / f"samples_{'x'.join(map(str, (num_images, *pictured.shape[1:])))}.npz"
+    if not sharding.is_first():
+        return result
     with storage.writing(result) as file:
         write_npz(file, shards, (num_images, *pictured.shape[1:]), labels)
     columns = int(np.ceil(np.sqrt(len(pictured))))
     storage.write_bytes(out / "grid.png", images.encode_png(images.grid(pictured, num_columns=columns)))
     return result
+
+
+def own(num_shards: int) -> list[int]:
+    """Returns the shards that this process makes: a block of them, which it needs nobody to agree on."""
+    return np.array_split(np.arange(num_shards), jax.process_count())[jax.process_index()].tolist()
 
 
 def _runs(numbers: list[int]) -> list[list[int]]:
@@ -132,9 +141,9 @@ def claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
         UserError: where it has another, and so holds other results.
     """
     file = out / "manifest.json"
-    if not file.exists():
+    if not file.exists() and sharding.is_first():
         storage.write_text(file, json.dumps(manifest, indent=2) + "\n")
-        return
+    sharding.wait_for_all("manifest")
     try:
         stored = schema.flatten(json.loads(file.read_text()))
     except (ValueError, AttributeError) as error:

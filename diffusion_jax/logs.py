@@ -13,12 +13,13 @@ from concurrent import futures
 
 import numpy as np
 
-from diffusion_jax import images, plots, storage
+from diffusion_jax import images, plots, sharding, storage
 
 
 def say(label: str, text: str) -> None:
-    """Prints a labelled line."""
-    print(f"{label:<12}{text}", flush=True)
+    """Prints a labelled line, in the first process."""
+    if sharding.is_first():
+        print(f"{label:<12}{text}", flush=True)
 
 
 def read_metrics(file: storage.Path) -> list[dict[str, float]]:
@@ -33,7 +34,7 @@ def read_metrics(file: storage.Path) -> list[dict[str, float]]:
 
 
 class Logs:
-    """The written record of a run. Use as a context manager: leaving it waits for what is still being written."""
+    """The written record of a run, by its first process. Use as a context manager: leaving it waits for the last file."""
 
     def __init__(self, workdir: storage.Path, *, first_step: int, tensorboard: bool):
         """Opens the record of a run that goes on after `first_step`; later lines are dropped, for they are made again."""
@@ -77,6 +78,9 @@ class Logs:
         self._submit("TensorBoard", self._write_image, step, name, grid)
 
     def _submit(self, what: str, function: Callable, *arguments) -> None:
+        if not sharding.is_first():
+            return
+
         def guarded() -> None:
             try:
                 function(*arguments)

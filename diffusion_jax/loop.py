@@ -132,7 +132,7 @@ def run(
     steps_per_call: int,
     on_metrics: Callable[[int, dict[str, Array]], None],
     hooks: Sequence[Hook],
-    stop: Callable[[], bool],
+    stop: Callable[[int], bool],
 ) -> TrainState:
     """Returns the state after `num_steps` steps, or after the call during which `stop` became true or batches ran out.
 
@@ -147,11 +147,11 @@ def run(
         steps_per_call: must divide `num_steps - first_step` and every hook's interval.
         on_metrics: gets (steps taken, metrics) of every call in turn.
         hooks: called with the state, in order.
-        stop: asked before every call.
+        stop: asked before every call, with the steps that will have been taken after it.
     """
     previous = None
     for step in range(first_step + steps_per_call, num_steps + 1, steps_per_call):
-        if stop():
+        if stop(step):
             break
         if (batch := next(batches, None)) is None:
             break

@@ -80,7 +80,7 @@ def restore(workdir: storage.Path, config: Config) -> Model:
     """Returns the model of a run with the checkpoint and the average that the config's section `sample` asks for."""
     settings = config["sample"]
     abstract = jax.eval_shape(build.network(config).init, jax.random.key(0))
-    where = sharding.replicated(sharding.make_mesh())
+    where = sharding.replicated(sharding.local_mesh())
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract)
     step, params = checkpoint.restore_weights(
         workdir,
@@ -140,7 +140,7 @@ def strip(model: Model, num_images: int) -> np.ndarray:
 def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> np.ndarray:
     """Returns what a function of `build` draws for images with these numbers."""
     draw = _compiled(make, schema.to_json(_without_counts(model.config), {}))
-    numbers = jax.device_put(numbers, sharding.batched(sharding.make_mesh()))
+    numbers = jax.device_put(numbers, sharding.batched(sharding.local_mesh()))
     return np.asarray(draw(model.params, model.config["sample"]["seed"], numbers))
 
 
@@ -152,9 +152,9 @@ def likelihoods(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np
         batch: {"image": uint8 [N, H, W, C], "cond": pytree}.
         numbers: of the images, which address their noises, [N].
     """
-    size = model.config["likelihood"]["batch_per_device"] * jax.device_count()
+    size = model.config["likelihood"]["batch_per_device"] * jax.local_device_count()
     measure = _compiled(build.likelihood_of, schema.to_json(_without_counts(model.config), {}))
-    where, parts = sharding.batched(sharding.make_mesh()), []
+    where, parts = sharding.batched(sharding.local_mesh()), []
     for start in range(0, len(numbers), size):
         rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)  # the last chunk is padded
         chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, batch)), where)
@@ -164,8 +164,8 @@ def likelihoods(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np
 
 
 def _chunk_size(config: Config) -> int:
-    """Returns how many images are drawn at once, over all devices."""
-    return config["sample"]["batch_per_device"] * jax.device_count()
+    """Returns how many images are drawn at once, over all devices of this process."""
+    return config["sample"]["batch_per_device"] * jax.local_device_count()
 
 
 def _without_counts(config: Config) -> Config:
@@ -178,4 +178,4 @@ def _without_counts(config: Config) -> Config:
 @functools.lru_cache(maxsize=8)
 def _compiled(make: Callable, config_json: str):
     """Returns a function of `build` jitted, the same object for the same settings: asking twice compiles once."""
-    return jax.jit(make(schema.from_json(config_json)), out_shardings=sharding.replicated(sharding.make_mesh()))
+    return jax.jit(make(schema.from_json(config_json)), out_shardings=sharding.replicated(sharding.local_mesh()))

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from diffusion_jax import logs, storage
+from diffusion_jax import logs, sharding, storage
 from diffusion_jax.errors import RunError, UserError
 
 INTERVAL = 10.0  # seconds from one sign of life to the next
@@ -17,11 +17,16 @@ INTERVAL = 10.0  # seconds from one sign of life to the next
 
 @contextlib.contextmanager
 def owning(workdir: storage.Path) -> Iterator[Callable[[], None]]:
-    """Owns a workdir; gives what raises RunError once another has taken it. Later, a sign that cannot be written is no harm.
+    """Owns a workdir, by the first process; gives what raises RunError once another has taken it.
+
+    A later sign that cannot be written is no harm.
 
     Raises:
         UserError: where another process gives signs of life, or the workdir cannot be written.
     """
+    if not sharding.is_first():
+        yield lambda: None
+        return
     file, me = workdir / "owner.json", {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
     _wait_for(file)
     ended, taken_by = threading.Event(), {}

@@ -1,11 +1,14 @@
 """Where arrays live: a mesh of all devices, a rule for parameters, batches from hosts. The rest is the compiler's work."""
 
+import contextlib
+import importlib.util
 import math
 import os
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -15,8 +18,57 @@ AXES = ("data", "fsdp")
 MIN_SHARDED_SIZE = 2**16  # smaller parameters are replicated: gathering them costs more than it saves
 
 
+def join_processes() -> None:
+    """Joins the other processes of a run, where there are any; to be called before anything is computed.
+
+    Those of a Cloud TPU slice and of a SLURM job find each other; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the
+    first), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
+
+    Raises:
+        UserError: where these do not fit together.
+    """
+    if jax.distributed.is_initialized():
+        return
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        try:
+            numbers = {name: int(os.environ[f"JAX_{name.upper()}"]) for name in ("num_processes", "process_id")}
+            jax.distributed.initialize(**numbers)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                "variable JAX_COORDINATOR_ADDRESS needs JAX_NUM_PROCESSES = 1, 2, ... and JAX_PROCESS_ID below it as well "
+                f"({type(error).__name__}: {error})."
+            ) from error
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 or importlib.util.find_spec("libtpu"):
+        with contextlib.suppress(ValueError):  # a machine by itself
+            jax.distributed.initialize()
+
+
+def is_first() -> bool:
+    """Returns whether this process is the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come to the same place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def all_stop(step: int, wanted: bool) -> bool:
+    """Returns whether to stop before a step; several processes agree on it, by the notice of one that is to be preempted."""
+    return wanted if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+
+
+def local_mesh() -> Mesh:
+    """Returns a mesh of this process's devices, for work that processes share without talking, such as sampling."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices), 1), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+
+
 def make_mesh(*, num_fsdp: int = 1) -> Mesh:
-    """Returns a mesh of all devices with axes ("data", "fsdp"): batches are split over both, parameters over the second.
+    """Returns a mesh of all devices of all processes, with axes ("data", "fsdp").
+
+    Batches are split over both, parameters over the second.
 
     Args:
         num_fsdp: devices that share each parameter; must divide the number of devices.
@@ -24,10 +76,6 @@ def make_mesh(*, num_fsdp: int = 1) -> Mesh:
     Raises:
         UserError: where it does not.
     """
-    if jax.process_count() > 1:
-        raise UserError(
-            f"{jax.process_count()} processes are not supported yet; one process uses all devices of its machine."
-        )
     num_devices = jax.device_count()
     if num_devices % num_fsdp:
         raise UserError(f"config field train.num_fsdp = {num_fsdp} must divide the number of devices, {num_devices}.")
@@ -103,6 +151,15 @@ def memory_per_device() -> int:
             f"config field train.batch_size = 0 cannot be chosen: {device.device_kind} does not tell its memory."
         )
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // jax.local_device_count()
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """Returns arrays that every process has whole as global arrays."""
+
+    def placed(leaf: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index])
+
+    return jax.tree.map(placed, tree)
 
 
 def to_global(batch: Any, sharding: NamedSharding) -> Any:

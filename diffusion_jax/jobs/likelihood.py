@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax import build, checkpoint, data, dump, logs, model, plots, storage
+from diffusion_jax import build, checkpoint, data, dump, logs, model, plots, sharding, storage
 from diffusion_jax.build import Config
 from diffusion_jax.errors import RunError
 from diffusion_jax.sources import Source
@@ -41,7 +41,8 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     dump.claim(out, manifest)
     by_image = _by_image(trained, source, out)
     results = _bound_results(by_image, build.grid_times(config)[:-1]) if kind == "bound" else _flow_results(by_image)
-    _write(out, kind, results, manifest)
+    if sharding.is_first():
+        _write(out, kind, results, manifest)
     mean, error = results["means"][f"{kind}_bits_per_dim"], results["means"]["standard_error"]
     spread = "" if error is None else f" +- {error:.4f}"
     logs.say("done", f"{mean:.4f}{spread} bits per dimension ({kind}); {out}")
@@ -74,15 +75,16 @@ def _by_image(trained: model.Model, source: Source, out: storage.Path) -> dict[s
     """Returns what was found for each image, from the shards that are there and those that it adds. # [N] and [N, S]"""
     shard_size = trained.config["likelihood"]["shard_size"]
     progress = logs.Progress("images", total=source.num_images)
-    shards = []
-    for start in range(0, source.num_images, shard_size):
-        shard = out / "shards" / f"{start:08d}.npz"
-        if not shard.exists():
+    files = [out / "shards" / f"{start:08d}.npz" for start in range(0, source.num_images, shard_size)]
+    for number in dump.own(len(files)):
+        start = number * shard_size
+        if not (shard := files[number]).exists():
             _write_shard(shard, trained, source, np.arange(start, min(start + shard_size, source.num_images)))
             progress.update(min(start + shard_size, source.num_images))
             progress.clear()
             logs.say("likelihood", progress.text())
-        shards.append(dump.decode(shard))
+    sharding.wait_for_all("shards")
+    shards = [dump.decode(shard) for shard in files]
     return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
 
 

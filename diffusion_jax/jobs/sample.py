@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffusion_jax import build, checkpoint, dump, images, logs, model, storage
+from diffusion_jax import build, checkpoint, dump, images, logs, model, sharding, storage
 from diffusion_jax.build import Config
 
 NUM_STRIPS = 8  # images in strip.png
@@ -41,7 +41,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
         on_progress=_progress(settings["num_images"], settings["shard_size"]),
     )
     logs.say("done", f"{result}; a picture is {out / 'grid.png'}")
-    if settings["strip"]:
+    if settings["strip"] and sharding.is_first():
         _picture_strip(trained, out / "strip.png")
     return 0
 

@@ -63,7 +63,7 @@ def run(config: Config, workdir: storage.Path) -> int:
                 steps_per_call=per_call,
                 on_metrics=watch,
                 hooks=_hooks(config, parts, held_out, mesh, log, save),
-                stop=lambda: bool(check_owner() or caught),
+                stop=lambda step: check_owner() or sharding.all_stop(step, bool(caught)),
             )
             save(state)
     if broken:
@@ -113,7 +113,7 @@ def _take(new: Any, old: Any) -> tuple[Any, list[str]]:
     def take(path, leaf):
         name = jax.tree_util.keystr(path)
         if name in named and named[name].shape == leaf.shape:
-            return jax.device_put(named[name], leaf.sharding)
+            return sharding.place(np.asarray(named[name]), leaf.sharding)
         fresh.append(name)
         return leaf
 
@@ -129,7 +129,7 @@ def _read(config: Config, source: Source, mesh: Mesh) -> data.Records | None:
     progress = logs.Progress("images read", total=source.num_images)
     records = data.read_all(source, progress.update)
     progress.clear()
-    return jax.device_put(records, sharding.replicated(mesh))
+    return sharding.place(records, sharding.replicated(mesh))
 
 
 def _read_held_out(config: Config, mesh: Mesh) -> data.Batch | None:
@@ -226,7 +226,8 @@ class Watch:
 
 def _save(workdir: storage.Path, config: Config, checkpoints: Checkpoints, state: TrainState) -> None:
     """Saves a state, with the config beside it: a run that never came so far does not own its workdir."""
-    checkpoint.write_config(workdir, config)
+    if sharding.is_first():
+        checkpoint.write_config(workdir, config)
     checkpoints.save(state)
 
 
@@ -240,7 +241,7 @@ def _hooks(
 ) -> list[Hook]:
     draw = jax.jit(build.draw(config), out_shardings=sharding.replicated(mesh))
     padded = -(-NUM_PREVIEWED // mesh.size) * mesh.size
-    numbers = jax.device_put(np.arange(padded), sharding.batched(mesh))
+    numbers = sharding.place(np.arange(padded), sharding.batched(mesh))
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
