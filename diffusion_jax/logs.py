@@ -1,6 +1,7 @@
 """What a run says: console lines, metrics.jsonl, pictures, and TensorBoard through clu.
 
-All files are written in one background thread, in order. A writer that fails is reported once and never stops training.
+All files are written in the background, in order: metrics.jsonl in one thread, what may take seconds (pictures, TensorBoard)
+in another. A writer that fails is reported once and never stops training.
 """
 
 import datetime
@@ -40,22 +41,29 @@ class Logs:
         """Opens the record of a run that goes on after `first_step`; later lines are dropped, for they are made again."""
         self._workdir = workdir
         self._file = workdir / "metrics.jsonl"
+        self._lines = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="logs")
         self._failed: set[str] = set()
         self._clu = None
         self._tensorboard = tensorboard
-        self._submit("metrics.jsonl", self._drop_after, first_step)
+        self._submit("metrics.jsonl", self._drop_after, first_step, thread=self._lines)
 
     def __enter__(self) -> "Logs":
         return self
 
     def __exit__(self, *exception) -> None:
         self._submit("TensorBoard", lambda: self._clu and self._clu.close())
+        self._lines.shutdown(wait=True)
         self._thread.shutdown(wait=True)
+
+    def wait_for_metrics(self) -> None:
+        """Returns when metrics.jsonl has every line so far."""
+        self._lines.submit(lambda: None).result()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records the metrics of a step."""
-        self._submit("metrics.jsonl", storage.append_text, self._file, json.dumps({"step": step, **values}) + "\n")
+        line = json.dumps({"step": step, **values}) + "\n"
+        self._submit("metrics.jsonl", storage.append_text, self._file, line, thread=self._lines)
         self._submit("TensorBoard", self._write_scalars, step, values)
 
     def loss_curve(self) -> None:
@@ -77,7 +85,7 @@ class Logs:
         self._submit(file.name, lambda: storage.write_bytes(file, images.encode_png(grid)))
         self._submit("TensorBoard", self._write_image, step, name, grid)
 
-    def _submit(self, what: str, function: Callable, *arguments) -> None:
+    def _submit(self, what: str, function: Callable, *arguments, thread: futures.Executor | None = None) -> None:
         if not sharding.is_first():
             return
 
@@ -89,7 +97,7 @@ class Logs:
                     self._failed.add(what)
                     say("warning", f"{what} is not written: {type(error).__name__}: {error}")
 
-        self._thread.submit(guarded)
+        (thread or self._thread).submit(guarded)
 
     def _drop_after(self, step: int) -> None:
         kept = [line for line in read_metrics(self._file) if line["step"] <= step]

@@ -147,11 +147,11 @@ def run(
         steps_per_call: must divide `num_steps - first_step` and every hook's interval.
         on_metrics: gets (steps taken, metrics) of every call in turn.
         hooks: called with the state, in order.
-        stop: asked before every call, with the steps that will have been taken after it.
+        stop: asked before every call, with its number from 0.
     """
     previous = None
-    for step in range(first_step + steps_per_call, num_steps + 1, steps_per_call):
-        if stop(step):
+    for call, step in enumerate(range(first_step + steps_per_call, num_steps + 1, steps_per_call)):
+        if stop(call):
             break
         if (batch := next(batches, None)) is None:
             break
@@ -172,16 +172,20 @@ def run(
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Gives a list to which SIGINT and SIGTERM are appended instead of ending the process; a second SIGINT ends it."""
+    """Gives a list to which SIGINT and SIGTERM are appended instead of ending the process; a second SIGINT ends it.
+
+    With several processes SIGTERM is JAX's, which tells the others of it, and SIGINT becomes one; see `sharding.all_stop`.
+    """
     caught: list[int] = []
 
     def catch(number: int, frame) -> None:
         if number == signal.SIGINT and caught:
             print("stopped at once: what was not saved yet is lost; the same command resumes.", file=sys.stderr, flush=True)
             os._exit(128 + number)  # an exception in the middle of a compilation would crash
-        caught.append(number)
+        caught.append(number) if alone else signal.raise_signal(signal.SIGTERM)
 
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    alone = jax.process_count() == 1
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)[: 2 if alone else 1]}
     try:
         yield caught
     finally:

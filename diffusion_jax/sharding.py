@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import signal
 from typing import Any
 
 import jax
@@ -54,9 +55,16 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def all_stop(step: int, wanted: bool) -> bool:
-    """Returns whether to stop before a step; several processes agree on it, by the notice of one that is to be preempted."""
-    return wanted if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+def all_stop(call: int, caught: list[int]) -> bool:
+    """Returns whether to stop before a call, where a signal was caught; several processes agree on the call.
+
+    Args:
+        call: its number, rising by one.
+        caught: signals; gets SIGTERM where one of several processes had it.
+    """
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(call):
+        caught.append(signal.SIGTERM)
+    return bool(caught)
 
 
 def local_mesh() -> Mesh:

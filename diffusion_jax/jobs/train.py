@@ -46,14 +46,13 @@ def run(config: Config, workdir: storage.Path) -> int:
     ):
         state = _start(config, parts, mesh, checkpoints)
         first_step = int(state.step)
-        save = functools.partial(_save, workdir, config, checkpoints)
         per_call = build.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
         _say_what(config, source, mesh, state, per_call)
         broken: list[UserError] = []
         feed = _feed(config, source, records, mesh, first_step, per_call, broken)
         step = _compile(parts, feed, mesh, state, per_call)
         with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
-            watch = Watch(config, log)
+            watch, save = Watch(config, log), functools.partial(_save, workdir, config, checkpoints, log)
             state = loop.run(
                 state,
                 lambda state, item: step(state, feed.store, item),
@@ -63,7 +62,7 @@ def run(config: Config, workdir: storage.Path) -> int:
                 steps_per_call=per_call,
                 on_metrics=watch,
                 hooks=_hooks(config, parts, held_out, mesh, log, save),
-                stop=lambda step: check_owner() or sharding.all_stop(step, bool(caught)),
+                stop=lambda call: check_owner() or sharding.all_stop(call, caught),
             )
             save(state)
     if broken:
@@ -224,8 +223,12 @@ class Watch:
         logs.say("train", f"{self.progress.text()}  {shown or 'no finite loss'}")
 
 
-def _save(workdir: storage.Path, config: Config, checkpoints: Checkpoints, state: TrainState) -> None:
-    """Saves a state, with the config beside it: a run that never came so far does not own its workdir."""
+def _save(workdir: storage.Path, config: Config, checkpoints: Checkpoints, log: logs.Logs, state: TrainState) -> None:
+    """Saves a state, with the config beside it: a run that never came so far does not own its workdir.
+
+    The metrics up to here are in their file before: a run that resumes from this state does not make them again.
+    """
+    log.wait_for_metrics()
     if sharding.is_first():
         checkpoint.write_config(workdir, config)
     checkpoints.save(state)
@@ -250,7 +253,11 @@ def _hooks(
 
     every = config["train"]["sample_every"]
     watched = [] if held_out is None else [Hook(every, _held_out_hook(parts, held_out, log))]
-    return [Hook(config["train"]["checkpoint_every"], save), *watched, Hook(every, preview)]
+    return [
+        *watched,
+        Hook(every, preview),
+        Hook(config["train"]["checkpoint_every"], save),
+    ]  # the save seals what was logged
 
 
 def _weights(state: TrainState) -> dict[str, Any]:
