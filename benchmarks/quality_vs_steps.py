@@ -57,14 +57,24 @@ def main() -> None:
     flags = parser.parse_args()
     trained, name = model.load(flags.workdir), flags.name or pathlib.Path(flags.workdir).name
     measure, result = reference(trained.config, flags.num_images)
-    result |= {"num_images": flags.num_images, "checkpoint_step": trained.step, "rows": []}
+    result |= {"num_images": flags.num_images, "checkpoint_step": trained.step}
+    result["rows"] = measured_before(name, result)
+    done = {(row["sampler"], row["grid"], row["at_most"]) for row in result["rows"]}
     settings = [(sampler, grid, num) for num in flags.evaluations for sampler in flags.samplers for grid in flags.grids] + [
         (sampler, "trailing", flags.reference) for sampler in ("ancestral", "ddim") if flags.reference
     ]
-    for sampler, grid, num in settings:
+    for sampler, grid, num in (setting for setting in settings if setting not in done):
         result["rows"].append(row(trained, sampler, grid, num, flags.num_images, measure))
         print(json.dumps(result["rows"][-1]), flush=True)
         write(name, result)
+
+
+def measured_before(name: str, result: dict) -> list[dict]:
+    """Returns the rows of an earlier start with the same weights, images and measure."""
+    file = ROOT / "benchmarks" / f"quality_vs_steps_{name}.json"
+    before = json.loads(file.read_text()) if file.exists() else {"rows": []}
+    same = all(before.get(key) == result[key] for key in ("num_images", "checkpoint_step", "real", "classifier_accuracy"))
+    return before["rows"] if same else []
 
 
 def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int, measure) -> dict:
@@ -84,6 +94,7 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int
     return {
         "sampler": sampler,
         "grid": grid,
+        "at_most": num,
         "evaluations": int(drawn[0][1]),
         "frechet_distance": round(measure(pixels), 4),
         "seconds": round(time.time() - start, 1),
