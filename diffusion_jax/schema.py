@@ -232,9 +232,8 @@ def check(config: Mapping[str, Any]) -> None:
     for name, rule in FIELDS.items():
         if not rule.admits(flat[name]):
             raise UserError(f"config field {name} = {flat[name]!r} is not allowed; it must be {rule.allowed}.")
-    for holds, sentence in consistency.rules(flat):
-        if not holds:
-            raise UserError(sentence)
+    for sentence in consistency.contradictions(flat):
+        raise UserError(sentence)
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
