@@ -13,7 +13,22 @@ from typing import Any, NamedTuple
 from diffusion_jax import consistency
 from diffusion_jax.errors import UserError
 
-FORMAT_VERSION = 2  # of config.json and of the checkpoints beside it
+FORMAT_VERSION = 3  # of config.json and of the checkpoints beside it
+ADDED = {  # format_version -> fields that the one before had not, with what was done before they could be said
+    3: {
+        "process.kind": "chain",
+        "loss.density": "uniform",
+        "train.split_update": False,
+        "sample.times": (),
+        "sample.end": "data",
+        "sample.interpolation": "log_alpha",
+        "sample.order": 2,
+        "sample.solves_for": "x_0",
+        "sample.lower_order_final": True,
+        "sample.churn": (0.0, 0.0, math.inf, 1.0),
+        "sample.tolerance": 1e-5,
+    }
+}
 
 
 class Rule(NamedTuple):
@@ -256,32 +271,40 @@ def changed(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
 
 def to_json(config: Mapping[str, Any], versions: dict[str, str]) -> str:
     """Returns config.json's text: the nested config, the format's version and the packages' versions."""
+    nested = _nested(flatten(config))
+    return json.dumps({"format_version": FORMAT_VERSION, "config": nested, "versions": versions}, indent=2) + "\n"
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
-    for name, value in flatten(config).items():
+    for name, value in flat.items():
         *sections, field = name.split(".")
         inner = nested
         for section in sections:
             inner = inner.setdefault(section, {})
         inner[field] = value
-    return json.dumps({"format_version": FORMAT_VERSION, "config": nested, "versions": versions}, indent=2) + "\n"
+    return nested
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """Returns the nested config in config.json's text, lists as tuples again.
+    """Returns the nested config in config.json's text, lists as tuples again; fields that it is too old for are filled in.
 
     Raises:
         UserError: where the text is not such a config, or is of a later format.
     """
     try:
         stored = json.loads(text)
-        version, config = stored["format_version"], stored["config"]
-    except (ValueError, KeyError, TypeError) as error:
+        version, flat = stored["format_version"], flatten(_tuples(stored["config"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"config.json is damaged ({type(error).__name__}: {error}).") from error
-    if version != FORMAT_VERSION:
+    if version not in range(min(ADDED) - 1, FORMAT_VERSION + 1):
         raise UserError(
-            f"config.json has format_version = {version!r}; this version of diffusion_jax reads {FORMAT_VERSION}."
+            f"config.json has format_version = {version!r}; this version of diffusion_jax reads {min(ADDED) - 1} to "
+            f"{FORMAT_VERSION}."
         )
-    return _tuples(config)
+    for later in range(version + 1, FORMAT_VERSION + 1):
+        flat = ADDED[later] | flat
+    return _nested(flat)
 
 
 def _tuples(value: Any) -> Any:

@@ -152,6 +152,6 @@ def test_a_damaged_config_is_said_to_be_damaged(text):
 @pytest.mark.parametrize("version", [1, 99])
 def test_another_format_is_refused(version):
     text = json.dumps({"format_version": version, "config": {}, "versions": {}})
-    sentence = f"format_version = {version}; this version of diffusion_jax reads {schema.FORMAT_VERSION}"
+    sentence = f"format_version = {version}; this version of diffusion_jax reads 2 to {schema.FORMAT_VERSION}"
     with pytest.raises(UserError, match=sentence):
         schema.from_json(text)
