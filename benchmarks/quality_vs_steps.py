@@ -143,6 +143,25 @@ def symmetric_root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
+def table(result: dict) -> str:
+    """Returns the distances as Markdown, the best of each column bold."""
+    cells = {(row["sampler"], row["grid"], row["at_most"]): row["frechet_distance"] for row in result["rows"]}
+    columns = list(
+        dict.fromkeys((grid, num) for num in sorted({key[2] for key in cells}) for _, grid, n in cells if n == num)
+    )
+    best = {column: min(value for key, value in cells.items() if key[1:] == column) for column in columns}
+    lines = [["sampler", *[f"{grid}, {num}" for grid, num in columns]], ["---"] * (len(columns) + 1)]
+    for sampler in dict.fromkeys(key[0] for key in cells):
+        values = [cells.get((sampler, *column)) for column in columns]
+        shown = [f"{value:.3g}" if value is not None else "" for value in values]
+        bold = [
+            f"**{text}**" if value == best[column] else text
+            for text, value, column in zip(shown, values, columns, strict=True)
+        ]
+        lines.append([sampler, *bold])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def conditions() -> dict:
     return {
         "command": " ".join(["python", "benchmarks/quality_vs_steps.py", *sys.argv[1:]]),
@@ -156,6 +175,7 @@ def write(name: str, result: dict) -> None:
     rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
     text = json.dumps({**result, "rows": []}, indent=1).replace('"rows": []', f'"rows": [\n  {rows}\n ]')
     (ROOT / "benchmarks" / f"quality_vs_steps_{name}.json").write_text(text + "\n")
+    (ROOT / "benchmarks" / f"quality_vs_steps_{name}.md").write_text(table(result))
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     for number, sampler in enumerate(dict.fromkeys(row["sampler"] for row in result["rows"])):

@@ -18,13 +18,13 @@ def contradictions(flat: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_the_process(flat: dict[str, Any]) -> Iterator[str]:
-    is_chain, kind = flat["process.kind"] == "chain", _show(flat, "process.kind")
+    is_chain, kind = flat["process.kind"] == "chain", f"process.kind is {flat['process.kind']!r}"
     if flat["process.schedule"] == "linear" and flat["process.num_steps"] < 20:
         yield f"{_show(flat, 'process.num_steps')} is too short for schedule 'linear', which needs at least 20."
     if flat["process.zero_terminal_snr"] and flat["process.num_steps"] <= 1:
         yield f"{_show(flat, 'process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."
     if not is_chain and flat["process.zero_terminal_snr"]:
-        yield f"{kind} has no schedule to rescale; set process.zero_terminal_snr = False."
+        yield f"{_show(flat, 'process.kind')} has no schedule to rescale; set process.zero_terminal_snr = False."
     if not is_chain and flat["loss.name"] != "simple":
         yield f"{_show(flat, 'loss.name')} is a bound of chains, and {kind}; set loss.name = 'simple'."
     if not is_chain and flat["loss.timesteps"] == "loss_second_moment":
@@ -40,17 +40,17 @@ def _of_the_sampler(flat: dict[str, Any]) -> Iterator[str]:
     is_whole = is_chain and flat["sample.grid"] in WHOLE_GRIDS
     if flat["sample.num_steps"] > flat["process.num_steps"] and is_whole:
         yield (
-            f"{_show(flat, 'sample.num_steps')} must be at most process.num_steps = {flat['process.num_steps']} with "
-            f"{_show(flat, 'sample.grid')}."
+            f"{_show(flat, 'sample.num_steps')} must be at most process.num_steps = {flat['process.num_steps']} for "
+            f"sample.grid = {flat['sample.grid']!r}."
         )
     if not is_chain and flat["sample.grid"] not in ("trailing", *REAL_GRIDS):
         yield (
-            f"{_show(flat, 'sample.grid')} counts the levels of a chain, and {_show(flat, 'process.kind')}; use one of "
+            f"{_show(flat, 'sample.grid')} counts the levels of a chain, and process.kind is {flat['process.kind']!r}; use one of "
             f"trailing, {', '.join(REAL_GRIDS)}."
         )
     if (flat["sample.grid"] == "explicit") != bool(flat["sample.times"]):
         yield (
-            f"{_show(flat, 'sample.times')} does not fit {_show(flat, 'sample.grid')}: 'explicit' needs times, the other "
+            f"{_show(flat, 'sample.times')} does not fit sample.grid = {flat['sample.grid']!r}: 'explicit' needs times, the other "
             "grids take none."
         )
     if flat["sample.grid"] == "explicit" and flat["sample.end"] != "data":

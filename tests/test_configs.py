@@ -35,6 +35,8 @@ NUM_PARAMETERS = {
     "lsun:church": 113_673_219,
 }
 
+SAME_WHEN_SMALL = {"lsun:bedroom", "lsun:bedroom_large", "lsun:cat"}  # as lsun:church
+
 
 @pytest.fixture
 def images(tmp_path):
@@ -63,6 +65,8 @@ def test_config(name, images):
     assert schema.from_json(schema.to_json(config.to_dict(), {})) == config.to_dict()
     params = check_shapes(config.to_dict())
     assert NUM_PARAMETERS[name] in (None, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    if name in SAME_WHEN_SMALL:
+        return
     config.model.update(channels=4, num_groups=2, num_res_blocks=1)
     config.train.warmup_steps = 0
     config.model.num_heads = 1

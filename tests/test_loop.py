@@ -143,7 +143,7 @@ def test_the_loop_goes_on_from_the_first_step():
 
 def test_the_loop_stops_between_calls():
     stops = iter([False, False, True])
-    happened, last = run_recorded(steps_per_call=1, stop=lambda: next(stops))
+    happened, last = run_recorded(steps_per_call=1, stop=lambda call: next(stops))
     assert happened == ["step 0", "step 1", "metrics 1", "metrics 2"] and last == 2
 
 

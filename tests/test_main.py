@@ -106,7 +106,7 @@ def test_a_run_that_diverges_stops_with_a_sentence(tmp_path):
 MISTAKES = {
     "unknown field": (
         [DIGITS, "--workdir=x", "--config.process.shedule=cosine"],
-        "config field 'process.shedule' is unknown; known: process.schedule, process.num_steps, "
+        "config field 'process.shedule' is unknown; known: process.kind, process.schedule, "
         "process.zero_terminal_snr, process.rescale_condition. Did you mean process.schedule?",
     ),
     "unknown section": (
@@ -136,7 +136,7 @@ MISTAKES = {
     "out in training": ([DIGITS, "--workdir=x", "--out=y"], "flag --out = 'y' is for the other modes"),
     "too many steps": (
         [DIGITS, "--workdir=x", "--config.sample.num_steps=4000"],
-        "config field sample.num_steps = 4000 must be at most process.num_steps = 1000.",
+        "config field sample.num_steps = 4000 must be at most process.num_steps = 1000 for sample.grid = 'trailing'.",
     ),
     "no images": ([DIGITS, "--workdir=x", "--config.sample.num_images=0"], "sample.num_images = 0 is not allowed"),
     "impossible size": (
@@ -175,7 +175,7 @@ MISTAKES = {
     "not a config": (["--config=README.md", "--workdir=x"], "flag --config = 'README.md' is not a Python file"),
     "a section": (
         [DIGITS, "--workdir=x", "--config.process=3"],
-        "config field 'process' is a section; set one of process.schedule",
+        "config field 'process' is a section; set one of process.kind, process.schedule",
     ),
 }
 

@@ -62,19 +62,19 @@ def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
         ({"sample.label": 0}, "sample.label = 0 is no label of model.num_classes = 0; -1 goes through all"),
         (
             {"sample.num_steps": 21},
-            "sample.num_steps = 21 must be at most process.num_steps = 20 with config field sample.grid = 'trailing'",
+            "sample.num_steps = 21 must be at most process.num_steps = 20 for sample.grid = 'trailing'",
         ),
         ({"process.kind": "vp", "process.zero_terminal_snr": True}, "process.kind = 'vp' has no schedule to rescale"),
         (
             {"process.kind": "vp", "loss.name": "vlb", "model.learned_variance": True},
-            "loss.name = 'vlb' is a bound of chains, and config field process.kind = 'vp'",
+            "loss.name = 'vlb' is a bound of chains, and process.kind is 'vp'",
         ),
         ({"process.kind": "ve", "loss.timesteps": "loss_second_moment"}, "counts the levels of a chain"),
         ({"loss.density": "log_normal"}, "loss.density = 'log_normal' is of real-valued times"),
         ({"process.kind": "ve", "loss.density": "logit_normal"}, "is of times from 0 to 1"),
         ({"process.kind": "vp", "sample.grid": "leading"}, "sample.grid = 'leading' counts the levels of a chain"),
-        ({"sample.grid": "explicit"}, r"sample.times = \(\) does not fit config field sample.grid = 'explicit'"),
-        ({"sample.times": (3, 1, 0)}, r"sample.times = \(3, 1, 0\) does not fit config field sample.grid = 'trailing'"),
+        ({"sample.grid": "explicit"}, r"sample.times = \(\) does not fit sample.grid = 'explicit'"),
+        ({"sample.times": (3, 1, 0)}, r"sample.times = \(3, 1, 0\) does not fit sample.grid = 'trailing'"),
         (
             {"sample.grid": "explicit", "sample.times": (3, 1), "sample.end": "lowest"},
             "sample.end = 'lowest' is not for sample.grid = 'explicit'",
