@@ -14,6 +14,7 @@ Flags:
 
 import importlib
 import re
+import signal
 import sys
 
 from absl import flags, logging
@@ -41,6 +42,8 @@ def main(argv: list[str]) -> int:
         schema.check(config := values.config.to_dict())
         job = importlib.import_module(f"diffusion_jax.jobs.{values.mode}")
         importlib.import_module("diffusion_jax.sharding").join_processes()
+        if values.mode != "train":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes
         out = {"out": storage.path(values.out)} if values.out else {}
         return job.run(config, storage.path(values.workdir), **out)
     except (UserError, RunError) as error:

@@ -89,13 +89,13 @@ def get_config() -> ConfigDict:
     config.sample.grid = "trailing"  # evenly spaced from T; others: see timesteps.py
     config.sample.num_steps = 1000  # at most process.num_steps, but for grids of real-valued times
     config.sample.times = ()  # of the grid 'explicit', from the noisiest on; 0, the data, may be the last
-    config.sample.end = "data"  # where grids lead; 'lowest' stops at the least noisy level that the network knows
+    config.sample.end = "data"  # where grids lead; 'lowest' stops at the least noisy level asked about (not 'trailing')
     config.sample.interpolation = "log_alpha"  # what is linear between levels of a chain, for real times; or 'log_snr'
     config.sample.eta = 0.0  # of ddim: 0 is deterministic, 1 as noisy as ancestral
     config.sample.order = 2  # of dpm_solver, dpm_solver_singlestep and unipc: 1 to 3
     config.sample.solves_for = "x_0"  # of the same: 'x_0' is DPM-Solver++, 'eps' DPM-Solver
     config.sample.lower_order_final = True  # of the same: end with lower orders, steadier below 15 steps
-    config.sample.churn = (0.0, 0.0, float("inf"), 1.0)  # of euler and heun: S_churn, S_min, S_max, S_noise of EDM
+    config.sample.churn = (0.0, 0.0, 1e9, 1.0)  # of euler and heun: S_churn, S_min, S_max, S_noise of EDM
     config.sample.tolerance = 1e-5  # of ode, relative and absolute
     config.sample.variance = "large"  # of ancestral: 'large' is beta_t; 'small' suits fewer steps; or 'learned_range'
     config.sample.clip = "static"  # x_0 to [-1, 1] at every step, eps following; others: see denoiser.py

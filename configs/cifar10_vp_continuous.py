@@ -5,8 +5,9 @@
 Cost: 1,300,000 steps of 128 images; not measured.
 Expected: FID 3.69 with the probability-flow ODE (--config.sample.sampler=ode), as score_sde's; published, not measured.
 
-Training draws t from 1e-5 to 1, sampling goes from 1 to 1e-3 in 1000 even steps and does not clip, as there.
-Differs in the attention going up, which score_sde has once a level and our network after every block, as Ho et al.
+Training draws t from 1e-5 to 1; sampling visits 1000 even times from 1 to 1e-3, then the data, and does not clip.
+Differs from score_sde in the sampler, ancestral here and Euler-Maruyama there, and in the attention going up, which it has
+once a level and our network after every block, as Ho et al.
 """
 
 from ml_collections import ConfigDict

@@ -6,6 +6,8 @@ from typing import Any
 
 WHOLE_GRIDS = ("ddim_quadratic", "ddim_uniform", "iddpm", "leading", "linspace", "trailing")
 REAL_GRIDS = ("explicit", "karras", "log_snr", "quadratic", "uniform")
+# by process, of the times that training draws
+DENSITIES = {"rectified_flow": ("logit_normal", "uniform"), "ve": ("log_normal", "log_uniform"), "vp": ("uniform",)}
 
 
 def _show(flat: dict[str, Any], name: str) -> str:
@@ -25,36 +27,47 @@ def _of_the_process(flat: dict[str, Any]) -> Iterator[str]:
         yield f"{_show(flat, 'process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."
     if not is_chain and flat["process.zero_terminal_snr"]:
         yield f"{_show(flat, 'process.kind')} has no schedule to rescale; set process.zero_terminal_snr = False."
+    if not is_chain and flat["process.rescale_condition"]:
+        yield f"{_show(flat, 'process.rescale_condition')} is for chains, and {kind}; set False."
     if not is_chain and flat["loss.name"] != "simple":
         yield f"{_show(flat, 'loss.name')} is a bound of chains, and {kind}; set loss.name = 'simple'."
     if not is_chain and flat["loss.timesteps"] == "loss_second_moment":
         yield f"{_show(flat, 'loss.timesteps')} counts the levels of a chain, and {kind}; set 'uniform' or 'stratified'."
     if flat["loss.density"] != "uniform" and is_chain:
         yield f"{_show(flat, 'loss.density')} is of real-valued times, and {kind}; set 'uniform'."
-    if flat["loss.density"] == "logit_normal" and flat["process.kind"] == "ve":
-        yield f"{_show(flat, 'loss.density')} is of times from 0 to 1, and {kind}; set 'log_normal' or 'log_uniform'."
+    if not is_chain and flat["loss.density"] not in (densities := DENSITIES[flat["process.kind"]]):
+        yield (
+            f"{_show(flat, 'loss.density')} does not fit the times of process {flat['process.kind']!r}; set "
+            f"{' or '.join(map(repr, densities))}."
+        )
 
 
 def _of_the_sampler(flat: dict[str, Any]) -> Iterator[str]:
     is_chain, is_ode = flat["process.kind"] == "chain", flat["sample.sampler"] == "ode"
     is_whole = is_chain and flat["sample.grid"] in WHOLE_GRIDS
-    if flat["sample.num_steps"] > flat["process.num_steps"] and is_whole:
+    if flat["sample.num_steps"] + (flat["sample.end"] == "lowest") > flat["process.num_steps"] and is_whole:
         yield (
             f"{_show(flat, 'sample.num_steps')} must be at most process.num_steps = {flat['process.num_steps']} for "
             f"sample.grid = {flat['sample.grid']!r}."
         )
     if not is_chain and flat["sample.grid"] not in ("trailing", *REAL_GRIDS):
         yield (
-            f"{_show(flat, 'sample.grid')} counts the levels of a chain, and process.kind is {flat['process.kind']!r}; use one of "
-            f"trailing, {', '.join(REAL_GRIDS)}."
+            f"{_show(flat, 'sample.grid')} counts the levels of a chain, and process.kind is {flat['process.kind']!r}; "
+            f"use one of trailing, {', '.join(REAL_GRIDS)}."
         )
     if (flat["sample.grid"] == "explicit") != bool(flat["sample.times"]):
         yield (
-            f"{_show(flat, 'sample.times')} does not fit sample.grid = {flat['sample.grid']!r}: 'explicit' needs times, the other "
-            "grids take none."
+            f"{_show(flat, 'sample.times')} does not fit sample.grid = {flat['sample.grid']!r}: 'explicit' needs "
+            "times, the other grids take none."
         )
     if flat["sample.grid"] == "explicit" and flat["sample.end"] != "data":
         yield f"{_show(flat, 'sample.end')} is not for sample.grid = 'explicit', whose times end where they end; set 'data'."
+    if flat["sample.grid"] == "trailing" and flat["sample.end"] == "lowest" and not is_ode:
+        yield f"{_show(flat, 'sample.end')} is not for sample.grid = 'trailing', which leads to the data; set 'uniform'."
+    if is_ode and flat["sample.grid"] == "explicit":
+        yield f"{_show(flat, 'sample.grid')} is not for sample.sampler = 'ode', whose steps are its own; set 'trailing'."
+    if is_ode and flat["sample.clip"] != "none":
+        yield f"{_show(flat, 'sample.clip')} is not for sample.sampler = 'ode', whose flow must be smooth; set 'none'."
     if flat["sample.churn"][0] != 0 and flat["sample.sampler"] not in ("euler", "heun"):
         yield f"{_show(flat, 'sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
     if flat["sample.strip"] > flat["sample.num_steps"]:

@@ -23,7 +23,7 @@ class Process(NamedTuple):
     Attributes:
         alpha: t -> the signal's coefficient.
         sigma: t -> the noise's standard deviation.
-        time: log-SNR -> t.
+        time: log-SNR -> t; beyond `last` VP, VE and rectified flow go on, and a chain stays there.
         condition: t -> what the network is told.
         first: the least noisy t that samplers ask the network about, above 0.
         last: the noisiest.
@@ -78,7 +78,7 @@ def ve(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
 
 
 def rectified_flow() -> Process:
-    """Returns the straight path x_t = (1 - t) x_0 + t eps; the network is told 1000 t. [Liu et al. 2022, rectified flow]"""
+    """Returns the straight path x_t = (1 - t) x_0 + t eps; the network is told 1000 t. [Liu et al. 2022, t reversed]"""
     return Process(
         alpha=lambda t: 1 - t,
         sigma=lambda t: t,

@@ -177,11 +177,13 @@ def catch_signals() -> Iterator[list[int]]:
     With several processes SIGTERM is JAX's, which tells the others of it, and SIGINT becomes one; see `sharding.all_stop`.
     """
     caught: list[int] = []
+    interrupts: list[int] = []
 
     def catch(number: int, frame) -> None:
-        if number == signal.SIGINT and caught:
+        if number == signal.SIGINT and (caught or interrupts):
             print("stopped at once: what was not saved yet is lost; the same command resumes.", file=sys.stderr, flush=True)
             os._exit(128 + number)  # an exception in the middle of a compilation would crash
+        interrupts.extend([number] * (number == signal.SIGINT))
         caught.append(number) if alone else signal.raise_signal(signal.SIGTERM)
 
     alone = jax.process_count() == 1

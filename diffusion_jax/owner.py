@@ -27,7 +27,7 @@ def owning(workdir: storage.Path) -> Iterator[Callable[[], None]]:
     if not sharding.is_first():
         yield lambda: None
         return
-    file, me = workdir / "owner.json", {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
+    file, me = workdir / "owner.json", {"id": uuid.uuid4().hex, "host": _host(), "pid": os.getpid()}
     _wait_for(file)
     ended, taken_by = threading.Event(), {}
 
@@ -38,9 +38,9 @@ def owning(workdir: storage.Path) -> Iterator[Callable[[], None]]:
                 taken_by.update(found)
             else:
                 storage.write_text(file, json.dumps({**me, "sign": number, **more}) + "\n")
-        except OSError as error:
+        except Exception as error:  # an object store's has many names; one that is down for a while is no harm
             if not number:
-                raise UserError(f"workdir {str(workdir)!r} cannot be written: {error.strerror}.") from error
+                raise UserError(f"workdir {str(workdir)!r} cannot be written: {error}.") from error
 
     def live() -> None:
         number = 0
@@ -85,7 +85,7 @@ def _wait_for(file: storage.Path) -> None:
 
 def _is_dead(found: dict) -> bool:
     """Returns whether a process of this machine is known to have ended."""
-    if found.get("host") != socket.gethostname() or not isinstance(found.get("pid"), int):
+    if found.get("host") != _host() or not isinstance(found.get("pid"), int):
         return False
     try:
         os.kill(found["pid"], 0)  # asks only whether it is there
@@ -94,6 +94,14 @@ def _is_dead(found: dict) -> bool:
     except PermissionError:
         return False
     return found["pid"] == os.getpid()  # containers often start every process under the same number
+
+
+def _host() -> str:
+    """Returns this machine's name, and that of its process numbers: containers may share the first only."""
+    try:
+        return f"{socket.gethostname()} ({os.readlink('/proc/self/ns/pid')})"
+    except OSError:
+        return socket.gethostname()
 
 
 def _read(file: storage.Path) -> dict:

@@ -88,6 +88,7 @@ def at(levels: Level, t: Array) -> Level:
     num_rows = len(levels.alpha)
     if not isinstance(t, jax.core.Tracer) and np.size(t) and not (np.min(t) >= 0 and np.max(t) < num_rows):
         raise ValueError(f"rows {np.min(t)} to {np.max(t)} are not all in a table of levels 0 to {num_rows - 1}.")
+    t = t if isinstance(t, jax.Array) else np.asarray(t)
     return jax.tree.map(lambda column: jnp.asarray(column)[t], levels)
 
 

@@ -25,7 +25,7 @@ ADDED = {  # format_version -> fields that the one before had not, with what was
         "sample.order": 2,
         "sample.solves_for": "x_0",
         "sample.lower_order_final": True,
-        "sample.churn": (0.0, 0.0, math.inf, 1.0),
+        "sample.churn": (0.0, 0.0, 1e9, 1.0),
         "sample.tolerance": 1e-5,
     }
 }
@@ -81,7 +81,7 @@ _RATES = Rule(
 
 _CHURN = Rule(
     lambda value: isinstance(value, tuple) and len(value) == 4 and all(_is_real(item) and item >= 0 for item in value),
-    "a tuple of 4 numbers from 0",
+    "a tuple of 4 numbers from 0, such as (40, 0.05, 50, 1.003)",
 )
 _TIMES = Rule(
     lambda value: isinstance(value, tuple) and all(_is_real(item) and 0 <= item < math.inf for item in value),
@@ -170,7 +170,7 @@ FIELDS: dict[str, Rule] = {
     "sample.solves_for": _one_of("eps", "x_0"),
     "sample.lower_order_final": _FLAG,
     "sample.churn": _CHURN,
-    "sample.tolerance": _POSITIVE,
+    "sample.tolerance": _real(lambda value: 1e-7 <= value < 1, "a number from 1e-7 up to, not including, 1"),
     "sample.variance": _one_of("large", "learned_range", "small"),
     "sample.clip": _one_of("dynamic", "none", "static", "static_eps_kept"),
     "sample.num_images": _integer(1),

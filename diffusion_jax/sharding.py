@@ -40,8 +40,9 @@ def join_processes() -> None:
                 f"({type(error).__name__}: {error})."
             ) from error
     elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 or importlib.util.find_spec("libtpu"):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # all are this process's, where JAX would take one of them
         with contextlib.suppress(ValueError):  # a machine by itself
-            jax.distributed.initialize()
+            jax.distributed.initialize(local_device_ids=list(range(len(visible.split(",")))) if visible else None)
 
 
 def is_first() -> bool:

@@ -29,11 +29,14 @@ TERMS = range(12)  # of the series of an integral over a step below 1/2: what is
 
 
 class History(NamedTuple):
-    """A state that remembers the latest predictions."""
+    """A state that remembers the latest predictions, and where their polynomial's step begins.
+
+    That is the first level of a block for `singlestep`, the corrected point before this one for `unipc`.
+    """
 
     x: Array  # [B, H, W, C]
     num_evaluations: Array  # int32 []
-    start: Array  # where the polynomial's step begins, [B, H, W, C]
+    start: Array  # [B, H, W, C]
     outputs: Array  # the predictions, the latest first, [n, B, H, W, C]
     levels: Level  # where they were made, [n]
 
@@ -67,9 +70,10 @@ def dpm_solver(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_fin
 
 
 def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
-    """Returns UniPC: `dpm_solver`, whose every point is corrected by the prediction made there. [Zhao et al. 2023, B_2]
+    """Returns UniPC: `dpm_solver`, its points corrected by the predictions made there. [Zhao et al. 2023, UniPC, B_2]
 
-    One evaluation a step: the corrected point is not asked about again, and the last one is not corrected.
+    One evaluation a step: a corrected point is not asked about again. The last point is not corrected, nor one that was
+    reached from a level without signal.
 
     Args:
         order: 1 to 3, of the predictor; the corrector's is one more. The first steps have less, as in `dpm_solver`.
@@ -101,8 +105,9 @@ def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: b
 def singlestep(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
     """Returns the singlestep DPM-Solver: blocks of `order` steps of the grid, each block a Runge-Kutta step of that order.
 
-    The grid's levels inside a block are its stages, so that an evaluation is a step here too. [Lu et al. 2022, DPM-Solver,
-    algorithms 1 and 2, with stages anywhere]
+    The grid's levels inside a block are its stages, so that an evaluation is a step here too. Order 2 is algorithm 1 of
+    [Lu et al. 2022, DPM-Solver], with its stage anywhere; order 3 takes the whole parabola through its stages ('taylor' in
+    their code), of which algorithm 2 leaves out the middle one: that has order 3 at a third and two thirds only.
 
     Args:
         order: 1 to 3.
@@ -222,6 +227,7 @@ def probability_flow(
 ) -> Samples:
     """Returns images at the end of dx = x_0 d alpha + eps d sigma, by Runge-Kutta with a step size for each image.
 
+    NaN where 1,000 steps did not get there: the tolerance was too small. The evaluations are those of the slowest image.
     [Song et al. 2021, score SDE, section 4.3; the integrator is `ode.integrate`]
 
     Args:
@@ -243,6 +249,7 @@ def probability_flow(
 
     found = ode.integrate(slope, x_T, first, last, rtol=rtol, atol=atol)
     x = denoise(found.y, level_of(jnp.asarray(last, x_T.dtype))).x_0 if to_data else found.y
+    x = jnp.where(process.expand(found.reached_end, x), x, jnp.nan)
     return Samples(x, jnp.max(found.num_evaluations) + int(to_data), x_T[None][:0])
 
 

@@ -231,7 +231,7 @@ def quadratic(of: Process, num_sampled: int) -> np.ndarray:
 
 
 def uniform_log_snr(of: Process, num_sampled: int) -> np.ndarray:
-    """Returns times evenly spaced in log-SNR, and 0. [Lu et al. 2022, DPM-Solver, section 4]"""
+    """Returns times evenly spaced in log-SNR, and 0. [Lu et al. 2022, DPM-Solver]"""
     last, first = _log_snr(of)
     return _times(of, np.linspace(last, first, num_sampled))
 

@@ -122,7 +122,7 @@ def run_recorded(**options):
         iter(range(100)),
         on_metrics=lambda step, metrics: happened.append(f"metrics {step}"),
         hooks=hooks,
-        **{"first_step": 0, "num_steps": 6, "steps_per_call": 1, "stop": lambda: False} | options,
+        **{"first_step": 0, "num_steps": 6, "steps_per_call": 1, "stop": lambda call: False} | options,
     )
     return happened, last
 

@@ -106,7 +106,7 @@ def test_a_run_that_diverges_stops_with_a_sentence(tmp_path):
 MISTAKES = {
     "unknown field": (
         [DIGITS, "--workdir=x", "--config.process.shedule=cosine"],
-        "config field 'process.shedule' is unknown; known: process.kind, process.schedule, "
+        "config field 'process.shedule' is unknown; known: process.kind, process.schedule, process.num_steps, "
         "process.zero_terminal_snr, process.rescale_condition. Did you mean process.schedule?",
     ),
     "unknown section": (

@@ -20,7 +20,7 @@ COLUMNS = {
     "chain": {},
     "chain without signal at T": {"process.zero_terminal_snr": True, "predicts": "v"},
     "vp": {"process.kind": "vp"},
-    "ve": {"process.kind": "ve", "sample.grid": "karras"},
+    "ve": {"process.kind": "ve", "loss.density": "log_normal", "sample.grid": "karras"},
     "rectified_flow": {"process.kind": "rectified_flow", "predicts": "velocity"},
 }
 EACH = {name: {"sample.order": 3} for name in ("dpm_solver", "dpm_solver_singlestep", "unipc")} | {
@@ -113,6 +113,32 @@ def test_solving_for_eps_is_refused_where_no_signal_is_left(sampler):
         with pytest.raises(UserError, match="solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'"):
             build.solve(config_for(sampler, column, **{"sample.solves_for": "eps"}))
     build.solve(config_for(sampler, "vp", **{"sample.solves_for": "eps"}))
+
+
+def test_several_levels_without_signal_are_refused():
+    """Between the last two levels of such a chain there is none either."""
+    config = config_for("ancestral", "chain without signal at T", **{"sample.grid": "uniform", "sample.num_steps": 2000})
+    with pytest.raises(UserError, match="sample.grid = 'uniform' visits several levels without signal"):
+        build.solve(config)
+
+
+def test_churn_is_refused_where_the_chain_has_levels_without_signal():
+    config = config_for("heun", "chain without signal at T", **{"sample.churn": (40.0, 0.0, 50.0, 1.0)})
+    with pytest.raises(UserError, match="sample.churn is impossible where the chain leaves no signal at T"):
+        build.solve(config)
+
+
+def test_the_inversion_of_the_document_gives_back_the_image(tmp_path):
+    """As docs/samplers.md has it, on data whose denoiser is known; up and down in 100 steps of Heun's method."""
+    import diffusion_jax as dj
+
+    [snippet] = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    levels, keys = dj.from_betas(dj.linear(1000)), streams.keys(0, "sampler", jnp.arange(4))
+    names = {"dj": dj, "levels": levels, "keys": keys, "denoise": oracles.gaussian()}
+    names["x_0"] = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    exec(snippet, names)
+    assert np.std(names["latent"]) == pytest.approx(1, abs=0.1)
+    np.testing.assert_allclose(names["again"], names["x_0"], atol=0.01)
 
 
 @pytest.mark.parametrize("grid", ["karras", "log_snr"])

@@ -26,7 +26,9 @@ def likelihood_of(config: Config) -> Measure:
         UserError: where the process or the sampler has no such likelihood.
     """
     if (kind := config["process"]["kind"]) != "chain":
-        raise UserError(f"config field process.kind = {kind!r} has no likelihood here; set 'chain'.")
+        raise UserError(
+            f"config field process.kind = {kind!r}: likelihoods are of runs trained with process.kind = 'chain'."
+        )
     return {"bound": _bound, "flow": _flow}[config["likelihood"]["kind"]](config)
 
 

@@ -105,7 +105,13 @@ def grid(config: Config) -> Level:
     times = grid_times(config)
     if np.issubdtype(times.dtype, np.integer):
         return process.at(processes.levels(config), times)
-    return continuous.grid(processes.process_of(config), times)
+    found = continuous.grid(processes.process_of(config), times)
+    if np.sum(found.alpha == 0) > 1:
+        raise UserError(
+            f"config field sample.grid = {config['sample']['grid']!r} visits several levels without signal, whose x_0 "
+            "is unknown; take fewer steps, or 'trailing'."
+        )
+    return found
 
 
 def grid_times(config: Config) -> np.ndarray:
@@ -167,7 +173,12 @@ def _sampler(config: Config) -> Sampler:
 
 def _level_of_log_snr(config: Config) -> Callable[[Array], Level]:
     if config["process"]["kind"] == "chain":
-        return functools.partial(process.between, processes.levels(config))
+        table = processes.levels(config)
+        if table.alpha[-1] == 0:
+            raise UserError(
+                "config field sample.churn is impossible where the chain leaves no signal at T; set its first to 0."
+            )
+        return functools.partial(process.between, table)
     return functools.partial(continuous.level_of_log_snr, processes.process_of(config))
 
 
