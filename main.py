@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
         out = {"out": storage.path(values.out)} if values.out else {}
         return job.run(config, storage.path(values.workdir), **out)
     except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        sentence = str(error).replace("\r", "\\r").replace("\n", "\\n")  # absl's repeat what was given as it is
+        print(f"error: {sentence}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
     except OSError as error:  # a full disk, a folder that became read-only, a share that went away
         print(f"error: {error}; what is written is complete, and the same command goes on.", file=sys.stderr)
@@ -75,17 +76,20 @@ def _parse(argv: list[str]) -> flags.FlagValues:
             raise UserError(f"flag --config = {given!r} is not a file; see configs/.")
         if not given.split(":")[0].endswith(".py"):
             raise UserError(f"flag --config = {given!r} is not a Python file with get_config(); see configs/.")
-        config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
-    else:
-        config_flags.DEFINE_config_dict("config", _stored_config(argv), "", flag_values=values, sys_argv=argv)
+    stored = None if given else _stored_config(argv)
     try:
+        if given:
+            config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+        else:
+            config_flags.DEFINE_config_dict("config", stored, "", flag_values=values, sys_argv=argv)
         rest = values(argv)[1:]
         config = values.config
     except Exception as wrapped:  # whatever a user's own Python file raises
         error = _unwrapped(wrapped)
         if isinstance(error, UserError | flags.Error):
             raise UserError(str(error)) from error
-        raise UserError(f"flag --config = {given!r} cannot be loaded ({type(error).__name__}: {error}).") from error
+        what = f"flag --config = {given!r}" if given else "what the flags --config.<field> change"
+        raise UserError(f"{what} cannot be loaded ({type(error).__name__}: {error}).") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"flag --config = {given!r}: its get_config() must return a ConfigDict.")
     if rest:
@@ -109,7 +113,9 @@ def _stored_config(argv: list[str]) -> ConfigDict:
         raise UserError("flag --config is missing; training needs one, such as --config=configs/digits.py.")
     if not (workdir := _flag(argv, "workdir")):
         raise UserError("flag --workdir is missing; it must be the folder of the run.")
-    return ConfigDict(schema.from_json(storage.read_text(storage.path(workdir) / "config.json", "the workdir of a run")))
+    config = schema.from_json(storage.read_text(storage.path(workdir) / "config.json", "the workdir of a run"))
+    schema.check(config)
+    return ConfigDict(config)
 
 
 def _flag(argv: list[str], name: str) -> str | None:

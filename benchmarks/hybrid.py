@@ -55,7 +55,7 @@ def measure(flags: argparse.Namespace, folder: str) -> tuple[list[dict], dict]:
         chain += [f"--config.likelihood.num_images={flags.num_images}", f"--config.sample.ema_rate={flags.ema_rate}"]
         job("--mode=likelihood", f"--workdir={folder}/{name}", f"--out={out}", *chain)
         result = json.loads((out / "bound.json").read_text())
-        with np.load(out / "bound.npz") as stored:
+        with np.load(out / "bound.npz", allow_pickle=False) as stored:
             totals[name, variance] = stored["total"]
         kept = ("bound_bits_per_dim", "standard_error", "decoder", "sum_of_kl", "prior")
         rows.append({"loss": name, "variance": variance} | {field: result[field] for field in kept})

@@ -42,6 +42,7 @@ SAMPLERS = {
     "unipc 2": {"sampler": "unipc"},
     "unipc 3": {"sampler": "unipc", "order": 3},
 }
+ODE = {f"ode {tolerance:g}": {"sampler": "ode", "clip": "none", "tolerance": tolerance} for tolerance in (1e-1, 1e-2, 1e-3)}
 BATCH = 250
 
 
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("--grids", nargs="+", default=["trailing", "log_snr", "karras"])
     parser.add_argument("--reference", type=int, default=0, help="evaluations of an ancestral run of every level too")
+    parser.add_argument("--ode", action="store_true", help="the adaptive solver too, which takes what its tolerance needs")
     flags = parser.parse_args()
     trained, name = model.load(flags.workdir), flags.name or pathlib.Path(flags.workdir).name
     measure, result = reference(trained.config, flags.num_images)
@@ -63,6 +65,7 @@ def main() -> None:
     settings = [(sampler, grid, num) for num in flags.evaluations for sampler in flags.samplers for grid in flags.grids] + [
         (sampler, "trailing", flags.reference) for sampler in ("ancestral", "ddim") if flags.reference
     ]
+    settings += [(sampler, "none", 0) for sampler in ODE if flags.ode]
     for sampler, grid, num in (setting for setting in settings if setting not in done):
         result["rows"].append(row(trained, sampler, grid, num, flags.num_images, measure))
         print(json.dumps(result["rows"][-1]), flush=True)
@@ -78,9 +81,10 @@ def measured_before(name: str, result: dict) -> list[dict]:
 
 
 def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int, measure) -> dict:
-    """Returns what one sampler on one grid gives for at most `num` evaluations."""
+    """Returns what one sampler on one grid gives for at most `num` evaluations, 0 for as many as it takes."""
     steps = (num + 1) // 2 if sampler == "heun" else num
-    config = model.with_settings(trained.config, grid=grid, num_steps=steps, **SAMPLERS[sampler])
+    on_grid = {"grid": grid, "num_steps": steps} if num else {}
+    config = model.with_settings(trained.config, **on_grid, **(SAMPLERS | ODE)[sampler])
     solve, limit = build.solve(config), build.CLIPS[config["sample"]["clip"]]
 
     @jax.jit

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--workdir", default="", help="an empty folder for the run; a temporary one by default")
     workdir = pathlib.Path(parser.parse_args().workdir or tempfile.mkdtemp())
     seconds = train(workdir) | sample(workdir)
-    with np.load(workdir / "dump" / f"samples_{NUM_IMAGES}x8x8x1.npz") as stored:
+    with np.load(workdir / "dump" / f"samples_{NUM_IMAGES}x8x8x1.npz", allow_pickle=False) as stored:
         result = seconds | judge(stored["arr_0"]) | conditions()
     (ROOT / "benchmarks" / "quickstart.json").write_text(json.dumps(result, indent=2) + "\n")
     (ROOT / "docs" / "images").mkdir(exist_ok=True)

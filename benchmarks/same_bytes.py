@@ -55,7 +55,7 @@ def draw(workdir: str, num_images: int, num_devices: int, batch_per_device: int)
         flags = f"--xla_force_host_platform_device_count={num_devices}"
         subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "XLA_FLAGS": flags}, stdout=subprocess.DEVNULL)
         [file] = pathlib.Path(out).glob("samples_*.npz")
-        with np.load(file) as stored:
+        with np.load(file, allow_pickle=False) as stored:
             return stored["arr_0"]
 
 

@@ -24,7 +24,7 @@ class Checkpoints:
 
     def __init__(self, workdir: storage.Path, *, keep: int = 1):
         policies = ocp.training.preservation_policies
-        self._checkpointer = ocp.training.Checkpointer(_folder(workdir), preservation_policy=policies.LatestN(keep))
+        self._checkpointer = _open(workdir, preservation_policy=policies.LatestN(keep))
         self._known: int | None = None  # the step last saved or restored
 
     def __enter__(self) -> "Checkpoints":
@@ -70,6 +70,21 @@ class Checkpoints:
             return None
         self._known, saved = found
         return _join(saved)
+
+
+def _open(workdir: storage.Path, **options) -> ocp.training.Checkpointer:
+    """Returns orbax's Checkpointer, which reads what stands beside every checkpoint at once.
+
+    Raises:
+        UserError: where that is damaged.
+    """
+    try:
+        return ocp.training.Checkpointer(_folder(workdir), **options)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"the checkpoints in {str(_folder(workdir))!r} cannot be listed ({_first_line(error)}); remove the one whose "
+            "_CHECKPOINT_METADATA is damaged."
+        ) from error
 
 
 def _not_saved(error: Exception) -> RunError:
@@ -124,7 +139,7 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
     unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
     averages = {name: like if name == ema else unread for name in all_ema}
     wanted = {"weights": {"params": unread if ema else like, "ema": averages}}
-    with ocp.training.Checkpointer(_folder(workdir)) as checkpointer:
+    with _open(workdir) as checkpointer:
         steps = [found.step for found in checkpointer.checkpoints]
         if step not in (-1, *steps):
             raise UserError(f"{str(workdir)!r} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
@@ -190,7 +205,9 @@ def read_config(workdir: storage.Path) -> dict[str, Any]:
     Raises:
         UserError: where the folder is no workdir.
     """
-    return schema.from_json(storage.read_text(workdir / "config.json", "the workdir of a run"))
+    config = schema.from_json(storage.read_text(workdir / "config.json", "the workdir of a run"))
+    schema.check(config)
+    return config
 
 
 def agreed_config(workdir: storage.Path, config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -49,12 +49,16 @@ def write(
             with storage.writing(shards[i]) as file:
                 np.savez(file, drawn)
     sharding.wait_for_all("shards")
-    pictured = np.concatenate([decode(shard)["arr_0"] for shard in shards[: -(-NUM_PICTURED // shard_size)]])[:NUM_PICTURED]
+    sizes = [min(shard_size, num_images - start) for start in range(0, num_images, shard_size)]
+    first = _images(shards[0], sizes[0])
+    few = -(-NUM_PICTURED // shard_size)
+    pictured = [_images(shard, size, first.shape[1:]) for shard, size in zip(shards[:few], sizes, strict=False)]
+    pictured = np.concatenate(pictured)[:NUM_PICTURED]
     result = out / f"samples_{'x'.join(map(str, (num_images, *pictured.shape[1:])))}.npz"
     if not sharding.is_first():
         return result
     with storage.writing(result) as file:
-        write_npz(file, shards, (num_images, *pictured.shape[1:]), labels)
+        write_npz(file, shards, sizes, (num_images, *pictured.shape[1:]), labels)
     columns = int(np.ceil(np.sqrt(len(pictured))))
     storage.write_bytes(out / "grid.png", images.encode_png(images.grid(pictured, num_columns=columns)))
     return result
@@ -95,23 +99,38 @@ def regrouped(pieces: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
         yield held
 
 
-def write_npz(file: BinaryIO, shards: list[storage.Path], shape: tuple[int, ...], labels: np.ndarray | None) -> None:
+def write_npz(
+    file: BinaryIO, shards: list[storage.Path], sizes: list[int], shape: tuple[int, ...], labels: np.ndarray | None
+) -> None:
     """Writes what np.savez would write of all shards together, holding one of them at a time.
 
     Args:
         file: to write into.
         shards: of the images, in order.
+        sizes: images in each.
         shape: of all images, (N, H, W, C).
         labels: int [N], or None.
     """
     with zipfile.ZipFile(file, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
             np.lib.format.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for shard in shards:
-                entry.write(decode(shard)["arr_0"].tobytes())
+            for shard, size in zip(shards, sizes, strict=True):
+                entry.write(_images(shard, size, shape[1:]).tobytes())
         if labels is not None:
             with archive.open("arr_1.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(labels))
+
+
+def _images(shard: storage.Path, num: int, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Returns a shard's images. # uint8 [num, *shape]
+
+    Raises:
+        UserError: where it has others.
+    """
+    found = decode(shard).get("arr_0")
+    if found is None or found.dtype != np.uint8 or found.ndim != 4 or found.shape != (num, *(shape or found.shape[1:])):
+        raise UserError(f"shard {str(shard)!r} holds something else; remove it, and the same command makes it again.")
+    return found
 
 
 def decode(shard: storage.Path) -> dict[str, np.ndarray]:
@@ -121,9 +140,8 @@ def decode(shard: storage.Path) -> dict[str, np.ndarray]:
         UserError: where it is damaged.
     """
     try:
-        with np.load(io.BytesIO(shard.read_bytes()), allow_pickle=False) as stored:
-            return dict(stored)
-    except sources.UNREADABLE as error:
+        return sources.read_npz(io.BytesIO(shard.read_bytes()))
+    except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
         raise UserError(
             f"shard {str(shard)!r} is damaged ({type(error).__name__}); remove it, and the same command makes it again."
         ) from error
@@ -146,7 +164,7 @@ def claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
     sharding.wait_for_all("manifest")
     try:
         stored = schema.flatten(json.loads(file.read_text()))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"file {str(file)!r} is damaged ({type(error).__name__}); choose another --out.") from error
     new = schema.flatten(json.loads(json.dumps(manifest)))
     if differences := [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]:

@@ -24,13 +24,15 @@ def say(label: str, text: str) -> None:
 
 
 def read_metrics(file: storage.Path) -> list[dict[str, float]]:
-    """Returns the lines of a metrics.jsonl; an unfinished last line is left out."""
+    """Returns the lines of a metrics.jsonl; what is no whole line with a step is left out."""
     lines = []
-    for line in file.read_text().splitlines() if file.exists() else []:
+    for text in file.read_bytes().splitlines() if file.exists() else []:
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
     return lines
 
 

@@ -89,7 +89,7 @@ def _is_dead(found: dict) -> bool:
         return False
     try:
         os.kill(found["pid"], 0)  # asks only whether it is there
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a number that no process can have
         return True
     except PermissionError:
         return False
@@ -108,7 +108,7 @@ def _read(file: storage.Path) -> dict:
     """Returns who signed last, {} for nobody."""
     try:
         found = json.loads(file.read_text()) if file.exists() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

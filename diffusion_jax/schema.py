@@ -31,6 +31,9 @@ ADDED = {  # format_version -> fields that the one before had not, with what was
 }
 
 
+MOST_ITEMS = 32  # of a tuple of whole numbers: a network of more levels halves every image to nothing
+
+
 class Rule(NamedTuple):
     """Which values a field takes, as a predicate and in words."""
 
@@ -47,7 +50,10 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    """Returns whether a value is a number that a float can be; comparing, unlike math.isnan, takes any whole number."""
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return _is_int(value) and abs(value) < 2**1023
 
 
 def _integer(low: int, high: int = 2**31 - 1) -> Rule:
@@ -63,7 +69,8 @@ def _integers(low: int, length: int | None = None) -> Rule:
         return (
             isinstance(value, tuple)
             and (length is None or len(value) == length)
-            and all(_is_int(item) and item >= low for item in value)
+            and len(value) <= MOST_ITEMS
+            and all(_is_int(item) and low <= item < 2**31 for item in value)
         )
 
     count = "" if length is None else f"{length} "
@@ -233,6 +240,15 @@ def check_name(name: str) -> None:
     raise UserError(f"config field {name!r} is unknown; known: {', '.join(known)}.{hint}")
 
 
+def _shown(value: Any) -> str:
+    """Returns a value as a sentence can hold it: Python writes no whole number of more than 4,300 digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of too many digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Checks a config before anything is built from it.
 
@@ -246,7 +262,7 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(f"config field {missing[0]!r} is missing; it must be {FIELDS[missing[0]].allowed}.")
     for name, rule in FIELDS.items():
         if not rule.admits(flat[name]):
-            raise UserError(f"config field {name} = {flat[name]!r} is not allowed; it must be {rule.allowed}.")
+            raise UserError(f"config field {name} = {_shown(flat[name])} is not allowed; it must be {rule.allowed}.")
     for sentence in consistency.contradictions(flat):
         raise UserError(sentence)
 
@@ -294,12 +310,12 @@ def from_json(text: str) -> dict[str, Any]:
     """
     try:
         stored = json.loads(text)
-        version, flat = stored["format_version"], flatten(_tuples(stored["config"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        version, flat = stored["format_version"], flatten(_nested(flatten(_tuples(stored["config"]))))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"config.json is damaged ({type(error).__name__}: {error}).") from error
-    if version not in range(min(ADDED) - 1, FORMAT_VERSION + 1):
+    if not _is_int(version) or version not in range(min(ADDED) - 1, FORMAT_VERSION + 1):
         raise UserError(
-            f"config.json has format_version = {version!r}; this version of diffusion_jax reads {min(ADDED) - 1} to "
+            f"config.json has format_version = {_shown(version)}; this version of diffusion_jax reads {min(ADDED) - 1} to "
             f"{FORMAT_VERSION}."
         )
     for later in range(version + 1, FORMAT_VERSION + 1):

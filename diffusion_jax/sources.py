@@ -2,13 +2,14 @@
 
 import gzip
 import importlib
+import io
 import logging
 import math
 import socket
 import zipfile
 import zlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,7 +18,9 @@ from diffusion_jax import storage
 from diffusion_jax.errors import UserError
 
 UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
+DEFLATE = 1032  # bytes that deflate can make of one, at most
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")  # and no other, whatever the suffix: Pillow has Ghostscript execute PostScript
 Read = Callable[[int], tuple[np.ndarray, int]]  # number of an image -> (uint8 [H, W, C], its label)
 
 
@@ -55,14 +58,15 @@ def npz(*, path: str) -> Source:
     if not path or not file.exists():
         raise UserError(f"config field data.path = {path!r} is not a file; data.source = 'npz' needs an .npz file.")
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-            images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
-            labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
-    except UNREADABLE as error:
+        with file.open("rb") as opened:
+            stored = read_npz(opened, ("images", "arr_0", "labels", "arr_1"))
+        images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
+        labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
+    except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
         raise UserError(
             f"data.path = {path!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
         ) from error
-    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) == 0:
+    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
         found = "no such array" if images is None else f"{images.dtype} {list(images.shape)}"
         raise UserError(
             f"data.path = {path!r} must hold 'images' or 'arr_0' as uint8 [N, H, W, C], 0 to 255; found {found}."
@@ -74,6 +78,43 @@ def npz(*, path: str) -> Source:
             f"found {labels.dtype} {list(labels.shape)}."
         )
     return _of_arrays(images[..., None] if images.ndim == 3 else images, labels)
+
+
+def read_npz(file: BinaryIO, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Returns arrays of an .npz file, as np.savez and np.savez_compressed write them, by name.
+
+    Nothing is unpacked before it is known to be there: a file takes at most `DEFLATE` times its size of memory.
+
+    Args:
+        file: opened; no pickle in it is ever loaded.
+        wanted: names of arrays, if they are there; None for all.
+
+    Raises:
+        Exception: of whatever kind, where the file is damaged.
+    """
+    most = file.seek(0, io.SEEK_END) * DEFLATE
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            name = entry.filename.removesuffix(".npy")
+            if wanted is not None and name not in wanted:
+                continue
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.file_size > most:
+                raise ValueError(f"{entry.filename!r} is not what np.savez writes")
+            with archive.open(entry) as member:
+                _check_head(member, entry.file_size)
+            with archive.open(entry) as member:
+                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    return arrays
+
+
+def _check_head(member: BinaryIO, size: int) -> None:
+    """Raises ValueError where the head of an .npy file promises other than what the file has."""
+    version = np.lib.format.read_magic(member)
+    read_head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, _, dtype = read_head(member)
+    if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - member.tell():
+        raise ValueError(f"{dtype} {list(shape)} are not {size - member.tell()} bytes")
 
 
 def idx(*, path: str, split: str) -> Source:
@@ -104,20 +145,24 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
         raise UserError(
             f"config field data.path = {path!r} has no {name} or {name}.gz; it must be the folder of an IDX set."
         )
+    start = 4 + 4 * num_dimensions
     try:
-        content = file.read_bytes()
-        content = gzip.decompress(content) if file.name.endswith(".gz") else content
+        with file.open("rb") as opened:
+            most = opened.seek(0, io.SEEK_END) * DEFLATE
+            opened.seek(0)
+            stream = gzip.GzipFile(fileobj=opened) if file.name.endswith(".gz") else opened
+            head = stream.read(start)
+            shape = tuple(np.frombuffer(head[4:].ljust(4 * num_dimensions, b"\0"), ">i4").tolist())
+            is_idx = head[:4] == bytes([0, 0, 8, num_dimensions]) and min(shape) > 0
+            pixels = stream.read(min(math.prod(shape), most) + 1) if is_idx else b""
     except UNREADABLE as error:
         raise UserError(f"data file {str(file)!r} cannot be read ({type(error).__name__}: {error}).") from error
-    start = 4 + 4 * num_dimensions
-    shape = tuple(np.frombuffer(content[4:start].ljust(4 * num_dimensions, b"\0"), ">i4").tolist())
-    if content[:4] != bytes([0, 0, 8, num_dimensions]) or math.prod(shape) == 0:
+    if not is_idx:
         raise UserError(f"data file {str(file)!r} is no IDX file of unsigned bytes with {num_dimensions} dimension(s).")
-    if len(content) - start != math.prod(shape):
-        raise UserError(
-            f"data file {str(file)!r} is damaged: its head says {list(shape)}, and {len(content) - start:,} bytes follow."
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    if len(pixels) != math.prod(shape):
+        follow = "more" if len(pixels) > math.prod(shape) else f"{len(pixels):,}"
+        raise UserError(f"data file {str(file)!r} is damaged: its head says {list(shape)}, and {follow} bytes follow.")
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
 def tfds(*, name: str, path: str, split: str) -> Source:
@@ -231,7 +276,7 @@ def decode(file: storage.Path) -> np.ndarray:
         UserError: where the file is damaged, or has more than 8 bits a colour.
     """
     try:
-        with file.open("rb") as opened, Image.open(opened) as stored:
+        with file.open("rb") as opened, Image.open(opened, formats=IMAGE_FORMATS) as stored:
             image = ImageOps.exif_transpose(stored)
             image.load()
     except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
@@ -294,6 +339,11 @@ def cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Returns an image scaled to cover (height, width): by area where it shrinks, bicubically where it grows."""
     scale = max(height / pixels.shape[0], width / pixels.shape[1])
     size = round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)
+    if math.prod(size) > Image.MAX_IMAGE_PIXELS:
+        raise UserError(
+            f"an image of {list(pixels.shape)} would be scaled to {size[1]} x {size[0]} pixels to cover {height} x {width}; "
+            "remove it, or set data.center_crop."
+        )
     kernel = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).resize(size, kernel)
     return np.asarray(image).reshape(size[1], size[0], pixels.shape[-1])

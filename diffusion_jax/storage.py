@@ -21,6 +21,9 @@ Path = epath.Path
 
 def path(name: str | os.PathLike) -> Path:
     """Returns a path, with ~ expanded."""
+    scheme, colon, _ = str(name).partition("://")
+    if colon and scheme not in ("gs", "s3", "az"):
+        raise UserError(f"path {str(name)!r} has an unknown scheme; it must be a path of this machine, or gs://.")
     return epath.Path(name).expanduser()
 
 
@@ -77,7 +80,10 @@ def read_text(name: Path, belongs_to: str) -> str:
     """
     if not name.exists():
         raise UserError(f"{str(name.parent)!r} has no {name.name}; it must be {belongs_to}.")
-    return name.read_text()
+    try:
+        return name.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f"file {str(name)!r} is damaged: it is no text ({error}).") from error
 
 
 def append_text(name: Path, content: str) -> None:
@@ -90,15 +96,21 @@ def append_text(name: Path, content: str) -> None:
         file.write(content)
 
 
-def files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Yields the files of a folder and its sub-folders that end so, in any case; names that begin with a dot are hidden."""
+def files(folder: Path, suffixes: tuple[str, ...], above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yields the files of a folder and its sub-folders that end so, in any case; names that begin with a dot are hidden.
+
+    Links are followed, but not to a folder `above`: that would not end.
+    """
+    real = str(folder) if is_object_store(folder) else os.path.realpath(folder)
+    if real in above:
+        return
     for child in folder.iterdir():
         if child.name.startswith("."):
             continue
         if child.suffix.lower() in suffixes:
             yield child
         elif child.is_dir():
-            yield from files(child, suffixes)
+            yield from files(child, suffixes, above | {real})
 
 
 def make_dir(name: Path) -> None:

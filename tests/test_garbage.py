@@ -1,23 +1,19 @@
 """Garbage in every flag and file that is read is a sentence or a right result: no trace, pickle, hang or half file.
 
 `GARBAGE=long pytest -n 0 tests/test_garbage.py` tries 10,000 cases and more; without it they are few, and always the same.
-A case with the mark `bug` is one that fails today; random cases of the same reader may fail in that way until it is gone.
 """
 
 import ast
-import collections
 import contextlib
 import functools
 import gzip
 import io
 import json
-import lzma
 import math
 import os
 import pathlib
 import struct
 import tempfile
-import tokenize
 import tracemalloc
 import zipfile
 import zlib
@@ -27,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags as absl_flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
@@ -47,33 +42,7 @@ FUZZ = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 MEMORY = 2**26  # bytes that reading a file of some kilobytes may take: deflate makes at most 1,032 of one
-OPEN: dict[str, set[type[BaseException]]] = collections.defaultdict(set)
-
-
-class SeveralLinesError(AssertionError): ...
-
-
-class AllocatedError(AssertionError): ...
-
-
-class WrongResultError(AssertionError): ...
-
-
-def bug(where, reason, *leaks):
-    """Marks a case that fails with one of these exceptions today."""
-    OPEN[where] |= set(leaks)
-    return pytest.mark.xfail(strict=True, raises=leaks, reason=reason)
-
-
-@contextlib.contextmanager
-def sentence_at_most(where):
-    """Lets a sentence pass, and what is known to be open."""
-    try:
-        yield
-    except (UserError, RunError):
-        pass
-    except tuple(OPEN[where]):
-        pass
+sentence_at_most = contextlib.suppress(UserError, RunError)
 
 
 @contextlib.contextmanager
@@ -85,8 +54,7 @@ def little_memory():
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        if peak > MEMORY:
-            raise AllocatedError(f"{peak:,} bytes")
+        assert peak <= MEMORY
 
 
 def listing(folder):
@@ -168,9 +136,8 @@ def run_main(*arguments):
         assert said == ""
         schema.check(got[0])
         return code, got[0]
-    assert code == main.BAD_INPUT and said.startswith("error: ") and said.endswith("\n") and not got
-    if said.count("\n") > 1:
-        raise SeveralLinesError(said)
+    assert code == main.BAD_INPUT and not got
+    assert said.startswith("error: ") and said.endswith("\n") and said.count("\n") == 1
     return code, None
 
 
@@ -180,43 +147,18 @@ TRAIN = [f"--config={ROOT}/configs/digits.py", "--workdir=x"]
 @FUZZ
 @given(st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_any_override_is_taken_or_refused_in_one_line(overrides):
-    with sentence_at_most("main"):
-        run_main(*TRAIN, *[argument for override in overrides for argument in override])
+    run_main(*TRAIN, *[argument for override in overrides for argument in override])
 
 
 @pytest.mark.parametrize(
     "argument",
     [
-        pytest.param(
-            "--config.sample.times=(1" + "0" * 400 + ",)",
-            marks=bug("main", "schema._is_real: math.isnan of a whole number beyond floats", OverflowError),
-            id="beyond floats",
-        ),
-        pytest.param(
-            "--config.train.num_steps=0x" + "f" * 5000,
-            marks=bug("main", "schema.check: repr of a whole number of more than 4,300 digits", ValueError),
-            id="beyond repr",
-        ),
-        pytest.param(
-            "--config.model.multipliers=(" + "1," * 20_000 + ")",
-            marks=bug("main", "consistency._of_the_network: 2 ** 19,999 does not fit into a sentence", ValueError),
-            id="levels beyond repr",
-        ),
-        pytest.param(
-            "--config.train.num_steps=a\nb",
-            marks=bug("main", "main.main: absl's sentences repeat line ends", SeveralLinesError),
-            id="line end in a value",
-        ),
-        pytest.param(
-            "--a\nb",
-            marks=bug("main", "main.main: absl's sentences repeat line ends", SeveralLinesError),
-            id="line end in a flag",
-        ),
-        pytest.param(
-            "--flagfile=/nowhere",
-            marks=bug("main", "main._parse: what DEFINE_config_file raises is not caught", absl_flags.Error),
-            id="no flag file",
-        ),
+        pytest.param("--config.sample.times=(1" + "0" * 400 + ",)", id="beyond floats"),
+        pytest.param("--config.train.num_steps=0x" + "f" * 5000, id="beyond repr"),
+        pytest.param("--config.model.multipliers=(" + "1," * 20_000 + ")", id="levels beyond repr"),
+        pytest.param("--config.train.num_steps=a\nb", id="line end in a value"),
+        pytest.param("--a\nb", id="line end in a flag"),
+        pytest.param("--flagfile=/nowhere", id="no flag file"),
         "--config.sample.times=" + "(" * 5000,
         "--config.sample.times=nan",
         "--config.model.channels[0]=3",
@@ -260,7 +202,7 @@ CONFIGS = damaged_configs() | TEXTS
 @FUZZ
 @given(CONFIGS)
 def test_any_config_json_is_a_config_or_a_sentence(text):
-    with sentence_at_most("from_json"):
+    with sentence_at_most:
         assert isinstance(schema.from_json(text.decode(errors="replace")), dict)
 
 
@@ -268,8 +210,7 @@ def test_any_config_json_is_a_config_or_a_sentence(text):
 @given(CONFIGS, st.just([]) | OVERRIDES, st.sampled_from(["sample", "likelihood"]))
 def test_any_config_json_in_a_workdir_is_a_run_or_one_line(tmp_path, text, override, mode):
     (tmp_path / "config.json").write_bytes(text)
-    with sentence_at_most("stored"):
-        run_main(f"--mode={mode}", f"--workdir={tmp_path}", *override)
+    run_main(f"--mode={mode}", f"--workdir={tmp_path}", *override)
     assert listing(tmp_path) == {"config.json": text}
 
 
@@ -279,141 +220,60 @@ def test_any_config_json_is_read_by_the_library_or_a_sentence(tmp_path, text):
     """By what loads a model, and by what resumes a run."""
     (tmp_path / "config.json").write_bytes(text)
     workdir, wanted = storage.path(tmp_path), config_of({"train.batch_size": 0})
-    with sentence_at_most("read_config"), mock.patch.object(model, "restore", lambda workdir, config: config):
-        schema.check(model.load(workdir))
-    with sentence_at_most("read_config"):
-        schema.check(checkpoint.agreed_config(workdir, wanted))
+    configs = []
+    with sentence_at_most, mock.patch.object(model, "restore", lambda workdir, config: config):
+        configs.append(model.load(workdir))
+    with sentence_at_most:
+        configs.append(checkpoint.agreed_config(workdir, wanted))
+    for config in configs:
+        schema.check(config)
     assert listing(tmp_path) == {"config.json": text}
 
 
-def changed(**fields):
-    return json.dumps({**GOOD, "config": config_of(fields)})
+def stored(config):
+    return json.dumps({**GOOD, "config": config}).encode()
 
 
-def without(section, field):
-    config = config_of({})
-    del config[section][field]
-    return json.dumps({**GOOD, "config": config})
-
-
-JSON_BUGS = {
-    "a version that is no whole number": (
-        '{"format_version": 3.0, "config": {}}',
-        TypeError,
-        "3.0 in range, then range(3.0)",
-    ),
-    "deep": ("[" * 100_000, RecursionError, "RecursionError is not caught"),
-    "a field of a field": (
-        '{"format_version": 3, "config": {"a": 3, "a.b": 4}}',
-        TypeError,
-        "_nested is outside of the try",
-    ),
-    "a field deep in a field": (
-        '{"format_version": 3, "config": {"a": 3, "a.b.c": 4}}',
-        AttributeError,
-        "_nested is outside of the try",
-    ),
+NO_BATCH_SIZE = config_of({})
+del NO_BATCH_SIZE["train"]["batch_size"]
+NO_CONFIGS = {
+    "a version that is no whole number": b'{"format_version": 3.0, "config": {}}',
+    "deep": b"[" * 100_000,
+    "a field of a field": stored({"a": 3, "a.b": 4}),
+    "a field deep in a field": stored({"a": 3, "a.b.c": 4}),
+    "names that ConfigDict refuses": stored({"__class__": 4}),
+    "beyond floats": stored(config_of({"train.learning_rate": 10**400})),
+    "no batch size": stored(NO_BATCH_SIZE),
+    "a batch size that is none": stored(config_of({"train.batch_size": "many"})),
+    "not UTF-8": b"\xff",
 }
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param(text, marks=bug("from_json", f"schema.from_json: {reason}", leak), id=name)
-        for name, (text, leak, reason) in JSON_BUGS.items()
-    ],
-)
+@pytest.mark.parametrize("text", list(NO_CONFIGS.values())[:4], ids=list(NO_CONFIGS)[:4])
 def test_a_config_json_that_cannot_be_is_refused(text):
     with pytest.raises(UserError, match="config.json"):
-        schema.from_json(text)
+        schema.from_json(text.decode())
 
 
 @pytest.mark.parametrize(
     ("text", "more"),
     [
-        *[
-            pytest.param(text, [], marks=bug("stored", f"schema.from_json: {reason}", leak), id=name)
-            for name, (text, leak, reason) in JSON_BUGS.items()
-        ],
-        pytest.param(
-            '{"format_version": 3, "config": {"__class__": 4}}',
-            [],
-            marks=bug("stored", "main._stored_config: ConfigDict of unchecked names", AttributeError),
-            id="names that ConfigDict refuses",
-        ),
-        pytest.param(
-            '{"format_version": 3, "config": {}}',
-            ["--config.sample.num_images=3"],
-            marks=bug("stored", "main._parse: DEFINE_config_dict is outside of the try", KeyError),
-            id="an override of what is not there",
-        ),
-        pytest.param(
-            json.dumps(GOOD),
-            ["--config.model.channels[0]=3"],
-            marks=bug("stored", "main._parse: DEFINE_config_dict is outside of the try", IndexError),
-            id="an override that is no name",
-        ),
-        pytest.param(
-            json.dumps(GOOD),
-            ["--config.=3"],
-            marks=bug("stored", "main._parse: DEFINE_config_dict is outside of the try", ValueError),
-            id="an override without a name",
-        ),
-        pytest.param(
-            json.dumps(GOOD),
-            ["--flagfile=/nowhere"],
-            marks=bug("stored", "main._parse: DEFINE_config_dict is outside of the try", absl_flags.Error),
-            id="no flag file",
-        ),
-        pytest.param(
-            changed(**{"train.learning_rate": 10**400}),
-            [],
-            marks=bug("stored", "schema._is_real: math.isnan of a whole number beyond floats", OverflowError),
-            id="beyond floats",
-        ),
-        pytest.param(
-            b"\xff",
-            [],
-            marks=bug("stored", "storage.read_text: UnicodeDecodeError is not caught", UnicodeDecodeError),
-            id="not UTF-8",
-        ),
-        pytest.param(
-            json.dumps(GOOD),
-            ["--config.train.seed=a\nb"],
-            marks=bug("stored", "main.main: absl's sentences repeat line ends", SeveralLinesError),
-            id="line end",
-        ),
+        *[pytest.param(text, [], id=name) for name, text in NO_CONFIGS.items()],
+        pytest.param(stored({}), ["--config.sample.num_images=3"], id="an override of what is not there"),
+        pytest.param(stored(GOOD["config"]), ["--config.model.channels[0]=3"], id="an override that is no name"),
+        pytest.param(stored(GOOD["config"]), ["--config.=3"], id="an override without a name"),
+        pytest.param(stored(GOOD["config"]), ["--flagfile=/nowhere"], id="no flag file"),
+        pytest.param(stored(GOOD["config"]), ["--config.train.seed=a\nb"], id="line end"),
     ],
 )
 def test_a_stored_config_that_cannot_be_is_one_line(tmp_path, text, more):
-    (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (tmp_path / "config.json").write_bytes(text)
     assert run_main("--mode=sample", f"--workdir={tmp_path}", *more) == (main.BAD_INPUT, None)
 
 
-NOT_UTF8 = "storage.read_text: UnicodeDecodeError is not caught"
-NOT_CHECKED = "checkpoint.read_config: what it returns is not checked"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *[
-            pytest.param(text, marks=bug("read_config", f"schema.from_json: {reason}", leak), id=name)
-            for name, (text, leak, reason) in JSON_BUGS.items()
-        ],
-        pytest.param(b"\xff", marks=bug("read_config", NOT_UTF8, UnicodeDecodeError), id="not UTF-8"),
-        pytest.param(
-            without("train", "batch_size"), marks=bug("read_config", NOT_CHECKED, KeyError, TypeError), id="no batch size"
-        ),
-        pytest.param(
-            changed(**{"train.batch_size": "many"}),
-            marks=bug("read_config", NOT_CHECKED, pytest.fail.Exception),
-            id="a batch size that is none",
-        ),
-    ],
-)
+@pytest.mark.parametrize("text", NO_CONFIGS.values(), ids=NO_CONFIGS)
 def test_a_run_with_a_config_json_that_cannot_be_is_refused(tmp_path, text):
-    (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(UserError):
         checkpoint.agreed_config(storage.path(tmp_path), config_of({"train.batch_size": 0}))
 
@@ -453,14 +313,11 @@ def read_images(file):
     for number in {0, source.num_images - 1}:
         image, label = source.read(number)
         assert image.dtype == np.uint8 and image.ndim == 3 and isinstance(label, int)
-    return source
 
 
 def read_shard(file):
     arrays = dump.decode(storage.path(file))
-    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise WrongResultError(arrays)
-    return arrays
+    assert all(isinstance(array, np.ndarray) for array in arrays.values())
 
 
 READERS = {"sources.npz": read_images, "dump.decode": read_shard}
@@ -497,16 +354,8 @@ ARRAY_FILES = st.one_of(
 MEMBERS = st.sampled_from(
     ["images.npy", "images", "arr_0.npy", "labels.npy", "labels", "arr_1.npy", "../up.npy", "/a.npy", "x"]
 )
-NUMBERS_IN_ZIP = [
-    (6, 2),
-    (8, 2),
-    (10, 2),
-    (16, 4),
-    (20, 4),
-    (24, 4),
-    (28, 2),
-    (30, 2),
-]  # offsets and sizes, in its directory
+# offsets and sizes, in its directory
+NUMBERS_IN_ZIP = [(6, 2), (8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2)]
 
 
 @st.composite
@@ -533,7 +382,7 @@ def archives(draw):
 def test_any_npz_is_arrays_or_a_sentence_and_takes_little_memory(tmp_path, reader, content):
     (tmp_path / "in").mkdir(exist_ok=True)
     (tmp_path / "in" / "a.npz").write_bytes(content)
-    with sentence_at_most("npz"), little_memory():
+    with sentence_at_most, little_memory():
         READERS[reader](tmp_path / "in" / "a.npz")
     assert listing(tmp_path) == {"in/a.npz": content}
 
@@ -544,71 +393,47 @@ def one(content, **options):
 
 PACKED = one(npy(shape=(1000, 2, 2, 1), data=bytes(range(250)) * 16), compression=zipfile.ZIP_LZMA)
 NPZ_CASES = {
-    "objects": (one(npy(descr="|O")), None, ""),
-    "negative": (one(npy(shape=(-1, 2, 2, 1))), None, ""),
-    "two negatives": (one(npy(shape=(-2, -1, 2, 2))), None, ""),
-    "a product that wraps": (one(npy(shape=(2**32, 2**32, 1, 1))), None, ""),
-    "too short": (one(npy(data=b"123")), None, ""),
-    "pickle": (b"\x80\x04K\x01.", None, ""),
-    "64 TiB": (one(npy(shape=(2**40, 8, 8, 1))), AllocatedError, "NumPy allocates what the header says before it reads"),
-    "10 GB": (one(npy(shape=(10**9, 10, 1, 1))), AllocatedError, "NumPy allocates what the header says before it reads"),
-    "64 TiB, no archive": (
-        npy(shape=(2**40, 8, 8, 1)),
-        AllocatedError,
-        "np.load reads a plain .npy file, whatever its size",
+    "objects": one(npy(descr="|O")),
+    "negative": one(npy(shape=(-1, 2, 2, 1))),
+    "two negatives": one(npy(shape=(-2, -1, 2, 2))),
+    "a product that wraps": one(npy(shape=(2**32, 2**32, 1, 1))),
+    "too short": one(npy(data=b"123")),
+    "pickle": b"\x80\x04K\x01.",
+    "64 TiB": one(npy(shape=(2**40, 8, 8, 1))),
+    "10 GB": one(npy(shape=(10**9, 10, 1, 1))),
+    "64 TiB, no archive": npy(shape=(2**40, 8, 8, 1)),
+    "64 TiB of bytes": one(npy(descr="|V999999999")),
+    "a directory that lies too": in_directory(
+        in_directory(one(npy(shape=(4 * 10**9, 1, 1))), 20, 2**32 - 2, 4), 24, 2**32 - 2, 4
     ),
-    "64 TiB of bytes": (one(npy(descr="|V999999999")), AllocatedError, "NumPy allocates what the header says"),
-    "a directory that lies too": (
-        in_directory(in_directory(one(npy(shape=(4 * 10**9, 1, 1))), 20, 2**32 - 2, 4), 24, 2**32 - 2, 4),
-        AllocatedError,
-        "the sizes in the archive are not compared with the file's",
-    ),
-    "beyond int64": (one(npy(shape=(10**30,))), OverflowError, "not in sources.UNREADABLE"),
-    "empty dtype": (one(npy(descr=())), IndexError, "not in sources.UNREADABLE"),
-    "unclosed header": (one(npy(raw=b"((((")), tokenize.TokenError, "not in sources.UNREADABLE"),
-    "indented header": (one(npy(raw=b"  a\n b\n  c\n   d L")), IndentationError, "not in sources.UNREADABLE"),
-    "deep header": (one(npy(raw=b"-" * 9000 + b"1")), MemoryError, "Python's parser says MemoryError for deep nesting"),
-    "a member that is no array": (
-        zipped([("images", b"abc")]),
-        (AttributeError, WrongResultError),
-        "NpzFile gives the bytes of members that do not begin with \\x93NUMPY",
-    ),
-    "a pickle as a member": (
-        zipped([("images.npy", b"\x80\x04K\x01.")]),
-        (AttributeError, WrongResultError),
-        "NpzFile gives the bytes of members that do not begin with \\x93NUMPY",
-    ),
-    "encrypted": (in_directory(one(npy()), 8, 1, 2), RuntimeError, "not in sources.UNREADABLE"),
-    "an unknown compression": (in_directory(one(npy()), 10, 99, 2), NotImplementedError, "not in sources.UNREADABLE"),
-    "a later format": (in_directory(one(npy()), 6, 99, 2), NotImplementedError, "not in sources.UNREADABLE"),
-    "damaged LZMA": (corrupt(PACKED, 60, 90), lzma.LZMAError, "not in sources.UNREADABLE"),
+    "beyond int64": one(npy(shape=(10**30,))),
+    "empty dtype": one(npy(descr=())),
+    "unclosed header": one(npy(raw=b"((((")),
+    "indented header": one(npy(raw=b"  a\n b\n  c\n   d L")),
+    "deep header": one(npy(raw=b"-" * 9000 + b"1")),
+    "a member that is no array": zipped([("images", b"abc")]),
+    "a pickle as a member": one(b"\x80\x04K\x01."),
+    "encrypted": in_directory(one(npy()), 8, 1, 2),
+    "an unknown compression": in_directory(one(npy()), 10, 99, 2),
+    "a later format": in_directory(one(npy()), 6, 99, 2),
+    "damaged LZMA": corrupt(PACKED, 60, 90),
 }
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(
-            content, id=name, marks=bug("npz", reason, *np.atleast_1d(np.array(leaks, object)).tolist()) if leaks else ()
-        )
-        for name, (content, leaks, reason) in NPZ_CASES.items()
-    ],
-)
+@pytest.mark.parametrize("content", NPZ_CASES.values(), ids=NPZ_CASES)
 def test_an_npz_that_cannot_be_is_named_at_little_memory(tmp_path, reader, content):
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.npz' (cannot be read|is damaged)"), little_memory():
         READERS[reader](tmp_path / "a.npz")
 
 
-@bug("npz", "sources.npz: [2**62, 0, 1] has no pixel, but a length; images[..., None] raises", ValueError)
 def test_an_npz_of_images_without_pixels_is_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(one(npy(shape=(2**62, 0, 1), data=b"")))
     with pytest.raises(UserError, match="must hold"):
         sources.npz(path=str(tmp_path / "a.npz"))
 
 
-@bug("path", "storage.path: epath knows no such scheme, and says KeyError at the first use", KeyError)
 def test_a_scheme_that_is_none_is_refused():
     with pytest.raises(UserError):
         sources.npz(path="http://example.org/a.npz")
@@ -697,9 +522,8 @@ def continue_dump(out, number, content):
     except BaseException:
         assert listing(out) == before
         raise
-    with np.load(result, allow_pickle=False) as stored:
-        if stored["arr_0"].shape != (12, 4, 4, 1) or stored["arr_0"].dtype != np.uint8:
-            raise WrongResultError
+    with np.load(result, allow_pickle=False) as arrays:
+        assert arrays["arr_0"].shape == (12, 4, 4, 1) and arrays["arr_0"].dtype == np.uint8
 
 
 @FUZZ
@@ -708,17 +532,12 @@ def continue_dump(out, number, content):
 def test_any_shard_is_continued_or_a_sentence_and_nothing_is_half_written(tmp_path, content, number):
     write_dump(storage.path(tmp_path))
     try:
-        with sentence_at_most("npz"), sentence_at_most("shard"):
+        with sentence_at_most:
             continue_dump(tmp_path, number, content)
     finally:
         (tmp_path / "shards" / f"{4 * number:08d}.npz").write_bytes(shard_of(arr_0=IMAGES))
 
 
-@bug(
-    "shard",
-    "dump.write: a shard's arrays are not compared with what the dump needs",
-    *(KeyError, ValueError, WrongResultError, TypeError, IndexError, pytest.fail.Exception),
-)
 @pytest.mark.parametrize("number", [0, 2])
 @pytest.mark.parametrize("name", SHARDS)
 def test_a_shard_of_something_else_is_named(tmp_path, name, number):
@@ -731,13 +550,12 @@ def test_a_shard_of_something_else_is_named(tmp_path, name, number):
 @given(TEXTS | JSON.map(lambda value: json.dumps({**MANIFEST, "seed": value}).encode()))
 def test_any_manifest_is_that_of_the_results_or_a_sentence(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)
-    with sentence_at_most("manifest"):
+    with sentence_at_most:
         dump.claim(storage.path(tmp_path), MANIFEST)
         assert schema.flatten(json.loads(content)) == schema.flatten(MANIFEST)
     assert listing(tmp_path) == {"manifest.json": content}
 
 
-@bug("manifest", "dump.claim: RecursionError is not caught", RecursionError)
 def test_a_deep_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text('{"a":' * 50_000)
     with pytest.raises(UserError, match="manifest.json' is damaged"):
@@ -799,19 +617,17 @@ def read_idx(folder, images, labels=TWO_LABELS, suffix=""):
 def test_any_idx_file_is_images_or_a_sentence_and_takes_little_memory(tmp_path, images, labels, packed, place):
     content = images if packed in ("", "no gz") else gzip.compress(images)
     content = corrupt(content, place % len(content), place % len(content) + 1) if packed == "damaged" else content
-    with sentence_at_most("idx"), little_memory():
+    with sentence_at_most, little_memory():
         read_idx(tmp_path, content, labels, suffix=".gz" if packed else "")
-
-
-NEGATIVE = bug("idx", "sources._idx_array: the product of two negative sizes is a size; reshape raises", ValueError)
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(idx_head(-2, -2, 2) + bytes(8), marks=NEGATIVE, id="negative"),
-        pytest.param(idx_head(2, -1, -4) + bytes(8), marks=NEGATIVE, id="negative pixels"),
+        pytest.param(idx_head(-2, -2, 2) + bytes(8), id="negative"),
+        pytest.param(idx_head(2, -1, -4) + bytes(8), id="negative pixels"),
         pytest.param(idx_head(2**31 - 1, 2**31 - 1, 2**31 - 1), id="huge"),
+        pytest.param(idx_head(1000, 1000, 1000) + bytes(8), id="1 GB"),
         pytest.param(idx_head(-2, 2, 2) + bytes(8), id="one negative"),
     ],
 )
@@ -820,7 +636,6 @@ def test_an_idx_file_that_cannot_be_is_named(tmp_path, content):
         read_idx(tmp_path, content)
 
 
-@bug("idx", "sources._idx_array: gzip.decompress unpacks whatever follows what the head says", AllocatedError)
 def test_an_idx_file_is_not_unpacked_beyond_its_head(tmp_path):
     content = gzip.compress(idx_head(2, 2, 2) + bytes(2 * MEMORY), 1)
     with pytest.raises(UserError, match="is damaged"), little_memory():
@@ -850,7 +665,7 @@ OWNERS = st.builds(
 @given(TEXTS | OWNERS)
 def test_any_owner_file_is_an_owner_or_none(tmp_path, content):
     (tmp_path / "owner.json").write_bytes(content)
-    with mock.patch.object(owner, "INTERVAL", 0.001), sentence_at_most("owner"):
+    with mock.patch.object(owner, "INTERVAL", 0.001), sentence_at_most:
         with owner.owning(storage.path(tmp_path)) as check:
             check()
         assert json.loads((tmp_path / "owner.json").read_text())["ended"] is True
@@ -860,14 +675,8 @@ def test_any_owner_file_is_an_owner_or_none(tmp_path, content):
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(
-            "[" * 100_000, marks=bug("owner", "owner._read: RecursionError is not caught", RecursionError), id="deep"
-        ),
-        pytest.param(
-            '{"host": "%s", "pid": 1000000000000000000000000000000}',
-            marks=bug("owner", "owner._is_dead: os.kill of a number that no process can have", OverflowError),
-            id="no process",
-        ),
+        pytest.param("[" * 100_000, id="deep"),
+        pytest.param('{"host": "%s", "pid": 1000000000000000000000000000000}', id="no process"),
     ],
 )
 def test_an_owner_that_cannot_be_is_none(tmp_path, monkeypatch, content):
@@ -894,36 +703,19 @@ def test_any_lines_between_leave_a_record_with_every_step_once(tmp_path, garbage
     lines = [line.replace(b"\r", b"").replace(b"\n", b"") + b"\n" for line in garbage]
     record = [LINE_2, LINE_4]
     record[place:place] = lines
-    with sentence_at_most("metrics"):
+    with sentence_at_most:
         losses = resumed_record(tmp_path, b"".join(record))
-        if losses != [2.0, 0.25]:
-            raise WrongResultError(losses)
+        assert losses == [2.0, 0.25]
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
 
 @pytest.mark.parametrize(
     "line",
-    [
-        b"3",
-        b"null",
-        b"[]",
-        b"{}",
-        b'{"step": "a"}',
-        b'{"step": null}',
-        b"[" * 100_000,
-        b"9" * 5000,
-        b"\xff",
-    ],
-)
-@bug(
-    "metrics",
-    "logs.read_metrics and Logs._drop_after: a line that is no dict with a step, not UTF-8, deep or of too many digits",
-    *(TypeError, AttributeError, RecursionError, ValueError, WrongResultError),
+    [b"3", b"null", b"[]", b"{}", b'{"step": "a"}', b'{"step": null}', b"[" * 100_000, b"9" * 5000, b"\xff"],
 )
 def test_a_line_that_is_none_is_left_out_of_a_resumed_record(tmp_path, capsys, line):
     losses = resumed_record(tmp_path, LINE_2 + line + b"\n" + LINE_4)
-    if losses != [2.0, 0.25] or "warning" in capsys.readouterr().out:
-        raise WrongResultError(losses)
+    assert losses == [2.0, 0.25] and "warning" not in capsys.readouterr().out
 
 
 # Checkpoints: the JSON that orbax keeps beside the arrays.
@@ -975,14 +767,13 @@ def test_any_json_of_a_checkpoint_is_restored_to_the_byte_or_a_sentence(saved, d
     before = listing(workdir)
     try:
         (workdir / name).write_bytes(data.draw(damaged_json(files[name])))
-        with sentence_at_most("checkpoint"):
+        with sentence_at_most:
             restore(workdir)
     finally:
         (workdir / name).write_bytes(files[name])
     assert listing(workdir) == before
 
 
-@bug("checkpoint", "orbax reads what is beside every step when a Checkpointer is made", ValueError, RecursionError)
 @pytest.mark.parametrize("content", [b"[]", b'{"commit_timestamp_nsecs": []}', b"[" * 100_000], ids=["list", "time", "deep"])
 def test_a_checkpoint_with_metadata_of_something_else_is_named(saved, content):
     workdir, files = saved
@@ -1027,11 +818,6 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path, width, height):
         source.read(0)
 
 
-@bug(
-    "image",
-    "sources.cover: a long thin image is scaled to millions of pixels a side before its middle is cut out",
-    AssertionError,
-)
 def test_a_thin_image_is_not_scaled_beyond_the_limit_of_pixels(tmp_path):
     """1 x 60,000 pixels scaled to cover 256 x 256 would be 256 x 15,360,000."""
     Image.new("L", (1, 60_000)).save(tmp_path / "a.png")
@@ -1046,7 +832,6 @@ def test_a_thin_image_is_not_scaled_beyond_the_limit_of_pixels(tmp_path):
         assert source.read(0)[0].shape == (256, 256, 1)
 
 
-@bug("image", "sources.decode: Image.open takes every format that Pillow knows, whatever the suffix", AssertionError)
 def test_an_image_file_starts_no_other_program(tmp_path):
     """Pillow gives PostScript to Ghostscript, which executes it."""
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format="EPS")
@@ -1080,7 +865,7 @@ def image_files(draw):
 def test_any_image_file_is_an_image_or_a_sentence(tmp_path, content, suffix):
     file = storage.path(tmp_path / f"a{suffix}")
     file.write_bytes(content)
-    with sentence_at_most("image"):
+    with sentence_at_most:
         pixels = sources.decode(file)
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[-1] in (1, 3)
 
@@ -1112,7 +897,6 @@ def test_a_link_that_leads_nowhere_and_a_folder_named_like_an_image_are_named(tm
             source.read(number)
 
 
-@bug("folder", "storage.files: a link to a folder above is followed 40 times, two of them 2 ** 40 times", AssertionError)
 def test_links_that_lead_in_a_circle_are_not_followed(tmp_path):
     save(tmp_path / "cats" / "a.png")
     (tmp_path / "cats" / "again").symlink_to("..")
@@ -1126,7 +910,7 @@ MODULES = [
     ROOT / "main.py",
     *sorted(file for name in ("diffusion_jax", "benchmarks", "configs") for file in (ROOT / name).rglob("*.py")),
 ]
-WITHOUT_KEYWORD = {"benchmarks/hybrid.py", "benchmarks/quickstart.py", "benchmarks/same_bytes.py"}
+EVERY_MODULE = pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
 
 
 def imported(tree):
@@ -1137,7 +921,7 @@ def imported(tree):
             yield (node.module or "").split(".")[0]
 
 
-@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+@EVERY_MODULE
 def test_no_module_has_what_could_execute_a_file(file):
     tree = ast.parse(file.read_text())
     assert not EXECUTES & set(imported(tree))
@@ -1145,19 +929,7 @@ def test_no_module_has_what_could_execute_a_file(file):
     assert not called & {"eval", "exec", "compile", "__import__"}
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        pytest.param(
-            file,
-            id=str(file.relative_to(ROOT)),
-            marks=bug("code", "np.load without allow_pickle=False, which is NumPy's default", AssertionError)
-            if str(file.relative_to(ROOT)) in WITHOUT_KEYWORD
-            else (),
-        )
-        for file in MODULES
-    ],
-)
+@EVERY_MODULE
 def test_every_np_load_says_that_it_takes_no_pickle(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):

@@ -66,7 +66,7 @@ def alone():
     return train(wide_parts()._replace(optimizer=optax.sgd(0.1, momentum=0.9)), None)
 
 
-@pytest.mark.parametrize(("num_fsdp", "split_update"), [(1, False), (4, False), (1, True), (4, True)])
+@pytest.mark.parametrize(("num_fsdp", "split_update"), [(1, False), (4, False), (1, True)])
 def test_eight_devices_take_the_same_steps_as_one(num_fsdp, split_update):
     """Loss and gradient norm of three steps with SGD and momentum, which unlike Adam do not magnify rounding."""
     parts = wide_parts()._replace(optimizer=optax.sgd(0.1, momentum=0.9))
