@@ -11,7 +11,7 @@ from diffusion_jax.process import Level
 
 Network = Callable[[Array, Array], Array]  # (x_t [B, H, W, C], condition [B]) -> output
 Coefficients = Callable[[Level], tuple[Array, Array]]  # level -> (a, b), where output = a x_0 + b eps
-Predicts = Literal["eps", "x_0", "v", "velocity", "score"] | Coefficients
+Predicts = Literal["eps", "x_0", "v", "velocity", "score", "edm"] | Coefficients
 VarianceKind = Literal["small", "large", "learned", "learned_range"]
 
 
@@ -36,7 +36,8 @@ def coefficients(predicts: Predicts, level: Level) -> tuple[Array, Array]:
     """Returns (a, b) of a parameterization: output = a x_0 + b eps.
 
     eps and x_0 as in [Ho et al. 2020, section 3.2]; v = alpha eps - sigma x_0 as in [Salimans & Ho 2022, section 4];
-    velocity = eps - x_0 as in [Liu et al. 2022, rectified flow]; score = -eps / sigma as in [Song et al. 2021, score SDE].
+    velocity = eps - x_0 as in [Liu et al. 2022, rectified flow]; score = -eps / sigma as in [Song et al. 2021, score SDE];
+    `edm`.
 
     Raises:
         ValueError: for an unknown name; the known ones are listed.
@@ -50,6 +51,7 @@ def coefficients(predicts: Predicts, level: Level) -> tuple[Array, Array]:
         "v": (-level.sigma, level.alpha),
         "velocity": (-one, one),
         "score": (zero, -1 / level.sigma),
+        "edm": edm(level),
     }
     if predicts not in known:
         raise ValueError(f"predicts = {predicts!r} is unknown; known: {', '.join(known)}.")

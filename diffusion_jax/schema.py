@@ -1,7 +1,7 @@
 """What a config may say: every field with the values it takes, and its form as JSON. Imports nothing slow.
 
 A config is a nested mapping; here it is flat, {"process.num_steps": 1000, ...}. What the fields mean stands beside their
-defaults in configs/cifar10.py; what becomes of them, in build.py.
+defaults in configs/cifar10.py; what becomes of them, in build/.
 """
 
 import difflib

@@ -54,7 +54,7 @@ def networks(column):
 
     def of(number):
         def coefficients(level):
-            each = [denoiser.edm(level) if name == "edm" else denoiser.coefficients(name, level) for name in usable]
+            each = [denoiser.coefficients(name, level) for name in usable]
             return tuple(jnp.stack(jnp.broadcast_arrays(*column))[number] for column in zip(*each, strict=True))
 
         def denoise(x_t, level):

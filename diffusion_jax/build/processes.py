@@ -48,12 +48,11 @@ def network(config: Config) -> models.Network:
 
 def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
     """Returns (x_t, condition) -> output of the config's network, as a function, -> the denoiser."""
-    is_edm = config["predicts"] == "edm"
     return functools.partial(
         denoiser.make_denoiser,
-        predicts=denoiser.edm if is_edm else config["predicts"],
+        predicts=config["predicts"],
         learned_variance=config["model"]["learned_variance"],
-        input_scale=denoiser.edm_input_scale if is_edm else None,
+        input_scale=denoiser.edm_input_scale if config["predicts"] == "edm" else None,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from jax import Array
 
-from diffusion_jax import denoiser, losses, timesteps, train_state
+from diffusion_jax import losses, timesteps, train_state
 from diffusion_jax.build import processes
 from diffusion_jax.build.processes import Config
 from diffusion_jax.continuous import Process
@@ -70,9 +70,9 @@ def _timesteps(config: Config) -> Timesteps:
 
 
 def _loss(config: Config) -> losses.Loss:
-    loss, predicts = config["loss"], config["predicts"]
+    loss = config["loss"]
     return LOSSES[loss["name"]](
-        predicts=denoiser.edm if predicts == "edm" else predicts,
+        predicts=config["predicts"],
         weighting=WEIGHTINGS[loss["weighting"]],
         levels=processes.levels(config) if config["process"]["kind"] == "chain" else None,
     )
