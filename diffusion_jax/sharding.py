@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,10 +40,14 @@ def join_processes() -> None:
                 "variable JAX_COORDINATOR_ADDRESS needs JAX_NUM_PROCESSES = 1, 2, ... and JAX_PROCESS_ID below it as well "
                 f"({type(error).__name__}: {error})."
             ) from error
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 or importlib.util.find_spec("libtpu"):
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 or _may_have_tpus():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # all are this process's, where JAX would take one of them
         with contextlib.suppress(ValueError):  # a machine by itself
             jax.distributed.initialize(local_device_ids=list(range(len(visible.split(",")))) if visible else None)
+
+
+def _may_have_tpus() -> bool:
+    return importlib.util.find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS") != "cpu"
 
 
 def is_first() -> bool:
@@ -70,25 +75,26 @@ def all_stop(call: int, caught: list[int]) -> bool:
 
 def local_mesh() -> Mesh:
     """Returns a mesh of this process's devices, for work that processes share without talking, such as sampling."""
-    devices = jax.local_devices()
-    return jax.make_mesh((len(devices), 1), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+    return make_mesh(devices=jax.local_devices())
 
 
-def make_mesh(*, num_fsdp: int = 1) -> Mesh:
-    """Returns a mesh of all devices of all processes, with axes ("data", "fsdp").
+def make_mesh(*, num_fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh with axes ("data", "fsdp").
 
     Batches are split over both, parameters over the second.
 
     Args:
         num_fsdp: devices that share each parameter; must divide the number of devices.
+        devices: to take; by default all of all processes.
 
     Raises:
         UserError: where it does not.
     """
-    num_devices = jax.device_count()
+    num_devices = len(devices or jax.devices())
     if num_devices % num_fsdp:
         raise UserError(f"config field train.num_fsdp = {num_fsdp} must divide the number of devices, {num_devices}.")
-    return jax.make_mesh((num_devices // num_fsdp, num_fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    shape = num_devices // num_fsdp, num_fsdp
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

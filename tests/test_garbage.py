@@ -29,7 +29,7 @@ from PIL import EpsImagePlugin, Image
 from tiny import ROOT, config_of
 
 import main
-from diffusion_jax import checkpoint, dump, logs, model, owner, schema, sources, storage
+from diffusion_jax import checkpoint, command, dump, logs, model, owner, schema, sources, storage
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.train_state import TrainState
 
@@ -136,7 +136,7 @@ def run_main(*arguments):
         assert said == ""
         schema.check(got[0])
         return code, got[0]
-    assert code == main.BAD_INPUT and not got
+    assert code == command.BAD_INPUT and not got
     assert said.startswith("error: ") and said.endswith("\n") and said.count("\n") == 1
     return code, None
 
@@ -169,7 +169,7 @@ def test_any_override_is_taken_or_refused_in_one_line(overrides):
     ],
 )
 def test_an_override_that_cannot_be_is_refused_in_one_line(argument):
-    assert run_main(*TRAIN, argument) == (main.BAD_INPUT, None)
+    assert run_main(*TRAIN, argument) == (command.BAD_INPUT, None)
 
 
 # config.json.
@@ -268,7 +268,7 @@ def test_a_config_json_that_cannot_be_is_refused(text):
 )
 def test_a_stored_config_that_cannot_be_is_one_line(tmp_path, text, more):
     (tmp_path / "config.json").write_bytes(text)
-    assert run_main("--mode=sample", f"--workdir={tmp_path}", *more) == (main.BAD_INPUT, None)
+    assert run_main("--mode=sample", f"--workdir={tmp_path}", *more) == (command.BAD_INPUT, None)
 
 
 @pytest.mark.parametrize("text", NO_CONFIGS.values(), ids=NO_CONFIGS)

@@ -15,7 +15,7 @@ import tiny
 from PIL import Image
 
 import main
-from diffusion_jax import schema
+from diffusion_jax import command, schema
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
@@ -87,7 +87,7 @@ def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path, capsys, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr("diffusion_jax.jobs.train.run", interrupted)
-    assert main.main(["main.py", *tiny.flags(tmp_path / "run")]) == main.INTERRUPTED
+    assert main.main(["main.py", *tiny.flags(tmp_path / "run")]) == command.INTERRUPTED
     assert capsys.readouterr().err == "stopped by Ctrl-C; what is written is complete, and the same command goes on.\n"
 
 
@@ -95,7 +95,7 @@ def test_a_run_that_diverges_stops_with_a_sentence(tmp_path):
     """And, with no checkpoint yet, leaves its workdir to another learning rate."""
     never = {"num_steps": 50, "checkpoint_every": 50, "max_skipped": 5, "log_every": 1}
     code, _, err = run(*tiny.flags(tmp_path / "run", learning_rate=1e30, grad_clip="inf", **never))
-    assert code == main.RUN_FAILED
+    assert code == command.RUN_FAILED
     assert err.startswith("error: the loss or its gradient was not finite in 5 steps in a row, up to step")
     assert err.count("\n") == 1
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -187,7 +187,7 @@ def test_a_mistake_is_one_sentence(name, capsys, tmp_path, monkeypatch):
     arguments, sentence = MISTAKES[name]
     for name in ("configs", "README.md"):
         os.symlink(ROOT / name, name)
-    assert main.main(["main.py", *arguments]) == main.BAD_INPUT
+    assert main.main(["main.py", *arguments]) == command.BAD_INPUT
     out, err = capsys.readouterr()
     assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
     assert out == "" and sorted(os.listdir()) == ["README.md", "configs"]
@@ -204,7 +204,7 @@ def test_a_mistake_is_one_sentence(name, capsys, tmp_path, monkeypatch):
 def test_what_a_config_refuses_is_a_sentence(config, sentence):
     name, colon, argument = config.partition(":")
     code, out, err = run(f"--config=configs/{name}.py{colon}{argument}", "--workdir=x")
-    assert code == main.BAD_INPUT and err.startswith("error: ") and sentence in err and err.count("\n") == 1 and out == ""
+    assert code == command.BAD_INPUT and err.startswith("error: ") and sentence in err and err.count("\n") == 1 and out == ""
 
 
 def test_a_broken_image_is_named_before_anything_is_written(tmp_path):
@@ -215,7 +215,7 @@ def test_a_broken_image_is_named_before_anything_is_written(tmp_path):
     (images / "13.png").write_bytes((images / "13.png").read_bytes()[:60])
     folder = ["--config.data.source=folder", f"--config.data.path={images}", "--config.data.resize=True"]
     code, _, err = run(*tiny.flags(tmp_path / "run", num_steps=2), *folder)
-    assert code == main.BAD_INPUT and err.startswith("error: image file '") and "13.png' cannot be read" in err
+    assert code == command.BAD_INPUT and err.startswith("error: image file '") and "13.png' cannot be read" in err
     assert err.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
@@ -253,18 +253,18 @@ def test_a_dump_is_the_same_on_one_device_and_on_four(tmp_path):
 def test_a_config_file_that_is_none_is_a_sentence(tmp_path, text, sentence):
     (tmp_path / "mine.py").write_text(text)
     code, out, err = run(f"--config={tmp_path}/mine.py", "--workdir=x")
-    assert code == main.BAD_INPUT and sentence in err and err.count("\n") == 1 and out == ""
+    assert code == command.BAD_INPUT and sentence in err and err.count("\n") == 1 and out == ""
 
 
 def test_another_config_for_the_same_workdir_is_refused(tmp_path):
     workdir = tmp_path / "run"
     assert run(*tiny.flags(workdir, num_steps=2))[0] == 0
     code, _, err = run(*tiny.flags(workdir, num_steps=2), "--config.model.channels=16", "--config.process.schedule=linear")
-    assert code == main.BAD_INPUT and "model.channels: 8 -> 16" in err and "process.schedule: 'cosine' -> 'linear'" in err
+    assert code == command.BAD_INPUT and "model.channels: 8 -> 16" in err and "process.schedule: 'cosine' -> 'linear'" in err
     code, _, err = run("--mode=sample", f"--workdir={workdir}", "--config.predicts=eps")
-    assert code == main.BAD_INPUT and "predicts: 'v' -> 'eps'" in err
+    assert code == command.BAD_INPUT and "predicts: 'v' -> 'eps'" in err
     code, _, err = run("--mode=sample", f"--workdir={workdir}", "--config.sample.step=7")
-    assert code == main.BAD_INPUT and "has no checkpoint of step 7; it has 2." in err
+    assert code == command.BAD_INPUT and "has no checkpoint of step 7; it has 2." in err
 
 
 def test_every_field_can_be_overridden():

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from tiny import batches, config_of
 
-from diffusion_jax import build, checkpoint, loop, sharding, storage, streams
+from diffusion_jax import build, checkpoint, collectives, loop, sharding, storage, streams
 from diffusion_jax.errors import UserError
 
 
@@ -94,6 +94,20 @@ def test_bytes_on_a_device_fall_with_the_number_that_share_them(num_fsdp, split_
         large = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if leaf.size >= sharding.MIN_SHARDED_SIZE)
         assert large > 0.7 * whole
         assert bytes_on_a_device(tree) == whole - large + large / num_parts
+
+
+@pytest.mark.parametrize(("num_fsdp", "split_update", "most"), [(1, False, 1.01), (1, True, 2), (4, False, 3)])
+def test_a_step_sends_the_parameters_as_often_as_it_must(num_fsdp, split_update, most):
+    """Summing gradients sends them once, handing out a split update once more; split parameters are gathered both ways."""
+    parts, mesh = wide_parts(), sharding.make_mesh(num_fsdp=num_fsdp)
+    abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
+    where = sharding.of_state(abstract, mesh, split_update=split_update)
+    like = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, where)
+    batch = sharding.to_global(batches(1)[0], sharding.batched(mesh))
+    step = jax.jit(functools.partial(loop.train_step, parts=parts), out_shardings=(where, sharding.replicated(mesh)))
+    moved = collectives.moved(step.lower(like, batch).compile().as_text())
+    num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract.params))
+    assert num_bytes <= sum(moved.values()) <= most * num_bytes, moved
 
 
 def test_a_run_goes_on_with_the_same_numbers_on_other_meshes(tmp_path):

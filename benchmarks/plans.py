@@ -1,0 +1,51 @@
+"""What training and sampling the CIFAR-10 network take on TPU slices: python benchmarks/plans.py
+
+Compiles for each of them, without a TPU, in about ten minutes each on two cores (pip install "jax[tpu]"); rows that
+benchmarks/plans.json has already are kept.
+"""
+
+import json
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from configs import cifar10  # noqa: E402
+from diffusion_jax.tools import plan  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "plans.json"
+SLICES = {"v5e:2x2": 128, "v6e:2x2": 128, "v4:2x2x1": 128, "v5e:16x16": 2048}  # -> images a step
+
+
+def main() -> None:
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    for topology in [name for name in SLICES if name not in {row["topology"] for row in rows}]:
+        config = cifar10.get_config()
+        config.model.dtype = "bfloat16"
+        config.train.batch_size = SLICES[topology]
+        rows.append(plan.run(config.to_dict(), topology))
+        RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    print(table(rows))
+
+
+def table(rows: list[dict]) -> str:
+    """Returns the rows as markdown."""
+    lines = [
+        "| slice | of | images | GiB a chip | of GiB | GFLOP a chip | sent a chip | ms: compute, traffic, links | compiled |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        for step in ("training", "sampling"):
+            found = row[step]
+            sent = ", ".join(f"{kind} {size / 2**20:.1f} MiB" for kind, size in found["collectives"].items()) or "nothing"
+            lines.append(
+                f"| {row['topology']} | {step} | {found['num_images']:,} | {found['memory'] / 2**30:.2f} | "
+                f"{found['memory_of_chip'] / 2**30:.0f} | {found['flops'] / 1e9:,.0f} | {sent} | "
+                f"{', '.join(f'{1e3 * seconds:.2f}' for seconds in found['bounds_s'].values())} | {found['seconds']:.0f} s |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

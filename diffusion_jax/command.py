@@ -1,0 +1,98 @@
+"""A command line: flags, a config with what the flags change in it, and errors as one sentence. Imports nothing slow."""
+
+import re
+import sys
+from collections.abc import Callable
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from diffusion_jax import schema, storage
+from diffusion_jax.errors import RunError, UserError
+
+RUN_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def answer(job: Callable[[], int]) -> int:
+    """Returns a job's exit code; what it raises becomes a sentence: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+    try:
+        return job()
+    except (UserError, RunError) as error:
+        sentence = str(error).replace("\r", "\\r").replace("\n", "\\n")  # absl's repeat what was given as it is
+        print(f"error: {sentence}", file=sys.stderr)
+        return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
+    except OSError as error:  # a full disk, a folder that became read-only, a share that went away
+        print(f"error: {error}; what is written is complete, and the same command goes on.", file=sys.stderr)
+        return RUN_FAILED
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; what is written is complete, and the same command goes on.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parse(argv: list[str], values: flags.FlagValues, stored: Callable[[], ConfigDict]) -> flags.FlagValues:
+    """Returns the parsed flags, among them `config` with every --config.<field>; its values are not checked yet.
+
+    Args:
+        argv: as of the process.
+        values: with the flags of the program defined, but for --config.
+        stored: gives the config where there is no --config.
+
+    Raises:
+        UserError: for an unknown flag or field, or a value that cannot be read.
+    """
+    for argument in argv[1:]:
+        if match := re.match(r"--?(?:no)?config\.([\w.]+)", argument):
+            schema.check_name(match[1])
+    given = value_of(argv, "config")
+    _check_file(given)
+    base = None if given else stored()
+    try:
+        if given:
+            config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+        else:
+            config_flags.DEFINE_config_dict("config", base, "", flag_values=values, sys_argv=argv)
+        rest = values(argv)[1:]
+        config = values.config
+    except Exception as wrapped:  # whatever a user's own Python file raises
+        error = _unwrapped(wrapped)
+        if isinstance(error, UserError | flags.Error):
+            raise UserError(str(error)) from error
+        what = f"flag --config = {given!r}" if given else "what the flags --config.<field> change"
+        raise UserError(f"{what} cannot be loaded ({type(error).__name__}: {error}).") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"flag --config = {given!r}: its get_config() must return a ConfigDict.")
+    if rest:
+        raise UserError(f"argument {rest[0]!r} is not understood; flags look like --name=value.")
+    return values
+
+
+def value_of(argv: list[str], name: str) -> str | None:
+    """Returns a flag's value before the flags are parsed: --name=value or --name value, the last one given."""
+    found = None
+    for i, argument in enumerate(argv):
+        if match := re.fullmatch(rf"--?{name}=(.*)", argument):
+            found = match[1]
+        if argument in (f"--{name}", f"-{name}") and i + 1 < len(argv):
+            found = argv[i + 1]
+    return found
+
+
+def asks_for_help(argv: list[str]) -> bool:
+    """Returns whether the user wants to be told what there is."""
+    return bool({"--help", "-h", "--helpfull"} & set(argv))
+
+
+def _check_file(given: str | None) -> None:
+    if not given:
+        return
+    if not storage.path(given.split(":")[0]).exists():
+        raise UserError(f"flag --config = {given!r} is not a file; see configs/.")
+    if not given.split(":")[0].endswith(".py"):
+        raise UserError(f"flag --config = {given!r} is not a Python file with get_config(); see configs/.")
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """Returns what a config file raised, without the traceback that ml_collections makes its message of."""
+    while "Error whilst parsing config file" in str(error) and error.__context__:
+        error = error.__context__
+    return error

@@ -1,0 +1,44 @@
+"""What the makers of accelerators say of them: published, not measured."""
+
+import math
+from typing import NamedTuple
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """What one device can do at most.
+
+    Attributes:
+        memory: bytes.
+        bfloat16: floating-point operations a second of matrix products in bfloat16, without sparsity.
+        float32: the same at the highest precision; on a TPU a float32 product is six in bfloat16.
+        bandwidth: bytes a second from its own memory.
+        links: bytes a second to other chips, all links of a chip together.
+    """
+
+    memory: float
+    bfloat16: float
+    float32: float
+    bandwidth: float
+    links: float
+
+
+def _tpu(memory_gib: float, tflops: float, gigabytes: float, gigabits: float) -> Chip:
+    return Chip(memory_gib * GIB, tflops * 1e12, tflops * 1e12 / 6, gigabytes * 1e9, gigabits * 1e9 / 8)
+
+
+PUBLISHED = {  # by `device_kind`: the system pages of Cloud TPU, NVIDIA's data sheets
+    "TPU v4": _tpu(32, 275, 1228, 2400),
+    "TPU v5 lite": _tpu(16, 197, 819, 1600),
+    "TPU v5": _tpu(95, 459, 2765, 4800),
+    "TPU v6 lite": _tpu(32, 918, 1640, 3584),
+    "NVIDIA A100-SXM4-80GB": Chip(80e9, 312e12, 19.5e12, 2039e9, 600e9),
+    "NVIDIA H100 80GB HBM3": Chip(80e9, 989e12, 67e12, 3350e9, 900e9),
+    "NVIDIA H200": Chip(141e9, 989e12, 67e12, 4800e9, 900e9),
+}
+
+
+def unknown(memory: float) -> Chip:
+    """Returns a device of which nothing is published here but the memory is known: what it takes time for takes none."""
+    return Chip(memory, *[math.inf] * 4)

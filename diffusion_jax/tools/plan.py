@@ -1,0 +1,243 @@
+"""What a config needs of a TPU slice, without having one.
+
+    python -m diffusion_jax.tools.plan --config=configs/cifar10.py --topology=v5e:4x4
+
+compiles the training step and the sampler for that slice on this machine (pip install "jax[tpu]"; minutes for a large
+network), and says what they take of each chip, what the chips send each other, how fast that could be, and whether it fits.
+With --topology=local it is for the devices of this machine.
+
+Flags:
+    --config            a file of configs/; --config.<field> changes any field of it
+    --topology          generation and shape of the slice: v4:2x2x1, v5e:4x4, v5p:2x2x1, v6e:16x16; or local
+    --out               a file for the same as JSON
+    --[no]sampler       whether to look at the sampler too
+"""
+
+import functools
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from diffusion_jax import build, collectives, command, flops, hardware, logs, loop, memory, schema, sharding, storage
+from diffusion_jax.build import Config
+from diffusion_jax.errors import UserError
+
+GIB, MIB = 2**30, 2**20
+
+
+class Plan(NamedTuple):
+    """What a compiled program takes of each chip.
+
+    Attributes:
+        memory: bytes in use at once: arguments, results and temporary arrays.
+        state: bytes of the arguments alone.
+        flops: operations of one step, counted from the program as it was written.
+        traffic: bytes that a chip's operations read and write in one step, as the compiler counts them: more than reach its
+            memory, since some stay in faster memory.
+        collectives: {kind: bytes} in one step.
+        seconds: that compiling took.
+    """
+
+    memory: int
+    state: int
+    flops: float
+    traffic: float
+    collectives: dict[str, int]
+    seconds: float
+
+
+class TooLargeError(Exception):
+    """The compiler found that the memory of a chip is too small."""
+
+
+def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str, Any]:
+    """Returns, and prints, what a config takes on a topology.
+
+    Args:
+        config: nested, checked by `schema.check`.
+        topology: see the file.
+        with_sampler: whether to look at the sampler too.
+
+    Raises:
+        UserError: for a topology that there is not, or a batch that it does not divide.
+    """
+    devices = _devices(topology)
+    chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.unknown(sharding.memory_per_device())
+    mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"], devices=devices)
+    if not config["train"]["batch_size"]:
+        size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
+        config = {**config, "train": {**config["train"], "batch_size": size}}
+    sharding.check_batch_size(config["train"]["batch_size"], mesh)
+    found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config["model"]["dtype"]}
+    logs.say("devices", found["devices"])
+    programs = {"training": (_training, config["train"]["batch_size"])}
+    programs |= {"sampling": (_sampling, config["sample"]["batch_per_device"] * mesh.size)} if with_sampler else {}
+    for name, (make, num_images) in programs.items():
+        logs.say(name, f"{num_images} images a step, {num_images // mesh.size} on a chip; compiling...")
+        try:
+            found[name] = _report(make(config, mesh), config, chip, num_images)
+        except TooLargeError as error:
+            found[name] = {"fits": False, "compiler": str(error)}
+            logs.say("", str(error))
+    found["fits"] = all(found[name]["fits"] for name in programs)
+    logs.say("verdict", "fits" if found["fits"] else f"does not fit: {_advice(config, chip, mesh)}")
+    return found
+
+
+def _devices(topology: str) -> list[jax.Device]:
+    """Returns the devices of a slice that this machine need not have."""
+    if topology == "local":
+        return jax.devices()
+    os.environ |= {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    }  # libtpu asks
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no lock file, which a killed run would leave behind
+    jax.config.update("jax_platforms", "cpu")
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
+    options |= {"chips_per_host_bounds": (1, 1, 1)} if re.search(r":1(x1)+$", topology) else {}
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
+    except Exception as error:  # jax has no exception of its own for this
+        missing = "" if "libtpu" not in str(error) else ' It needs: pip install "jax[tpu]".'
+        sentence = str(error).split("\n")[0].rstrip(".")
+        raise UserError(f"flag --topology = {topology!r} is not possible ({sentence}).{missing}") from error
+
+
+def _training(config: Config, mesh: Mesh) -> Plan:
+    """Returns what one training step takes, its images sent by the host."""
+    parts, num_images = build.parts(config), config["train"]["batch_size"]
+    abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
+    shardings = sharding.of_state(abstract, mesh, split_update=config["train"]["split_update"])
+    state = jax.tree.map(_placed, abstract, shardings)
+    where = sharding.batched(mesh)
+    batch = {"image": jax.ShapeDtypeStruct((num_images, *build.image_shape(config)), jnp.uint8, sharding=where), "cond": {}}
+    if config["model"]["num_classes"]:
+        batch["cond"]["label"] = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=where)
+    step = functools.partial(loop.train_step, parts=parts)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+    return _compiled(jitted, (state, batch), mesh, flops.count(step, state, batch))
+
+
+def _sampling(config: Config, mesh: Mesh) -> Plan:
+    """Returns what one step of the sampler takes."""
+    draw, whole = build.draw(config), sharding.replicated(mesh)
+    params = jax.tree.map(lambda leaf: _placed(leaf, whole), jax.eval_shape(build.network(config).init, jax.random.key(0)))
+    num_images = config["sample"]["batch_per_device"] * mesh.size
+    numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=sharding.batched(mesh))
+    arguments = params, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), numbers
+    num_steps = 1 if config["sample"]["sampler"] == "ode" else len(build.grid_times(config)) - 1
+    jitted = jax.jit(draw, out_shardings=sharding.batched(mesh))
+    return _compiled(jitted, arguments, mesh, flops.count(draw, *arguments) / num_steps)
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+
+def _compiled(jitted: Callable, arguments: tuple, mesh: Mesh, num_flops: float) -> Plan:
+    start = time.monotonic()
+    try:
+        compiled = jitted.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLargeError(re.sub(r"\s+", " ", str(error).split("\n")[0])) from error
+    sizes = compiled.memory_analysis()
+    state = sizes.argument_size_in_bytes
+    used = state + sizes.output_size_in_bytes - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes
+    return Plan(
+        memory=used + sizes.generated_code_size_in_bytes,
+        state=state,
+        flops=num_flops / mesh.size,
+        traffic=(compiled.cost_analysis() or {}).get("bytes accessed", 0.0),  # of a loop, once its body
+        collectives=collectives.moved(compiled.as_text()),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) -> dict[str, Any]:
+    """Returns a program's figures with the least time that they allow, and prints them."""
+    bounds = {
+        "compute": plan.flops / getattr(chip, config["model"]["dtype"]),
+        "memory": plan.traffic / chip.bandwidth,
+        "links": sum(plan.collectives.values()) / chip.links,
+    }
+    least, limit = max((seconds, name) for name, seconds in bounds.items())
+    fits = plan.memory + config["data"]["resident_gib"] * GIB <= chip.memory
+    sent = ", ".join(f"{kind} {size / MIB:,.1f} MiB" for kind, size in plan.collectives.items()) or "nothing"
+    logs.say(
+        "  memory", f"{plan.memory / GIB:.2f} of {chip.memory / GIB:.0f} GiB a chip, {plan.state / GIB:.2f} of it state"
+    )
+    logs.say("", f"and up to {config['data']['resident_gib']:g} GiB for the data set (data.resident_gib)")
+    logs.say("  compute", f"{plan.flops / 1e9:,.1f} GFLOP a chip, {plan.traffic / GIB:.2f} GiB read and written")
+    logs.say("  sent", sent)
+    logs.say("  roofline", "  ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in bounds.items()))
+    logs.say("", f"so about {1e3 * least:.3g} ms a step at best, for the {limit}")
+    logs.say("  compiled", f"in {plan.seconds:.0f} s")
+    return {
+        **plan._asdict(),
+        "num_images": num_images,
+        "bounds_s": bounds,
+        "least_s": least,
+        "limit": limit,
+        "memory_of_chip": chip.memory,
+        "fits": fits,
+    }
+
+
+def _advice(config: Config, chip: hardware.Chip, mesh: Mesh) -> str:
+    """Returns what to change."""
+    if mesh.size > 1 and config["train"]["num_fsdp"] == 1 and not config["train"]["split_update"]:
+        split = "train.split_update = True, "
+    else:
+        split = ""
+    try:
+        size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
+    except UserError:
+        return f"set {split}model.remat = True, or train.num_fsdp = {mesh.size}."
+    if size < config["train"]["batch_size"]:
+        return f"set {split}model.remat = True, or train.batch_size = {size}."
+    return f"set {split}model.remat = True, or a smaller data.resident_gib or sample.batch_per_device."
+
+
+def main(argv: list[str]) -> int:
+    """Prints the plan; the exit code is 0 where it fits, 1 where it does not, 2 for bad input."""
+    if command.asks_for_help(argv):
+        print(__doc__)
+        return 0
+    return command.answer(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("topology", "", "", flag_values=values)
+    flags.DEFINE_string("out", "", "", flag_values=values)
+    flags.DEFINE_boolean("sampler", True, "", flag_values=values)
+    command.parse(argv, values, _no_config)
+    schema.check(config := values.config.to_dict())
+    if not values.topology:
+        raise UserError("flag --topology is missing; it must be a TPU slice, such as v5e:4x4, or local.")
+    found = run(config, values.topology, with_sampler=values.sampler)
+    if values.out:
+        storage.write_text(storage.path(values.out), json.dumps(found, indent=2) + "\n")
+    return 0 if found["fits"] else command.RUN_FAILED
+
+
+def _no_config() -> None:
+    raise UserError("flag --config is missing; it must be a file of configs/.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

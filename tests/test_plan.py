@@ -1,0 +1,87 @@
+"""The plan of a run: what a compiled program's text says, and a slice that this machine need not have."""
+
+import importlib.util
+import json
+
+import pytest
+import tiny
+
+from diffusion_jax import collectives, command, hardware
+from diffusion_jax.tools import plan
+
+TEXT = """
+  %all-reduce.1 = (f32[24]{0:T(128)S(1)}, /*index=1*/bf16[8,3]{1,0:T(8,128)}) all-reduce(%a, %b), replica_groups={{0,1}}
+  %get-tuple-element.8 = f32[24]{0} get-tuple-element(%all-reduce.1), index=0
+  %ag = f32[8,4]{1,0} all-gather(f32[2,4]{1,0} %p), replica_groups=[1,4]<=[4], dimensions={0}
+  %ags = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%p), replica_groups=[1,4]<=[4], dimensions={0}
+  %agd = f32[8,4]{1,0} all-gather-done(%ags)
+  %rs = f32[2,4]{1,0} reduce-scatter(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
+  %cp = (f32[10]{0}, f32[10]{0}, u32[], u32[]) collective-permute-start(%p), source_target_pairs={{0,1}}
+  ROOT %ars = f32[] all-reduce-start(%loss), replica_groups=[1,4]<=[4]
+"""
+
+
+def test_the_bytes_of_every_collective_are_read_from_the_text():
+    assert collectives.moved(TEXT) == {
+        "all-reduce": 4 * 24 + 2 * 24 + 4,
+        "all-gather": 2 * 4 * 32,
+        "reduce-scatter": 4 * 8 * 4,
+        "collective-permute": 40,
+    }
+
+
+def run(capsys, *arguments):
+    code = plan.main(["plan", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def flags():
+    return [flag for flag in tiny.flags("unused") if not flag.startswith("--workdir")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config=configs/digits.py"], "flag --topology is missing; it must be a TPU slice, such as v5e:4x4, or local."),
+        (["--topology=local"], "flag --config is missing; it must be a file of configs/."),
+        (["--config=configs/digits.py", "--topology=abacus:3"], "flag --topology = 'abacus:3' is not possible"),
+        (["--config=configs/digits.py", "--topology=local", "--config.train.num_fsdp=3"], "train.num_fsdp = 3 must divide"),
+        (["--config=configs/digits.py", "--topology=local", "--config.train.batch_size=9"], "train.batch_size = 9 must be"),
+        (["--config=configs/digits.py", "--topology=local", "--config.train.nmu_fsdp=3"], "Did you mean train.num_fsdp?"),
+    ],
+)
+def test_bad_input_gets_one_sentence(capsys, arguments, sentence):
+    code, _, err = run(capsys, *arguments)
+    assert code == command.BAD_INPUT and err.startswith("error: ") and sentence in err and err.count("\n") == 1
+
+
+def test_the_devices_of_this_machine(capsys, tmp_path):
+    small = "--config.data.resident_gib=0.1"
+    code, out, _ = run(capsys, *flags(), "--topology=local", small, f"--out={tmp_path / 'plan.json'}")
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert code == 0 and found["fits"] and out.endswith("verdict     fits\n")
+    assert found["training"]["num_images"] == 16 and found["sampling"]["num_images"] == 8
+    assert found["training"]["flops"] > found["sampling"]["flops"] > 0 and found["training"]["memory"] > 0
+    assert set(found["training"]["collectives"]) == {"all-reduce"} and found["sampling"]["collectives"] == {}
+
+
+def test_what_does_not_fit_is_said_with_what_to_change(capsys, monkeypatch):
+    chip = hardware.Chip(memory=2**21, bfloat16=1e12, float32=1e12, bandwidth=1e9, links=1e9)
+    monkeypatch.setitem(hardware.PUBLISHED, "cpu", chip)
+    code, out, _ = run(capsys, *flags(), "--topology=local", "--nosampler", "--config.data.resident_gib=0.1")
+    assert (
+        code == command.RUN_FAILED and "verdict     does not fit: set train.split_update = True, model.remat = True" in out
+    )
+    assert "ms a step at best, for the" in out and "sampling" not in out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs libtpu: pip install "jax[tpu]"')
+@pytest.mark.parametrize(("topology", "devices"), [("v5e:2x2", "4 x TPU v5 lite"), ("v4:2x2x1", "4 x TPU v4")])
+def test_a_slice_that_is_not_here(capsys, tmp_path, topology, devices):
+    out = tmp_path / "plan.json"
+    code, said, _ = run(capsys, *flags(), f"--topology={topology}", f"--out={out}", "--config.model.dtype=bfloat16")
+    found = json.loads(out.read_text())
+    assert code == 0 and "verdict     fits" in said and found["devices"] == devices
+    assert found["training"]["collectives"]["all-reduce"] > 0 and found["sampling"]["collectives"] == {}
+    assert 0 < found["training"]["least_s"] < 1
