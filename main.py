@@ -42,6 +42,8 @@ def _run(values: flags.FlagValues) -> int:
     schema.check(config := values.config.to_dict())
     job = importlib.import_module(f"diffusion_jax.jobs.{values.mode}")
     importlib.import_module("diffusion_jax.sharding").join_processes()
+    if config["compilation_cache"]:
+        importlib.import_module("diffusion_jax.compiling").keep_compiled()
     if values.mode != "train":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes
     out = {"out": storage.path(values.out)} if values.out else {}

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
+    config.compilation_cache = True  # keep compiled programs in ~/.cache/diffusion_jax, or in $JAX_COMPILATION_CACHE_DIR
 
     config.process = ConfigDict()
     config.process.kind = "chain"  # T levels; in real-valued time 'vp', 've' and 'rectified_flow': see continuous.py
@@ -66,6 +67,7 @@ def get_config() -> ConfigDict:
     config.train.max_skipped = 20  # steps in a row with a non-finite loss or gradient before the run stops
     config.train.num_fsdp = 1  # devices that share each parameter; the rest share the batch
     config.train.split_update = False  # optimizer state and averages split over all devices: less memory, the same steps
+    config.train.deterministic = False  # on a GPU: the same bytes from every run, with slower convolutions
     config.train.log_every = 100
     config.train.checkpoint_every = 10_000
     config.train.sample_every = 10_000  # grids of 64 images with the settings of `sample`, and the held-out loss

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from diffusion_jax import consistency
 from diffusion_jax.errors import UserError
 
-FORMAT_VERSION = 3  # of config.json and of the checkpoints beside it
+FORMAT_VERSION = 4  # of config.json and of the checkpoints beside it
 ADDED = {  # format_version -> fields that the one before had not, with what was done before they could be said
     3: {
         "process.kind": "chain",
@@ -27,7 +27,8 @@ ADDED = {  # format_version -> fields that the one before had not, with what was
         "sample.lower_order_final": True,
         "sample.churn": (0.0, 0.0, 1e9, 1.0),
         "sample.tolerance": 1e-5,
-    }
+    },
+    4: {"compilation_cache": True, "train.deterministic": False},
 }
 
 
@@ -96,6 +97,7 @@ _TIMES = Rule(
 )
 
 FIELDS: dict[str, Rule] = {
+    "compilation_cache": _FLAG,
     "process.kind": _one_of("chain", "rectified_flow", "ve", "vp"),
     "process.schedule": _one_of(
         *["constant", "cosine", "jsd", "linear", "linear_raw", "scaled_linear"],
@@ -145,6 +147,7 @@ FIELDS: dict[str, Rule] = {
     "train.max_skipped": _integer(1),
     "train.num_fsdp": _integer(1),
     "train.split_update": _FLAG,
+    "train.deterministic": _FLAG,
     "train.log_every": _integer(1),
     "train.checkpoint_every": _integer(1),
     "train.sample_every": _integer(1),
@@ -200,7 +203,15 @@ FIELDS: dict[str, Rule] = {
 
 # A run may be resumed with these changed; with anything else changed it would be another run.
 FREE_ON_RESUME = frozenset(
-    ["train.num_steps", "train.steps_per_call", "train.max_skipped", "train.num_fsdp", "train.split_update"]
+    [
+        "compilation_cache",
+        "train.deterministic",
+        "train.num_steps",
+        "train.steps_per_call",
+        "train.max_skipped",
+        "train.num_fsdp",
+        "train.split_update",
+    ]
     + [
         "model.remat",
         "train.log_every",

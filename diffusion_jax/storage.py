@@ -37,6 +37,11 @@ def is_object_store(name: Path) -> bool:
     return "://" in str(name)
 
 
+def user_cache() -> Path:
+    """Returns the folder for what can be made again: $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache."""
+    return path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "diffusion_jax"
+
+
 @contextlib.contextmanager
 def writing(name: Path) -> Iterator[BinaryIO]:
     """Gives a file to write, which appears under its name when it is whole; its folder is made where it is missing."""

@@ -133,7 +133,7 @@ def grid_times(config: Config) -> np.ndarray:
 def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
     """Returns (params, conditions) -> the network as a denoiser, x_0 limited as a name of CLIPS says."""
     net, make_denoiser = processes.network(config), processes.make_denoiser(config)
-    return lambda params, cond: CLIPS[clip](make_denoiser(functools.partial(net.apply, params, cond=cond)))
+    return lambda params, cond: CLIPS[clip](make_denoiser(functools.partial(net.apply, net.cast(params), cond=cond)))
 
 
 def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:

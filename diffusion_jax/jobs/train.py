@@ -8,7 +8,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax import build, checkpoint, data, logs, loop, memory, model, owner, sharding, sources, storage, streams
+from diffusion_jax import (
+    build,
+    checkpoint,
+    compiling,
+    data,
+    logs,
+    loop,
+    memory,
+    model,
+    owner,
+    sharding,
+    sources,
+    storage,
+    streams,
+)
 from diffusion_jax.build import Config
 from diffusion_jax.checkpoint import Checkpoints
 from diffusion_jax.errors import RunError, UserError
@@ -50,7 +64,8 @@ def run(config: Config, workdir: storage.Path) -> int:
         _say_what(config, source, mesh, state, per_call)
         broken: list[UserError] = []
         feed = _feed(config, source, records, mesh, first_step, per_call, broken)
-        step = _compile(parts, feed, mesh, state, per_call)
+        options = compiling.options(deterministic=config["train"]["deterministic"])
+        step = _compile(parts, feed, mesh, state, per_call, options)
         with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
             watch, save = Watch(config, log), functools.partial(_save, workdir, config, checkpoints, log)
             state = loop.run(
@@ -166,12 +181,16 @@ def _feed(
     return feed._replace(items=sent())
 
 
-def _compile(parts: Parts, feed: data.Feed, mesh: Mesh, state: TrainState, per_call: int) -> Callable:
+def _compile(
+    parts: Parts, feed: data.Feed, mesh: Mesh, state: TrainState, per_call: int, options: dict[str, Any]
+) -> Callable:
     """Returns the jitted step (or steps), (state, store, item) -> (state, metrics), the state donated."""
     step_fn = functools.partial(loop.train_step if per_call == 1 else loop.train_steps, parts=parts)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+    shardings = shardings, sharding.replicated(mesh)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=shardings, compiler_options=options)
     def step(state: TrainState, store: Any, item: Any):
         return step_fn(state, feed.batch(store, item))
 

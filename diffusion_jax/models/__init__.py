@@ -17,10 +17,12 @@ class Network(NamedTuple):
         init: key -> params, float32.
         apply: (params, x_t [B, H, W, C], condition [B], cond, *, train, rngs) -> output [B, H, W, C]; `cond` is a dict of
             what else the network is told, see `UNet`.
+        cast: params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them.
     """
 
     init: Callable[..., Any]
     apply: Callable[..., Any]
+    cast: Callable[[Any], Any] = lambda params: params
 
 
 def unet(
@@ -49,4 +51,9 @@ def unet(
         with jax.default_matmul_precision(precision):
             return module.apply({"params": params}, x_t, condition, cond, train=train, rngs=rngs)
 
-    return Network(init, apply)
+    def cast(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf.astype(dtype) if path[-1].key == "kernel" else leaf, params
+        )
+
+    return Network(init, apply, cast)
