@@ -64,8 +64,9 @@ def run(config: Config, workdir: storage.Path) -> int:
         _say_what(config, source, mesh, state, per_call)
         broken: list[UserError] = []
         feed = _feed(config, source, records, mesh, first_step, per_call, broken)
-        options = compiling.options(deterministic=config["train"]["deterministic"])
-        step = _compile(parts, feed, mesh, state, per_call, options)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        how = {"num_steps": per_call, "deterministic": config["train"]["deterministic"]}
+        step = compile_step(parts, feed.batch, mesh, shardings, **how)
         with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
             watch, save = Watch(config, log), functools.partial(_save, workdir, config, checkpoints, log)
             state = loop.run(
@@ -181,18 +182,31 @@ def _feed(
     return feed._replace(items=sent())
 
 
-def _compile(
-    parts: Parts, feed: data.Feed, mesh: Mesh, state: TrainState, per_call: int, options: dict[str, Any]
-) -> Callable:
-    """Returns the jitted step (or steps), (state, store, item) -> (state, metrics), the state donated."""
-    step_fn = functools.partial(loop.train_step if per_call == 1 else loop.train_steps, parts=parts)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+def compile_step(
+    parts: Parts,
+    batch_of: Callable[[Any, Any], data.Batch],
+    mesh: Mesh,
+    shardings: TrainState,
+    *,
+    num_steps: int,
+    deterministic: bool = False,
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted training step (state, store, item) -> (state, metrics), the state donated.
 
-    shardings = shardings, sharding.replicated(mesh)
+    Args:
+        parts: what a step is made of.
+        batch_of: (store, item) -> batch, see `data.Feed`.
+        mesh: of the devices.
+        shardings: of the state.
+        num_steps: taken in one call; above one, items and metrics are stacked.
+        deterministic: see `compiling.options`.
+    """
+    take = functools.partial(loop.train_step if num_steps == 1 else loop.train_steps, parts=parts)
+    where, options = (shardings, sharding.replicated(mesh)), compiling.options(deterministic=deterministic)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=shardings, compiler_options=options)
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=where, compiler_options=options)
     def step(state: TrainState, store: Any, item: Any):
-        return step_fn(state, feed.batch(store, item))
+        return take(state, batch_of(store, item))
 
     return step
 

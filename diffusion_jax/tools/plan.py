@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 from diffusion_jax import build, collectives, command, flops, hardware, logs, loop, memory, schema, sharding, storage
 from diffusion_jax.build import Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.jobs import train
 
 GIB, MIB = 2**30, 2**20
 
@@ -125,9 +126,8 @@ def _training(config: Config, mesh: Mesh) -> Plan:
     batch = {"image": jax.ShapeDtypeStruct((num_images, *build.image_shape(config)), jnp.uint8, sharding=where), "cond": {}}
     if config["model"]["num_classes"]:
         batch["cond"]["label"] = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=where)
-    step = functools.partial(loop.train_step, parts=parts)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
-    return _compiled(jitted, (state, batch), mesh, flops.count(step, state, batch))
+    step = train.compile_step(parts, lambda _, item: item, mesh, shardings, num_steps=1)
+    return _compiled(step, (state, {}, batch), mesh, flops.count(step, state, {}, batch))
 
 
 def _sampling(config: Config, mesh: Mesh) -> Plan:

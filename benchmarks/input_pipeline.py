@@ -1,0 +1,141 @@
+"""How long a training step waits for its images: python benchmarks/input_pipeline.py
+
+Three ways in: CIFAR-10's size kept on the device, the same from a prepared array_record set, both through TFDS, and a folder
+of 256-px JPEGs scaled to 64 pixels; the last two read by grain's threads while the step runs. The step is a sleep, since an
+accelerator leaves the host free while it computes; what counts is the time between two of them. Images are made up: smooth
+noise, which JPEG packs like photographs. Writes benchmarks/input_pipeline.json.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+from absl import flags
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from diffusion_jax import checkpoint, data, sharding, sources  # noqa: E402
+from diffusion_jax.sources import Source  # noqa: E402
+
+BATCH_SIZE, NUM_IMAGES, NUM_STEPS = 128, 2048, 30
+STEPS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # an accelerator's step, from the shortest to a CPU's
+ALLOWED = 0.02
+
+
+def main() -> None:
+    flags.FLAGS(sys.argv[:1])  # grain asks for parsed flags
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        record_set, photographs = array_record(root / "tfds"), jpegs(root / "jpegs")
+        rows = [
+            row("on the device, 32 px", record_set, data.read_all(record_set)),
+            row("array_record through grain, 32 px", record_set, None),
+            row("a folder of 256-px JPEGs to 64 px", photographs, None),
+        ]
+    result = {
+        "command": "python benchmarks/input_pipeline.py",
+        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        "batch_size": BATCH_SIZE,
+        "threads": data.NUM_THREADS,
+        "versions": checkpoint.versions(),
+        "rows": rows,
+    }
+    (ROOT / "benchmarks" / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def row(name: str, source: Source, records: data.Records | None) -> dict:
+    """Returns what one way in costs: the wait at each length of a step, and the processor's time for an image."""
+    cpu_s, images_per_s = cost(source, records)
+    waits = {}
+    for step_s in reversed(STEPS_S):
+        waits[step_s] = waited(source, records, step_s) / step_s
+        print(f"{name}: a step of {1e3 * step_s:g} ms waits {100 * waits[step_s]:.1f}% of it", flush=True)
+    enough = [step_s for step_s, share in sorted(waits.items()) if share < ALLOWED]
+    return {
+        "source": name,
+        "images_per_s": images_per_s,
+        "cpu_s_per_image": cpu_s,
+        "wait_by_step_s": waits,
+        "shortest_step_s_below_2_percent": enough[0] if enough else None,
+        "cores_for_10_ms_steps": cpu_s * BATCH_SIZE / 0.01,
+    }
+
+
+def batches(source: Source, records: data.Records | None):
+    """Yields batches, or what the device needs to look them up, as they lie on the device."""
+    feed = data.feed(source, records, batch_size=BATCH_SIZE, seed=0, first_step=0, with_labels=False)
+    where = sharding.batched(sharding.make_mesh())
+    return (jax.block_until_ready(sharding.to_global(item, where)) for item in feed.items)
+
+
+def cost(source: Source, records: data.Records | None) -> tuple[float, float]:
+    """Returns (seconds of all processors for an image, images a second) at full speed."""
+    items = batches(source, records)
+    for _ in itertools.islice(items, 5):
+        pass
+    start, cpu = time.perf_counter(), time.process_time()
+    for _ in itertools.islice(items, NUM_STEPS):
+        pass
+    num_images = NUM_STEPS * BATCH_SIZE
+    return (time.process_time() - cpu) / num_images, num_images / (time.perf_counter() - start)
+
+
+def waited(source: Source, records: data.Records | None, step_s: float) -> float:
+    """Returns the median seconds between the end of one step and the beginning of the next."""
+    items, waits = batches(source, records), []
+    for _ in range(NUM_STEPS):
+        start = time.perf_counter()
+        next(items)
+        waits.append(time.perf_counter() - start)
+        time.sleep(step_s)
+    return statistics.median(waits[NUM_STEPS // 2 :])  # behind what was read ahead
+
+
+def made_up(size: int, number: int) -> np.ndarray:
+    """Returns a smooth image, uint8 [size, size, 3]."""
+    coarse = np.random.default_rng(number).integers(0, 256, (size // 8, size // 8, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def array_record(folder: pathlib.Path) -> Source:
+    """Returns a prepared set with the features of cifar10."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    records = {"id": [str(i) for i in range(NUM_IMAGES)], "image": [made_up(32, i) for i in range(NUM_IMAGES)]}
+    records["label"] = np.zeros(NUM_IMAGES, np.int64)
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="cifar10",
+        version="3.0.2",
+        features=tfds.builder("cifar10:3.0.2", data_dir=str(folder / "none")).info.features,
+        split_datasets={"train": tf.data.Dataset.from_tensor_slices(records)},
+        data_dir=str(folder),
+        file_format="array_record",
+        disable_shuffling=True,
+    )
+    source = sources.tfds(name="cifar10:3.0.2", path=str(folder), split="train")
+    return sources.fitted(source, image_shape=(32, 32, 3), center_crop=0, resize=False, num_classes=0)
+
+
+def jpegs(folder: pathlib.Path) -> Source:
+    """Returns a folder of JPEGs, scaled as the configs of large images do."""
+    folder.mkdir()
+    for i in range(NUM_IMAGES // 4):
+        Image.fromarray(made_up(256, i)).save(folder / f"{i:05d}.jpg", quality=90)
+    return sources.fitted(
+        sources.folder(path=str(folder)), image_shape=(64, 64, 3), center_crop=0, resize=True, num_classes=0
+    )
+
+
+if __name__ == "__main__":
+    main()
