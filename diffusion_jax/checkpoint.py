@@ -229,11 +229,4 @@ def agreed_config(workdir: storage.Path, config: Mapping[str, Any]) -> Mapping[s
 
 def versions() -> dict[str, str]:
     """Returns the installed version of each package that a result depends on."""
-    return {"diffusion_jax": diffusion_jax.__version__} | {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+    return {"diffusion_jax": diffusion_jax.__version__} | {name: metadata.version(name) for name in PACKAGES}

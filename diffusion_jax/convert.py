@@ -14,7 +14,16 @@ import numpy as np
 from diffusion_jax.errors import UserError
 
 Tensors = Mapping[str, np.ndarray]
-Map = dict[str, str]  # our path, 'down_0_1.conv1', -> theirs, without what the leaf is called
+Map = dict[str, str]  # our name of a block, or of a part of one -> theirs
+
+# What each code base calls the parts of a block.
+RES = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}
+HO = RES | {"embedding": "temb_proj", "shortcut": "nin_shortcut"}
+HO |= {"norm": "norm", "query": "q", "key": "k", "value": "v", "out": "proj_out"}
+DIFFUSERS = RES | {"embedding": "time_emb_proj", "shortcut": "conv_shortcut"}
+DIFFUSERS |= {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+OPENAI = {"norm1": "in_layers.0", "conv1": "in_layers.2", "embedding": "emb_layers.1", "norm2": "out_layers.0"}
+OPENAI |= {"conv2": "out_layers.3", "shortcut": "skip_connection", "norm": "norm", "out": "proj_out"}
 
 
 def from_ho(tensors: Tensors, like: Any) -> Any:
@@ -28,21 +37,21 @@ def from_ho(tensors: Tensors, like: Any) -> Any:
         UserError: where a tensor is missing, or has another shape.
     """
     tensors = {name.removeprefix("model/"): value for name, value in tensors.items()}
-    leaves = {"kernel": "W", "bias": "b", "scale": "gamma"}
+    places, leaves = _ho_places(like), {"kernel": "W", "bias": "b", "scale": "gamma"}
 
     def find(module: str, leaf: str) -> np.ndarray:
         name = "beta" if leaf == "bias" and module.split(".")[-1].startswith("norm") else leaves[leaf]
-        return _get(tensors, f"{_ho_path(module)}/{name}")
+        return _get(tensors, f"{_path(module, places, HO, '/')}/{name}")
 
     return _fill(like, find)
 
 
 def from_diffusers(tensors: Tensors, like: Any) -> Any:
     """Returns the parameters of a diffusers UNet2DModel with DDPM's options. Arguments and errors as for `from_ho`."""
-    num_levels = _num_levels(like)
+    places = _diffusers_places(like)
 
     def find(module: str, leaf: str) -> np.ndarray:
-        return _torch(_get(tensors, f"{_diffusers_path(module, num_levels)}.{'bias' if leaf == 'bias' else 'weight'}"))
+        return _torch(_get(tensors, f"{_path(module, places, DIFFUSERS)}.{'bias' if leaf == 'bias' else 'weight'}"))
 
     return _fill(like, find)
 
@@ -66,7 +75,7 @@ def from_openai(tensors: Tensors, like: Any, *, num_heads: Callable[[int, str], 
             fused = _get(tensors, f"{places[parent]}.qkv.{suffix}")
             heads = num_heads(len(fused) // 3, parent)
             return _torch(_part_of_qkv(fused, ("query", "key", "value").index(part), heads, split_heads_first))
-        tensor = _get(tensors, f"{_openai_path(module, places)}.{suffix}")
+        tensor = _get(tensors, f"{_path(module, places, OPENAI)}.{suffix}")
         if module == "embedding_0" and leaf == "kernel":
             tensor = np.concatenate(np.split(tensor, 2, axis=1)[::-1], axis=1)  # theirs are [cos, sin]
         return tensor if leaf == "embedding" else _torch(tensor)
@@ -108,52 +117,41 @@ def _part_of_qkv(fused: np.ndarray, part: int, num_heads: int, split_heads_first
     return fused[np.ravel(rows[:, part] if split_heads_first else rows[part])]
 
 
-def _num_levels(like: Any) -> int:
-    return 1 + max(int(name.split("_")[1]) for name in like if name.startswith("up_"))
-
-
-RES = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}
-
-
-def _ho_path(module: str) -> str:
-    """Returns Ho et al.'s name of our module."""
+def _path(module: str, places: Map, parts: Map, separator: str = ".") -> str:
+    """Returns a code base's name of our module, from its names of our blocks and of their parts."""
     block, _, part = module.partition(".")
-    parts = RES | {"embedding": "temb_proj", "shortcut": "nin_shortcut"}
-    parts |= {"norm": "norm", "query": "q", "key": "k", "value": "v", "out": "proj_out"}
-    fixed = {
-        "embedding_0": "temb/dense0",
-        "embedding_1": "temb/dense1",
-        "middle_0": "mid/block_1",
-        "middle_1": "mid/block_2",
-    }
-    fixed |= {"middle_attention": "mid/attn_1", "conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "norm_out"}
-    if block in fixed:
-        return fixed[block] + (f"/{parts[part]}" if part else "")
-    way, level, place, *attention = block.split("_")
-    if place == "sample":
-        return f"{way}_{level}/{way}sample/conv"
-    return f"{way}_{level}/{'attn' if attention else 'block'}_{place}/{parts[part]}"
+    return separator.join([places[block], parts[part]] if part else [places[block]])
 
 
-def _diffusers_path(module: str, num_levels: int) -> str:
-    """Returns diffusers' name of our module; its levels going up count from the smallest image."""
-    block, _, part = module.partition(".")
-    parts = RES | {"embedding": "time_emb_proj", "shortcut": "conv_shortcut"}
-    parts |= {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
-    fixed = {"embedding_0": "time_embedding.linear_1", "embedding_1": "time_embedding.linear_2", "norm_out": "conv_norm_out"}
-    fixed |= {
-        "middle_0": "mid_block.resnets.0",
-        "middle_1": "mid_block.resnets.1",
-        "middle_attention": "mid_block.attentions.0",
-    }
-    fixed |= {"conv_in": "conv_in", "conv_out": "conv_out"}
-    if block in fixed:
-        return fixed[block] + (f".{parts[part]}" if part else "")
-    way, level, place, *attention = block.split("_")
-    theirs = f"{way}_blocks.{int(level) if way == 'down' else num_levels - 1 - int(level)}"
-    if place == "sample":
-        return f"{theirs}.{way}samplers.0.conv"
-    return f"{theirs}.{'attentions' if attention else 'resnets'}.{place}.{parts[part]}"
+def _of_the_levels(like: Any) -> list[str]:
+    """Returns the names of our blocks that lie in a level: down_<level>_<place>, up_<level>_<place>_attention, ..."""
+    return [name for name in like if name.startswith(("down_", "up_"))]
+
+
+def _ho_places(like: Any) -> Map:
+    """Returns Ho et al.'s name of each of our blocks."""
+    places = {"embedding_0": "temb/dense0", "embedding_1": "temb/dense1"}
+    places |= {"middle_0": "mid/block_1", "middle_1": "mid/block_2", "middle_attention": "mid/attn_1"}
+    places |= {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "norm_out"}
+    for name in _of_the_levels(like):
+        way, level, place, *attention = name.split("_")
+        block = f"{way}sample/conv" if place == "sample" else f"{'attn' if attention else 'block'}_{place}"
+        places[name] = f"{way}_{level}/{block}"
+    return places
+
+
+def _diffusers_places(like: Any) -> Map:
+    """Returns diffusers' name of each of our blocks; its levels going up count from the smallest image."""
+    places = {"embedding_0": "time_embedding.linear_1", "embedding_1": "time_embedding.linear_2"}
+    places |= {"middle_0": "mid_block.resnets.0", "middle_1": "mid_block.resnets.1"}
+    places |= {"middle_attention": "mid_block.attentions.0"}
+    places |= {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "conv_norm_out"}
+    last = max(int(name.split("_")[1]) for name in _of_the_levels(like))
+    for name in _of_the_levels(like):
+        way, level, place, *attention = name.split("_")
+        block = f"{way}samplers.0.conv" if place == "sample" else f"{'attentions' if attention else 'resnets'}.{place}"
+        places[name] = f"{way}_blocks.{int(level) if way == 'down' else last - int(level)}.{block}"
+    return places
 
 
 def _openai_places(like: Any) -> Map:
@@ -171,19 +169,11 @@ def _openai_places(like: Any) -> Map:
     for before, name in itertools.pairwise(up):
         if name.endswith("sample"):  # theirs belongs to the block before, after its attention if it has one
             places[name] = f"output_blocks.{blocks.index(before)}.{2 if f'{before}_attention' in like else 1}"
-    return places
+    convs = [name for name in [*down, *up] if "kernel" in like[name]]
+    return places | {name: f"{places[name]}.{'op' if name in down else 'conv'}" for name in convs}
 
 
 def _order(name: str) -> tuple[int, float]:
     """Returns what sorts our blocks as the forward pass visits them."""
     way, level, place = name.split("_")
     return int(level) * (1 if way == "down" else -1), float("inf") if place == "sample" else int(place)
-
-
-def _openai_path(module: str, places: Map) -> str:
-    block, _, part = module.partition(".")
-    parts = {"norm1": "in_layers.0", "conv1": "in_layers.2", "embedding": "emb_layers.1", "norm2": "out_layers.0"}
-    parts |= {"conv2": "out_layers.3", "shortcut": "skip_connection", "norm": "norm", "out": "proj_out"}
-    if part:
-        return f"{places[block]}.{parts[part]}"
-    return places[block] + {"down": ".op", "up": ".conv"}.get(block.split("_")[0], "")

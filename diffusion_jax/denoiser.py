@@ -58,24 +58,6 @@ def coefficients(predicts: Predicts, level: Level) -> tuple[Array, Array]:
     return known[predicts]
 
 
-def x_previous(levels: Level) -> Coefficients:
-    """Returns the parameterization whose output is the mean of x_{t-1}: the posterior's, a = alpha_s, b = its share of eps.
-
-    [Ho et al. 2020, section 3.2]. For chains of single steps, and without clipping: a clipped x_0 is no longer what the
-    network said of x_{t-1}.
-
-    Args:
-        levels: the chain, [T + 1]; the level that a network is asked about must be one of its rows.
-    """
-
-    def of(t: Level) -> tuple[Array, Array]:
-        s = process.below(levels, t)
-        return s.alpha, t.alpha * s.sigma**2 / (s.alpha * t.sigma)
-
-    of.refuses_limits = True
-    return of
-
-
 def edm(level: Level, *, sigma_data: float = 0.5) -> tuple[Array, Array]:
     """Returns (a, b) of the output F of unit variance in x_0 = c_skip x_t + c_out F. [Karras et al. 2022, EDM, table 1]
 
@@ -121,7 +103,6 @@ def make_denoiser(
         eps = process.expand(scale * level.alpha, x_t) * output - process.expand(scale * a, x_t) * x_t
         return Prediction(x_0, eps, variance)
 
-    denoise.refuses_limits = getattr(predicts, "refuses_limits", False)
     return denoise
 
 
@@ -172,14 +153,7 @@ def limit_x_0(
         limit: `clip` or `dynamic_threshold(...)`.
         eps: 'follows' from the limited x_0, so that both still explain x_t, as in Ho et al.'s and improved DDPM's samplers;
             or is 'kept', as in diffusers' DDIM.
-
-    Raises:
-        ValueError: for a network that predicts `x_previous`.
     """
-    if getattr(denoise, "refuses_limits", False):
-        raise ValueError(
-            "x_0 cannot be limited where the network predicts x_previous: the mean of x_s would no longer be its own."
-        )
 
     def limited(x_t: Array, level: Level) -> Prediction:
         prediction = denoise(x_t, level)

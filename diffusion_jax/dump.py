@@ -59,8 +59,7 @@ def write(
         return result
     with storage.writing(result) as file:
         write_npz(file, shards, sizes, (num_images, *pictured.shape[1:]), labels)
-    columns = int(np.ceil(np.sqrt(len(pictured))))
-    storage.write_bytes(out / "grid.png", images.encode_png(images.grid(pictured, num_columns=columns)))
+    storage.write_bytes(out / "grid.png", images.encode_png(images.grid(pictured)))
     return result
 
 
@@ -71,13 +70,8 @@ def own(num_shards: int) -> list[int]:
 
 def _runs(numbers: list[int]) -> list[list[int]]:
     """Returns rising numbers in groups without gaps."""
-    groups: list[list[int]] = []
-    for number in numbers:
-        if groups and groups[-1][-1] == number - 1:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return groups
+    gaps = np.flatnonzero(np.diff(numbers) > 1) + 1
+    return [group.tolist() for group in np.split(numbers, gaps) if group.size]
 
 
 def _counted(pieces: Iterable[np.ndarray], done: int, on_progress: Callable[[int], None]) -> Iterator[np.ndarray]:

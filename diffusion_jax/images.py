@@ -1,6 +1,7 @@
 """Images: [-1, 1] <-> uint8, grids, PNG."""
 
 import io
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +18,12 @@ def to_uint8(x: Array) -> Array:
     return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def grid(images: np.ndarray, *, num_columns: int, pad: int = 2, min_size: int = 64) -> np.ndarray:
+def grid(images: np.ndarray, *, num_columns: int = 0, pad: int = 2, min_size: int = 64) -> np.ndarray:
     """Returns images side by side on white, small ones enlarged by whole factors.
 
     Args:
         images: uint8 [N, H, W, C].
-        num_columns: images in a row.
+        num_columns: images in a row; 0 for as many as rows, or one more.
         pad: pixels between images.
         min_size: the least height or width at which an image is shown.
 
@@ -32,6 +33,7 @@ def grid(images: np.ndarray, *, num_columns: int, pad: int = 2, min_size: int = 
     factor = -(-min_size // min(images.shape[1:3]))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     num, height, width, channels = images.shape
+    num_columns = num_columns or math.ceil(math.sqrt(num))
     num_rows = -(-num // num_columns)
     canvas = np.full((num_rows, height + pad, num_columns, width + pad, channels), 255, np.uint8)
     for i, image in enumerate(images):

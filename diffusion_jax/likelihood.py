@@ -6,7 +6,7 @@ to be put beside the likelihood of a probability flow (`flow.py`), which is anot
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ from diffusion_jax import denoiser, process
 from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind
 from diffusion_jax.process import Gaussian, Level
 
-Cdf = Literal["exact", "tanh"]
 HALF_BIN = 1 / 255  # of uint8 values in [-1, 1]
 EDGE = 0.999  # beyond it lie the first and the last value alone, whose bins reach to infinity
 
@@ -47,7 +46,6 @@ def bound(
     noise: Callable[[Array], Array],
     *,
     variance: VarianceKind,
-    cdf: Cdf = "exact",
 ) -> Bound:
     """Returns the variational bound of images, with one draw of x_t for each step. [Ho et al. 2020, eqs. 5 and 13]
 
@@ -57,7 +55,6 @@ def bound(
         grid: `Level` of [S + 1], from T down to the data.
         noise: number of the step -> standard normal draws, [B, H, W, C].
         variance: of the reverse steps.
-        cdf: see `log_discretized_gaussian`.
     """
     num_steps = len(grid.alpha) - 1
     first = first_log_variance(grid)
@@ -66,7 +63,7 @@ def bound(
         t, s, eps = process.at(grid, index), process.at(grid, index + 1), noise(index)
         x_t = process.diffuse(x_0, t, eps)
         prediction = denoise(x_t, t)
-        term = bound_term(prediction, x_0, x_t, t, s, variance=variance, first=first, cdf=cdf)
+        term = bound_term(prediction, x_0, x_t, t, s, variance=variance, first=first)
         return None, (term, _mean((prediction.x_0 - x_0) ** 2), _mean((prediction.eps - eps) ** 2))
 
     _, (terms, mse_x_0, mse_eps) = jax.lax.scan(step, None, jnp.arange(num_steps))
@@ -83,7 +80,6 @@ def bound_term(
     *,
     variance: VarianceKind,
     first: Array,
-    cdf: Cdf = "exact",
 ) -> Array:
     """Returns KL(q(x_s | x_t, x_0) || p(x_s | x_t)), or -log p(x_0 | x_t) where s is the data, in bits per dimension. # [B]
 
@@ -95,14 +91,13 @@ def bound_term(
         s: to, [] or [B].
         variance: of the reverse step.
         first: `first_log_variance` of the chain.
-        cdf: see `log_discretized_gaussian`.
     """
     is_last = s.sigma == 0
     truth = process.posterior(x_0, x_t, t, s)
     truth = truth._replace(log_variance=process.expand(jnp.where(is_last, first, truth.log_variance), x_0))  # not -inf
     log_variance = denoiser.reverse_log_variance(prediction.variance, x_t, t, s, variance, first=first)
     model = Gaussian(process.posterior(prediction.x_0, x_t, t, s).mean, log_variance)
-    decoder = -log_discretized_gaussian(x_0, model, cdf=cdf)
+    decoder = -log_discretized_gaussian(x_0, model)
     return _mean(jnp.where(process.expand(is_last, x_0), decoder, gaussian_kl(truth, model))) / math.log(2)
 
 
@@ -125,7 +120,7 @@ def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
     return (jnp.expm1(d) - d + (p.mean - q.mean) ** 2 * jnp.exp(-q.log_variance)) / 2
 
 
-def log_discretized_gaussian(x_0: Array, law: Gaussian, *, cdf: Cdf = "exact") -> Array:
+def log_discretized_gaussian(x_0: Array, law: Gaussian) -> Array:
     """Returns the log-probability of each uint8 value's bin under a Gaussian, in nats. [Ho et al. 2020, eq. 13]
 
     The bins of 0 and 255 reach to infinity. A difference of two numbers near 1 has no digits left in float32, so the two are
@@ -134,14 +129,9 @@ def log_discretized_gaussian(x_0: Array, law: Gaussian, *, cdf: Cdf = "exact") -
     Args:
         x_0: uint8 values in [-1, 1].
         law: the Gaussian.
-        cdf: 'exact', or 'tanh', the published code's approximation with its floor of 1e-12, for comparison.
     """
     inverse_std = jnp.exp(-law.log_variance / 2)
     upper, lower = (inverse_std * (x_0 - law.mean + half) for half in (HALF_BIN, -HALF_BIN))
-    if cdf == "tanh":
-        upper, lower = _tanh_cdf(upper), _tanh_cdf(lower)
-        probability = jnp.where(x_0 < -EDGE, upper, jnp.where(x_0 > EDGE, 1 - lower, upper - lower))
-        return jnp.log(jnp.maximum(probability, 1e-12))
     right = x_0 > law.mean  # measure from the right tail: P(lower < z < upper) = P(-upper < z < -lower)
     high, low = jnp.where(right, -lower, upper), jnp.where(right, -upper, lower)
     log_high = log_ndtr(high)
@@ -154,10 +144,6 @@ def _log1mexp(x: Array) -> Array:
     cut = -math.log(2)
     near, far = jnp.clip(x, cut, -1e-30), jnp.minimum(x, cut)  # each branch finite everywhere, for the gradient's sake
     return jnp.where(x > cut, jnp.log(-jnp.expm1(near)), jnp.log1p(-jnp.exp(far)))
-
-
-def _tanh_cdf(x: Array) -> Array:
-    return 0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def _mean(x: Array) -> Array:

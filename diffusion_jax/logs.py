@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Logs:
         """Records the metrics of a step."""
         line = json.dumps({"step": step, **values}) + "\n"
         self._submit("metrics.jsonl", storage.append_text, self._file, line, thread=self._lines)
-        self._submit("TensorBoard", self._write_scalars, step, values)
+        self._submit("TensorBoard", self._show, lambda writer: writer.write_scalars(step, values))
 
     def loss_curve(self) -> None:
         """Redraws loss.png from metrics.jsonl."""
@@ -82,10 +83,10 @@ class Logs:
             name: what made them.
             x: uint8 [N, H, W, C].
         """
-        grid = images.grid(x, num_columns=int(np.ceil(np.sqrt(len(x)))))
+        grid = images.grid(x)
         file = self._workdir / "previews" / f"step_{step:07d}_{name}.png"
         self._submit(file.name, lambda: storage.write_bytes(file, images.encode_png(grid)))
-        self._submit("TensorBoard", self._write_image, step, name, grid)
+        self._submit("TensorBoard", self._show, lambda writer: writer.write_images(step, {name: grid[None]}))
 
     def _submit(self, what: str, function: Callable, *arguments, thread: futures.Executor | None = None) -> None:
         if not sharding.is_first():
@@ -106,24 +107,18 @@ class Logs:
         if kept or self._file.exists():
             storage.write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def _writer(self):
-        """Returns clu's writer, made at first use: TensorFlow takes seconds to import."""
+    def _show(self, write: Callable[[Any], None]) -> None:
+        """Writes with clu's writer, made at first use: TensorFlow takes seconds to import."""
+        if not self._tensorboard:
+            return
         if self._clu is None:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or it announces itself
             from clu import metric_writers
 
             self._clu = metric_writers.SummaryWriter(str(self._workdir / "tensorboard"))
-        return self._clu
-
-    def _write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        if self._tensorboard:
-            self._writer().write_scalars(step, values)
-            self._writer().flush()
-
-    def _write_image(self, step: int, name: str, grid: np.ndarray) -> None:
-        if self._tensorboard:
-            self._writer().write_images(step, {name: grid[None]})
+        write(self._clu)
+        self._clu.flush()
 
 
 class Progress:
@@ -156,3 +151,19 @@ class Progress:
         rate = (self._done - first) / (time.monotonic() - start)
         eta = datetime.timedelta(seconds=round((self._total - self._done) / rate))
         return f"{text}  {rate:.1f} {self._unit}/s  ETA {eta}"
+
+
+def progress_by_shard(label: str, num_images: int, shard_size: int) -> Callable[[int], None]:
+    """Returns what is told how many images are done: it keeps the terminal's line up to date, and prints one a shard."""
+    progress = Progress("images", total=num_images)
+    shards = 0
+
+    def on_progress(done: int) -> None:
+        nonlocal shards
+        progress.update(done)
+        if done // shard_size > shards or done == num_images:
+            shards = done // shard_size
+            progress.clear()
+            say(label, progress.text())
+
+    return on_progress

@@ -126,7 +126,7 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
     The network always runs on whole chunks of `sample.batch_per_device` images on each device, the last one padded, so that
     an image depends neither on how many there are nor on where drawing begins.
     """
-    num_images, size = model.config["sample"]["num_images"], _chunk_size(model.config)
+    num_images, size = model.config["sample"]["num_images"], _chunk_size(model.config, "sample")
     for start in range(first - first % size, num_images, size):
         drawn = _drawn(model, build.draw, np.arange(start, start + size))
         yield drawn[max(first - start, 0) : num_images - start]
@@ -134,12 +134,12 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
 
 def strip(model: Model, num_images: int) -> np.ndarray:
     """Returns predictions of x_0 at `sample.strip` times, for the first images. # uint8 [k, num_images, H, W, C]"""
-    return _drawn(model, build.strip, np.arange(_chunk_size(model.config)))[:, :num_images]
+    return _drawn(model, build.strip, np.arange(_chunk_size(model.config, "sample")))[:, :num_images]
 
 
 def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> np.ndarray:
     """Returns what a function of `build` draws for images with these numbers."""
-    draw = _compiled(make, schema.to_json(_without_counts(model.config), {}))
+    draw = _program(make, model.config)
     numbers = jax.device_put(numbers, sharding.batched(sharding.local_mesh()))
     return np.asarray(draw(model.params, model.config["sample"]["seed"], numbers))
 
@@ -152,8 +152,7 @@ def likelihoods(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np
         batch: {"image": uint8 [N, H, W, C], "cond": pytree}.
         numbers: of the images, which address their noises, [N].
     """
-    size = model.config["likelihood"]["batch_per_device"] * jax.local_device_count()
-    measure = _compiled(build.likelihood_of, schema.to_json(_without_counts(model.config), {}))
+    size, measure = _chunk_size(model.config, "likelihood"), _program(build.likelihood_of, model.config)
     where, parts = sharding.batched(sharding.local_mesh()), []
     for start in range(0, len(numbers), size):
         rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)  # the last chunk is padded
@@ -163,16 +162,17 @@ def likelihoods(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np
     return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
 
 
-def _chunk_size(config: Config) -> int:
-    """Returns how many images are drawn at once, over all devices of this process."""
-    return config["sample"]["batch_per_device"] * jax.local_device_count()
+def _chunk_size(config: Config, section: str) -> int:
+    """Returns how many images a section takes at once, over all devices of this process."""
+    return config[section]["batch_per_device"] * jax.local_device_count()
 
 
-def _without_counts(config: Config) -> Config:
-    """Returns the config with what does not change the compiled program set to constants."""
+def _program(make: Callable, config: Config):
+    """Returns a function of `build` jitted; fields of the config that do not change the program may differ."""
     counts = {"num_images": 1, "shard_size": 1}
     sample = {**config["sample"], **counts, "seed": 0, "step": -1}
-    return {**config, "sample": sample, "likelihood": {**config["likelihood"], **counts}}
+    likelihood = {**config["likelihood"], **counts}
+    return _compiled(make, schema.to_json({**config, "sample": sample, "likelihood": likelihood}, {}))
 
 
 @functools.lru_cache(maxsize=8)

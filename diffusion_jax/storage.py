@@ -39,7 +39,7 @@ def is_object_store(name: Path) -> bool:
 
 def user_cache() -> Path:
     """Returns the folder for what can be made again: $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache."""
-    return path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "diffusion_jax"
+    return path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "diffusion_jax"
 
 
 @contextlib.contextmanager

@@ -45,16 +45,11 @@ def stratified(num_steps: int) -> Timesteps:
     One uniform offset shifts an even comb around the circle, as in [Kingma et al. 2021, VDM, appendix I.1]: the loss of a
     batch varies less.
     """
-
-    def draw(state, key: Array, batch_size: int) -> tuple[Array, Array]:
-        t = 1 + jnp.floor(_comb(key, batch_size) * num_steps).astype(jnp.int32)
-        return jnp.minimum(t, num_steps), jnp.ones(batch_size)
-
-    return Timesteps(lambda: (), draw, lambda state, t, losses: state)
+    return transformed(lambda u: 1 + jnp.floor(u * num_steps).astype(jnp.int32), spread=True)
 
 
-def real_valued(time_of: Callable[[Array], Array], *, spread: bool) -> Timesteps:
-    """Returns draws t = time_of(u) of real-valued time, u ~ Uniform(0, 1): `time_of` is the inverse of a distribution.
+def transformed(time_of: Callable[[Array], Array], *, spread: bool) -> Timesteps:
+    """Returns draws t = time_of(u), u ~ Uniform(0, 1): `time_of` is the inverse of a distribution.
 
     Args:
         time_of: such as `uniform_time`, `log_uniform`, `log_normal` or `logit_normal`.

@@ -159,7 +159,7 @@ def theirs_by_ours(like):
         module = ".".join(modules)
         parent, _, part = module.rpartition(".")
         fused = part in ("query", "key", "value")
-        name = f"{places[parent]}.qkv" if fused else convert._openai_path(module, places)
+        name = f"{places[parent]}.qkv" if fused else convert._path(module, places, convert.OPENAI)
         found.setdefault(f"{name}.{'bias' if leaf == 'bias' else 'weight'}", []).append(tuple(part.key for part in path))
     return found
 

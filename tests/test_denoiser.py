@@ -69,10 +69,3 @@ def test_clipping_does_nothing_inside_the_range(x64):
     x_0, _, x_t, level = drawn(600)
     inside = denoiser.make_denoiser(lambda x, condition: jnp.clip(x_0, -1, 1), predicts="x_0")
     np.testing.assert_allclose(denoiser.clip_x_0(inside)(x_t, level).eps, inside(x_t, level).eps, rtol=1e-9)
-
-
-def test_clipping_is_refused_where_the_network_predicts_the_step_before():
-    levels = process.from_betas(LEVELS)
-    denoise = denoiser.make_denoiser(lambda x, condition: x, predicts=denoiser.x_previous(levels))
-    with pytest.raises(ValueError, match="x_0 cannot be limited where the network predicts x_previous"):
-        denoiser.clip_x_0(denoise)

@@ -17,23 +17,7 @@ from diffusion_jax.denoiser import Prediction
 from diffusion_jax.process import Level
 
 LEVELS = process.from_betas(schedules.linear(1000))
-WEIGHTS, MEANS, STDS = np.array([0.35, 0.65]), np.array([-0.6, 0.5]), np.array([0.2, 0.3])
 SHAPE = (4, 6, 6, 1)
-
-
-def mixture(x_t, level):
-    """Returns E[x_0 | x_t] and eps for values from a mixture of two Gaussians, each on its own."""
-    alpha, sigma = process.expand(level.alpha, x_t), process.expand(level.sigma, x_t)
-    variances = [alpha**2 * std**2 + sigma**2 for std in STDS]
-    log_p = [
-        jnp.log(weight) - (x_t - alpha * mean) ** 2 / (2 * variance) - jnp.log(variance) / 2
-        for weight, mean, variance in zip(WEIGHTS, MEANS, variances, strict=True)
-    ]
-    share = jax.nn.softmax(jnp.stack(log_p), axis=0)
-    eps = sigma * sum(
-        part * (x_t - alpha * mean) / variance for part, mean, variance in zip(share, MEANS, variances, strict=True)
-    )
-    return Prediction((x_t - sigma * eps) / alpha, eps)
 
 
 def measured(denoise, x, *, probe="rademacher", num_probes=1, **options):
@@ -67,13 +51,13 @@ def test_the_density_of_gaussian_data_is_within_a_thousandth_of_a_bit(precision)
 
 def test_the_density_of_a_mixture_is_within_a_thousandth_of_a_bit():
     rng = np.random.default_rng(0)
-    which = rng.choice(2, SHAPE, p=WEIGHTS)
-    x = jnp.asarray(MEANS[which] + STDS[which] * rng.standard_normal(SHAPE), jnp.float32)
-    found, first = measured(mixture, x)
+    which = rng.choice(2, SHAPE, p=oracles.WEIGHTS)
+    x = jnp.asarray(oracles.MEANS[which] + oracles.STDS[which] * rng.standard_normal(SHAPE), jnp.float32)
+    found, first = measured(oracles.mixture(), x)
     alpha, sigma = float(first.alpha), float(first.sigma)
     laws = [
         np.log(weight) + scipy.stats.norm(alpha * mean, np.hypot(alpha * std, sigma)).logpdf(np.float64(x))
-        for weight, mean, std in zip(WEIGHTS, MEANS, STDS, strict=True)
+        for weight, mean, std in zip(oracles.WEIGHTS, oracles.MEANS, oracles.STDS, strict=True)
     ]
     exact = scipy.special.logsumexp(laws, axis=0).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(bits(found.log_density), bits(exact), atol=1e-3)
@@ -92,7 +76,7 @@ def test_signs_are_exact_where_the_jacobian_is_diagonal_and_normal_probes_are_no
 
 def test_a_tighter_tolerance_costs_more_and_gives_more(x64):
     x = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), SHAPE)
-    loose, tight, reference = (measured(mixture, x, rtol=rtol, atol=rtol)[0] for rtol in (1e-3, 1e-6, 1e-10))
+    loose, tight, reference = (measured(oracles.mixture(), x, rtol=rtol, atol=rtol)[0] for rtol in (1e-3, 1e-6, 1e-10))
     errors = [np.max(np.abs(bits(each.log_density) - bits(reference.log_density))) for each in (loose, tight)]
     assert errors[1] < errors[0] / 10
     assert np.all(loose.num_evaluations < tight.num_evaluations)

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 import recorded
-from test_goldens_samplers import nchw, network_of, nhwc, rows_of
+from test_goldens_samplers import nchw, network_of, nhwc, rows_of, x_previous
 
 from diffusion_jax import build, denoiser, losses, process, schedules, timesteps, train_state
 
@@ -25,7 +25,7 @@ def setting(mean, variance, levels, clip=False):
     """Returns (predicts, kind of variance, denoiser) by the references' names."""
     kind = KINDS.get(variance.lower(), variance.lower())
     network = network_of("tanh", np.ones(1), variance=kind, previous=PREDICTS[mean] == "x_previous")
-    predicts = denoiser.x_previous(levels) if PREDICTS[mean] == "x_previous" else PREDICTS[mean]
+    predicts = x_previous(levels) if PREDICTS[mean] == "x_previous" else PREDICTS[mean]
     denoise = denoiser.make_denoiser(network, predicts=predicts, learned_variance=kind.startswith("learned"))
     if clip and PREDICTS[mean] == "x_previous":  # they clip what they report of x_0 alone, and the mean not
         return predicts, kind, lambda x_t, level: denoise(x_t, level)._replace(x_0=denoiser.clip(denoise(x_t, level).x_0))

@@ -24,6 +24,19 @@ def nchw(x):
     return np.moveaxis(np.asarray(x), -1, -3)
 
 
+def x_previous(levels):
+    """Returns the parameterization whose output is the mean of x_{t-1}: a = alpha_s, b = the posterior's share of eps.
+
+    For chains of single steps, and not to be clipped: a clipped x_0 is no longer what the network said of x_{t-1}.
+    """
+
+    def of(t):
+        s = process.below(levels, t)
+        return s.alpha, t.alpha * s.sigma**2 / (s.alpha * t.sigma)
+
+    return of
+
+
 # ---- g2: q(x_t | x_0), the posterior, conversions between parameterizations
 
 
@@ -57,7 +70,7 @@ def conversions(prefix):
         "q_posterior.log_variance_clipped": wide(jnp.maximum(small, first)),
         "predict_xstart_from_eps": predicted("eps", "eps_pred").x_0,
         "predict_eps_from_xstart": predicted("x_0", "xstart_pred").eps,
-        "predict_xstart_from_xprev": predicted(denoiser.x_previous(levels), "xprev_pred").x_0,
+        "predict_xstart_from_xprev": predicted(x_previous(levels), "xprev_pred").x_0,
         "get_velocity": sum(
             process.expand(c, x_0) * x for c, x in zip(denoiser.coefficients("v", t), (x_0, eps), strict=True)
         ),
@@ -160,7 +173,7 @@ def openai_chain(key):
     """Returns (states, x_0 predictions) of an unguided chain of g4a, by its key without the last part."""
     betas, rows, predicts, sampler, clip, network = openai_setting(key)
     levels = process.from_betas(betas)
-    predicts = denoiser.x_previous(levels) if predicts == "x_previous" else predicts
+    predicts = x_previous(levels) if predicts == "x_previous" else predicts
     dtype = levels.alpha.dtype
     denoise = denoiser.make_denoiser(network, predicts=predicts, learned_variance="learned" in str(key).lower())
     denoise = denoiser.clip_x_0(denoise) if clip else denoise

@@ -4,6 +4,7 @@ import io
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from PIL import Image
 
 from diffusion_jax import images
@@ -22,9 +23,10 @@ def test_values_are_rounded_and_clipped():
     np.testing.assert_array_equal(images.to_uint8(x), [0, 0, 0, 1, 255, 255])
 
 
-def test_a_grid_shows_every_image_once_enlarged_on_white():
+@pytest.mark.parametrize("num_columns", [3, 0])
+def test_a_grid_shows_every_image_once_enlarged_on_white(num_columns):
     x = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((5, 8, 4, 1), np.uint8)
-    grid = images.grid(x, num_columns=3, pad=1, min_size=8)
+    grid = images.grid(x, num_columns=num_columns, pad=1, min_size=8)
     assert grid.shape == (2 * 17 + 1, 3 * 9 + 1, 1)
     for i in range(5):
         assert np.all(grid[1 + 17 * (i // 3) : 17 + 17 * (i // 3), 1 + 9 * (i % 3) : 9 + 9 * (i % 3)] == i)

@@ -263,7 +263,7 @@ def test_real_valued_draws_have_their_distribution(name, spread):
     """Kolmogorov-Smirnov with 20,000 independent draws; of spread batches of 8, 20,000 first places, so that no two are of
     one batch. False alarm 1e-4, were the key not fixed."""
     time_of, law = REAL_DRAWS[name]
-    drawn = timesteps.real_valued(time_of, spread=spread)
+    drawn = timesteps.transformed(time_of, spread=spread)
     keys = jax.random.split(jax.random.key(2), 20_000)
     t, weight = jax.jit(jax.vmap(lambda key: drawn.draw(drawn.init(), key, 8 if spread else 1)))(keys)
     t = np.asarray(t[:, 0], np.float64)
@@ -274,7 +274,7 @@ def test_real_valued_draws_have_their_distribution(name, spread):
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_spread_draws_have_one_in_every_part(batch_size):
     """The parts of the unit interval, of which time is any increasing function."""
-    drawn = timesteps.real_valued(functools.partial(timesteps.uniform_time, first=2.0, last=4.0), spread=True)
+    drawn = timesteps.transformed(functools.partial(timesteps.uniform_time, first=2.0, last=4.0), spread=True)
     for seed in range(5):
         t, _ = drawn.draw((), jax.random.key(seed), batch_size)
         part = np.floor((np.asarray(t) - 2) / 2 * batch_size)
@@ -285,7 +285,7 @@ def test_spread_draws_have_one_in_every_part(batch_size):
 def test_the_ends_of_the_unit_interval_are_times_too(name):
     """A uniform draw may be 0 exactly: no time is infinite or leaves its interval for that."""
     time_of, _ = REAL_DRAWS[name]
-    drawn = timesteps.real_valued(lambda u: (u, time_of(u)), spread=False)
+    drawn = timesteps.transformed(lambda u: (u, time_of(u)), spread=False)
     (u, t), _ = drawn.draw((), jax.random.key(0), 4096)
     assert np.all((u > 0) & (u < 1)) and np.all(np.isfinite(t)) and np.all(t > 0)
     ends = np.asarray(time_of(jnp.array([1e-6, 1 - 1e-6])))
@@ -293,5 +293,5 @@ def test_the_ends_of_the_unit_interval_are_times_too(name):
 
 
 def test_real_valued_draws_learn_nothing():
-    drawn = timesteps.real_valued(timesteps.log_normal, spread=True)
+    drawn = timesteps.transformed(timesteps.log_normal, spread=True)
     assert drawn.update(drawn.init(), jnp.ones(4), jnp.ones(4)) == ()

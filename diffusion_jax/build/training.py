@@ -66,7 +66,7 @@ def _timesteps(config: Config) -> Timesteps:
     if config["process"]["kind"] == "chain":
         return TIMESTEPS[loss["timesteps"]](config["process"]["num_steps"])
     time_of = DENSITIES[loss["density"]](processes.process_of(config))
-    return timesteps.real_valued(time_of, spread=loss["timesteps"] == "stratified")
+    return timesteps.transformed(time_of, spread=loss["timesteps"] == "stratified")
 
 
 def _loss(config: Config) -> losses.Loss:

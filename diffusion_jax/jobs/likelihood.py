@@ -74,15 +74,13 @@ def _manifest(trained: model.Model, source: Source) -> dict[str, Any]:
 def _by_image(trained: model.Model, source: Source, out: storage.Path) -> dict[str, np.ndarray]:
     """Returns what was found for each image, from the shards that are there and those that it adds. # [N] and [N, S]"""
     shard_size = trained.config["likelihood"]["shard_size"]
-    progress = logs.Progress("images", total=source.num_images)
+    on_progress = logs.progress_by_shard("likelihood", source.num_images, shard_size)
     files = [out / "shards" / f"{start:08d}.npz" for start in range(0, source.num_images, shard_size)]
     for number in dump.own(len(files)):
-        start = number * shard_size
-        if not (shard := files[number]).exists():
-            _write_shard(shard, trained, source, np.arange(start, min(start + shard_size, source.num_images)))
-            progress.update(min(start + shard_size, source.num_images))
-            progress.clear()
-            logs.say("likelihood", progress.text())
+        start, end = number * shard_size, min((number + 1) * shard_size, source.num_images)
+        if not files[number].exists():
+            _write_shard(files[number], trained, source, np.arange(start, end))
+            on_progress(end)
     sharding.wait_for_all("shards")
     shards = [dump.decode(shard) for shard in files]
     return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}

@@ -1,7 +1,5 @@
 """Dumping images: python main.py --mode=sample --workdir=<workdir> [--out=<folder>]; the same command continues."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from diffusion_jax import build, checkpoint, dump, images, logs, model, sharding, storage
@@ -38,28 +36,12 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
         shard_size=settings["shard_size"],
         manifest=_manifest(trained),
         labels=labels and labels(np.arange(settings["num_images"])),
-        on_progress=_progress(settings["num_images"], settings["shard_size"]),
+        on_progress=logs.progress_by_shard("sample", settings["num_images"], settings["shard_size"]),
     )
     logs.say("done", f"{result}; a picture is {out / 'grid.png'}")
     if settings["strip"] and sharding.is_first():
         _picture_strip(trained, out / "strip.png")
     return 0
-
-
-def _progress(num_images: int, shard_size: int) -> Callable[[int], None]:
-    """Returns what keeps the terminal's line up to date, and prints one for each shard."""
-    progress = logs.Progress("images", total=num_images)
-    shards = 0
-
-    def on_progress(done: int) -> None:
-        nonlocal shards
-        progress.update(done)
-        if done // shard_size > shards or done == num_images:
-            shards = done // shard_size
-            progress.clear()
-            logs.say("sample", progress.text())
-
-    return on_progress
 
 
 def _picture_strip(trained: model.Model, file: storage.Path) -> None:
