@@ -23,6 +23,7 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 from diffusion_jax import checkpoint, data, sharding, sources  # noqa: E402
 from diffusion_jax.sources import Source  # noqa: E402
