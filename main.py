@@ -15,9 +15,9 @@ Flags:
 import importlib
 import signal
 import sys
+from typing import Any
 
 from absl import flags, logging
-from ml_collections import ConfigDict
 
 from diffusion_jax import command, schema, storage
 from diffusion_jax.errors import UserError
@@ -68,14 +68,14 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     return values
 
 
-def _stored_config(argv: list[str]) -> ConfigDict:
+def _stored_config(argv: list[str]) -> dict[str, Any]:
     if command.value_of(argv, "mode") in (None, "train"):
         raise UserError("flag --config is missing; training needs one, such as --config=configs/digits.py.")
     if not (workdir := command.value_of(argv, "workdir")):
         raise UserError("flag --workdir is missing; it must be the folder of the run.")
     config = schema.from_json(storage.read_text(storage.path(workdir) / "config.json", "the workdir of a run"))
     schema.check(config)
-    return ConfigDict(config)
+    return config
 
 
 def _help() -> str:

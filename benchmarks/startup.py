@@ -50,20 +50,20 @@ def processes(folder: pathlib.Path):
     """Yields (what was run, its seconds in all)."""
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment["XDG_CACHE_HOME"] = str(folder / "cache")
-    train = ["--config=configs/digits.py", "--config.train.num_steps=1", "--config.train.checkpoint_every=1"]
+    train = ["--config=configs/digits.py", *[f"--config.train.{field}" for field in ("num_steps=1", "warmup_steps=0")]]
     sample = ["--mode=sample", f"--workdir={folder / 'cold'}", "--config.sample.num_images=16"]
-    for name, arguments in {
-        "main.py --help": ["--help"],
-        "a mistyped field": ["--config=configs/digits.py", "--config.train.batchsize=1"],
-        "one step of training and a grid, nothing kept": [*train, f"--workdir={folder / 'cold'}"],
-        "the same, programs kept": [*train, f"--workdir={folder / 'warm'}"],
-        "16 images, nothing kept": [*sample, f"--out={folder / 'one'}"],
-        "16 images, programs kept": [*sample, f"--out={folder / 'two'}"],
-    }.items():
+    for name, code, arguments in (
+        ("main.py --help", 0, ["--help"]),
+        ("a mistyped field", 2, ["--config=configs/digits.py", "--config.train.batchsize=1"]),
+        ("one step of training and a grid, nothing kept", 0, [*train, f"--workdir={folder / 'cold'}"]),
+        ("the same, programs kept", 0, [*train, f"--workdir={folder / 'warm'}"]),
+        ("16 images, nothing kept", 0, [*sample, f"--out={folder / 'one'}"]),
+        ("16 images, programs kept", 0, [*sample, f"--out={folder / 'two'}"]),
+    ):
         start = time.perf_counter()
-        command = [sys.executable, "main.py", *arguments]
-        subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        run = subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, env=environment, capture_output=True)
         yield name, time.perf_counter() - start
+        assert run.returncode == code, run.stderr.decode()
 
 
 if __name__ == "__main__":

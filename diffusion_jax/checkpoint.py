@@ -150,6 +150,20 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
     return step, weights["ema"][ema] if ema else weights["params"]
 
 
+def save_weights(workdir: storage.Path, step: int, params: Any) -> None:
+    """Saves one set of weights as a checkpoint of a run without averages, from which training cannot go on.
+
+    Raises:
+        RunError: where it could not be saved.
+    """
+    saved = {"weights": {"params": params, "ema": {}}}
+    try:
+        with _open(workdir) as checkpointer:
+            checkpointer.save_checkpointables(step, saved, custom_metadata={"checksums": checksums(saved)})
+    except (OSError, ValueError) as failed:
+        raise _not_saved(failed) from failed
+
+
 def _load_latest(
     checkpointer: ocp.training.Checkpointer, wanted: dict[str, Any], steps: list[int] | None = None
 ) -> tuple[int, dict[str, Any]] | None:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -29,13 +30,13 @@ def answer(job: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
-def parse(argv: list[str], values: flags.FlagValues, stored: Callable[[], ConfigDict]) -> flags.FlagValues:
+def parse(argv: list[str], values: flags.FlagValues, stored: Callable[[], dict[str, Any]]) -> flags.FlagValues:
     """Returns the parsed flags, among them `config` with every --config.<field>; its values are not checked yet.
 
     Args:
         argv: as of the process.
         values: with the flags of the program defined, but for --config.
-        stored: gives the config where there is no --config.
+        stored: gives the nested config where there is no --config.
 
     Raises:
         UserError: for an unknown flag or field, or a value that cannot be read.
@@ -45,7 +46,7 @@ def parse(argv: list[str], values: flags.FlagValues, stored: Callable[[], Config
             schema.check_name(match[1])
     given = value_of(argv, "config")
     _check_file(given)
-    base = None if given else stored()
+    base = None if given else ConfigDict(stored())
     try:
         if given:
             config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)

@@ -1,0 +1,63 @@
+"""Whether versions of jax agree: python benchmarks/compatibility.py [--record]
+
+A hundred training steps of a tiny network on digits, and 64 images drawn from the weights in examples/digits, against those
+in examples/digits/expected.npz, which --record made. Prints a row for the table of docs/compatibility.md, and exits with 1
+where a loss is off by more than a thousandth or an image by more than two levels in more than one pixel of a thousand.
+"""
+
+import argparse
+import functools
+import pathlib
+import platform
+import sys
+
+import jax
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import tiny  # noqa: E402
+
+import diffusion_jax as dj  # noqa: E402
+from diffusion_jax import build, checkpoint, data, loop, streams  # noqa: E402
+
+EXPECTED = ROOT / "examples" / "digits" / "expected.npz"
+NUM_STEPS, NUM_IMAGES = 100, 64
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true", help="make the file to compare with")
+    record = parser.parse_args().record
+    found = {"losses": losses(), "images": dj.load(ROOT / "examples" / "digits").sample(NUM_IMAGES)}
+    if record:
+        np.savez_compressed(EXPECTED, **found)
+    with np.load(EXPECTED, allow_pickle=False) as expected:
+        off = float(np.max(np.abs(found["losses"] / expected["losses"] - 1)))
+        levels = np.abs(found["images"].astype(int) - expected["images"])
+    many = float(np.mean(levels > 2))
+    versions = checkpoint.versions()
+    print(
+        f"| {platform.python_version()} | {versions['jax']} | {versions['flax']} | {versions['optax']} | "
+        f"{versions['orbax-checkpoint']} | {off:.1e} | {int(levels.max())} | {100 * many:.3f}% |"
+    )
+    return int(off > 1e-3 or many > 1e-3)
+
+
+def losses() -> np.ndarray:
+    """Returns the loss of each step. # float32 [NUM_STEPS]"""
+    config = tiny.config_of({"model.dropout": 0.1, "model.attention_levels": (0,)})
+    parts, source = build.parts(config), build.source(config)
+    records = data.read_all(source)
+    feed = data.feed(source, records, batch_size=16, seed=0, first_step=0, with_labels=False)
+    step = jax.jit(functools.partial(loop.train_step, parts=parts))
+    state, found = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init")), []
+    for _ in range(NUM_STEPS):
+        state, metrics = step(state, feed.batch(feed.store, next(feed.items)))
+        found.append(float(metrics["loss"]))
+    return np.array(found, np.float32)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The weights of a run alone, as a workdir to share.
+
+    python -m diffusion_jax.tools.export --workdir=runs/digits --out=shared/digits
+
+writes a workdir with the config and the averaged weights of the latest checkpoint (--config.sample.step and
+--config.sample.ema_rate choose others): a fraction of the run's size, enough to sample from and to start another run from
+(train.init_from), not to resume.
+
+Flags:
+    --workdir    of the run; a folder or gs://
+    --out        the folder to make
+"""
+
+import sys
+
+from absl import flags
+
+from diffusion_jax import checkpoint, command, logs, model, schema, storage
+from diffusion_jax.build import Config
+from diffusion_jax.errors import UserError
+
+
+def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
+    """Writes a workdir with one set of weights, as the parameters of a run without averages; returns the exit code, 0.
+
+    Raises:
+        UserError: where `workdir` is not that of a run, or `out` is one already.
+    """
+    if checkpoint.has_config(out):
+        raise UserError(f"flag --out = {str(out)!r} is the workdir of a run already; choose another.")
+    trained = model.restore(workdir, config)
+    alone = {**config, "train": {**config["train"], "ema_rates": ()}}
+    alone = model.with_settings(alone, ema_rate=0.0, step=-1)
+    checkpoint.save_weights(out, trained.step, trained.params)
+    checkpoint.write_config(out, alone)
+    logs.say("done", f"the weights of step {trained.step:,}; try: python main.py --mode=sample --workdir={out}")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Exports; the exit code is 0, 2 for bad input, 1 for a failure."""
+    if command.asks_for_help(argv):
+        print(__doc__)
+        return 0
+    return command.answer(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    flags.DEFINE_string("out", "", "", flag_values=values)
+    workdir = command.value_of(argv, "workdir")
+    if not workdir or not command.value_of(argv, "out"):
+        raise UserError("flags --workdir and --out must be the folder of a run and the folder to make.")
+    command.parse(argv, values, lambda: checkpoint.read_config(storage.path(workdir)))
+    schema.check(config := values.config.to_dict())
+    return run(storage.path(workdir), config, storage.path(values.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

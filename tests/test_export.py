@@ -1,0 +1,57 @@
+"""A run's weights alone: what they draw, what they cannot do, and what is refused."""
+
+import os
+
+import numpy as np
+import pytest
+import tiny
+
+import diffusion_jax as dj
+import main
+from diffusion_jax import command
+from diffusion_jax.tools import export
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    assert main.main(["main.py", *tiny.flags(folder, num_steps=2, decay="constant")]) == 0
+    return folder
+
+
+def size(folder) -> int:
+    return sum(os.path.getsize(os.path.join(root, name)) for root, _, names in os.walk(folder) for name in names)
+
+
+def test_the_same_images_from_a_fraction_of_the_bytes(workdir, tmp_path, capsys):
+    out = tmp_path / "alone"
+    assert export.main(["export", f"--workdir={workdir}", f"--out={out}"]) == 0
+    assert "the weights of step 2" in capsys.readouterr().out
+    np.testing.assert_array_equal(dj.load(out).sample(3), dj.load(workdir).sample(3))
+    assert size(out) < 0.6 * size(workdir / "checkpoints")
+    assert main.main(["main.py", "--mode=sample", f"--workdir={out}", "--config.sample.num_images=2"]) == 0
+
+
+def test_another_run_starts_from_it_but_it_cannot_be_resumed(workdir, tmp_path, capsys):
+    out = tmp_path / "alone"
+    export.main(["export", f"--workdir={workdir}", f"--out={out}"])
+    again = tiny.flags(tmp_path / "again", num_steps=2, decay="constant", init_from=out)
+    assert main.main(["main.py", *again]) == 0 and "fresh: none" in capsys.readouterr().out
+    flags = [*tiny.flags(out, num_steps=4, decay="constant"), "--config.train.ema_rates=()", "--config.sample.ema_rate=0.0"]
+    assert main.main(["main.py", *flags]) == command.BAD_INPUT
+    assert "has no checkpoint that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "flags --workdir and --out must be the folder of a run and the folder to make."),
+        (["--workdir=nowhere", "--out=x"], "'nowhere' has no config.json"),
+        (["--workdir={run}", "--out={run}"], "is the workdir of a run already; choose another."),
+        (["--workdir={run}", "--out=x", "--config.sample.step=7"], "has no checkpoint of step 7; it has 2."),
+    ],
+)
+def test_bad_input_gets_one_sentence(workdir, capsys, arguments, sentence):
+    assert export.main(["export", *[argument.format(run=workdir) for argument in arguments]]) == command.BAD_INPUT
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
