@@ -65,36 +65,24 @@ def _real(admits: Callable[[float], bool], allowed: str) -> Rule:
     return Rule(lambda value: _is_real(value) and admits(value), allowed)
 
 
-def _integers(low: int, length: int | None = None) -> Rule:
-    def admits(value: Any) -> bool:
-        return (
-            isinstance(value, tuple)
-            and (length is None or len(value) == length)
-            and len(value) <= MOST_ITEMS
-            and all(_is_int(item) and low <= item < 2**31 for item in value)
-        )
+def _tuple_of(admits: Callable[[Any], bool], allowed: str, lengths: range = range(2**31)) -> Rule:
+    return Rule(lambda value: isinstance(value, tuple) and len(value) in lengths and all(map(admits, value)), allowed)
 
-    count = "" if length is None else f"{length} "
-    return Rule(admits, f"a tuple of {count}whole numbers, each at least {low}")
+
+def _integers(low: int, lengths: range = range(MOST_ITEMS + 1), count: str = "") -> Rule:
+    allowed = f"a tuple of {count}whole numbers, each at least {low}"
+    return _tuple_of(lambda item: _is_int(item) and low <= item < 2**31, allowed, lengths)
 
 
 _FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 _TEXT = Rule(lambda value: isinstance(value, str), "text")
 _FRACTION = _real(lambda value: 0 <= value < 1, "a number from 0 up to, not including, 1")
 _POSITIVE = _real(lambda value: 0 < value < math.inf, "a finite number above 0")
-_RATES = Rule(
-    lambda value: isinstance(value, tuple) and all(_is_real(rate) and 0 < rate < 1 for rate in value),
-    "a tuple of numbers between 0 and 1",
+_RATES = _tuple_of(lambda item: _is_real(item) and 0 < item < 1, "a tuple of numbers between 0 and 1")
+_CHURN = _tuple_of(
+    lambda item: _is_real(item) and item >= 0, "a tuple of 4 numbers from 0, such as (40, 0.05, 50, 1.003)", range(4, 5)
 )
-
-_CHURN = Rule(
-    lambda value: isinstance(value, tuple) and len(value) == 4 and all(_is_real(item) and item >= 0 for item in value),
-    "a tuple of 4 numbers from 0, such as (40, 0.05, 50, 1.003)",
-)
-_TIMES = Rule(
-    lambda value: isinstance(value, tuple) and all(_is_real(item) and 0 <= item < math.inf for item in value),
-    "a tuple of finite numbers from 0",
-)
+_TIMES = _tuple_of(lambda item: _is_real(item) and 0 <= item < math.inf, "a tuple of finite numbers from 0")
 
 FIELDS: dict[str, Rule] = {
     "compilation_cache": _FLAG,
@@ -108,9 +96,7 @@ FIELDS: dict[str, Rule] = {
     "process.rescale_condition": _FLAG,
     "predicts": _one_of("edm", "eps", "score", "v", "velocity", "x_0"),
     "model.channels": _integer(4),
-    "model.multipliers": Rule(
-        lambda value: value != () and _integers(1).admits(value), _integers(1).allowed + ", at least one"
-    ),
+    "model.multipliers": _integers(1, range(1, MOST_ITEMS + 1), "one or more "),
     "model.num_res_blocks": _integer(1),
     "model.attention_levels": _integers(0),
     "model.dropout": _FRACTION,
@@ -157,7 +143,7 @@ FIELDS: dict[str, Rule] = {
     "data.name": _TEXT,
     "data.path": _TEXT,
     "data.held_out": _TEXT,
-    "data.image_size": _integers(1, 2),
+    "data.image_size": _integers(1, range(2, 3), "2 "),
     "data.channels": _integer(1),
     "data.center_crop": _integer(0),
     "data.resize": _FLAG,
@@ -204,26 +190,12 @@ FIELDS: dict[str, Rule] = {
 # A run may be resumed with these changed; with anything else changed it would be another run.
 FREE_ON_RESUME = frozenset(
     [
-        "compilation_cache",
-        "train.deterministic",
-        "train.num_steps",
-        "train.steps_per_call",
-        "train.max_skipped",
-        "train.num_fsdp",
-        "train.split_update",
+        *["compilation_cache", "model.remat", "data.path", "data.held_out", "data.resident_gib"],
+        *["train.num_steps", "train.steps_per_call", "train.max_skipped", "train.deterministic"],
+        *["train.num_fsdp", "train.split_update", "train.log_every", "train.checkpoint_every", "train.sample_every"],
+        *["train.keep_checkpoints", "train.tensorboard"],
+        *[name for name in FIELDS if name.startswith(("sample.", "likelihood."))],
     ]
-    + [
-        "model.remat",
-        "train.log_every",
-        "train.checkpoint_every",
-        "train.sample_every",
-        "train.keep_checkpoints",
-        "train.tensorboard",
-        "data.path",
-        "data.held_out",
-        "data.resident_gib",
-    ]
-    + [name for name in FIELDS if name.startswith(("sample.", "likelihood."))]
 )
 
 

@@ -98,7 +98,7 @@ def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
         ),
         ({"sample.ema_rate": 0.5}, r"sample.ema_rate = 0.5 must be one of train.ema_rates = \(0.99,\), or 0"),
         ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),
-        ({"model.multipliers": ()}, "at least one"),
+        ({"model.multipliers": ()}, "one or more"),
         ({"train.learning_rate": 0.0}, "train.learning_rate = 0.0 is not allowed; it must be a finite number above 0"),
         ({"train.learning_rate": float("nan")}, "train.learning_rate = nan is not allowed"),
         ({"train.learning_rate": float("inf")}, "train.learning_rate = inf is not allowed"),
