@@ -1,0 +1,76 @@
+"""What the documents say: links lead somewhere, commands name what exists, and changes apply."""
+
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+import main
+from diffusion_jax import schema
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+of_each = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+
+
+def blocks(document: pathlib.Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@of_each
+def test_every_link_leads_to_a_file_and_every_anchor_to_a_heading(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, heading = target.partition("#")
+        file = document.parent / name if name else document
+        assert file.exists(), f"{document.name} links to {target}"
+        headings = (
+            [anchor(line.lstrip("# ")) for line in file.read_text().splitlines() if line.startswith("#")] if heading else []
+        )
+        assert not heading or heading in headings, f"{document.name} links to {target}"
+
+
+@of_each
+def test_every_command_is_one_that_main_takes(document):
+    """Every `python main.py` line is parsed, its fields checked; a config with an argument, as folder:DIR, is left out."""
+    text = "\n".join(blocks(document, "sh")).replace("\\\n", " ")
+    for line in re.findall(r"^.*python main\.py (.*)$", text, flags=re.MULTILINE):
+        arguments = shlex.split(line.partition("#")[0].replace("'", ""))
+        if "--help" in arguments or "..." in arguments:
+            continue
+        named = [word for word in arguments if word.startswith("--config=") and ":" not in word]
+        stored = ["--config=configs/digits.py"] if not named else []
+        values = main._parse(["main.py", *stored, *[word for word in arguments if not re.match(r"--config=.*:", word)]])
+        schema.check(values.config.to_dict())
+
+
+@of_each
+def test_every_field_that_is_named_exists(document):
+    """`section.field` with its value or without; a section that is also a module may name what that has."""
+    sections = "|".join(sorted({field.split(".")[0] for field in schema.FIELDS if "." in field}))
+    for name in re.findall(rf"`((?:{sections})\.\w+)(?: ?=[^`]*)?`", document.read_text()):
+        section, _, rest = name.partition(".")
+        module = ROOT / "diffusion_jax" / f"{section}.py"
+        is_of_module = module.exists() and f"def {rest}(" in module.read_text()
+        assert name in schema.FIELDS or rest in ("py", "png") or is_of_module, f"{document.name} names {name}"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_changes_of_contributing_apply(tmp_path):
+    for folder in ("diffusion_jax", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "goldens", "stored"))
+    changes = blocks(ROOT / "CONTRIBUTING.md", "diff")
+    assert len(changes) == 3
+    for change in changes:
+        subprocess.run(["git", "apply", "--unidiff-zero", "-"], cwd=tmp_path, input=change, text=True, check=True)
+    for file in (tmp_path / "diffusion_jax").rglob("*.py"):
+        compile(file.read_text(), file, "exec")
+    assert "geometric" in (tmp_path / "diffusion_jax" / "build" / "processes.py").read_text()
