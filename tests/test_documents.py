@@ -74,3 +74,12 @@ def test_the_changes_of_contributing_apply(tmp_path):
     for file in (tmp_path / "diffusion_jax").rglob("*.py"):
         compile(file.read_text(), file, "exec")
     assert "geometric" in (tmp_path / "diffusion_jax" / "build" / "processes.py").read_text()
+
+
+def test_the_python_of_the_readme_runs(monkeypatch):
+    """All blocks in one go, as a reader would paste them."""
+    monkeypatch.chdir(ROOT)
+    names = {}
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(block, names)
+        assert names["images"].shape[1:] in ((8, 8, 1), (32, 32, 3))
