@@ -62,7 +62,7 @@ CPU_CELLS = [
     Cell("cifar10", 1, "forward"),
 ]
 SAMPLED = {"ddim50": 50, "ancestral1000": 1000}
-STEPS = {"gpu": {"train": 20, "forward": 20, **SAMPLED}, "cpu": {"train": 1, "forward": 3, **SAMPLED}}  # in one turn
+STEPS = {"accelerator": {"train": 20, "forward": 20, **SAMPLED}, "cpu": {"train": 1, "forward": 3, **SAMPLED}}  # in one turn
 SIDES = ("diffusion_jax", "torch eager", "torch compiled")
 
 
@@ -99,7 +99,7 @@ def main() -> None:
 def measure(cell: Cell, names: list[str], sides: dict, rounds: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
     """Returns a row for each side: images a second, the median of turns taken one after the other."""
     config = config_of(cell.network)
-    num_steps = STEPS[jax.default_backend()][cell.task]
+    num_steps = STEPS["cpu" if jax.default_backend() == "cpu" else "accelerator"][cell.task]
     calls, rows = {}, []
     for name in names:
         if (name, cell.network) not in sides:

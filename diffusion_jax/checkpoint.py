@@ -1,5 +1,6 @@
 """Checkpoints and the config beside them: <workdir>/checkpoints/<step>/ and <workdir>/config.json."""
 
+import json
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -76,15 +77,28 @@ def _open(workdir: storage.Path, **options) -> ocp.training.Checkpointer:
     """Returns orbax's Checkpointer, which reads what stands beside every checkpoint at once.
 
     Raises:
-        UserError: where that is damaged.
+        UserError: where that is damaged for a checkpoint; it is named.
     """
     try:
         return ocp.training.Checkpointer(_folder(workdir), **options)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"the checkpoints in {str(_folder(workdir))!r} cannot be listed ({_first_line(error)}); remove the one whose "
-            "_CHECKPOINT_METADATA is damaged."
+            f"the checkpoints in {str(_folder(workdir))!r} cannot be listed ({_first_line(error)}); remove "
+            f"{', '.join(_damaged(workdir)) or 'the damaged one'}, and the one before is used."
         ) from error
+
+
+def _damaged(workdir: storage.Path) -> list[str]:
+    """Returns the checkpoints of which what stands beside them cannot be read."""
+    found = []
+    for folder in sorted(_folder(workdir).iterdir()):
+        try:
+            json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+        except (ValueError, RecursionError):
+            found.append(folder.name)
+        except OSError:
+            continue  # not a whole checkpoint, which orbax leaves aside
+    return found
 
 
 def _not_saved(error: Exception) -> RunError:

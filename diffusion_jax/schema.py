@@ -97,7 +97,7 @@ FIELDS: dict[str, Rule] = {
     "predicts": _one_of("edm", "eps", "score", "v", "velocity", "x_0"),
     "model.channels": _integer(4),
     "model.multipliers": _integers(1, range(1, MOST_ITEMS + 1), "one or more "),
-    "model.num_res_blocks": _integer(1),
+    "model.num_res_blocks": _integer(1, 64),
     "model.attention_levels": _integers(0),
     "model.dropout": _FRACTION,
     "model.num_groups": _integer(1),

@@ -906,6 +906,7 @@ def test_links_that_lead_in_a_circle_are_not_followed(tmp_path):
 # The code itself.
 
 EXECUTES = {"pickle", "_pickle", "cPickle", "cloudpickle", "marshal", "shelve", "dill", "joblib", "torch", "yaml"}
+PEERS = {"profiles.py", "torch_peer.py"}  # PyTorch is what they measure; they read no file with it
 MODULES = [
     ROOT / "main.py",
     *sorted(file for name in ("diffusion_jax", "benchmarks", "configs") for file in (ROOT / name).rglob("*.py")),
@@ -924,7 +925,8 @@ def imported(tree):
 @EVERY_MODULE
 def test_no_module_has_what_could_execute_a_file(file):
     tree = ast.parse(file.read_text())
-    assert not EXECUTES & set(imported(tree))
+    assert not EXECUTES & set(imported(tree)) - ({"torch"} if file.name in PEERS else set())
+    assert "torch.load" not in file.read_text()
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert not called & {"eval", "exec", "compile", "__import__"}
 

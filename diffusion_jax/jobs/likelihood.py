@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_jax import build, checkpoint, data, dump, logs, model, plots, sharding, storage
 from diffusion_jax.build import Config
-from diffusion_jax.errors import RunError
+from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.sources import Source
 
 
@@ -83,6 +83,12 @@ def _by_image(trained: model.Model, source: Source, out: storage.Path) -> dict[s
             on_progress(end)
     sharding.wait_for_all("shards")
     shards = [dump.decode(shard) for shard in files]
+    for number, (file, shard) in enumerate(zip(files, shards, strict=True)):
+        size = min(shard_size, source.num_images - number * shard_size)
+        if {name: (size, *column.shape[1:]) for name, column in shards[0].items()} != {
+            name: column.shape for name, column in shard.items()
+        }:
+            raise UserError(f"shard {str(file)!r} holds something else; remove it, and the same command makes it again.")
     return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
 
 
