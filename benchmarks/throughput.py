@@ -86,39 +86,47 @@ def main() -> None:
     out = pathlib.Path(arguments.out or ROOT / "benchmarks" / f"throughput_{kind}.json")
     sides: dict[tuple[str, str], Any] = {}
     for cell in cells:
+        prepared: dict[str, tuple[Callable, dict]] = {}
         for included in range(1 if cell == cells[0] else len(wanted), len(wanted) + 1):  # the first rows come soon
             if time.monotonic() - start > arguments.limit:
                 break
-            rows = measure(cell, wanted[:included], sides, arguments.rounds, result["peaks"])
+            rows = measure(cell, wanted[:included], sides, prepared, arguments.rounds, result["peaks"])
             result["rows"] = [row for row in result["rows"] if row["cell"] != cell._asdict()] + rows
             out.write_text(json.dumps(result, indent=2) + "\n")
     out.with_suffix(".md").write_text(table(result))
     print(table(result))
 
 
-def measure(cell: Cell, names: list[str], sides: dict, rounds: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
-    """Returns a row for each side: images a second, the median of turns taken one after the other."""
-    config = config_of(cell.network)
+def measure(
+    cell: Cell, names: list[str], sides: dict, prepared: dict, rounds: int, peaks: dict[str, float]
+) -> list[dict[str, Any]]:
+    """Returns a row for each side: images a second, the median of turns taken one after the other.
+
+    Args:
+        cell: what to measure.
+        names: of the sides.
+        sides: those made so far, by (name, network); gets the others.
+        prepared: name -> (what takes a turn, the row so far); gets the others.
+        rounds: turns of each side.
+        peaks: operations a second that a row is held against.
+    """
     num_steps = STEPS["cpu" if jax.default_backend() == "cpu" else "accelerator"][cell.task]
-    calls, rows = {}, []
-    for name in names:
-        if (name, cell.network) not in sides:
-            sides[name, cell.network] = make_side(name, config)
-        side = sides[name, cell.network]
+    for name in [name for name in names if name not in prepared]:
         print(f"{name}: {cell}", flush=True)
-        began = time.monotonic()
-        calls[name] = side.prepare(cell, num_steps)
-        calls[name]()
-        rows.append({"side": name, "cell": cell._asdict(), "first_call_s": time.monotonic() - began, **side.facts(cell)})
+        if (name, cell.network) not in sides:
+            sides[name, cell.network] = make_side(name, config_of(cell.network))
+        side, began = sides[name, cell.network], time.monotonic()
+        call = side.prepare(cell, num_steps)
+        call()
+        first = {"side": name, "cell": cell._asdict(), "first_call_s": time.monotonic() - began}
+        prepared[name] = call, first | side.facts(cell) | side.profile(call)
     seconds = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
             began = time.perf_counter()
-            calls[name]()
+            prepared[name][0]()
             seconds[name].append(time.perf_counter() - began)
-    for row in rows:
-        row |= sides[row["side"], cell.network].profile(calls[row["side"]])
-    return [finished(row, seconds[row["side"]], num_steps, peaks) for row in rows]
+    return [finished(prepared[name][1], seconds[name], num_steps, peaks) for name in names]
 
 
 def finished(row: dict[str, Any], seconds: list[float], num_steps: int, peaks: dict[str, float]) -> dict[str, Any]:
