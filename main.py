@@ -31,14 +31,12 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code: 0; 2 for bad input; 1 for a run that failed; 128 + n for one that signal n stopped.
     """
-    if command.asks_for_help(argv):
-        print(_help())
-        return 0
     logging.set_verbosity(logging.FATAL)  # what orbax says of a failed save comes as our own sentence
-    return command.answer(lambda: _run(_parse(argv)))
+    return command.answer(argv, _help, _run)
 
 
-def _run(values: flags.FlagValues) -> int:
+def _run(argv: list[str]) -> int:
+    values = _parse(argv)
     schema.check(config := values.config.to_dict())
     job = importlib.import_module(f"diffusion_jax.jobs.{values.mode}")
     importlib.import_module("diffusion_jax.sharding").join_processes()

@@ -14,10 +14,22 @@ from diffusion_jax.errors import RunError, UserError
 RUN_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
-def answer(job: Callable[[], int]) -> int:
-    """Returns a job's exit code; what it raises becomes a sentence: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[str]], int]) -> int:
+    """Prints help where the user asks for it, or runs a job.
+
+    Args:
+        argv: as of the process.
+        help_text: gives what to print.
+        job: argv -> exit code; what it raises becomes a sentence.
+
+    Returns:
+        The exit code: the job's; 2 for bad input, 1 for a failure, 130 for Ctrl-C.
+    """
+    if {"--help", "-h", "--helpfull"} & set(argv):
+        print(help_text())
+        return 0
     try:
-        return job()
+        return job(argv)
     except (UserError, RunError) as error:
         sentence = str(error).replace("\r", "\\r").replace("\n", "\\n")  # absl's repeat what was given as it is
         print(f"error: {sentence}", file=sys.stderr)
@@ -76,11 +88,6 @@ def value_of(argv: list[str], name: str) -> str | None:
         if argument in (f"--{name}", f"-{name}") and i + 1 < len(argv):
             found = argv[i + 1]
     return found
-
-
-def asks_for_help(argv: list[str]) -> bool:
-    """Returns whether the user wants to be told what there is."""
-    return bool({"--help", "-h", "--helpfull"} & set(argv))
 
 
 def _check_file(given: str | None) -> None:

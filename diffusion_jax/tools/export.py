@@ -39,10 +39,7 @@ def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
 
 def main(argv: list[str]) -> int:
     """Exports; the exit code is 0, 2 for bad input, 1 for a failure."""
-    if command.asks_for_help(argv):
-        print(__doc__)
-        return 0
-    return command.answer(lambda: _main(argv))
+    return command.answer(argv, lambda: __doc__, _main)
 
 
 def _main(argv: list[str]) -> int:

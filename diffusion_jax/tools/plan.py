@@ -214,10 +214,7 @@ def _advice(config: Config, chip: hardware.Chip, mesh: Mesh) -> str:
 
 def main(argv: list[str]) -> int:
     """Prints the plan; the exit code is 0 where it fits, 1 where it does not, 2 for bad input."""
-    if command.asks_for_help(argv):
-        print(__doc__)
-        return 0
-    return command.answer(lambda: _main(argv))
+    return command.answer(argv, lambda: __doc__, _main)
 
 
 def _main(argv: list[str]) -> int:
