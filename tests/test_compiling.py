@@ -1,6 +1,5 @@
 """How programs are compiled: what a loop converts, what is kept between runs, and options that XLA takes."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -12,8 +11,7 @@ import pytest
 import tiny
 from jax.extend.core import ClosedJaxpr
 
-from diffusion_jax import build, compiling, loop, sharding
-from diffusion_jax.jobs import train
+from diffusion_jax import build, compiling
 
 
 def converted_in_loops(jaxpr, in_loop=False):
@@ -43,16 +41,6 @@ def test_converting_before_the_loop_changes_no_bit():
     x_t, condition = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.array([3.0, 7.0])
     apply = jax.jit(lambda params: network.apply(params, x_t, condition, {}))
     np.testing.assert_array_equal(apply(params), apply(network.cast(params)))
-
-
-def test_a_step_writes_its_state_over_the_old_one():
-    config = tiny.config_of({})
-    parts, mesh = build.parts(config), sharding.make_mesh(devices=jax.devices()[:1])
-    abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
-    where = sharding.of_state(abstract, mesh, split_update=False)
-    step = train.compile_step(parts, lambda _, item: item, mesh, where, num_steps=1)
-    sizes = step.lower(abstract, {}, tiny.batches(1)[0]).compile().memory_analysis()
-    assert sizes.alias_size_in_bytes >= sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
 
 
 def test_the_option_for_reproducible_programs_is_one_that_xla_knows(monkeypatch):

@@ -87,7 +87,8 @@ def test_the_training_job_donates_the_state():
     state = jax.tree.map(lambda leaf: jax.device_put(leaf, where), state)
     config, source = tiny.config_of({}), sources.digits()
     feed = train._feed(config, source, train._read(config, source, mesh), mesh, 0, 1, [])
-    text = train._compile(parts, feed, mesh, state, 1).lower(state, feed.store, next(feed.items)).as_text()
+    step = train.compile_step(parts, feed.batch, mesh, jax.tree.map(lambda leaf: leaf.sharding, state), num_steps=1)
+    text = step.lower(state, feed.store, next(feed.items)).as_text()
     assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") == len(jax.tree.leaves(state))
 
 
