@@ -11,7 +11,8 @@ import pytest
 import tiny
 from jax.extend.core import ClosedJaxpr
 
-from diffusion_jax import build, compiling
+import main
+from diffusion_jax import build, command, compiling
 
 
 def converted_in_loops(jaxpr, in_loop=False):
@@ -55,23 +56,24 @@ def test_the_option_for_reproducible_programs_is_one_that_xla_knows(monkeypatch)
 
 
 def test_a_second_start_takes_its_programs_from_the_first(tmp_path):
-    """From the user's cache folder, unless that is off."""
+    """From the user's cache folder, or from where JAX was told to keep them."""
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    kept = tmp_path / "diffusion_jax" / "compiled"
+    program = "import jax; from diffusion_jax import compiling; compiling.keep_compiled(); jax.jit(jax.numpy.sin)(2.0)"
 
-    def train(name, **more):
-        flags = tiny.flags(tmp_path / name, num_steps=2, decay="constant")
-        flags += [f"--config.{field}={value}" for field, value in more.items()]
-        run = subprocess.run(
-            [sys.executable, "main.py", *flags], cwd=tiny.ROOT, env=environment, capture_output=True, text=True, check=True
-        )
-        assert run.stderr == "", run.stderr
+    def kept(folder):
+        subprocess.run([sys.executable, "-c", program], cwd=tiny.ROOT, env=environment, check=True)
+        return {file.name: file.read_bytes() for file in folder.iterdir() if file.name.endswith("-cache")}
 
-    train("off", compilation_cache=False)
-    assert not kept.exists()
-    train("first")
-    programs = {file.name for file in kept.iterdir() if file.name.endswith("-cache")}
-    assert programs
-    train("second")
-    assert programs == {file.name for file in kept.iterdir() if file.name.endswith("-cache")}
+    programs = kept(tmp_path / "diffusion_jax" / "compiled")
+    assert programs and kept(tmp_path / "diffusion_jax" / "compiled") == programs
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "elsewhere")
+    assert kept(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_config_decides_whether_programs_are_kept(tmp_path, monkeypatch, wanted):
+    asked = []
+    monkeypatch.setattr(compiling, "keep_compiled", lambda: asked.append(True))
+    flags = [*tiny.flags(tmp_path), f"--config.compilation_cache={wanted}", "--config.train.num_fsdp=3"]
+    assert main.main(["main.py", *flags]) == command.BAD_INPUT and bool(asked) == wanted
