@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+JAXPRS = (ClosedJaxpr, Jaxpr)  # one class from jax 0.12 on
+
 
 def count(fn: Callable, *args) -> int:
     """Returns the operations (a multiplication and an addition are two) that `fn(*args)` takes; nothing is computed.
@@ -46,5 +48,4 @@ def _of_equation(equation: Any) -> int:
 def _inner(params: dict[str, Any]) -> list[Jaxpr]:
     """Returns the functions that an operation calls."""
     values = [leaf for value in params.values() for leaf in (value if isinstance(value, tuple | list) else [value])]
-    closed = [value.jaxpr for value in values if isinstance(value, ClosedJaxpr)]
-    return closed + [value for value in values if isinstance(value, Jaxpr)]
+    return [value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in values if isinstance(value, JAXPRS)]
