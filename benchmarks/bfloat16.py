@@ -5,6 +5,7 @@ and the Frechet distance of 2,000 images (in the features of quality_vs_steps.py
 spread between seeds. Writes benchmarks/bfloat16.json after every run.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -25,6 +26,7 @@ SEEDS, NUM_IMAGES = (0, 1, 2), 2000
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:

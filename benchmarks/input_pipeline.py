@@ -6,6 +6,7 @@ accelerator leaves the host free while it computes; what counts is the time betw
 noise, which JPEG packs like photographs. Writes benchmarks/input_pipeline.json.
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -34,6 +35,7 @@ ALLOWED = 0.02
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     flags.FLAGS(sys.argv[:1])  # grain asks for parsed flags
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)

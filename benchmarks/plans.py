@@ -4,6 +4,7 @@ Compiles for each of them, without a TPU, in ten minutes or more each on two cor
 benchmarks/plans.json has already are kept.
 """
 
+import argparse
 import json
 import pathlib
 import sys
@@ -20,6 +21,7 @@ SAMPLED = ("v5e:2x2", "v6e:2x2", "v4:2x2x1")  # a chip samples by itself, so tha
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     for topology in [name for name in SLICES if name not in {row["topology"] for row in rows}]:
         config = cifar10.get_config()

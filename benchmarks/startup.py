@@ -5,6 +5,7 @@ Real processes on the digits of the README: with nothing compiled before, and wi
 benchmarks/startup.json.
 """
 
+import argparse
 import functools
 import json
 import os
@@ -25,6 +26,7 @@ from diffusion_jax import build, checkpoint, loop  # noqa: E402
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     result = {
         "command": "python benchmarks/startup.py",
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",

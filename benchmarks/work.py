@@ -5,6 +5,7 @@ them goes into attention and into the time embedding, and the bytes kept for the
 `model.remat`. Writes benchmarks/work.json and prints it as a table.
 """
 
+import argparse
 import functools
 import importlib
 import json
@@ -21,6 +22,7 @@ from diffusion_jax import build, flops, loop, memory  # noqa: E402
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = [row(name) for name in ("cifar10", "imagenet64", "celebahq256")]
     (ROOT / "benchmarks" / "work.json").write_text(json.dumps(rows, indent=2) + "\n")
     print(table(rows))

@@ -68,6 +68,9 @@ def parse(argv: list[str], values: flags.FlagValues, stored: Callable[[], dict[s
         config = values.config
     except Exception as wrapped:  # whatever a user's own Python file raises
         error = _unwrapped(wrapped)
+        if match := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL):
+            schema.check_name(match[1])
+            raise UserError(schema.not_allowed(match[1], match[2])) from error
         if isinstance(error, UserError | flags.Error):
             raise UserError(str(error)) from error
         what = f"flag --config = {given!r}" if given else "what the flags --config.<field> change"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -90,7 +91,12 @@ def make_denoiser(
         predicts: what the output is.
         learned_variance: whether the output has a second half of channels, for the variance.
         input_scale: of the x_t that the network sees, such as `edm_input_scale`; None for x_t itself.
+
+    Raises:
+        ValueError: for an unknown `predicts`; the known ones are listed.
     """
+    if not callable(predicts):
+        jax.eval_shape(lambda level: coefficients(predicts, Level(*[level] * 5)), 1.0)
 
     def denoise(x_t: Array, level: Level) -> Prediction:
         condition = jnp.broadcast_to(level.condition, x_t.shape[:1])

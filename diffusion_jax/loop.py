@@ -183,6 +183,7 @@ def catch_signals() -> Iterator[list[int]]:
         if number == signal.SIGINT and (caught or interrupts):
             print("stopped at once: what was not saved yet is lost; the same command resumes.", file=sys.stderr, flush=True)
             os._exit(128 + number)  # an exception in the middle of a compilation would crash
+        print("stopping after this step, then saving; Ctrl-C again ends at once.", file=sys.stderr, flush=True)
         interrupts.extend([number] * (number == signal.SIGINT))
         caught.append(number) if alone else signal.raise_signal(signal.SIGTERM)
 

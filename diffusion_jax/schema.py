@@ -232,6 +232,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def not_allowed(name: str, value: Any) -> str:
+    """Returns what to say of a value that a field does not take."""
+    return f"config field {name} = {_shown(value)} is not allowed; it must be {FIELDS[name].allowed}."
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Checks a config before anything is built from it.
 
@@ -245,7 +250,7 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(f"config field {missing[0]!r} is missing; it must be {FIELDS[missing[0]].allowed}.")
     for name, rule in FIELDS.items():
         if not rule.admits(flat[name]):
-            raise UserError(f"config field {name} = {_shown(flat[name])} is not allowed; it must be {rule.allowed}.")
+            raise UserError(not_allowed(name, flat[name]))
     for sentence in consistency.contradictions(flat):
         raise UserError(sentence)
 

@@ -39,6 +39,11 @@ def test_every_link_leads_to_a_file_and_every_anchor_to_a_heading(document):
 
 
 @of_each
+def test_nothing_was_left_to_fill_in(document):
+    assert not re.findall(r"^[A-Z]{4,}\d*$|TODO|FIXME|XXX", document.read_text(), flags=re.MULTILINE)
+
+
+@of_each
 def test_every_command_is_one_that_main_takes(document):
     """Every `python main.py` line is parsed, its fields checked; a config with an argument, as folder:DIR, is left out."""
     text = "\n".join(blocks(document, "sh")).replace("\\\n", " ")

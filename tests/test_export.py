@@ -45,7 +45,7 @@ def test_another_run_starts_from_it_but_it_cannot_be_resumed(workdir, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "flags --workdir and --out must be the folder of a run and the folder to make."),
+        ([], "flag --workdir or --out is missing; they must be the folder of a run and the folder to make."),
         (["--workdir=nowhere", "--out=x"], "'nowhere' has no config.json"),
         (["--workdir={run}", "--out={run}"], "is the workdir of a run already; choose another."),
         (["--workdir={run}", "--out=x", "--config.sample.step=7"], "has no checkpoint of step 7; it has 2."),

@@ -73,7 +73,8 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number):
     time.sleep(4)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (128 + number, "")
+    said = "stopping after this step, then saving; Ctrl-C again ends at once.\n"
+    assert (process.returncode, err) == (128 + number, said)
     [stopped] = [line for line in out.splitlines() if line.startswith("stopped")]
     step = int(stopped.split("saved at step ")[1].split(";")[0].replace(",", ""))
     assert os.listdir(tmp_path / "run" / "checkpoints") == [str(step)]
@@ -119,7 +120,7 @@ MISTAKES = {
     ),
     "not a number": (
         [DIGITS, "--workdir=x", "--config.train.num_steps=abc"],
-        "--config.train.num_steps=abc: invalid literal",
+        "config field train.num_steps = 'abc' is not allowed; it must be a whole number from 1 to 2147483647.",
     ),
     "negative": ([DIGITS, "--workdir=x", "--config.train.batch_size=-4"], "train.batch_size = -4 is not allowed"),
     "unknown flag": ([DIGITS, "--workdir=x", "--confg=3"], "Unknown command line flag 'confg'. Did you mean: config ?"),

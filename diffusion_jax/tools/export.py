@@ -48,7 +48,7 @@ def _main(argv: list[str]) -> int:
     flags.DEFINE_string("out", "", "", flag_values=values)
     workdir = command.value_of(argv, "workdir")
     if not workdir or not command.value_of(argv, "out"):
-        raise UserError("flags --workdir and --out must be the folder of a run and the folder to make.")
+        raise UserError("flag --workdir or --out is missing; they must be the folder of a run and the folder to make.")
     command.parse(argv, values, lambda: checkpoint.read_config(storage.path(workdir)))
     schema.check(config := values.config.to_dict())
     return run(storage.path(workdir), config, storage.path(values.out))

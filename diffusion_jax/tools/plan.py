@@ -180,11 +180,14 @@ def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) ->
     logs.say(
         "  memory", f"{plan.memory / GIB:.2f} of {chip.memory / GIB:.0f} GiB a chip, {plan.state / GIB:.2f} of it state"
     )
-    logs.say("", f"and up to {config['data']['resident_gib']:g} GiB for the data set (data.resident_gib)")
+    logs.say("", f"and {config['data']['resident_gib']:g} GiB at most for the data set (data.resident_gib), counted in full")
     logs.say("  compute", f"{plan.flops / 1e9:,.1f} GFLOP a chip, {plan.traffic / GIB:.2f} GiB read and written")
     logs.say("  sent", sent)
-    logs.say("  roofline", "  ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in bounds.items()))
-    logs.say("", f"so about {1e3 * least:.3g} ms a step at best, for the {limit}")
+    if least:
+        logs.say("  roofline", "  ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in bounds.items()))
+        logs.say("", f"so about {1e3 * least:.3g} ms a step at best, for the {limit}")
+    else:
+        logs.say("  roofline", "unknown: no speed of this device is published here")
     logs.say("  compiled", f"in {plan.seconds:.0f} s")
     return {
         **plan._asdict(),
