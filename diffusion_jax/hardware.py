@@ -40,5 +40,5 @@ PUBLISHED = {  # by `device_kind`: the system pages of Cloud TPU, NVIDIA's data 
 
 
 def unknown(memory: float) -> Chip:
-    """Returns a device of which nothing is published here but the memory is known: what it takes time for takes none."""
+    """Returns a device of which only the memory is known: its speeds are infinite, so that no time follows from them."""
     return Chip(memory, *[math.inf] * 4)

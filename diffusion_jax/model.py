@@ -80,8 +80,7 @@ def restore(workdir: storage.Path, config: Config) -> Model:
     """Returns the model of a run with the checkpoint and the average that the config's section `sample` asks for."""
     settings = config["sample"]
     abstract = jax.eval_shape(build.network(config).init, jax.random.key(0))
-    where = sharding.replicated(sharding.local_mesh())
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract)
+    like = sharding.described(abstract, sharding.replicated(sharding.local_mesh()))
     step, params = checkpoint.restore_weights(
         workdir,
         step=settings["step"],

@@ -143,6 +143,17 @@ def of_parameters(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",)) -
     return jax.tree.map(rule, tree)
 
 
+def described(tree: Any, where: Any) -> Any:
+    """Returns a `jax.ShapeDtypeStruct` for each array of a pytree, with its sharding.
+
+    Args:
+        tree: of arrays or `jax.ShapeDtypeStruct`s.
+        where: one sharding for all, or a pytree of them.
+    """
+    where = jax.tree.map(lambda _: where, tree) if isinstance(where, NamedSharding) else where
+    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, where)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises UserError where the devices do not divide a batch."""
     if batch_size % mesh.size:

@@ -102,7 +102,7 @@ def test_a_step_sends_the_parameters_as_often_as_it_must(num_fsdp, split_update,
     parts, mesh = wide_parts(), sharding.make_mesh(num_fsdp=num_fsdp)
     abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
     where = sharding.of_state(abstract, mesh, split_update=split_update)
-    like = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, where)
+    like = sharding.described(abstract, where)
     batch = sharding.to_global(batches(1)[0], sharding.batched(mesh))
     step = jax.jit(functools.partial(loop.train_step, parts=parts), out_shardings=(where, sharding.replicated(mesh)))
     moved = collectives.moved(step.lower(like, batch).compile().as_text())
@@ -115,10 +115,6 @@ def test_a_run_goes_on_with_the_same_numbers_on_other_meshes(tmp_path):
     parts, folder = wide_parts(), storage.path(tmp_path)
     make_state = functools.partial(loop.make_state, parts=parts)
     abstract = jax.eval_shape(make_state, jax.random.key(0))
-
-    def like(where):
-        return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, where)
-
     one_device = jax.tree.map(lambda leaf: jax.sharding.SingleDeviceSharding(jax.devices()[3]), abstract)
     meshes = [
         sharding.of_state(abstract, sharding.make_mesh(num_fsdp=8), split_update=False),
@@ -130,7 +126,7 @@ def test_a_run_goes_on_with_the_same_numbers_on_other_meshes(tmp_path):
         with checkpoint.Checkpoints(folder) as checkpoints:
             checkpoints.save(state._replace(step=state.step * 0 + step))
         with checkpoint.Checkpoints(folder) as checkpoints:
-            state = checkpoints.restore_latest(like(where))
+            state = checkpoints.restore_latest(sharding.described(abstract, where))
         assert [leaf.sharding for leaf in jax.tree.leaves(state)] == jax.tree.leaves(where)
     for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_array_equal(one, other)

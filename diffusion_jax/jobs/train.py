@@ -101,10 +101,7 @@ def _start(config: Config, parts: Parts, mesh: Mesh, checkpoints: Checkpoints) -
     key = streams.key(config["train"]["seed"], "init")
     abstract = jax.eval_shape(make_state, key)
     shardings = sharding.of_state(abstract, mesh, split_update=config["train"]["split_update"])
-    like = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract, shardings
-    )
-    if (state := checkpoints.restore_latest(like)) is not None:
+    if (state := checkpoints.restore_latest(sharding.described(abstract, shardings))) is not None:
         logs.say("resumed", f"at step {int(state.step):,}")
         return state
     state = jax.jit(make_state, out_shardings=shardings)(key)

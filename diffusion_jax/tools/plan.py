@@ -121,7 +121,7 @@ def _training(config: Config, mesh: Mesh) -> Plan:
     parts, num_images = build.parts(config), config["train"]["batch_size"]
     abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
     shardings = sharding.of_state(abstract, mesh, split_update=config["train"]["split_update"])
-    state = jax.tree.map(_placed, abstract, shardings)
+    state = sharding.described(abstract, shardings)
     where = sharding.batched(mesh)
     batch = {"image": jax.ShapeDtypeStruct((num_images, *build.image_shape(config)), jnp.uint8, sharding=where), "cond": {}}
     if config["model"]["num_classes"]:
@@ -133,17 +133,13 @@ def _training(config: Config, mesh: Mesh) -> Plan:
 def _sampling(config: Config, mesh: Mesh) -> Plan:
     """Returns what one step of the sampler takes."""
     draw, whole = build.draw(config), sharding.replicated(mesh)
-    params = jax.tree.map(lambda leaf: _placed(leaf, whole), jax.eval_shape(build.network(config).init, jax.random.key(0)))
+    params = sharding.described(jax.eval_shape(build.network(config).init, jax.random.key(0)), whole)
     num_images = config["sample"]["batch_per_device"] * mesh.size
     numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=sharding.batched(mesh))
     arguments = params, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), numbers
     num_steps = 1 if config["sample"]["sampler"] == "ode" else len(build.grid_times(config)) - 1
     jitted = jax.jit(draw, out_shardings=sharding.batched(mesh))
     return _compiled(jitted, arguments, mesh, flops.count(draw, *arguments) / num_steps)
-
-
-def _placed(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
 def _compiled(jitted: Callable, arguments: tuple, mesh: Mesh, num_flops: float) -> Plan:
@@ -202,10 +198,8 @@ def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) ->
 
 def _advice(config: Config, chip: hardware.Chip, mesh: Mesh) -> str:
     """Returns what to change."""
-    if mesh.size > 1 and config["train"]["num_fsdp"] == 1 and not config["train"]["split_update"]:
-        split = "train.split_update = True, "
-    else:
-        split = ""
+    is_whole = mesh.size > 1 and config["train"]["num_fsdp"] == 1 and not config["train"]["split_update"]
+    split = "train.split_update = True, " if is_whole else ""
     try:
         size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
     except UserError:
