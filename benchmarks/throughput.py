@@ -297,10 +297,14 @@ def conditions(device: jax.Device) -> dict[str, Any]:
             versions[name] = importlib.import_module(name).__version__
     return {
         "command": "python benchmarks/throughput.py",
-        "hardware": f"{device.device_kind}, {os.cpu_count()} CPU cores ({platform.machine()})",
+        "hardware": hardware_of(device),
         "peaks": peaks,
         "versions": versions,
     }
+
+
+def hardware_of(device: jax.Device) -> str:
+    return f"{device.device_kind}, {os.cpu_count()} CPU cores ({platform.machine()})"
 
 
 def matrix_product_flops(device: jax.Device) -> float:

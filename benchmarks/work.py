@@ -1,8 +1,8 @@
 """What a network has to compute and to keep, without computing anything: python benchmarks/work.py
 
 For the networks of three recipes, in bfloat16: operations of a forward pass and of a training step for one image, what of
-them goes into attention and into the time embedding, and the bytes kept for the backward pass, with and without
-`model.remat`. Writes benchmarks/work.json and prints it as a table.
+them goes into attention and into the time embedding, and the bytes kept for the backward pass; the last two for every
+`model.num_remat_levels` too. Writes benchmarks/work.json and prints it as two tables.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = [row(name) for name in ("cifar10", "imagenet64", "celebahq256")]
     (ROOT / "benchmarks" / "work.json").write_text(json.dumps(rows, indent=2) + "\n")
-    print(table(rows))
+    print(table(rows), remat_table(rows), sep="\n\n")
 
 
 def row(name: str) -> dict:
@@ -36,11 +36,14 @@ def row(name: str) -> dict:
     forward = flops.count(lambda *args: network.apply(*args, {}), params, x_t, condition)
     found = {"network": name, "num_params": sum(leaf.size for leaf in jax.tree.leaves(params)), "forward_flops": forward}
     found |= {"attention_flops": attention(params, shape[0]), "embedding_flops": embedding(params)}
-    for kind, remat in (("kept", False), ("remat", True)):
-        changed = config_of(name, remat=remat)
-        per_image = memory.activation_bytes(changed, 2) - memory.activation_bytes(changed, 1)
-        found |= {f"{kind}_bytes": per_image, f"{kind}_step_flops": step(changed, shape)}
+    found["by_remat_levels"] = [by_remat_levels(name, num) for num in range(len(config["model"]["multipliers"]) + 1)]
     return found
+
+
+def by_remat_levels(name: str, num: int) -> dict[str, int]:
+    config = config_of(name, num_remat_levels=num)
+    per_image = memory.activation_bytes(config, 2) - memory.activation_bytes(config, 1)
+    return {"kept_bytes": per_image, "step_flops": step(config, build.image_shape(config))}
 
 
 def config_of(name: str, **model) -> dict:
@@ -75,14 +78,25 @@ def embedding(params: dict) -> int:
 
 def table(rows: list[dict]) -> str:
     columns = ["network", "parameters", "forward, GFLOP", "attention", "time", "step, GFLOP", "kept, MiB"]
-    columns += ["step with remat, GFLOP", "kept with remat, MiB"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
         share = {name: f"{100 * row[f'{name}_flops'] / row['forward_flops']:.2g}%" for name in ("attention", "embedding")}
         cells = [row["network"], f"{row['num_params']:,}", f"{row['forward_flops'] / 1e9:.1f}", *share.values()]
-        for kind in ("kept", "remat"):
-            cells += [f"{row[f'{kind}_step_flops'] / 1e9:.1f}", f"{row[f'{kind}_bytes'] / 2**20:.1f}"]
+        whole = row["by_remat_levels"][0]
+        cells += [f"{whole['step_flops'] / 1e9:.1f}", f"{whole['kept_bytes'] / 2**20:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def remat_table(rows: list[dict]) -> str:
+    """Returns, for every number of levels, the bytes kept and the operations of a step, relative to none."""
+    most = max(len(row["by_remat_levels"]) for row in rows)
+    lines = [f"| num_remat_levels | {' | '.join(map(str, range(most)))} |", "|---" * (most + 1) + "|"]
+    for row in rows:
+        none = row["by_remat_levels"][0]
+        for what, column in (("bytes", "kept_bytes"), ("operations", "step_flops")):
+            cells = [f"{found[column] / none[column]:.2f}" for found in row["by_remat_levels"]]
+            lines.append(f"| {row['network']}, {what} | {' | '.join(cells + [''] * (most - len(cells)))} |")
     return "\n".join(lines)
 
 

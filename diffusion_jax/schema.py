@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from diffusion_jax import consistency
 from diffusion_jax.errors import UserError
 
-FORMAT_VERSION = 4  # of config.json and of the checkpoints beside it
+FORMAT_VERSION = 5  # of config.json and of the checkpoints beside it
 ADDED = {  # format_version -> fields that the one before had not, with what was done before they could be said
     3: {
         "process.kind": "chain",
@@ -29,8 +29,8 @@ ADDED = {  # format_version -> fields that the one before had not, with what was
         "sample.tolerance": 1e-5,
     },
     4: {"compilation_cache": True, "train.deterministic": False},
+    5: {"model.num_remat_levels": 0},  # instead of "model.remat", on which no result depended
 }
-
 
 MOST_ITEMS = 32  # of a tuple of whole numbers: a network of more levels halves every image to nothing
 
@@ -112,7 +112,7 @@ FIELDS: dict[str, Rule] = {
     "model.num_classes": _integer(0),
     "model.null_label": _FLAG,
     "model.learned_variance": _FLAG,
-    "model.remat": _FLAG,
+    "model.num_remat_levels": _integer(0, MOST_ITEMS),
     "model.dtype": _one_of("bfloat16", "float32"),
     "loss.name": _one_of("hybrid", "simple", "vlb"),
     "loss.weighting": _one_of("constant", "min_snr", "p2", "truncated_snr"),
@@ -190,7 +190,7 @@ FIELDS: dict[str, Rule] = {
 # A run may be resumed with these changed; with anything else changed it would be another run.
 FREE_ON_RESUME = frozenset(
     [
-        *["compilation_cache", "model.remat", "data.path", "data.held_out", "data.resident_gib"],
+        *["compilation_cache", "model.num_remat_levels", "data.path", "data.held_out", "data.resident_gib"],
         *["train.num_steps", "train.steps_per_call", "train.max_skipped", "train.deterministic"],
         *["train.num_fsdp", "train.split_update", "train.log_every", "train.checkpoint_every", "train.sample_every"],
         *["train.keep_checkpoints", "train.tensorboard"],
@@ -306,6 +306,8 @@ def from_json(text: str) -> dict[str, Any]:
             f"config.json has format_version = {_shown(version)}; this version of diffusion_jax reads {min(ADDED) - 1} to "
             f"{FORMAT_VERSION}."
         )
+    if version < 5:
+        flat.pop("model.remat", None)
     for later in range(version + 1, FORMAT_VERSION + 1):
         flat = ADDED[later] | flat
     return _nested(flat)

@@ -71,7 +71,8 @@ def test_what_does_not_fit_is_said_with_what_to_change(capsys, monkeypatch):
     monkeypatch.setitem(hardware.PUBLISHED, "cpu", chip)
     code, out, _ = run(capsys, *flags(), "--topology=local", "--nosampler", "--config.data.resident_gib=0.1")
     assert (
-        code == command.RUN_FAILED and "verdict     does not fit: set train.split_update = True, model.remat = True" in out
+        code == command.RUN_FAILED
+        and "verdict     does not fit: set train.split_update = True, model.num_remat_levels = 1" in out
     )
     assert "ms a step at best, for the" in out and "sampling" not in out
 

@@ -34,7 +34,7 @@ class UNet(nn.Module):
         num_heads: of attention.
         num_heads_up: of attention going up; 0 is `num_heads`.
         head_channels: channels of each head, instead of a number of heads; 0 is off.
-        remat: whether blocks are computed again in the backward pass instead of kept: less memory, more time.
+        num_remat_levels: levels, from the largest on, whose blocks are computed again in the backward pass instead of kept.
         num_classes: labels 0 .. num_classes - 1 that the network is told; 0 for none.
         null_label: whether there is one label more, num_classes, for "not told".
     """
@@ -55,7 +55,7 @@ class UNet(nn.Module):
     num_heads: int = 1
     num_heads_up: int = 0
     head_channels: int = 0
-    remat: bool = False
+    num_remat_levels: int = 0
     num_classes: int = 0
     null_label: bool = False
 
@@ -90,7 +90,7 @@ class UNet(nn.Module):
                 skips.append(h)
 
         h = self._res(h, told, last, "middle_0", train)
-        h = self._attention(h, "middle_attention", self.num_heads)
+        h = self._attention(h, last, "middle_attention", self.num_heads)
         h = self._res(h, told, last, "middle_1", train)
 
         for i in reversed(range(last + 1)):
@@ -119,15 +119,16 @@ class UNet(nn.Module):
     def _block(self, h: Array, told: Array, level: int, name: str, train: bool, num_heads: int) -> Array:
         """Returns a residual block's output, with attention after it where the level has attention."""
         h = self._res(h, told, level, name, train)
-        return self._attention(h, f"{name}_attention", num_heads) if level in self.attention_levels else h
+        return self._attention(h, level, f"{name}_attention", num_heads) if level in self.attention_levels else h
 
     def _res(self, h: Array, told: Array, level: int, name: str, train: bool, resample=None) -> Array:
-        block = nn.remat(layers.ResBlock, static_argnums=(3,)) if self.remat else layers.ResBlock
+        again = level < self.num_remat_levels
+        block = nn.remat(layers.ResBlock, static_argnums=(3,)) if again else layers.ResBlock
         return block(self.channels * self.multipliers[level], self._style(), resample, name=name)(h, told, train)
 
-    def _attention(self, h: Array, name: str, num_heads: int) -> Array:
+    def _attention(self, h: Array, level: int, name: str, num_heads: int) -> Array:
         num_heads = h.shape[-1] // self.head_channels if self.head_channels else num_heads
-        attention = nn.remat(layers.Attention) if self.remat else layers.Attention
+        attention = nn.remat(layers.Attention) if level < self.num_remat_levels else layers.Attention
         return attention(num_heads, self._style(), name=name)(h)
 
     def _downsample(self, h: Array, told: Array, level: int, train: bool) -> Array:

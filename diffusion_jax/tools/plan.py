@@ -199,14 +199,15 @@ def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) ->
 def _advice(config: Config, chip: hardware.Chip, mesh: Mesh) -> str:
     """Returns what to change."""
     is_whole = mesh.size > 1 and config["train"]["num_fsdp"] == 1 and not config["train"]["split_update"]
-    split = "train.split_update = True, " if is_whole else ""
+    again = f"model.num_remat_levels = {len(config['model']['multipliers'])}"
+    lever = f"train.split_update = True, {again}" if is_whole else again
     try:
         size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
     except UserError:
-        return f"set {split}model.remat = True, or train.num_fsdp = {mesh.size}."
+        return f"set {lever}, or train.num_fsdp = {mesh.size}."
     if size < config["train"]["batch_size"]:
-        return f"set {split}model.remat = True, or train.batch_size = {size}."
-    return f"set {split}model.remat = True, or a smaller data.resident_gib or sample.batch_per_device."
+        return f"set {lever}, or train.batch_size = {size}."
+    return f"set {lever}, or a smaller data.resident_gib or sample.batch_per_device."
 
 
 def main(argv: list[str]) -> int:
