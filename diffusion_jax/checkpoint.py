@@ -252,7 +252,7 @@ def agreed_config(workdir: storage.Path, config: Mapping[str, Any]) -> Mapping[s
             f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences)}); "
             "use the stored values or another workdir."
         )
-    return {**config, "train": {**config["train"], "batch_size": stored["train"]["batch_size"]}}
+    return schema.with_values(config, "train", batch_size=stored["train"]["batch_size"])
 
 
 def versions() -> dict[str, str]:

@@ -26,7 +26,10 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[st
         The exit code: the job's; 2 for bad input, 1 for a failure, 130 for Ctrl-C.
     """
     if {"--help", "-h", "--helpfull"} & set(argv):
-        print(help_text())
+        try:
+            print(help_text(), flush=True)
+        except BrokenPipeError:  # of `--help | head`
+            sys.stdout = None
         return 0
     try:
         return job(argv)
@@ -56,6 +59,8 @@ def parse(argv: list[str], values: flags.FlagValues, stored: Callable[[], dict[s
     for argument in argv[1:]:
         if match := re.match(r"--?(?:no)?config\.([\w.]+)", argument):
             schema.check_name(match[1])
+        if (match := re.match(r"--?(?:no)?([\w.]+)", argument)) and match[1] in schema.FIELDS:
+            raise UserError(f"flag --{match[1]} is unknown; a field of the config is set by --config.{match[1]}.")
     given = value_of(argv, "config")
     _check_file(given)
     base = None if given else ConfigDict(stored())

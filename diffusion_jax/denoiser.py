@@ -93,7 +93,7 @@ def make_denoiser(
         input_scale: of the x_t that the network sees, such as `edm_input_scale`; None for x_t itself.
 
     Raises:
-        ValueError: for an unknown `predicts`; the known ones are listed.
+        ValueError: for an unknown `predicts`; the known ones are listed. When called: for an output of another shape.
     """
     if not callable(predicts):
         jax.eval_shape(lambda level: coefficients(predicts, Level(*[level] * 5)), 1.0)
@@ -102,6 +102,10 @@ def make_denoiser(
         condition = jnp.broadcast_to(level.condition, x_t.shape[:1])
         seen = x_t if input_scale is None else process.expand(input_scale(level), x_t) * x_t
         output = network(seen, condition).astype(x_t.dtype)
+        if output.shape != (expected := (*x_t.shape[:-1], (1 + learned_variance) * x_t.shape[-1])):
+            raise ValueError(
+                f"the network's output {list(output.shape)} is not allowed; for this x_t it must be {list(expected)}."
+            )
         output, variance = jnp.split(output, 2, axis=-1) if learned_variance else (output, None)
         a, b = coefficients(predicts, level)
         scale = 1 / (level.alpha * b - level.sigma * a)

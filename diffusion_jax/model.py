@@ -93,7 +93,7 @@ def restore(workdir: storage.Path, config: Config) -> Model:
 
 def with_settings(config: Config, **settings) -> Config:
     """Returns the config with fields of its section `sample` changed, and checked."""
-    config = {**config, "sample": {**config["sample"], **settings}}
+    config = schema.with_values(config, "sample", **settings)
     schema.check(config)
     return config
 

@@ -153,10 +153,7 @@ FIELDS: dict[str, Rule] = {
         *["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep"],
         *["euler", "euler_ancestral", "heun", "ode", "unipc"],
     ),
-    "sample.grid": _one_of(
-        *["ddim_quadratic", "ddim_uniform", "explicit", "iddpm", "karras", "leading", "linspace", "log_snr", "quadratic"],
-        *["trailing", "uniform"],
-    ),
+    "sample.grid": _one_of(*sorted(consistency.WHOLE_GRIDS + consistency.REAL_GRIDS)),
     "sample.num_steps": _integer(1),
     "sample.times": _TIMES,
     "sample.end": _one_of("data", "lowest"),
@@ -219,8 +216,8 @@ def check_name(name: str) -> None:
     if name + "." == section and known[0].startswith(section):
         raise UserError(f"config field {name!r} is a section; set one of {', '.join(known)}.")
     close = difflib.get_close_matches(name, FIELDS, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise UserError(f"config field {name!r} is unknown; known: {', '.join(known)}.{hint}")
+    hint = f"did you mean {close[0]}? Known" if close else "known"
+    raise UserError(f"config field {name!r} is unknown; {hint}: {', '.join(known)}.")
 
 
 def _shown(value: Any) -> str:
@@ -253,6 +250,11 @@ def check(config: Mapping[str, Any]) -> None:
             raise UserError(not_allowed(name, flat[name]))
     for sentence in consistency.contradictions(flat):
         raise UserError(sentence)
+
+
+def with_values(config: Mapping[str, Any], section: str, **values) -> dict[str, Any]:
+    """Returns the nested config with fields of one section changed; `check` it where they come from a user."""
+    return {**config, section: {**config[section], **values}}
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

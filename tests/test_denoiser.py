@@ -57,6 +57,14 @@ def test_an_unknown_parameterization_lists_the_known_ones():
         denoiser.make_denoiser(lambda x, condition: x, predicts="epsilon")(x_t, level)
 
 
+def test_an_output_of_another_shape_is_refused():
+    _, _, x_t, level = drawn(7)
+    for learned_variance, expected in ((False, "2"), (True, "4")):
+        denoise = denoiser.make_denoiser(lambda x, condition: x[..., :1], predicts="eps", learned_variance=learned_variance)
+        with pytest.raises(ValueError, match=rf"output \[3, 4, 5, 1\] is not allowed; .* must be \[3, 4, 5, {expected}\]"):
+            denoise(x_t, level)
+
+
 def test_clipping_leaves_x_0_in_range_and_still_explains_x_t(precision):
     _, _, x_t, level = drawn(600)
     denoise = denoiser.clip_x_0(denoiser.make_denoiser(lambda x, condition: 0 * x, predicts="eps"))

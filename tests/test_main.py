@@ -44,7 +44,7 @@ def test_train_then_resume_then_sample(tmp_path):
     code, out, err = run(*tiny.flags(workdir, num_steps=4, **often))
     assert (code, err) == (0, "")
     labels = [line.split()[0] for line in out.splitlines()]
-    assert labels == ["devices", "mesh", "data", "network", "steps", "note", "train", "train", "done"]
+    assert labels == ["devices", "mesh", "data", "network", "steps", "note", "started", "train", "train", "done"]
 
     code, out, err = run(*tiny.flags(workdir, num_steps=8, **often))
     assert (code, err) == (0, "") and "resumed     at step 4" in out
@@ -107,8 +107,8 @@ def test_a_run_that_diverges_stops_with_a_sentence(tmp_path):
 MISTAKES = {
     "unknown field": (
         [DIGITS, "--workdir=x", "--config.process.shedule=cosine"],
-        "config field 'process.shedule' is unknown; known: process.kind, process.schedule, process.num_steps, "
-        "process.zero_terminal_snr, process.rescale_condition. Did you mean process.schedule?",
+        "config field 'process.shedule' is unknown; did you mean process.schedule? Known: process.kind, process.schedule, "
+        "process.num_steps, process.zero_terminal_snr, process.rescale_condition.",
     ),
     "unknown section": (
         [DIGITS, "--workdir=x", "--config.proces.schedule=cosine"],
@@ -124,6 +124,10 @@ MISTAKES = {
     ),
     "negative": ([DIGITS, "--workdir=x", "--config.train.batch_size=-4"], "train.batch_size = -4 is not allowed"),
     "unknown flag": ([DIGITS, "--workdir=x", "--confg=3"], "Unknown command line flag 'confg'. Did you mean: config ?"),
+    "field as a flag": (
+        [DIGITS, "--workdir=x", "--train.num_steps=3"],
+        "flag --train.num_steps is unknown; a field of the config is set by --config.train.num_steps.",
+    ),
     "unknown mode": ([DIGITS, "--workdir=x", "--mode=trian"], "--mode=trian: value should be one of"),
     "stray word": ([DIGITS, "--workdir=x", "hello"], "argument 'hello' is not understood"),
     "no config": (["--workdir=x"], "flag --config is missing; training needs one"),
@@ -281,6 +285,12 @@ def test_every_field_can_be_overridden():
     )
     for name, value in schema.flatten(parsed.config.to_dict()).items():
         assert type(value) is type(defaults[name]) and str(value) == wanted[name], name
+
+
+def test_help_into_a_pipe_that_closes_says_nothing_on_stderr():
+    line = f"{sys.executable} main.py --help | true"
+    ended = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
 
 
 def test_help_names_every_field(capsys):

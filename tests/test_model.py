@@ -53,7 +53,7 @@ def test_each_average_is_its_own(workdir):
         (lambda workdir: dj.load(workdir / "nowhere"), "has no config.json; it must be the workdir of a run"),
         (
             lambda workdir: dj.load(workdir).sample(3, num_stepz=5),
-            "'sample.num_stepz' is unknown.* Did you mean sample.num_steps",
+            "'sample.num_stepz' is unknown; did you mean sample.num_steps",
         ),
         (
             lambda workdir: dj.load(workdir).sample(3, ema_rate=0.5),

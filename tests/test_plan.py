@@ -48,7 +48,7 @@ def flags():
         (["--config=configs/digits.py", "--topology=abacus:3"], "flag --topology = 'abacus:3' is not possible"),
         (["--config=configs/digits.py", "--topology=local", "--config.train.num_fsdp=3"], "train.num_fsdp = 3 must divide"),
         (["--config=configs/digits.py", "--topology=local", "--config.train.batch_size=9"], "train.batch_size = 9 must be"),
-        (["--config=configs/digits.py", "--topology=local", "--config.train.nmu_fsdp=3"], "Did you mean train.num_fsdp?"),
+        (["--config=configs/digits.py", "--topology=local", "--config.train.nmu_fsdp=3"], "did you mean train.num_fsdp?"),
     ],
 )
 def test_bad_input_gets_one_sentence(capsys, arguments, sentence):

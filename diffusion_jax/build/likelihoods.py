@@ -58,9 +58,8 @@ def _bound(config: Config) -> Measure:
 
 
 def _flow(config: Config) -> Measure:
-    table, denoiser_of, settings = processes.levels(config), sampling.denoiser_of(config, "none"), config["likelihood"]
-    if table.alpha[-1] == 0:
-        raise UserError("config field likelihood.kind = 'flow' is impossible where the process leaves no signal at T.")
+    table = processes.levels_with_signal(config, "likelihood.kind = 'flow'")
+    denoiser_of, settings = sampling.denoiser_of(config, "none"), config["likelihood"]
     draw_probe = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}[settings["probes"]]
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:

@@ -67,6 +67,18 @@ def levels(config: Config) -> Level:
     return table
 
 
+def levels_with_signal(config: Config, field: str) -> Level:
+    """Returns `levels`, for what a field of the config wants of them.
+
+    Raises:
+        UserError: where nothing of the image is left at T.
+    """
+    table = levels(config)
+    if table.alpha[-1] == 0:
+        raise UserError(f"config field {field} is impossible where the chain leaves no signal at T.")
+    return table
+
+
 def process_of(config: Config) -> Process:
     """Returns the process in real-valued time; of a chain, as `sample.interpolation` says."""
     if config["process"]["kind"] == "chain":

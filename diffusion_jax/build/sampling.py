@@ -173,12 +173,7 @@ def _sampler(config: Config) -> Sampler:
 
 def _level_of_log_snr(config: Config) -> Callable[[Array], Level]:
     if config["process"]["kind"] == "chain":
-        table = processes.levels(config)
-        if table.alpha[-1] == 0:
-            raise UserError(
-                "config field sample.churn is impossible where the chain leaves no signal at T; set its first to 0."
-            )
-        return functools.partial(process.between, table)
+        return functools.partial(process.between, processes.levels_with_signal(config, "sample.churn"))
     return functools.partial(continuous.level_of_log_snr, processes.process_of(config))
 
 
@@ -186,9 +181,7 @@ def _solve_ode(config: Config) -> Callable[[Denoiser, Array, Array, int], Sample
     """Returns the adaptive solver; its clock is log(alpha / sigma) for a chain, which is smooth there, and -t elsewhere."""
     of, settings = processes.process_of(config), config["sample"]
     if config["process"]["kind"] == "chain":
-        table = processes.levels(config)
-        if table.alpha[-1] == 0:
-            raise UserError("config field sample.sampler = 'ode' is impossible where the chain leaves no signal at T.")
+        table = processes.levels_with_signal(config, "sample.sampler = 'ode'")
         level_of, ends = lambda clock: process.between(table, 2 * clock), (table.log_snr[-1] / 2, table.log_snr[1] / 2)
     else:
         level_of, ends = lambda clock: continuous.level(of, -clock), (-of.last, -of.first)

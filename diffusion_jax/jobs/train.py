@@ -1,6 +1,7 @@
 """Training: python main.py --config=configs/<name>.py --workdir=<workdir>; the same command resumes."""
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from diffusion_jax import (
     memory,
     model,
     owner,
+    schema,
     sharding,
     sources,
     storage,
@@ -92,7 +94,7 @@ def _with_batch_size(config: Config, mesh: Mesh) -> Config:
         return config
     size = memory.batch_size(config, memory=sharding.memory_per_device(), num_devices=mesh.size)
     logs.say("picked", f"batches of {size}")
-    return {**config, "train": {**config["train"], "batch_size": size}}
+    return schema.with_values(config, "train", batch_size=size)
 
 
 def _start(config: Config, parts: Parts, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
@@ -225,12 +227,17 @@ class Watch:
     def __init__(self, config: Config, log: logs.Logs):
         train = config["train"]
         self._every, self._last, self._max_skipped = train["log_every"], train["num_steps"], train["max_skipped"]
-        self._log = log
+        self._log, self._began = log, time.monotonic()
         self.progress = logs.Progress("steps", total=train["num_steps"])
         self._since: list[dict[str, np.ndarray]] = []
 
     def __call__(self, step: int, metrics: dict[str, Any]) -> None:
         metrics = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        if self._began is not None:
+            waited, self._began = time.monotonic() - self._began, None
+            logs.say(
+                "started", f"step {step:,} is done after {waited:.0f} s, compiling included; a line every {self._every:,}"
+            )
         self._since.append(metrics)
         self.progress.update(step, f"loss {metrics['loss'][-1]:.4f}")
         if (in_a_row := np.max(metrics["skipped_in_a_row"])) >= self._max_skipped:

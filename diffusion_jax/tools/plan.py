@@ -77,7 +77,7 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"], devices=devices)
     if not config["train"]["batch_size"]:
         size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
-        config = {**config, "train": {**config["train"], "batch_size": size}}
+        config = schema.with_values(config, "train", batch_size=size)
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
     found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config["model"]["dtype"]}
     logs.say("devices", found["devices"])
@@ -188,9 +188,9 @@ def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) ->
     return {
         **plan._asdict(),
         "num_images": num_images,
-        "bounds_s": bounds,
-        "least_s": least,
-        "limit": limit,
+        "bounds_s": bounds if least else None,
+        "least_s": least or None,
+        "limit": limit if least else None,
         "memory_of_chip": chip.memory,
         "fits": fits,
     }
