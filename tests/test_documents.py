@@ -5,11 +5,16 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import types
 
+import jax
+import numpy as np
 import pytest
 
 import main
-from diffusion_jax import schema
+from configs import cifar10
+from diffusion_jax import build, convert, schema
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -79,6 +84,35 @@ def test_the_changes_of_contributing_apply(tmp_path):
     for file in (tmp_path / "diffusion_jax").rglob("*.py"):
         compile(file.read_text(), file, "exec")
     assert "geometric" in (tmp_path / "diffusion_jax" / "build" / "processes.py").read_text()
+
+
+def test_the_recipe_for_published_weights_runs(monkeypatch):
+    """On a smaller network, whose weights go by the names that diffusers has for them."""
+    config = cifar10.get_config()
+    config.model.update(channels=32, multipliers=(1, 2), num_res_blocks=1)
+    monkeypatch.setattr(cifar10, "get_config", lambda: config)
+    tensors = as_diffusers_names_them(jax.eval_shape(build.network(config.to_dict()).init, jax.random.key(0)))
+    unet = types.SimpleNamespace(state_dict=lambda: tensors)
+    hub = types.SimpleNamespace(from_pretrained=lambda name: unet)
+    monkeypatch.setitem(sys.modules, "diffusers", types.SimpleNamespace(UNet2DModel=hub))
+    (block,) = blocks(ROOT / "docs" / "recipes.md", "python")
+    names = {}
+    exec(block.replace("num_steps=50", "num_steps=2"), names)
+    assert names["images"].shape == (16, 32, 32, 3) and len(np.unique(names["images"])) > 10
+
+
+def as_diffusers_names_them(params):
+    """Returns {name of a tensor: something with numpy()}, normal draws in PyTorch's order of axes."""
+    places, random, tensors = convert._diffusers_places(params), np.random.default_rng(0), {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        *modules, name = (part.key for part in path)
+        theirs = convert._path(".".join(modules), places, convert.DIFFUSERS)
+        shape = leaf.shape if leaf.ndim < 2 else (leaf.shape[-1], leaf.shape[-2], *leaf.shape[:-2])
+        drawn = 0.05 * random.standard_normal(shape, np.float32)
+        tensors[f"{theirs}.{'bias' if name == 'bias' else 'weight'}"] = types.SimpleNamespace(
+            numpy=lambda drawn=drawn: drawn
+        )
+    return tensors
 
 
 def test_the_python_of_the_readme_runs(monkeypatch):
