@@ -1,7 +1,7 @@
 """Networks as denoisers: whatever a network predicts becomes the pair (x_0, eps)."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,8 @@ def make_denoiser(
 
     Args:
         network: any function (x_t, condition) -> output; x_t [B, H, W, C], condition [B], output shaped like x_t.
-        predicts: what the output is.
+        predicts: what the output is. At a level that keeps nothing of the image, alpha = 0, 'eps' and 'score' say nothing of
+            x_0, and the prediction is NaN: use 'v' or 'x_0' there.
         learned_variance: whether the output has a second half of channels, for the variance.
         input_scale: of the x_t that the network sees, such as `edm_input_scale`; None for x_t itself.
 
@@ -130,12 +131,13 @@ def reverse_log_variance(
         t: from.
         s: to.
         kind: which.
-        first: where s is the data, and 'small' would be a point, its log-variance and that of 'large'. Ho et al. take the
-            posterior's of the step above, log_variance(level 2, level 1, "small").
+        first: what 'small' and 'large' are where s is the data: the posterior is a point there, of log-variance -inf. For a
+            likelihood Ho et al. take the posterior's of the step above, `likelihood.first_log_variance`.
 
     Raises:
-        ValueError: where a learned variance is asked of a network that has none.
+        ValueError: for an unknown kind, or where a learned variance is asked of a network that has none.
     """
+    check_variance(kind)
     if kind == "learned":
         return _needed(learned, kind)
     is_last = s.sigma == 0
@@ -145,6 +147,12 @@ def reverse_log_variance(
         fraction = (_needed(learned, kind) + 1) / 2
         return fraction * process.expand(large, x_t) + (1 - fraction) * small
     return {"small": small, "large": process.expand(jnp.where(is_last, first, large), x_t)}[kind]
+
+
+def check_variance(kind: str) -> None:
+    """Raises ValueError for a name that is not one of `VarianceKind`; the known ones are listed."""
+    if kind not in get_args(VarianceKind):
+        raise ValueError(f"variance = {kind!r} is unknown; known: {', '.join(get_args(VarianceKind))}.")
 
 
 def _needed(learned: Array | None, kind: str) -> Array:

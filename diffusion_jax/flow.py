@@ -48,8 +48,8 @@ def log_density(
 
     With y = x / alpha and kappa = sigma / alpha the flow is dy / d log kappa = kappa eps. The log-density of x = alpha y
     changes by minus the trace of J + (d log alpha / d log kappa) I, J the Jacobian of kappa eps by y. It is estimated by
-    probes, E[v^T (...) v] for v of unit covariance, of the sum, since its parts all but cancel. [Song et al. 2021, score
-    SDE, eqs. 39 and 40]
+    probes, E[v^T (...) v] for v of unit covariance, of the sum, since its parts all but cancel. Forward-mode
+    derivatives alone go through it. [Song et al. 2021, score SDE, eqs. 39 and 40]
 
     Args:
         denoise: the denoiser, not clipped: the flow must be smooth.

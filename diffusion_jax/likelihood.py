@@ -55,7 +55,12 @@ def bound(
         grid: `Level` of [S + 1], from T down to the data.
         noise: number of the step -> standard normal draws, [B, H, W, C].
         variance: of the reverse steps.
+
+    Raises:
+        ValueError: for a grid that ends before the data, where the decoder's term would be missing.
     """
+    if not isinstance(grid.sigma, jax.core.Tracer) and grid.sigma[-1] != 0:
+        raise ValueError("the grid is not allowed; it must end at level 0, the data.")
     num_steps = len(grid.alpha) - 1
     first = first_log_variance(grid)
 

@@ -51,16 +51,22 @@ def from_betas(betas: np.ndarray, *, condition: np.ndarray | None = None) -> Lev
         `Level` of [T + 1]; level t is index t.
 
     Raises:
-        ValueError: for a beta outside.
+        ValueError: for a beta outside, or another number of conditions.
     """
     betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or not betas.size:
+        raise ValueError(f"betas of {list(betas.shape)} are not allowed; they must be [T], T at least 1.")
+    if condition is not None and np.shape(condition) != (len(betas) + 1,):
+        raise ValueError(
+            f"condition of {list(np.shape(condition))} is not allowed; it must be [{len(betas) + 1}], levels 0 to T."
+        )
     if not (np.all(betas > 0) and np.all(betas[:-1] < 1) and betas[-1] <= 1):
         raise ValueError(f"betas must lie in (0, 1), the last may be 1; found {betas.min():g} to {betas.max():g}.")
     with np.errstate(divide="ignore"):  # beta_T = 1 leaves no signal: log alpha_bar = -inf
         log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
         variance = -np.expm1(log_alpha_bar)
         log_snr = log_alpha_bar - np.log(variance)
-    condition = np.arange(-1, len(betas)) if condition is None else condition
+    condition = np.arange(-1, len(betas)) if condition is None else np.asarray(condition)
     return cast(np.exp(log_alpha_bar / 2), np.sqrt(variance), log_snr, condition)
 
 

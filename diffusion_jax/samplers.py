@@ -5,14 +5,15 @@ the next. `sample` scans a sampler over a grid. Neither knows the other, and nei
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion_jax import process
-from diffusion_jax.denoiser import Denoiser, VarianceKind, reverse_log_variance
+from diffusion_jax.denoiser import Denoiser, VarianceKind, check_variance, reverse_log_variance
 from diffusion_jax.process import Level
 
 
@@ -57,15 +58,17 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
         denoise: the denoiser.
         sampler: how one step is taken.
         x_T: what lies at the first level: draws from N(0, I) times its sigma, [B, H, W, C].
-        grid: `Level` of [S + 1], in the order visited; the last is the data, unless it stops before or goes up in noise.
+        grid: `Level` of [S + 1], in the order visited, such as rows of the table that `process.from_betas` returns; the last
+            is the data, unless it stops before or goes up in noise, as the table itself does.
         keys: one key for each image, [B]; noises of an image depend on its own key alone.
         num_traced: how many intermediate states to keep, evenly spaced, the last one included.
 
     Raises:
-        ValueError: for more traced states than steps, or another number of keys than of images.
+        ValueError: for what is no sampler, no grid, or no key for each image; for more traced states than steps; where x_T
+            has fewer digits than the grid.
     """
+    _check(sampler, x_T, grid, keys, num_traced)
     num_steps = len(grid.alpha) - 1
-    _check(num_steps, num_traced, len(x_T), len(keys))
     index = jnp.arange(num_steps)
     intervals = Interval(process.at(grid, index), process.at(grid, index + 1), index, num_steps - 1 - index)
 
@@ -79,13 +82,6 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
     scanned = intervals, _trace_rows(num_steps, num_traced)
     (state, trace), _ = jax.lax.scan(step, (sampler.init(x_T), trace), scanned)
     return Samples(state.x, state.num_evaluations, trace[:-1])
-
-
-def _check(num_steps: int, num_traced: int, num_images: int, num_keys: int) -> None:
-    if num_traced > num_steps:
-        raise ValueError(f"num_traced = {num_traced} is not allowed; it must be at most the number of steps, {num_steps}.")
-    if num_keys != num_images:
-        raise ValueError(f"{num_keys} keys for {num_images} images are not allowed; every image needs its own.")
 
 
 def _trace_rows(num_steps: int, num_traced: int) -> Array:
@@ -120,14 +116,13 @@ def ancestral(*, variance: VarianceKind) -> Sampler:
     Raises:
         ValueError: for another name.
     """
-    if variance not in get_args(VarianceKind):
-        raise ValueError(f"variance = {variance!r} is unknown; known: {', '.join(get_args(VarianceKind))}.")
+    check_variance(variance)
 
     def step(denoise: Denoiser, state: State, interval: Interval, noise: Noise) -> State:
         t, s = interval.t, interval.s
         prediction = denoise(state.x, t)
         mean = process.posterior(prediction.x_0, state.x, t, s).mean
-        log_variance = reverse_log_variance(prediction.variance, state.x, t, s, variance)
+        log_variance = reverse_log_variance(prediction.variance, state.x, t, s, variance, first=0.0)
         std = jnp.where(s.sigma > 0, jnp.exp(log_variance / 2), 0)
         return State(mean + std * noise(0), state.num_evaluations + 1)
 
@@ -157,3 +152,27 @@ def ddim(*, eta: float = 0.0) -> Sampler:
         return State(s.alpha * x_0 + direction * eps + std * noise(0), state.num_evaluations + 1)
 
     return Sampler(initial_state, step)
+
+
+def _check(sampler: Sampler, x_T: Array, grid: Level, keys: Array, num_traced: int) -> None:
+    if not hasattr(sampler, "step"):
+        raise ValueError(f"sampler = {sampler!r} is no Sampler; use one such as samplers.ddim().")
+    if not hasattr(grid, "log_snr"):
+        raise ValueError("grid is no Level of [S + 1]; use rows of a table: process.at(process.from_betas(betas), rows).")
+    if len(grid.alpha) < 2 or (not isinstance(grid.log_snr, jax.core.Tracer) and not _is_monotone(grid)):
+        raise ValueError(
+            "the grid is not allowed; it must have two levels or more, each noisier or each less noisy than before."
+        )
+    if not 0 <= num_traced < len(grid.alpha):
+        raise ValueError(f"num_traced = {num_traced} is not allowed; it must be from 0 to {len(grid.alpha) - 1}, the steps.")
+    if jnp.result_type(x_T, grid.alpha) != x_T.dtype:
+        raise ValueError(f"x_T of {x_T.dtype} is not allowed on a grid of {grid.alpha.dtype}; cast one of them.")
+    is_typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if (keys.shape if is_typed else keys.shape[:-1]) != x_T.shape[:1]:
+        raise ValueError(f"keys of {list(keys.shape)} for {len(x_T)} images are not allowed; every image needs its own.")
+
+
+def _is_monotone(grid: Level) -> bool:
+    with np.errstate(invalid="ignore"):  # two levels without noise, or without signal, are infinity twice
+        steps = np.diff(np.asarray(grid.log_snr, np.float64) + np.asarray(grid.log_snr_lo, np.float64))
+    return bool(np.all(steps > 0) or np.all(steps < 0))

@@ -6,6 +6,9 @@ import numpy as np
 def linear(num_steps: int, *, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
     """Returns beta_t, evenly spaced from `first` to `last` inclusive. [Ho et al. 2020, section 4]
 
+    Made for T = 1000: with far fewer steps much of the image is left at T, where samplers begin from noise alone; see
+    `linear_rescaled`.
+
     Args:
         num_steps: T, at least 1.
         first: beta_1, in (0, 1).

@@ -189,7 +189,7 @@ def churn(
     [Karras et al. 2022, EDM, algorithm 2]
 
     Args:
-        sampler: a deterministic sampler of one step, `heun()` or `samplers.ddim()`.
+        sampler: one that remembers no earlier step, such as `heun()` or `samplers.ddim()`.
         level_of: log-SNR [] -> `Level` of [], such as `continuous.level_of_log_snr` gives.
         amount: S_churn.
         low: S_min.
@@ -206,7 +206,7 @@ def churn(
         def raised() -> tuple[Array, Level]:
             up = level_of(t.log_snr - 2 * jnp.log1p(gamma))
             added = up.alpha * kappa * jnp.sqrt(gamma * (2 + gamma))
-            return up.alpha / t.alpha * state.x + added * noise_std * noise(0), up
+            return up.alpha / t.alpha * state.x + added * noise_std * noise(1), up  # noise(0) is the sampler's own
 
         x, t = jax.lax.cond(gamma > 0, raised, lambda: (state.x, t))
         return sampler.step(denoise, state._replace(x=x), interval._replace(t=t), noise)
@@ -228,7 +228,8 @@ def probability_flow(
     """Returns images at the end of dx = x_0 d alpha + eps d sigma, by Runge-Kutta with a step size for each image.
 
     NaN where 1,000 steps did not get there: the tolerance was too small. The evaluations are those of the slowest image.
-    [Song et al. 2021, score SDE, section 4.3; the integrator is `ode.integrate`]
+    Forward-mode derivatives alone go through it. [Song et al. 2021, score SDE, section 4.3; the integrator is
+    `ode.integrate`]
 
     Args:
         denoise: the denoiser; x_0 not limited, since the flow must be smooth.

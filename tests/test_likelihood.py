@@ -71,6 +71,19 @@ def test_the_bound_of_gaussian_data_is_above_the_mutual_information_and_falls_to
     np.testing.assert_allclose(np.array(gaps[:-1]) / gaps[1:], [2.5, 2, 2.5], rtol=0.15)
 
 
+@pytest.mark.parametrize(
+    ("rows", "variance", "sentence"),
+    [
+        ([1000, 500, 1], "small", "the grid is not allowed; it must end at level 0, the data"),
+        ([1000, 500, 0], "smal", "variance = 'smal' is unknown; known: small, large, learned, learned_range"),
+    ],
+)
+def test_a_bound_without_its_decoder_or_of_no_known_variance_is_refused(rows, variance, sentence):
+    grid, x_0 = process.at(process.from_betas(schedules.linear(1000)), rows), jnp.zeros((2, 4, 4, 1))
+    with pytest.raises(ValueError, match=sentence):
+        likelihood.bound(oracles.gaussian(), x_0, grid, lambda step: x_0, variance=variance)
+
+
 def test_each_term_of_gaussian_data_is_a_strip_of_the_mutual_information(x64):
     """Exact denoiser, variance 'small': (SNR_s - SNR_t) Var(x_0 | x_t) / 2 nats; 16,384 values give each to 1%."""
     key, levels = jax.random.key(0), process.from_betas(schedules.linear(1000))

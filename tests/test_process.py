@@ -147,6 +147,17 @@ def test_betas_outside_their_range_are_refused(beta):
         process.from_betas(np.array([0.1, beta]))
 
 
+@pytest.mark.parametrize("betas", [0.1, [], [[0.1, 0.2]]])
+def test_betas_of_another_shape_are_refused(betas):
+    with pytest.raises(ValueError, match=r"betas of \[.*\] are not allowed; they must be \[T\]"):
+        process.from_betas(betas)
+
+
+def test_a_condition_for_each_beta_is_one_too_few():
+    with pytest.raises(ValueError, match=r"condition of \[2\] is not allowed; it must be \[3\], levels 0 to T"):
+        process.from_betas([0.1, 0.2], condition=[0, 1])
+
+
 def test_only_the_last_beta_may_be_one():
     with pytest.raises(ValueError, match="the last may be 1"):
         process.from_betas(np.array([0.1, 1.0, 0.1]))

@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 
-from diffusion_jax import process, samplers, schedules, streams, timesteps
+from diffusion_jax import denoiser, process, samplers, schedules, streams, timesteps
 
 SAMPLERS = {
     "ancestral small": samplers.ancestral(variance="small"),
@@ -160,7 +160,7 @@ def test_trace_keeps_states_evenly_spaced_and_the_last(num_sampled, num_traced):
         ),
         (
             lambda: draw("ddim", oracles.gaussian(), grid_of(3), num_traced=5),
-            "num_traced = 5 is not allowed; it must be at most the number of steps, 3",
+            "num_traced = 5 is not allowed; it must be from 0 to 3, the steps",
         ),
     ],
 )
@@ -169,10 +169,51 @@ def test_bad_arguments_are_refused(call, sentence):
         call()
 
 
-def test_one_key_for_many_images_is_refused():
-    x_T = jnp.zeros((4, 8, 8, 1))
-    with pytest.raises(ValueError, match="1 keys for 4 images are not allowed; every image needs its own"):
-        samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, grid_of(3), streams.keys(0, "sampler", jnp.arange(1)))
+TABLE = process.from_betas(schedules.linear(1000))
+WRONG = {  # an argument of `sample` -> its value, and what is said
+    "a name": ({"sampler": "ddim"}, "sampler = 'ddim' is no Sampler"),
+    "a sampler not made yet": ({"sampler": samplers.ddim}, "is no Sampler; use one such as samplers.ddim"),
+    "rows": ({"grid": timesteps.trailing(1000, 3)}, "grid is no Level"),
+    "one level": ({"grid": process.at(TABLE, [500])}, "the grid is not allowed; it must have two levels or more"),
+    "a level twice": ({"grid": process.at(TABLE, [1000, 500, 500, 0])}, "each noisier or each less noisy than before"),
+    "the data twice": ({"grid": process.at(TABLE, [1000, 0, 0])}, "each noisier or each less noisy than before"),
+    "down and up": ({"grid": process.at(TABLE, [1000, 0, 500])}, "each noisier or each less noisy than before"),
+    "few digits": ({"x_T": jnp.zeros((4, 8, 8, 1), jnp.bfloat16)}, "x_T of bfloat16 is not allowed on a grid of float32"),
+    "one key": ({"keys": jax.random.key(0)}, r"keys of \[\] for 4 images are not allowed; every image needs its own"),
+    "a key too few": ({"keys": jax.random.split(jax.random.key(0), 3)}, r"keys of \[3\] for 4 images"),
+    "an old key": ({"keys": jax.random.PRNGKey(0)}, r"keys of \[2\] for 4 images"),
+    "numbers": ({"keys": jnp.arange(4)}, r"keys of \[4\] for 4 images"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_sampled_from_is_refused(name):
+    wrong, sentence = WRONG[name]
+    keys = streams.keys(0, "sampler", jnp.arange(4))
+    right = {"sampler": samplers.ddim(), "x_T": jnp.zeros((4, 8, 8, 1)), "grid": grid_of(3), "keys": keys}
+    with pytest.raises(ValueError, match=sentence):
+        samplers.sample(oracles.gaussian(), **right | wrong)
+
+
+def test_keys_of_the_old_kind_draw_the_same():
+    x_T, old = jnp.zeros((2, 4, 4, 1)), jax.random.split(jax.random.PRNGKey(0), 2)
+    sampler = samplers.ddim(eta=1.0)
+    one, two = (
+        samplers.sample(oracles.gaussian(), sampler, x_T, grid_of(3), keys) for keys in (old, jax.random.wrap_key_data(old))
+    )
+    np.testing.assert_array_equal(one.x, two.x)
+
+
+def test_the_gradient_through_a_learned_variance_is_finite():
+    def network(x_t, condition):
+        return jnp.concatenate([0.3 * x_t, jnp.sin(x_t)], axis=-1)
+
+    denoise = denoiser.make_denoiser(network, predicts="eps", learned_variance=True)
+    sampler, keys = samplers.ancestral(variance="learned_range"), streams.keys(0, "sampler", jnp.arange(2))
+    by_x_T = jax.grad(lambda x_T: jnp.sum(samplers.sample(denoise, sampler, x_T, grid_of(5), keys).x))(
+        jnp.ones((2, 4, 4, 1))
+    )
+    assert np.all(np.isfinite(by_x_T)) and np.any(by_x_T != 0)
 
 
 def test_a_learned_variance_needs_a_network_that_has_one():
