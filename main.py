@@ -39,13 +39,16 @@ def _run(argv: list[str]) -> int:
     values = _parse(argv)
     schema.check(config := values.config.to_dict())
     job = importlib.import_module(f"diffusion_jax.jobs.{values.mode}")
-    importlib.import_module("diffusion_jax.sharding").join_processes()
+    sharding = importlib.import_module("diffusion_jax.sharding")
+    sharding.join_processes()
     if config["compilation_cache"]:
         importlib.import_module("diffusion_jax.compiling").keep_compiled()
     if values.mode != "train":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes
     out = {"out": storage.path(values.out)} if values.out else {}
-    return job.run(config, storage.path(values.workdir), **out)
+    code = job.run(config, storage.path(values.workdir), **out)
+    sharding.wait_for_all("end")  # the first may still write; at its exit JAX would wait for it five minutes and then abort
+    return code
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
@@ -71,9 +74,7 @@ def _stored_config(argv: list[str]) -> dict[str, Any]:
         raise UserError("flag --config is missing; training needs one, such as --config=configs/digits.py.")
     if not (workdir := command.value_of(argv, "workdir")):
         raise UserError("flag --workdir is missing; it must be the folder of the run.")
-    config = schema.from_json(storage.read_text(storage.path(workdir) / "config.json", "the workdir of a run"))
-    schema.check(config)
-    return config
+    return schema.from_json(storage.read_text(storage.path(workdir) / "config.json", "the workdir of a run"))
 
 
 def _help() -> str:

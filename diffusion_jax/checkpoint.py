@@ -70,7 +70,7 @@ class Checkpoints:
         if found is None:
             return None
         self._known, saved = found
-        return _join(saved)
+        return saved["training"]._replace(**saved["weights"])
 
 
 def _open(workdir: storage.Path, **options) -> ocp.training.Checkpointer:
@@ -110,10 +110,6 @@ def _split(state: TrainState) -> dict[str, Any]:
     return {"weights": {"params": state.params, "ema": state.ema}, "training": state._replace(params=(), ema=())}
 
 
-def _join(saved: dict[str, Any]) -> TrainState:
-    return saved["training"]._replace(**saved["weights"])
-
-
 def checksums(saved: dict[str, Any]) -> dict[str, list[int]]:
     """Returns for each part of a checkpoint a number for each of its arrays, which one changed byte always changes.
 
@@ -122,9 +118,8 @@ def checksums(saved: dict[str, Any]) -> dict[str, list[int]]:
     Args:
         saved: {"weights": {"params": pytree, "ema": {name: pytree}}, "training": pytree}, or some of it.
     """
-    weights = saved["weights"]
-    parts = {name: weights[name] for name in ("params",) if name in weights} | weights.get("ema", {})
-    parts |= {name: saved[name] for name in ("training",) if name in saved}
+    parts = {"params": saved["weights"]["params"]} | saved["weights"].get("ema", {})
+    parts |= {"training": saved["training"]} if "training" in saved else {}
     return {name: [int(_checksum(leaf)) for leaf in jax.tree.leaves(part)] for name, part in parts.items()}
 
 
@@ -155,9 +150,9 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
     wanted = {"weights": {"params": unread if ema else like, "ema": averages}}
     with _open(workdir) as checkpointer:
         steps = [found.step for found in checkpointer.checkpoints]
-        if step not in (-1, *steps):
+        if steps and step not in (-1, *steps):
             raise UserError(f"{str(workdir)!r} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
-        found = _load_latest(checkpointer, wanted, [step] if step != -1 else steps)
+        found = _load_latest(checkpointer, wanted, [step] if step in steps else steps)
     if found is None:
         raise UserError(f"{str(workdir)!r} has no checkpoint yet.")
     step, weights = found[0], found[1]["weights"]
@@ -171,11 +166,11 @@ def save_weights(workdir: storage.Path, step: int, params: Any) -> None:
         RunError: where it could not be saved.
     """
     saved = {"weights": {"params": params, "ema": {}}}
-    try:
-        with _open(workdir) as checkpointer:
+    with _open(workdir) as checkpointer:
+        try:
             checkpointer.save_checkpointables(step, saved, custom_metadata={"checksums": checksums(saved)})
-    except (OSError, ValueError) as failed:
-        raise _not_saved(failed) from failed
+        except (OSError, ValueError) as failed:
+            raise _not_saved(failed) from failed
 
 
 def _load_latest(
@@ -233,9 +228,7 @@ def read_config(workdir: storage.Path) -> dict[str, Any]:
     Raises:
         UserError: where the folder is no workdir.
     """
-    config = schema.from_json(storage.read_text(workdir / "config.json", "the workdir of a run"))
-    schema.check(config)
-    return config
+    return schema.from_json(storage.read_text(workdir / "config.json", "the workdir of a run"))
 
 
 def agreed_config(workdir: storage.Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -244,8 +237,6 @@ def agreed_config(workdir: storage.Path, config: Mapping[str, Any]) -> Mapping[s
     Raises:
         UserError: where the workdir belongs to another run: a field differs that may not change.
     """
-    if not has_config(workdir):
-        return config
     stored = read_config(workdir)
     if differences := schema.changed(stored, config):
         raise UserError(

@@ -43,7 +43,7 @@ class Rule(NamedTuple):
 
 
 def _one_of(*names: str) -> Rule:
-    return Rule(lambda value: value in names, "one of " + ", ".join(names))
+    return Rule(lambda value: isinstance(value, str) and value in names, "one of " + ", ".join(names))
 
 
 def _is_int(value: Any) -> bool:
@@ -312,7 +312,8 @@ def from_json(text: str) -> dict[str, Any]:
         flat.pop("model.remat", None)
     for later in range(version + 1, FORMAT_VERSION + 1):
         flat = ADDED[later] | flat
-    return _nested(flat)
+    check(config := _nested(flat))
+    return config
 
 
 def _tuples(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -61,6 +61,11 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def any_process(mine: bool) -> bool:
+    """Returns whether something is so for any process; all have to ask."""
+    return bool(np.any(multihost_utils.process_allgather(np.array(mine))))
+
+
 def all_stop(call: int, caught: list[int]) -> bool:
     """Returns whether to stop before a call, where a signal was caught; several processes agree on the call.
 
@@ -94,7 +99,8 @@ def make_mesh(*, num_fsdp: int = 1, devices: Sequence[jax.Device] | None = None)
     if num_devices % num_fsdp:
         raise UserError(f"config field train.num_fsdp = {num_fsdp} must divide the number of devices, {num_devices}.")
     shape = num_devices // num_fsdp, num_fsdp
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+    placed = mesh_utils.create_device_mesh(shape, devices or jax.devices(), allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -6,7 +6,7 @@ import json
 import pytest
 import tiny
 
-from diffusion_jax import collectives, command, hardware
+from diffusion_jax import collectives, command, hardware, sharding
 from diffusion_jax.tools import plan
 
 TEXT = """
@@ -77,7 +77,19 @@ def test_what_does_not_fit_is_said_with_what_to_change(capsys, monkeypatch):
     assert "ms a step at best, for the" in out and "sampling" not in out
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs libtpu: pip install "jax[tpu]"')
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs libtpu: pip install "jax[tpu]"')
+
+
+@needs_libtpu
+@pytest.mark.parametrize("topology", ["v4:4x4x4", "v5e:4x4", "v5p:4x4x4", "v6e:4x4"])
+def test_parameters_can_be_split_over_any_part_of_a_slice(topology):
+    devices = plan._devices(topology)
+    for num_fsdp in (1, 2, 4, 8, 16):
+        mesh = sharding.make_mesh(num_fsdp=num_fsdp, devices=devices)
+        assert dict(mesh.shape) == {"data": len(devices) // num_fsdp, "fsdp": num_fsdp}
+
+
+@needs_libtpu
 @pytest.mark.parametrize(("topology", "devices"), [("v5e:2x2", "4 x TPU v5 lite"), ("v4:2x2x1", "4 x TPU v4")])
 def test_a_slice_that_is_not_here(capsys, tmp_path, topology, devices):
     out = tmp_path / "plan.json"

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import tiny
 
-from diffusion_jax import sharding
+from diffusion_jax import data, images, sharding
 from diffusion_jax.errors import UserError
 
 
@@ -69,16 +69,41 @@ def test_two_processes_train_stop_together_and_go_on_as_one(tmp_path):
     check_dump(tmp_path)
 
 
+def test_an_image_that_one_process_cannot_read_ends_both(tmp_path):
+    """Of a set that is read while training; the one that met it says which, and nothing of its step or later is saved."""
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        content = images.encode_png(pixels)
+        (tmp_path / f"{number:02d}.png").write_bytes(content if number != 7 else content[:60])
+    flags = [
+        *tiny.flags(tmp_path / "run", num_steps=50, checkpoint_every=1, log_every=1),
+        "--config.data.source=folder",
+        f"--config.data.path={tmp_path}",
+    ]
+    flags += ["--config.data.channels=3", "--config.data.resident_gib=0", "--config.train.batch_size=4"]
+    codes, said = end(start(2, *flags))
+    sentences = {
+        1: "another process could not read an image",
+        2: "07.png' cannot be read",
+    }  # both may have met it by the end
+    assert 2 in codes and all(sentences.get(code, "no such code") in text for code, text in zip(codes, said, strict=True)), (
+        said
+    )
+    order = data.make_order(12, batch_size=4, seed=0)
+    taken = next(step for step in range(3) if 7 in order(step))
+    assert max((int(step) for step in os.listdir(tmp_path / "run" / "checkpoints")), default=0) == taken
+
+
 def check_dump(tmp_path):
     """Two processes share out the shards of a dump; the result has the same bytes."""
-    images = []
+    dumped = []
     for num in (1, 2):
         flags = [f"--workdir={tmp_path / 'pair'}", f"--out={tmp_path / f'by_{num}'}", "--config.sample.num_images=30"]
         codes, said = end(start(num, "--mode=sample", *flags, "--config.sample.shard_size=8"))
         assert codes == [0] * num, said
         with np.load(tmp_path / f"by_{num}" / "samples_30x8x8x1.npz") as stored:
-            images.append(stored["arr_0"])
-    np.testing.assert_array_equal(*images)
+            dumped.append(stored["arr_0"])
+    np.testing.assert_array_equal(*dumped)
 
 
 def test_variables_that_do_not_fit_together_are_a_sentence(monkeypatch):

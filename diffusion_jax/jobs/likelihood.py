@@ -29,7 +29,6 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     Returns:
         The exit code, 0.
     """
-    checkpoint.read_config(workdir)
     config = checkpoint.agreed_config(workdir, config)
     build.likelihood_of(config)  # its settings fit together
     source, kind = build.evaluated(config), config["likelihood"]["kind"]

@@ -19,12 +19,12 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     Returns:
         The exit code, 0.
     """
-    checkpoint.read_config(workdir)  # with --config given, nobody has looked yet whether this is the workdir of a run
     config = checkpoint.agreed_config(workdir, config)
     build.solve(config)  # its settings fit together
     trained = model.restore(workdir, config)
     settings = config["sample"]
-    out = out or workdir / "samples" / _name(trained)
+    manifest = _manifest(trained)
+    out = out or workdir / "samples" / _name(trained, manifest)
     logs.say("sampling", f"{settings['num_images']:,} images into {out}")
     for doubt in build.doubts(config):
         logs.say("warning", doubt)
@@ -34,7 +34,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
         lambda first: model.chunks(trained, first=first),
         num_images=settings["num_images"],
         shard_size=settings["shard_size"],
-        manifest=_manifest(trained),
+        manifest=manifest,
         labels=labels and labels(np.arange(settings["num_images"])),
         on_progress=logs.progress_by_shard("sample", settings["num_images"], settings["shard_size"]),
     )
@@ -53,10 +53,9 @@ def _picture_strip(trained: model.Model, file: storage.Path) -> None:
     logs.say("strip", f"{file}: x_0 as predicted at {num_columns} times, a row for each image")
 
 
-def _name(trained: model.Model) -> str:
+def _name(trained: model.Model, manifest: dict) -> str:
     """Returns a folder's name: what one looks for, and a digest of the rest."""
-    settings = trained.config["sample"]
-    digest = dump.digest(_manifest(trained))
+    settings, digest = trained.config["sample"], dump.digest(manifest)
     return f"step_{trained.step:07d}_{settings['sampler']}{settings['num_steps']}_seed{settings['seed']}_{digest}"
 
 

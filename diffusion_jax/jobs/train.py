@@ -1,6 +1,8 @@
 """Training: python main.py --config=configs/<name>.py --workdir=<workdir>; the same command resumes."""
 
 import functools
+import itertools
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -47,8 +49,9 @@ def run(config: Config, workdir: storage.Path) -> int:
         The exit code: 0, or 128 + the signal that ended the run early.
     """
     mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"])
-    config = _with_batch_size(checkpoint.agreed_config(workdir, config), mesh)
-    if config["train"]["init_from"] and not checkpoint.has_config(workdir):
+    is_new = not checkpoint.has_config(workdir)
+    config = _with_batch_size(config if is_new else checkpoint.agreed_config(workdir, config), mesh)
+    if config["train"]["init_from"] and is_new:
         checkpoint.read_config(storage.path(config["train"]["init_from"]))  # before anything is read or written
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
     build.solve(config)  # the settings of the pictures fit together
@@ -70,7 +73,7 @@ def run(config: Config, workdir: storage.Path) -> int:
         how = {"num_steps": per_call, "deterministic": config["train"]["deterministic"]}
         step = compile_step(parts, feed.batch, mesh, shardings, **how)
         with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
-            watch, save = Watch(config, log), functools.partial(_save, workdir, config, checkpoints, log)
+            watch, save = Watch(config, log), functools.partial(_save, workdir, config, checkpoints, log, broken)
             state = loop.run(
                 state,
                 lambda state, item: step(state, feed.store, item),
@@ -83,8 +86,11 @@ def run(config: Config, workdir: storage.Path) -> int:
                 stop=lambda call: check_owner() or sharding.all_stop(call, caught),
             )
             save(state)
+            inexact = _is_inexact(broken)
     if broken:
         raise broken[0]
+    if inexact:
+        raise RunError("another process could not read an image, and says which; the checkpoints are those before.")
     return _say_end(config, workdir, state, caught)
 
 
@@ -166,17 +172,27 @@ def _feed(
     per_call: int,
     broken: list[UserError],
 ) -> data.Feed:
-    """Returns the feed, its items as they are sent for each call; they end where an image is broken, which `broken` gets."""
+    """Returns the feed, its items as they are sent for each call; they end where an image is broken, which `broken` gets.
+
+    Several processes must stop at the same call: until they have agreed on one, the last whole item comes again.
+    """
     feed = data.feed(source, records, first_step=first_step, **_batching(config))
     items = feed.items if per_call == 1 else data.stacked(feed.items, per_call)
     where = sharding.batched(mesh, axis=0 if per_call == 1 else 1)
 
     def sent():
+        latest = None
         try:
             for item in items:
-                yield sharding.to_global(item, where)
+                latest = sharding.to_global(item, where)
+                yield latest
         except UserError as error:
+            if latest is None:
+                raise
             broken.append(error)
+            if jax.process_count() > 1:
+                signal.raise_signal(signal.SIGTERM)  # which JAX tells the others of
+                yield from itertools.repeat(latest)
 
     return feed._replace(items=sent())
 
@@ -260,11 +276,25 @@ class Watch:
         logs.say("train", f"{self.progress.text()}  {shown or 'no finite loss'}")
 
 
-def _save(workdir: storage.Path, config: Config, checkpoints: Checkpoints, log: logs.Logs, state: TrainState) -> None:
-    """Saves a state, with the config beside it: a run that never came so far does not own its workdir.
+def _is_inexact(broken: list[UserError]) -> bool:
+    """Returns whether steps were taken with a batch of before, because one of several processes could not read its own."""
+    return jax.process_count() > 1 and sharding.any_process(bool(broken))
+
+
+def _save(
+    workdir: storage.Path,
+    config: Config,
+    checkpoints: Checkpoints,
+    log: logs.Logs,
+    broken: list[UserError],
+    state: TrainState,
+) -> None:
+    """Saves a state that is exact, with the config beside it: a run that never came so far does not own its workdir.
 
     The metrics up to here are in their file before: a run that resumes from this state does not make them again.
     """
+    if _is_inexact(broken):
+        return
     log.wait_for_metrics()
     if sharding.is_first():
         checkpoint.write_config(workdir, config)
@@ -285,7 +315,8 @@ def _hooks(
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
-            log.grid(int(state.step), name, np.asarray(draw(params, config["sample"]["seed"], numbers))[:NUM_PREVIEWED])
+            drawn, _ = draw(params, config["sample"]["seed"], numbers)
+            log.grid(int(state.step), name, np.asarray(drawn)[:NUM_PREVIEWED])
         log.loss_curve()
 
     every = config["train"]["sample_every"]
