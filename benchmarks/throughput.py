@@ -246,7 +246,7 @@ class Ours:
         arguments = self.state.params, jnp.int32(0), jnp.arange(cell.batch_size)
         self.num_flops = flops.count(draw, *arguments) / num_steps
         draw = self._compile(jax.jit(draw), *arguments)
-        return lambda: draw(*arguments).block_until_ready()
+        return lambda: jax.block_until_ready(draw(*arguments))
 
 
 class Peer:

@@ -23,13 +23,10 @@ def moved(text: str) -> dict[str, int]:
     for line in text.splitlines():
         if found := OPERATION.search(line):
             result, kind, started = found.groups()
-            sizes = [BYTES[name] * math.prod(map(int, filter(None, dims.split(",")))) for name, dims in _shapes(result)]
+            shapes = [found for found in SHAPE.findall(result) if found[0] in BYTES]
+            sizes = [BYTES[name] * math.prod(map(int, filter(None, dims.split(",")))) for name, dims in shapes]
             total[kind] += _largest(sizes, kind, bool(started)) * (_group_size(line) if kind == "reduce-scatter" else 1)
     return dict(total)
-
-
-def _shapes(result: str) -> list[tuple[str, str]]:
-    return [(name, dims) for name, dims in SHAPE.findall(result) if name in BYTES]
 
 
 def _largest(sizes: list[int], kind: str, started: bool) -> int:

@@ -45,7 +45,7 @@ def _of_the_process(flat: dict[str, Any]) -> Iterator[str]:
 def _of_the_sampler(flat: dict[str, Any]) -> Iterator[str]:
     is_chain, is_ode = flat["process.kind"] == "chain", flat["sample.sampler"] == "ode"
     is_whole = is_chain and flat["sample.grid"] in WHOLE_GRIDS
-    if flat["sample.num_steps"] + (flat["sample.end"] == "lowest") > flat["process.num_steps"] and is_whole:
+    if flat["sample.num_steps"] + (flat["sample.end"] == "lowest") > flat["process.num_steps"] and is_whole and not is_ode:
         yield (
             f"{_show(flat, 'sample.num_steps')} must be at most process.num_steps = {flat['process.num_steps']} for "
             f"sample.grid = {flat['sample.grid']!r}."
@@ -82,7 +82,9 @@ def _of_the_network(flat: dict[str, Any]) -> Iterator[str]:
     attended = [level for level in {*flat["model.attention_levels"], num_levels - 1} if level < num_levels]
     widths = [flat["model.channels"] * flat["model.multipliers"][level] for level in attended]
     per_head = "model.head_channels" if flat["model.head_channels"] else "model.num_heads"
-    heads = [flat[per_head], flat["model.num_heads_up"] or flat[per_head]]
+    heads = (
+        [flat[per_head]] if flat["model.head_channels"] else [flat[per_head], flat["model.num_heads_up"] or flat[per_head]]
+    )
     if not all(size % multiple == 0 for size in flat["data.image_size"]):
         yield (
             f"{_show(flat, 'data.image_size')} does not fit {num_levels} levels of model.multipliers; "

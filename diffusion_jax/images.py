@@ -46,10 +46,10 @@ def encode_png(image: np.ndarray) -> bytes:
     """Returns a PNG file's bytes.
 
     Args:
-        image: uint8 [H, W, 1] or [H, W, 3].
+        image: uint8 [H, W, C]: of 1 or 2 channels the first is shown as grey, of more the first three as red, green, blue.
     """
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG", optimize=True)
+    Image.fromarray(image[..., 0] if image.shape[-1] < 3 else image[..., :3]).save(file, format="PNG", optimize=True)
     return file.getvalue()

@@ -57,11 +57,8 @@ def train_step(state: TrainState, batch: dict[str, Any], *, parts: Parts) -> tup
     key_flip, key_label, key_t, key_loss, key_dropout = keys
     x_0 = images.from_uint8(batch["image"])
     x_0 = random_flip(x_0, key_flip) if parts.random_flip else x_0
-    cond = (
-        drop_labels(batch["cond"], key_label, parts.label_dropout, parts.null_label)
-        if parts.label_dropout
-        else batch["cond"]
-    )
+    cond, rate = batch["cond"], parts.label_dropout
+    cond = drop_labels(cond, key_label, rate, parts.null_label) if rate else cond
     t, weight = parts.timesteps.draw(state.timestep_state, key_t, len(x_0))
 
     def objective(params):

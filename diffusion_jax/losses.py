@@ -97,7 +97,7 @@ def error_ratio(predicts: Predicts, level: Level) -> Array:
 
 
 def min_snr(snr: Array, *, gamma: float = 5.0) -> Array:
-    """Returns min(SNR, gamma): eps, but little less at low noise than at high. [Hang et al. 2023, section 3.4]"""
+    """Returns min(SNR, gamma): eps, but with less weight where there is little noise. [Hang et al. 2023, section 3.4]"""
     return jnp.minimum(snr, gamma)
 
 

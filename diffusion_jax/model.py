@@ -15,7 +15,7 @@ from diffusion_jax import build, checkpoint, schema, sharding, storage, train_st
 from diffusion_jax.build import Config
 from diffusion_jax.data import Batch
 from diffusion_jax.denoiser import Denoiser
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import RunError, UserError
 
 
 class Model(NamedTuple):
@@ -124,10 +124,18 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
 
     The network always runs on whole chunks of `sample.batch_per_device` images on each device, the last one padded, so that
     an image depends neither on how many there are nor on where drawing begins.
+
+    Raises:
+        RunError: where an image is not finite.
     """
     num_images, size = model.config["sample"]["num_images"], _chunk_size(model.config, "sample")
     for start in range(first - first % size, num_images, size):
-        drawn = _drawn(model, build.draw, np.arange(start, start + size))
+        drawn, finite = _drawn(model, build.draw, np.arange(start, start + size))
+        if not np.all(finite):
+            raise RunError(
+                f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
+                "too small for sample.sampler = 'ode'."
+            )
         yield drawn[max(first - start, 0) : num_images - start]
 
 
@@ -136,11 +144,11 @@ def strip(model: Model, num_images: int) -> np.ndarray:
     return _drawn(model, build.strip, np.arange(_chunk_size(model.config, "sample")))[:, :num_images]
 
 
-def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> np.ndarray:
-    """Returns what a function of `build` draws for images with these numbers."""
+def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> Any:
+    """Returns what a function of `build` draws for images with these numbers, in NumPy."""
     draw = _program(make, model.config)
     numbers = jax.device_put(numbers, sharding.batched(sharding.local_mesh()))
-    return np.asarray(draw(model.params, model.config["sample"]["seed"], numbers))
+    return jax.device_get(draw(model.params, model.config["sample"]["seed"], numbers))
 
 
 def likelihoods(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.ndarray]:

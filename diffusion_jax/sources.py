@@ -273,7 +273,7 @@ def decode(file: storage.Path) -> np.ndarray:
     """Returns an image file as it is meant to be seen, upright and on white. # uint8 [H, W, 1] or [H, W, 3]
 
     Raises:
-        UserError: where the file is damaged, or has more than 8 bits a colour.
+        UserError: where the file is damaged, or grey with more than 8 bits. (Pillow reads 16-bit colours as 8 bits.)
     """
     try:
         with file.open("rb") as opened, Image.open(opened, formats=IMAGE_FORMATS) as stored:
@@ -329,14 +329,18 @@ def thinned(source: Source, num_images: int) -> Source:
 
 
 def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Returns an image as grey or as RGB. # uint8 [H, W, channels]"""
-    if pixels.shape[-1] == channels or channels not in (1, 3):
-        return pixels
-    return pixels.repeat(3, axis=-1) if channels == 3 else np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    """Returns an image as grey or as RGB, where it is the other. # uint8 [H, W, channels]"""
+    if (pixels.shape[-1], channels) == (1, 3):
+        return pixels.repeat(3, axis=-1)
+    if (pixels.shape[-1], channels) == (3, 1):
+        return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return pixels
 
 
 def cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Returns an image scaled to cover (height, width): by area where it shrinks, bicubically where it grows."""
+    if pixels.shape[-1] > 4:
+        raise UserError(f"an image of {pixels.shape[-1]} channels cannot be scaled; set data.resize = False.")
     scale = max(height / pixels.shape[0], width / pixels.shape[1])
     size = round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)
     if math.prod(size) > Image.MAX_IMAGE_PIXELS:

@@ -49,9 +49,14 @@ def test_another_run_starts_from_it_but_it_cannot_be_resumed(workdir, tmp_path, 
         (["--workdir=nowhere", "--out=x"], "'nowhere' has no config.json"),
         (["--workdir={run}", "--out={run}"], "is the workdir of a run already; choose another."),
         (["--workdir={run}", "--out=x", "--config.sample.step=7"], "has no checkpoint of step 7; it has 2."),
+        (
+            ["--workdir={run}", "--out=x", "--config.predicts=x_0"],
+            "was trained with another config (predicts: 'v' -> 'x_0')",
+        ),
+        (["--workdir=nowhere", "--out=x", "--config=configs/digits.py"], "'nowhere' has no config.json"),
     ],
 )
 def test_bad_input_gets_one_sentence(workdir, capsys, arguments, sentence):
     assert export.main(["export", *[argument.format(run=workdir) for argument in arguments]]) == command.BAD_INPUT
     err = capsys.readouterr().err
-    assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
+    assert err.startswith("error: ") and sentence in err and err.count("\n") == 1 and not os.path.exists("nowhere")

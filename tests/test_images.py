@@ -34,6 +34,13 @@ def test_a_grid_shows_every_image_once_enlarged_on_white(num_columns):
     assert [np.sum(grid == i) for i in range(5)] == [128] * 5
 
 
+@pytest.mark.parametrize(("channels", "shown"), [(2, 1), (4, 3), (5, 3)])
+def test_png_of_other_channels_shows_the_first(channels, shown):
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, channels), dtype=np.uint8)
+    opened = np.asarray(Image.open(io.BytesIO(images.encode_png(image))))
+    np.testing.assert_array_equal(opened.reshape(6, 5, shown), image[..., :shown])
+
+
 def test_png_gives_the_image_back_in_grey_and_colour():
     for channels, mode in ((1, "L"), (3, "RGB")):
         image = np.random.default_rng(0).integers(0, 256, (6, 5, channels), dtype=np.uint8)

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 import diffusion_jax as dj
+from diffusion_jax.errors import RunError
 from diffusion_jax.jobs import train
 
 
@@ -65,6 +66,13 @@ def test_each_average_is_its_own(workdir):
 def test_a_mistake_is_a_value_error_with_a_sentence(workdir, call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call(workdir)
+
+
+def test_images_that_are_not_finite_are_said_instead_of_drawn_black(workdir):
+    model = dj.load(workdir)
+    broken = model._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, model.params))
+    with pytest.raises(RunError, match="of .* images are not finite: the network's output was not"):
+        broken.sample(2)
 
 
 def test_its_denoiser_works_with_any_sampler(workdir):

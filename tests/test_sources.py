@@ -249,6 +249,15 @@ def test_grey_and_colour_become_each_other(shape):
     np.testing.assert_array_equal(fit(colour, shape), grey if shape[-1] == 1 else colour)
 
 
+def test_other_numbers_of_channels_are_kept_or_said():
+    pixels = np.zeros((12, 12, 5), np.uint8)
+    assert fit(pixels, (12, 12, 5)).shape == (12, 12, 5)
+    with pytest.raises(UserError, match="an image of 5 channels cannot be scaled; set data.resize = False"):
+        fit(pixels, (8, 8, 5))
+    with pytest.raises(UserError, match=r"say \[12, 12, 3\], but the images are \[12, 12, 4\]"):
+        fit(pixels[..., :4], (12, 12, 3))
+
+
 def test_a_shape_that_differs_from_the_config_says_what_to_set():
     with pytest.raises(UserError, match=r"set data.image_size = \(32, 32\) and data.channels = 3, or data.resize = True"):
         fit(PIXELS[0], (8, 8, 3), resize=False)

@@ -72,13 +72,18 @@ def doubts(config: Config) -> list[str]:
     return [f"{few} is few for ancestral sampling of {num_levels} levels: below {least} images are noisy; DDIM needs fewer."]
 
 
-def draw(config: Config) -> Callable[[Any, Array, Array], Array]:
-    """Returns (params, seed, image numbers [B]) -> images, uint8 [B, H, W, C]; image i depends on (seed, i) alone.
+def draw(config: Config) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
+    """Returns (params, seed, image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite, bool [B].
 
-    The other settings are those of the section `sample`.
+    Image i depends on (seed, i) alone. The other settings are those of the section `sample`.
     """
     run = _reverse_process(config)
-    return lambda params, seed, numbers: images.to_uint8(run(params, seed, numbers)[1].x)
+
+    def drawn(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
+        x = run(params, seed, numbers)[1].x
+        return images.to_uint8(x), jnp.all(jnp.isfinite(x), axis=(1, 2, 3))
+
+    return drawn
 
 
 def strip(config: Config) -> Callable[[Any, Array, Array], Array]:

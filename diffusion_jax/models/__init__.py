@@ -11,7 +11,7 @@ from diffusion_jax.models.unet import UNet
 
 
 class Network(NamedTuple):
-    """A network as a pair of pure functions.
+    """A network as a triple of pure functions.
 
     Attributes:
         init: key -> params, float32.

@@ -28,8 +28,8 @@ def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
     """
     if checkpoint.has_config(out):
         raise UserError(f"flag --out = {str(out)!r} is the workdir of a run already; choose another.")
-    trained = model.restore(workdir, config)
-    alone = model.with_settings(schema.with_values(config, "train", ema_rates=()), ema_rate=0.0, step=-1)
+    trained = model.restore(workdir, checkpoint.agreed_config(workdir, config))
+    alone = model.with_settings(schema.with_values(trained.config, "train", ema_rates=()), ema_rate=0.0, step=-1)
     checkpoint.save_weights(out, trained.step, trained.params)
     checkpoint.write_config(out, alone)
     logs.say("done", f"the weights of step {trained.step:,}; try: python main.py --mode=sample --workdir={out}")
