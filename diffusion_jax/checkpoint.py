@@ -212,9 +212,19 @@ def _folder(workdir: storage.Path) -> storage.Path:
     return storage.absolute(workdir) / "checkpoints"
 
 
-def write_config(workdir: storage.Path, config: Mapping[str, Any]) -> None:
-    """Writes a run's config, with the versions of what runs it."""
-    storage.write_text(workdir / "config.json", schema.to_json(config, versions()))
+def write_config(workdir: storage.Path, config: Mapping[str, Any], **more: Any) -> None:
+    """Writes a run's config, with the versions of what runs it, and what else is given as JSON can have it."""
+    storage.write_text(workdir / "config.json", schema.to_json(config, versions(), **more))
+
+
+def check_images(workdir: storage.Path, seen: dict[str, Any]) -> None:
+    """Raises UserError where a run was begun on other images, as far as `seen`, stored beside its config, tells."""
+    stored = json.loads(storage.read_text(workdir / "config.json", "the workdir of a run")).get("images", seen)
+    if differences := [f"{name}: {stored.get(name)} -> {seen[name]}" for name in seen if stored.get(name) != seen[name]]:
+        raise UserError(
+            f"workdir {str(workdir)!r} was begun on other images ({'; '.join(differences)}), whose order and labels would "
+            "change; take those, or another workdir with train.init_from."
+        )
 
 
 def has_config(workdir: storage.Path) -> bool:

@@ -70,8 +70,9 @@ def _of_the_sampler(flat: dict[str, Any]) -> Iterator[str]:
         yield f"{_show(flat, 'sample.clip')} is not for sample.sampler = 'ode', whose flow must be smooth; set 'none'."
     if flat["sample.churn"][0] != 0 and flat["sample.sampler"] not in ("euler", "heun"):
         yield f"{_show(flat, 'sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
-    if flat["sample.strip"] > flat["sample.num_steps"]:
-        yield f"{_show(flat, 'sample.strip')} must be at most sample.num_steps = {flat['sample.num_steps']}."
+    num_steps = len(flat["sample.times"]) - 1 if flat["sample.times"] else flat["sample.num_steps"]
+    if flat["sample.strip"] > num_steps:
+        yield f"{_show(flat, 'sample.strip')} must be at most the number of steps, {num_steps}."
     if flat["sample.strip"] != 0 and is_ode:
         yield f"{_show(flat, 'sample.strip')} is impossible with sample.sampler = 'ode', whose steps are its own; set 0."
 

@@ -34,9 +34,19 @@ class Model(NamedTuple):
     def denoiser(self, label: Array | None = None) -> Denoiser:
         """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself.
 
+        The levels to ask it about are those of `diffusion_jax.build.grid(model.config)`, or rows of `build.levels`. Its x_0
+        is not limited, where `sample` does as the setting `clip` says; see `diffusion_jax.clip_x_0`.
+
         Args:
             label: int [B], where the network knows classes.
+
+        Raises:
+            UserError: for a label where it knows none, or none where it does.
         """
+        num_classes = self.config["model"]["num_classes"]
+        if np.ndim(label) != 1 if num_classes else label is not None:
+            allowed = "int [B]" if num_classes else "None"
+            raise UserError(f"label = {label!r} is not allowed; with {num_classes} classes it must be {allowed}.")
         network = build.network(self.config)
         apply = functools.partial(network.apply, self.params, cond={} if label is None else {"label": label})
         return build.make_denoiser(self.config)(apply)
@@ -54,7 +64,8 @@ class Model(NamedTuple):
         """
         if fixed := settings.keys() & {"step", "ema_rate"}:
             raise UserError(f"setting {fixed.pop()!r} says which weights to use; give it to load().")
-        model = self._replace(config=with_settings(self.config, num_images=num_images, **settings))
+        settings = {name: _plain(value) for name, value in settings.items()}
+        model = self._replace(config=with_settings(self.config, num_images=_plain(num_images), **settings))
         return np.concatenate(list(chunks(model)))
 
 
@@ -74,6 +85,12 @@ def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None =
     rate = config["sample"]["ema_rate"] if ema_rate is None else ema_rate
     config = with_settings(config, step=step, ema_rate=rate)
     return restore(workdir, config)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a setting as a config has it: NumPy's and JAX's numbers as Python's, lists and arrays as tuples."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def restore(workdir: storage.Path, config: Config) -> Model:

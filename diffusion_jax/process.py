@@ -99,7 +99,7 @@ def at(levels: Level, t: Array) -> Level:
 
 
 def below(levels: Level, t: Level) -> Level:
-    """Returns the rows of a table under those of which `t` consists; level 0 has none."""
+    """Returns the levels t - 1, for levels `t` that are rows of a table; level 0 has none below."""
     return at(levels, jnp.searchsorted(-levels.log_snr, -t.log_snr) - 1)
 
 

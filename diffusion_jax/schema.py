@@ -275,10 +275,10 @@ def changed(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def to_json(config: Mapping[str, Any], versions: dict[str, str]) -> str:
-    """Returns config.json's text: the nested config, the format's version and the packages' versions."""
-    nested = _nested(flatten(config))
-    return json.dumps({"format_version": FORMAT_VERSION, "config": nested, "versions": versions}, indent=2) + "\n"
+def to_json(config: Mapping[str, Any], versions: dict[str, str], **more: Any) -> str:
+    """Returns config.json's text: the nested config, the format's and the packages' versions, and what else is given."""
+    stored = {"format_version": FORMAT_VERSION, "config": _nested(flatten(config)), "versions": versions, **more}
+    return json.dumps(stored, indent=2) + "\n"
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:

@@ -232,7 +232,8 @@ def _prepare(name: str, builder: Any) -> None:
 def folder(*, path: str) -> Source:
     """Returns the PNG, JPEG and WebP files of a folder and its sub-folders, in the order of their names.
 
-    The classes are the sub-folders in the order of their names; files that lie in none of them come first, as a class ".".
+    The classes are the sub-folders in the order of their names as text ("10" comes before "2"); files that lie in none of
+    them come first, as a class ".".
 
     Raises:
         UserError: where there is no such folder, or no image in it; by `read`, for a file that is no image.
@@ -316,7 +317,7 @@ def fitted(source: Source, *, image_shape: tuple[int, int, int], center_crop: in
         if resize and pixels.shape != image_shape:
             pixels = crop(cover(pixels, height, width), height, width)
         _check_shape(pixels, image_shape)
-        _check_label(label, num_classes)
+        _check_label(label, num_classes, source.class_names)
         return pixels.copy(), label  # a view would keep the whole photograph in memory
 
     return source._replace(read=read)
@@ -375,8 +376,10 @@ def _check_shape(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> None:
         )
 
 
-def _check_label(label: int, num_classes: int) -> None:
+def _check_label(label: int, num_classes: int, names: tuple[str, ...]) -> None:
     if num_classes and not 0 <= label < num_classes:
+        named = f", of {', '.join(names)}" if names else ""
         raise UserError(
-            f"config field model.num_classes = {num_classes} does not fit the data, which has an image of class {label}."
+            f"config field model.num_classes = {num_classes} does not fit the data, which has an image of class {label}"
+            f"{named}."
         )

@@ -1,5 +1,7 @@
 """The composition root: configs become parts."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,7 +93,28 @@ def test_fused_steps_meet_every_interval_after_a_stop_in_between():
 def test_too_few_steps_are_doubted_aloud(sampler, num_steps, doubted):
     config = config_of({"process.num_steps": 1000, "sample.sampler": sampler, "sample.num_steps": num_steps})
     doubts = build.doubts(config)
-    assert len(doubts) == doubted and all(f"sample.num_steps = {num_steps} is few" in doubt for doubt in doubts)
+    assert len(doubts) == doubted and all(f"sample.num_steps: {num_steps} steps are few" in doubt for doubt in doubts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sample.sampler": "ancestral", "sample.num_steps": 100, "sample.eta": 1.0}, "sample.eta = 1.0 does nothing"),
+        ({"sample.grid": "explicit", "sample.times": (1000, 500, 0)}, "sample.times: 2 steps are few for DDIM"),
+        ({"sample.grid": "explicit", "sample.times": tuple(range(300, -1, -1))}, "where images still show"),
+        ({"process.schedule": "linear_raw", "process.num_steps": 100}, r"\(signal-to-noise ratio 0\.57\)"),
+    ],
+)
+def test_what_does_nothing_or_begins_too_late_is_doubted_aloud(changes, sentence):
+    defaults = {"process.num_steps": 1000, "sample.sampler": "ddim", "sample.num_steps": 50}
+    [doubt] = build.doubts(config_of(defaults | changes))
+    assert re.search(sentence, doubt)
+
+
+def test_many_given_times_are_not_few():
+    times = tuple(range(1000, -1, -5))
+    changes = {"sample.grid": "explicit", "sample.times": times, "sample.num_steps": 5, "sample.strip": 8}
+    assert build.doubts(config_of({"process.num_steps": 1000, "sample.sampler": "ddim", **changes})) == []
 
 
 @pytest.mark.parametrize(("rescaled", "last"), [(False, 3999), (True, 999.75)])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
-from diffusion_jax import build, checkpoint, loop, models, sharding, sources, storage, streams
+from diffusion_jax import build, checkpoint, images, loop, models, sharding, sources, storage, streams
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
 
@@ -29,6 +29,30 @@ def compiled():
 def leaves_equal(a, b, **tolerance):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, **tolerance)
+
+
+def test_a_run_does_not_go_on_with_other_images_or_classes(tmp_path, capsys):
+    """The order of batches depends on the number of images, labels on the names of classes, where the network knows any."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 1), np.uint8)
+    for name in ("cats", "dogs"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / "set" / name / f"{number}.png").write_bytes(images.encode_png(pixels))
+    changes = {"data.source": "folder", "data.path": str(tmp_path / "set"), "train.batch_size": 8, "train.num_steps": 2}
+
+    def run(num_classes, **more):
+        config = tiny.config_of({**changes, "model.num_classes": num_classes, "train.sample_every": 100, **more})
+        return train.run(config, storage.path(tmp_path / f"run_{num_classes}"))
+
+    assert run(3) == run(0) == 0
+    assert "model.num_classes = 3 is more than these; the others learn nothing" in capsys.readouterr().out
+    (tmp_path / "set" / "cats").rename(tmp_path / "set" / "horses")
+    assert run(0, **{"train.num_steps": 4}) == 0
+    with pytest.raises(UserError, match=r"class_names: \['cats', 'dogs'\] -> \['dogs', 'horses'\]"):
+        run(3)
+    (tmp_path / "set" / "dogs" / "0.png").unlink()
+    with pytest.raises(UserError, match="was begun on other images .num_images: 8 -> 7., whose order and labels"):
+        run(0)
 
 
 def test_training_lowers_the_loss():

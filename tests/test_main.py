@@ -150,7 +150,7 @@ MISTAKES = {
     ),
     "long strip": (
         [DIGITS, "--workdir=x", "--config.sample.strip=101"],
-        "config field sample.strip = 101 must be at most sample.num_steps = 100.",
+        "config field sample.strip = 101 must be at most the number of steps, 100.",
     ),
     "another size": (
         [DIGITS, "--workdir=x", "--config.data.image_size=(16, 16)"],

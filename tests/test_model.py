@@ -68,6 +68,26 @@ def test_a_mistake_is_a_value_error_with_a_sentence(workdir, call, sentence):
         call(workdir)
 
 
+def test_settings_may_be_numbers_of_numpy_and_lists(workdir):
+    model = dj.load(workdir)
+    expected = model.sample(2, sampler="ddim", grid="explicit", times=(20.0, 10.0, 0.0), seed=1)
+    settings = {"times": [20, 10, 0], "seed": np.int64(1)}
+    np.testing.assert_array_equal(model.sample(np.int32(2), sampler="ddim", grid="explicit", **settings), expected)
+    np.testing.assert_array_equal(
+        model.sample(2, sampler="ddim", grid="explicit", times=np.array([20.0, 10, 0]), seed=jnp.int32(1)), expected
+    )
+
+
+def test_a_label_is_for_networks_that_know_classes(workdir):
+    model = dj.load(workdir)
+    with pytest.raises(ValueError, match="label = 3 is not allowed; with 0 classes it must be None"):
+        model.denoiser(3)
+    knowing = model._replace(config={**model.config, "model": {**model.config["model"], "num_classes": 10}})
+    for label in (None, 3):
+        with pytest.raises(ValueError, match=r"label = .* is not allowed; with 10 classes it must be int \[B\]"):
+            knowing.denoiser(label)
+
+
 def test_images_that_are_not_finite_are_said_instead_of_drawn_black(workdir):
     model = dj.load(workdir)
     broken = model._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, model.params))

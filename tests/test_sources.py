@@ -265,8 +265,12 @@ def test_a_shape_that_differs_from_the_config_says_what_to_set():
 
 def test_labels_beyond_the_networks_are_refused():
     fit(PIXELS[0], (32, 32, 3), num_classes=4)
-    with pytest.raises(UserError, match="model.num_classes = 3 does not fit the data, which has an image of class 3"):
+    with pytest.raises(UserError, match=r"model.num_classes = 3 does not fit the data, which has an image of class 3\."):
         fit(PIXELS[0], (32, 32, 3), num_classes=3)
+    named = of(PIXELS[0])._replace(class_names=(".", "cat", "cow", "dog"))
+    fitted = sources.fitted(named, image_shape=(32, 32, 3), center_crop=0, resize=True, num_classes=3)
+    with pytest.raises(UserError, match=r"an image of class 3, of \., cat, cow, dog\."):
+        fitted.read(0)
 
 
 def test_thinning_keeps_images_from_everywhere():

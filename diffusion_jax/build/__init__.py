@@ -18,5 +18,5 @@ from diffusion_jax.build.processes import (
     network,
     process_of,
 )
-from diffusion_jax.build.sampling import GRIDS, REAL_GRIDS, SAMPLERS, doubts, draw, grid_times, labels, solve, strip
+from diffusion_jax.build.sampling import GRIDS, REAL_GRIDS, SAMPLERS, doubts, draw, grid, grid_times, labels, solve, strip
 from diffusion_jax.build.training import DENSITIES, LOSSES, TIMESTEPS, WEIGHTINGS, parts, steps_per_call

@@ -49,6 +49,7 @@ REAL_GRIDS = {  # of any process: (process, S) -> real t
     "uniform": timesteps.uniform_grid,
 }
 
+MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
 
 
@@ -61,15 +62,28 @@ def labels(config: Config) -> Callable[[Array], Array] | None:
 
 
 def doubts(config: Config) -> list[str]:
-    """Returns a sentence for every setting of the section `sample` that is allowed, but known to give poor images."""
+    """Returns a sentence for every setting of the section `sample` that may be, but gives poor images or does nothing."""
+    settings, found = config["sample"], []
+    if settings["eta"] and settings["sampler"] != "ddim":
+        found.append(f"config field sample.eta = {settings['eta']} does nothing: it is for sample.sampler = 'ddim'.")
+    if settings["sampler"] == "ode":
+        return found
+    levels = grid(config)
+    if (snr := float(np.exp(levels.log_snr[0]))) > MAX_FIRST_SNR:
+        found.append(f"drawing begins from noise alone, where images still show (signal-to-noise ratio {snr:.2g}).")
+    return found + _too_few(config, len(levels.alpha) - 1)
+
+
+def _too_few(config: Config, num_steps: int) -> list[str]:
     settings, num_levels = config["sample"], config["process"]["num_steps"]
-    few = f"config field sample.num_steps = {settings['num_steps']}"
-    least = {"ddim": min(MIN_DDIM_STEPS, num_levels), "ancestral": num_levels // 10}.get(settings["sampler"], 0)
-    if settings["num_steps"] >= least or config["process"]["kind"] != "chain":
+    of_ddim, of_ancestral = min(MIN_DDIM_STEPS, num_levels), num_levels // 10
+    least = {"ddim": of_ddim, "euler": of_ddim, "ancestral": of_ancestral}.get(settings["sampler"], 0)
+    if config["process"]["kind"] != "chain" or num_steps >= least:
         return []
-    if settings["sampler"] == "ddim":
-        return [f"{few} is few for DDIM: below {least} images lose detail; 'dpm_solver' needs fewer."]
-    return [f"{few} is few for ancestral sampling of {num_levels} levels: below {least} images are noisy; DDIM needs fewer."]
+    few = f"config field sample.{'times' if settings['times'] else 'num_steps'}: {num_steps} steps are few"
+    if settings["sampler"] == "ancestral":
+        return [f"{few} for ancestral sampling of {num_levels} levels: below {least} images are noisy; DDIM needs fewer."]
+    return [f"{few} for DDIM: below {least} images lose detail; 'dpm_solver' needs fewer."]
 
 
 def draw(config: Config) -> Callable[[Any, Array, Array], tuple[Array, Array]]:

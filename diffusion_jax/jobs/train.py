@@ -56,6 +56,8 @@ def run(config: Config, workdir: storage.Path) -> int:
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
     build.solve(config)  # the settings of the pictures fit together
     parts, source = build.parts(config), build.source(config)
+    if not is_new:
+        checkpoint.check_images(workdir, _seen(config, source))
     records, held_out = _read(config, source, mesh), _read_held_out(config, mesh)
     storage.make_dir(workdir)
     with (
@@ -73,7 +75,7 @@ def run(config: Config, workdir: storage.Path) -> int:
         how = {"num_steps": per_call, "deterministic": config["train"]["deterministic"]}
         step = compile_step(parts, feed.batch, mesh, shardings, **how)
         with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
-            watch, save = Watch(config, log), functools.partial(_save, workdir, config, checkpoints, log, broken)
+            watch, save = Watch(config, log), functools.partial(_save, workdir, config, source, checkpoints, log, broken)
             state = loop.run(
                 state,
                 lambda state, item: step(state, feed.store, item),
@@ -113,15 +115,19 @@ def _start(config: Config, parts: Parts, mesh: Mesh, checkpoints: Checkpoints) -
         logs.say("resumed", f"at step {int(state.step):,}")
         return state
     state = jax.jit(make_state, out_shardings=shardings)(key)
-    return _take_weights(state, config["train"]["init_from"]) if config["train"]["init_from"] else state
+    return _take_weights(state, config) if config["train"]["init_from"] else state
 
 
-def _take_weights(state: TrainState, init_from: str) -> TrainState:
+def _take_weights(state: TrainState, config: Config) -> TrainState:
     """Returns a new run's state with the weights of another run, wherever name and shape agree; the others are named."""
+    init_from = config["train"]["init_from"]
     origin = storage.path(init_from)
-    params, fresh = _take(state.params, model.load(origin, ema_rate=0.0).params)
-    averaged = model.load(origin).params
+    raw, averaged = model.load(origin, ema_rate=0.0), model.load(origin).params
+    params, fresh = _take(state.params, raw.params)
     logs.say("weights", f"from {init_from}; fresh: {', '.join(fresh) or 'none'}")
+    for name in ("predicts", "process"):
+        if raw.config[name] != config[name]:
+            logs.say("warning", f"{name} was {raw.config[name]} there: the weights will have to learn another task.")
     return state._replace(params=params, ema={name: _take(average, averaged)[0] for name, average in state.ema.items()})
 
 
@@ -276,6 +282,12 @@ class Watch:
         logs.say("train", f"{self.progress.text()}  {shown or 'no finite loss'}")
 
 
+def _seen(config: Config, source: Source) -> dict[str, Any]:
+    """Returns what must stay of the images when a run goes on: their order and their labels depend on it."""
+    classes = list(source.class_names) if config["model"]["num_classes"] else []
+    return {"num_images": source.num_images, "class_names": classes}
+
+
 def _is_inexact(broken: list[UserError]) -> bool:
     """Returns whether steps were taken with a batch of before, because one of several processes could not read its own."""
     return jax.process_count() > 1 and sharding.any_process(bool(broken))
@@ -284,6 +296,7 @@ def _is_inexact(broken: list[UserError]) -> bool:
 def _save(
     workdir: storage.Path,
     config: Config,
+    source: Source,
     checkpoints: Checkpoints,
     log: logs.Logs,
     broken: list[UserError],
@@ -297,7 +310,7 @@ def _save(
         return
     log.wait_for_metrics()
     if sharding.is_first():
-        checkpoint.write_config(workdir, config)
+        checkpoint.write_config(workdir, config, images=_seen(config, source))
     checkpoints.save(state)
 
 
@@ -358,11 +371,15 @@ def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per
     logs.say("data", f"{config['data']['source']}: {source.num_images:,} images, {height} x {width} x {channels}, {where}")
     if config["model"]["num_classes"] and source.class_names:
         logs.say("classes", ", ".join(f"{label} {name}" for label, name in enumerate(source.class_names)))
+        if (num_classes := config["model"]["num_classes"]) > len(source.class_names):
+            logs.say(
+                "warning", f"config field model.num_classes = {num_classes} is more than these; the others learn nothing."
+            )
     logs.say("network", f"{num_params:,} parameters, {config['model']['dtype']}")
-    logs.say(
-        "steps",
-        f"{int(state.step):,} to {train['num_steps']:,}, {train['batch_size']} images each, {per_call} in a call",
-    )
+    span = f"{int(state.step):,} to {train['num_steps']:,}"
+    logs.say("steps", f"{span}, {train['batch_size']} images each, {per_call} in a call")
+    if state.step >= train["num_steps"]:
+        logs.say("note", "train.num_steps are taken already; set more to go on.")
     for doubt in build.doubts(config):
         logs.say("warning", doubt)
     logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
