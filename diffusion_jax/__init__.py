@@ -5,10 +5,11 @@
     model = dj.load("runs/digits")
     images = model.sample(64, sampler="ddim", num_steps=50, seed=0)  # uint8 [64, H, W, C]
 
-The names below, and the modules that hold them, are imported when first used.
+The names below, and every module, are imported when first used.
 """
 
 import importlib
+import importlib.util
 
 __version__ = "0.1.0"
 
@@ -29,10 +30,10 @@ __all__ = sorted([*_MODULE_OF, *_MODULES])
 
 
 def __getattr__(name: str):
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    if importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

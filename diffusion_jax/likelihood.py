@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import log_ndtr
 
@@ -59,7 +60,7 @@ def bound(
     Raises:
         ValueError: for a grid that ends before the data, where the decoder's term would be missing.
     """
-    if not isinstance(grid.sigma, jax.core.Tracer) and grid.sigma[-1] != 0:
+    if not isinstance(grid.sigma, jax.core.Tracer) and np.asarray(grid.sigma)[-1] != 0:
         raise ValueError("the grid is not allowed; it must end at level 0, the data.")
     num_steps = len(grid.alpha) - 1
     first = first_log_variance(grid)

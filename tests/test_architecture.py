@@ -136,6 +136,13 @@ def test_public_names():
         assert getattr(diffusion_jax, name).__doc__ or name == "Denoiser", f"{name} has no docstring"
 
 
+def test_every_module_is_there_without_importing_it_first():
+    program = (
+        "import diffusion_jax as dj; dj.likelihood.bound, dj.build.levels, dj.models.unet; assert not hasattr(dj, 'nothing')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def test_the_library_imports_without_the_optional_packages():
     """GPU machines often have none of them."""
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in modules()]

@@ -71,6 +71,13 @@ def test_the_bound_of_gaussian_data_is_above_the_mutual_information_and_falls_to
     np.testing.assert_allclose(np.array(gaps[:-1]) / gaps[1:], [2.5, 2, 2.5], rtol=0.15)
 
 
+def test_a_grid_of_jax_arrays_may_be_used_under_jit():
+    grid = jax.tree.map(jnp.asarray, process.at(process.from_betas(schedules.linear(1000)), [1000, 500, 0]))
+    x_0 = jnp.zeros((2, 4, 4, 1))
+    got = jax.jit(lambda x_0: likelihood.bound(oracles.gaussian(), x_0, grid, lambda step: x_0, variance="small").total)(x_0)
+    assert np.all(np.isfinite(got))
+
+
 @pytest.mark.parametrize(
     ("rows", "variance", "sentence"),
     [
