@@ -42,9 +42,7 @@ def get_config() -> ConfigDict:
     config.model.num_classes = 0  # labels that the network is told; 0 for none
     config.model.null_label = False  # one label more, num_classes, for "not told"
     config.model.learned_variance = False  # twice the output channels, for 'hybrid' and 'vlb'
-    config.model.num_remat_levels = (
-        0  # largest levels computed again in the backward pass: less memory, more time; not for CPUs
-    )
+    config.model.num_remat_levels = 0  # largest levels to compute again going back: less memory, more time; not for CPUs
     config.model.dtype = "float32"  # of the arithmetic: 'float32' or 'bfloat16'; parameters are float32
 
     config.loss = ConfigDict()

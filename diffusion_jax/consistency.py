@@ -83,9 +83,8 @@ def _of_the_network(flat: dict[str, Any]) -> Iterator[str]:
     attended = [level for level in {*flat["model.attention_levels"], num_levels - 1} if level < num_levels]
     widths = [flat["model.channels"] * flat["model.multipliers"][level] for level in attended]
     per_head = "model.head_channels" if flat["model.head_channels"] else "model.num_heads"
-    heads = (
-        [flat[per_head]] if flat["model.head_channels"] else [flat[per_head], flat["model.num_heads_up"] or flat[per_head]]
-    )
+    heads = {flat[per_head], flat["model.num_heads_up"] or flat[per_head]}
+    heads = {flat[per_head]} if flat["model.head_channels"] else heads  # then the number going up is not used
     if not all(size % multiple == 0 for size in flat["data.image_size"]):
         yield (
             f"{_show(flat, 'data.image_size')} does not fit {num_levels} levels of model.multipliers; "

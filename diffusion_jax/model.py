@@ -44,8 +44,8 @@ class Model(NamedTuple):
             UserError: for a label where it knows none, or none where it does.
         """
         num_classes = self.config["model"]["num_classes"]
-        if np.ndim(label) != 1 if num_classes else label is not None:
-            allowed = "int [B]" if num_classes else "None"
+        fits, allowed = (np.ndim(label) == 1, "int [B]") if num_classes else (label is None, "None")
+        if not fits:
             raise UserError(f"label = {label!r} is not allowed; with {num_classes} classes it must be {allowed}.")
         network = build.network(self.config)
         apply = functools.partial(network.apply, self.params, cond={} if label is None else {"label": label})

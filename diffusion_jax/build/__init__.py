@@ -1,7 +1,7 @@
 """The composition root: a config becomes the parts that it names. One file for each thing that a config speaks of.
 
-A config is the nested dict of configs/*.py, already checked by `schema.check`. No file of a lower layer sees one; of those
-above, jobs/ read the numbers of steps and the intervals from it, and model.py what to draw.
+A config is the nested dict of configs/*.py, already checked by `schema.check`. Nothing below builds anything from one; of
+those above, jobs/ read the numbers of steps and the intervals from it, and model.py what to draw.
 """
 
 from diffusion_jax.build.inputs import SOURCES, evaluated, held_out, is_resident, source
