@@ -19,8 +19,9 @@ from typing import Any
 
 from absl import flags, logging
 
-from diffusion_jax import command, schema, storage
+from diffusion_jax.compose import command, schema
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import storage
 
 MODES = ("train", "sample", "likelihood")
 
@@ -39,10 +40,10 @@ def _run(argv: list[str]) -> int:
     values = _parse(argv)
     schema.check(config := values.config.to_dict())
     job = importlib.import_module(f"diffusion_jax.jobs.{values.mode}")
-    sharding = importlib.import_module("diffusion_jax.sharding")
+    sharding = importlib.import_module("diffusion_jax.runs.sharding")
     sharding.join_processes()
     if config["compilation_cache"]:
-        importlib.import_module("diffusion_jax.compiling").keep_compiled()
+        importlib.import_module("diffusion_jax.runs.compiling").keep_compiled()
     if values.mode != "train":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes
     out = {"out": storage.path(values.out)} if values.out else {}

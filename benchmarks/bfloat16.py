@@ -18,9 +18,11 @@ import tempfile
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import quality_vs_steps  # noqa: E402
+import quality_vs_steps
 
-from diffusion_jax import checkpoint, logs, model, storage  # noqa: E402
+from diffusion_jax import model
+from diffusion_jax.compose import stored
+from diffusion_jax.runs import logs, storage
 
 SEEDS, NUM_IMAGES = (0, 1, 2), 2000
 
@@ -59,7 +61,7 @@ def write(rows: list[dict]) -> None:
     result = {
         "command": "python benchmarks/bfloat16.py",
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "versions": checkpoint.versions(),
+        "versions": stored.versions(),
         "summary": summary,
         "rows": rows,
     }

@@ -32,7 +32,9 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_jax import build, checkpoint, loop, storage  # noqa: E402
+from diffusion_jax.compose import stored, training
+from diffusion_jax.runs import checkpoint, storage
+from diffusion_jax.training import loop
 
 FIELDS = {  # each thing that a resumed run could lose: Adam, two averages, a loss history, flips, dropout, several epochs
     "model.channels": 8,
@@ -103,7 +105,7 @@ def main() -> int:
         "seconds": round(time.monotonic() - start),
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), backend {jax.default_backend()}",
         "python": platform.python_version(),
-        "versions": checkpoint.versions(),
+        "versions": stored.versions(),
     }
     (ROOT / "benchmarks" / "chaos.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
@@ -354,8 +356,8 @@ def summary(rows: list[dict], undelivered: list[Kill]) -> dict:
 
 def last_checkpoint(workdir: pathlib.Path) -> dict[str, tuple[str, bytes]]:
     """Returns {name: (type and shape, bytes)} of every array of a run's latest checkpoint."""
-    config = checkpoint.read_config(storage.path(workdir))
-    abstract = jax.eval_shape(functools.partial(loop.make_state, parts=build.parts(config)), jax.random.key(0))
+    config = stored.read_config(storage.path(workdir))
+    abstract = jax.eval_shape(functools.partial(loop.make_state, parts=training.parts(config)), jax.random.key(0))
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract)
     with checkpoint.Checkpoints(storage.path(workdir), keep=config["train"]["keep_checkpoints"]) as checkpoints:

@@ -17,10 +17,13 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import tiny  # noqa: E402
+import tiny
 
-import diffusion_jax as dj  # noqa: E402
-from diffusion_jax import build, checkpoint, data, loop, streams  # noqa: E402
+import diffusion_jax as dj
+from diffusion_jax import streams
+from diffusion_jax.compose import inputs, stored, training
+from diffusion_jax.data import feed
+from diffusion_jax.training import loop
 
 EXPECTED = ROOT / "examples" / "digits" / "expected.npz"
 NUM_STEPS, NUM_IMAGES = 100, 64
@@ -37,7 +40,7 @@ def main() -> int:
         off = float(np.max(np.abs(found["losses"] / expected["losses"] - 1)))
         levels = np.abs(found["images"].astype(int) - expected["images"])
     many = float(np.mean(levels > 2))
-    versions = checkpoint.versions()
+    versions = stored.versions()
     print(
         f"| {platform.python_version()} | {versions['jax']} | {versions['flax']} | {versions['optax']} | "
         f"{versions['orbax-checkpoint']} | {off:.1e} | {int(levels.max())} | {100 * many:.3f}% |"
@@ -48,13 +51,13 @@ def main() -> int:
 def losses() -> np.ndarray:
     """Returns the loss of each step. # float32 [NUM_STEPS]"""
     config = tiny.config_of({"model.dropout": 0.1, "model.attention_levels": (0,)})
-    parts, source = build.parts(config), build.source(config)
-    records = data.read_all(source)
-    feed = data.feed(source, records, batch_size=16, seed=0, first_step=0, with_labels=False)
+    parts, source = training.parts(config), inputs.source(config)
+    records = feed.read_all(source)
+    fed = feed.make_feed(source, records, batch_size=16, seed=0, first_step=0, with_labels=False)
     step = jax.jit(functools.partial(loop.train_step, parts=parts))
     state, found = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init")), []
     for _ in range(NUM_STEPS):
-        state, metrics = step(state, feed.batch(feed.store, next(feed.items)))
+        state, metrics = step(state, fed.batch(fed.store, next(fed.items)))
         found.append(float(metrics["loss"]))
     return np.array(found, np.float32)
 

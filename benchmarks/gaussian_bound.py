@@ -16,9 +16,9 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import oracles  # noqa: E402
+import oracles
 
-from diffusion_jax import likelihood, process, schedules  # noqa: E402
+from diffusion_jax import likelihood, process, schedules
 
 ROW = 50  # r, of T = 1000
 STEPS = (5, 10, 25, 50, 100, 200, 475, 950)

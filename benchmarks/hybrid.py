@@ -22,7 +22,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_jax import checkpoint  # noqa: E402
+from diffusion_jax.compose import stored
 
 RUNS = {
     "simple": [],
@@ -68,7 +68,7 @@ def write(flags: argparse.Namespace, rows: list[dict], totals: dict) -> None:
     command = f"python benchmarks/hybrid.py --config={flags.config} --num_steps={flags.num_steps}"
     command += f" --ema_rate={flags.ema_rate} --num_images={flags.num_images}"
     result = {"command": command, "num_images": flags.num_images, "rows": rows, "differences": gains}
-    result |= {"hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})", "versions": checkpoint.versions()}
+    result |= {"hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})", "versions": stored.versions()}
     (ROOT / "benchmarks" / f"hybrid_{flags.config}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(gains, indent=2))
 

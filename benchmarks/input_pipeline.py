@@ -26,8 +26,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-from diffusion_jax import checkpoint, data, sharding, sources  # noqa: E402
-from diffusion_jax.sources import Source  # noqa: E402
+from diffusion_jax.compose import stored
+from diffusion_jax.data import feed, sources
+from diffusion_jax.data.sources import Source
+from diffusion_jax.runs import sharding
 
 BATCH_SIZE, NUM_IMAGES, NUM_STEPS = 128, 2048, 30
 STEPS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # an accelerator's step, from the shortest to a CPU's
@@ -41,7 +43,7 @@ def main() -> None:
         root = pathlib.Path(folder)
         record_set, photographs = array_record(root / "tfds"), jpegs(root / "jpegs")
         rows = [
-            row("on the device, 32 px", record_set, data.read_all(record_set)),
+            row("on the device, 32 px", record_set, feed.read_all(record_set)),
             row("array_record through grain, 32 px", record_set, None),
             row("a folder of 256-px JPEGs to 64 px", photographs, None),
         ]
@@ -49,14 +51,14 @@ def main() -> None:
         "command": "python benchmarks/input_pipeline.py",
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
         "batch_size": BATCH_SIZE,
-        "threads": data.NUM_THREADS,
-        "versions": checkpoint.versions(),
+        "threads": feed.NUM_THREADS,
+        "versions": stored.versions(),
         "rows": rows,
     }
     (ROOT / "benchmarks" / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
-def row(name: str, source: Source, records: data.Records | None) -> dict:
+def row(name: str, source: Source, records: feed.Records | None) -> dict:
     """Returns what one way in costs: the wait at each length of a step, and the processor's time for an image."""
     cpu_s, images_per_s = cost(source, records)
     waits = {}
@@ -74,14 +76,14 @@ def row(name: str, source: Source, records: data.Records | None) -> dict:
     }
 
 
-def batches(source: Source, records: data.Records | None):
+def batches(source: Source, records: feed.Records | None):
     """Yields batches, or what the device needs to look them up, as they lie on the device."""
-    feed = data.feed(source, records, batch_size=BATCH_SIZE, seed=0, first_step=0, with_labels=False)
+    fed = feed.make_feed(source, records, batch_size=BATCH_SIZE, seed=0, first_step=0, with_labels=False)
     where = sharding.batched(sharding.make_mesh())
-    return (jax.block_until_ready(sharding.to_global(item, where)) for item in feed.items)
+    return (jax.block_until_ready(sharding.to_global(item, where)) for item in fed.items)
 
 
-def cost(source: Source, records: data.Records | None) -> tuple[float, float]:
+def cost(source: Source, records: feed.Records | None) -> tuple[float, float]:
     """Returns (seconds of all processors for an image, images a second) at full speed."""
     items = batches(source, records)
     for _ in itertools.islice(items, 5):
@@ -93,7 +95,7 @@ def cost(source: Source, records: data.Records | None) -> tuple[float, float]:
     return (time.process_time() - cpu) / num_images, num_images / (time.perf_counter() - start)
 
 
-def waited(source: Source, records: data.Records | None, step_s: float) -> float:
+def waited(source: Source, records: feed.Records | None, step_s: float) -> float:
     """Returns the median seconds between the end of one step and the beginning of the next."""
     items, waits = batches(source, records), []
     for _ in range(NUM_STEPS):

@@ -12,8 +12,8 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from configs import cifar10  # noqa: E402
-from diffusion_jax.tools import plan  # noqa: E402
+from configs import cifar10
+from diffusion_jax.tools import plan
 
 RESULTS = ROOT / "benchmarks" / "plans.json"
 SLICES = {"v5e:2x2": 128, "v6e:2x2": 128, "v4:2x2x1": 128, "v5e:16x16": 2048}  # -> images a step

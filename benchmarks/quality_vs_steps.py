@@ -26,7 +26,9 @@ from sklearn.neural_network import MLPClassifier
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_jax import build, checkpoint, data, images, model, streams  # noqa: E402
+from diffusion_jax import model, streams
+from diffusion_jax.compose import inputs, processes, sampling, stored
+from diffusion_jax.data import codecs, feed
 
 SAMPLERS = {
     "ancestral": {"sampler": "ancestral", "variance": "small"},
@@ -85,13 +87,13 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int
     steps = (num + 1) // 2 if sampler == "heun" else num
     on_grid = {"grid": grid, "num_steps": steps} if num else {}
     config = model.with_settings(trained.config, **on_grid, **(SAMPLERS | ODE)[sampler])
-    solve, limit = build.solve(config), build.CLIPS[config["sample"]["clip"]]
+    solve, limit = sampling.solve(config), processes.CLIPS[config["sample"]["clip"]]
 
     @jax.jit
     def draw(numbers):
-        noise = jax.vmap(lambda key: jax.random.normal(key, build.image_shape(config)))(streams.keys(0, "x_T", numbers))
+        noise = jax.vmap(lambda key: jax.random.normal(key, processes.image_shape(config)))(streams.keys(0, "x_T", numbers))
         found = solve(limit(trained.denoiser()), noise, streams.keys(0, "sampler", numbers), 0)
-        return images.to_uint8(found.x), found.num_evaluations
+        return codecs.to_uint8(found.x), found.num_evaluations
 
     start, drawn = time.time(), [draw(jnp.arange(first, first + BATCH)) for first in range(0, num_images, BATCH)]
     pixels = np.concatenate([np.asarray(batch) for batch, _ in drawn])[:num_images]
@@ -107,8 +109,8 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int
 
 def reference(config: dict, num_images: int):
     """Returns (images -> Frechet distance to the training set, what is known of that measure)."""
-    source = build.source(config)
-    records = data.read_all(source)
+    source = inputs.source(config)
+    records = feed.read_all(source)
     pixels, labels = records["image"], records["label"]
     flat = pixels.reshape(len(pixels), -1) / 255.0
     classifier = MLPClassifier((64,), random_state=0, max_iter=20 if len(flat) > 10_000 else 100)
@@ -170,7 +172,7 @@ def conditions() -> dict:
     return {
         "command": " ".join(["python", "benchmarks/quality_vs_steps.py", *sys.argv[1:]]),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": checkpoint.versions(),
+        "versions": stored.versions(),
     }
 
 

@@ -25,7 +25,8 @@ from sklearn.svm import SVC
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_jax import checkpoint, data, sources  # noqa: E402
+from diffusion_jax.compose import stored
+from diffusion_jax.data import feed, sources
 
 NUM_IMAGES = 1000
 
@@ -67,7 +68,7 @@ def judge(samples: np.ndarray) -> dict:
     Args:
         samples: uint8 [N, 8, 8, 1].
     """
-    real = data.read_all(sources.digits())
+    real = feed.read_all(sources.digits())
     labels = real["label"]
     order = np.random.default_rng(0).permutation(len(real["image"]))
     seen, unseen = np.array_split(order, 2)
@@ -96,7 +97,7 @@ def conditions() -> dict:
         "command": "python benchmarks/quickstart.py",
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
         "python": platform.python_version(),
-        "versions": checkpoint.versions(),
+        "versions": stored.versions(),
     }
 
 

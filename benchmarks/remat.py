@@ -17,9 +17,9 @@ import jax
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import throughput  # noqa: E402
+import throughput
 
-from diffusion_jax import checkpoint  # noqa: E402
+from diffusion_jax.compose import stored
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
         row["ms_per_step"] = 1e3 * statistics.median(seconds) / num_steps
         row["spread"] = (max(seconds) - min(seconds)) / statistics.median(seconds)
     result = {"command": "python benchmarks/remat.py", "batch_size": cell.batch_size, "dtype": config["model"]["dtype"]}
-    result |= {"hardware": throughput.hardware_of(device), "versions": checkpoint.versions(), "rows": rows}
+    result |= {"hardware": throughput.hardware_of(device), "versions": stored.versions(), "rows": rows}
     (ROOT / "benchmarks" / f"remat_{device.platform}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(table(rows))
 

@@ -20,7 +20,8 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_jax import checkpoint, storage  # noqa: E402
+from diffusion_jax.compose import stored
+from diffusion_jax.runs import storage
 
 REFERENCE = (1, 32)  # devices, images at once on each
 OTHERS = [(4, 32), (2, 32), (1, 1), (1, 7), (1, 16), (1, 64), (4, 8)]
@@ -33,7 +34,7 @@ def main() -> None:
     flags = parser.parse_args()
     reference = draw(flags.workdir, flags.num_images, *REFERENCE)
     rows = [compare(draw(flags.workdir, flags.num_images, *other), reference, *other) for other in OTHERS]
-    config = checkpoint.read_config(storage.path(flags.workdir))
+    config = stored.read_config(storage.path(flags.workdir))
     result = {
         "command": "python benchmarks/same_bytes.py --workdir=DIR",
         "run": f"{config['data']['source']} {config['data']['image_size']}, {config['model']['channels']} channels",
@@ -41,7 +42,7 @@ def main() -> None:
         "reference": dict(zip(("num_devices", "batch_per_device"), REFERENCE, strict=True)),
         "rows": rows,
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "versions": checkpoint.versions(),
+        "versions": stored.versions(),
     }
     (ROOT / "benchmarks" / "same_bytes.json").write_text(json.dumps(result, indent=2) + "\n")
 

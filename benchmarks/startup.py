@@ -21,8 +21,9 @@ import jax
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from configs import cifar10  # noqa: E402
-from diffusion_jax import build, checkpoint, loop  # noqa: E402
+from configs import cifar10
+from diffusion_jax.compose import stored, training
+from diffusion_jax.training import loop
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     result = {
         "command": "python benchmarks/startup.py",
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "versions": checkpoint.versions(),
+        "versions": stored.versions(),
         "seconds": {"parameters of the CIFAR-10 network": initialised()},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +43,7 @@ def main() -> None:
 
 def initialised() -> float:
     """Returns the seconds that compiling and drawing the first state of the CIFAR-10 run takes."""
-    make_state = jax.jit(functools.partial(loop.make_state, parts=build.parts(cifar10.get_config().to_dict())))
+    make_state = jax.jit(functools.partial(loop.make_state, parts=training.parts(cifar10.get_config().to_dict())))
     start = time.perf_counter()
     jax.block_until_ready(make_state(jax.random.key(0)))
     return time.perf_counter() - start

@@ -33,10 +33,15 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import profiles  # noqa: E402
+import profiles
 
-from diffusion_jax import build, checkpoint, data, flops, hardware, loop, sharding, streams  # noqa: E402
-from diffusion_jax.jobs import train  # noqa: E402
+from diffusion_jax import streams
+from diffusion_jax.compose import processes, sampling, stored, training
+from diffusion_jax.data import feed
+from diffusion_jax.jobs import train
+from diffusion_jax.runs import sharding
+from diffusion_jax.tools.plan import flops, hardware
+from diffusion_jax.training import loop
 
 NUM_IMAGES = 4096  # on the device, random: what they show makes no difference
 
@@ -161,15 +166,15 @@ def make_side(name: str, config: dict) -> Any:
 
 
 def random_images(config: dict) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES // 4, *build.image_shape(config)), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES // 4, *processes.image_shape(config)), np.uint8)
 
 
 def times_of(config: dict, cell: Cell) -> np.ndarray:
     """Returns the levels that a sampler visits."""
-    return build.grid_times(sampling(config, cell))
+    return sampling.grid_times(with_cell(config, cell))
 
 
-def sampling(config: dict, cell: Cell) -> dict:
+def with_cell(config: dict, cell: Cell) -> dict:
     how = {"sampler": "ddim", "grid": "trailing", "num_steps": 50}
     if cell.task == "ancestral1000":
         how = {"sampler": "ancestral", "grid": "trailing", "num_steps": config["process"]["num_steps"]}
@@ -180,7 +185,7 @@ class Ours:
     """The training step and the sampler that main.py runs."""
 
     def __init__(self, config: dict):
-        self.config, self.parts, self.mesh = config, build.parts(config), sharding.make_mesh(devices=jax.devices()[:1])
+        self.config, self.parts, self.mesh = config, training.parts(config), sharding.make_mesh(devices=jax.devices()[:1])
         make_state = functools.partial(loop.make_state, parts=self.parts)
         began = time.monotonic()
         self.state = jax.block_until_ready(jax.jit(make_state)(streams.key(0, "init")))
@@ -216,7 +221,7 @@ class Ours:
         images = random_images(self.config)
         label = np.zeros(len(images), np.int32)
         store = sharding.place({"image": images, "label": label}, sharding.replicated(self.mesh))
-        batch_of = lambda store, item: data.as_batch(jax.tree.map(lambda column: column[item], store), False)  # noqa: E731
+        batch_of = lambda store, item: feed.as_batch(jax.tree.map(lambda column: column[item], store), False)  # noqa: E731
         step = train.compile_step(self.parts, batch_of, self.mesh, where, num_steps=num_steps)
         shape = (cell.batch_size,) if num_steps == 1 else (num_steps, cell.batch_size)
         numbers = np.random.default_rng(0).integers(0, len(images), shape, np.int32)
@@ -234,7 +239,7 @@ class Ours:
         apply = lambda params, x_t, t: self.parts.network.apply(params, x_t, t, {})  # noqa: E731
         arguments = (
             self.state.params,
-            jnp.zeros((cell.batch_size, *build.image_shape(self.config))),
+            jnp.zeros((cell.batch_size, *processes.image_shape(self.config))),
             jnp.zeros(cell.batch_size),
         )
         self.num_flops = flops.count(apply, *arguments)
@@ -242,7 +247,7 @@ class Ours:
         return lambda: [forward(*arguments).block_until_ready() for _ in range(num_steps)]
 
     def _sample(self, cell: Cell, num_steps: int) -> Callable[[], None]:
-        draw = build.draw(sampling(self.config, cell))
+        draw = sampling.draw(with_cell(self.config, cell))
         arguments = self.state.params, jnp.int32(0), jnp.arange(cell.batch_size)
         self.num_flops = flops.count(draw, *arguments) / num_steps
         draw = self._compile(jax.jit(draw), *arguments)
@@ -291,7 +296,7 @@ def conditions(device: jax.Device) -> dict[str, Any]:
     peaks = {"matrix_product": matrix_product_flops(device)}
     if device.device_kind in hardware.PUBLISHED:
         peaks["published_peak"] = hardware.PUBLISHED[device.device_kind].bfloat16
-    versions = checkpoint.versions()
+    versions = stored.versions()
     for name in ("torch", "diffusers"):
         if not missing_packages():
             versions[name] = importlib.import_module(name).__version__

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_jax import build
+from diffusion_jax.compose import processes
 
 
 class TorchPeer:
@@ -34,7 +34,7 @@ class TorchPeer:
         self.optimizer = torch.optim.Adam(self.parameters, lr=rate, fused=self.device == "cuda")
         compiling = compile_whole if compiled else lambda module: module
         self.network, self.sampled = compiling(network), compiling(self.average)
-        table = build.levels(config)
+        table = processes.levels(config)
         self.alpha, self.sigma = (self.to_device(column) for column in (table.alpha, table.sigma))
 
     def to_device(self, array: Any) -> torch.Tensor:
@@ -58,7 +58,7 @@ class TorchPeer:
     @torch.inference_mode()
     def forward(self, batch_size: int, number: int) -> None:
         """Asks the network a number of times."""
-        height, width, channels = build.image_shape(self.config)
+        height, width, channels = processes.image_shape(self.config)
         x = torch.zeros(batch_size, channels, height, width, device=self.device).contiguous(memory_format=self.memory_format)
         t = torch.zeros(batch_size, device=self.device)
         with self.autocast:
@@ -85,7 +85,7 @@ class TorchPeer:
 
     def sampler(self, times: np.ndarray, batch_size: int, *, ancestral: bool) -> Callable[[int], None]:
         """Returns what draws a number of batches: ancestral, or DDIM, down whole times t, 0 being the data."""
-        height, width, channels = build.image_shape(self.config)
+        height, width, channels = processes.image_shape(self.config)
         visited = [int(t) for t in times]
 
         @torch.inference_mode()
@@ -112,7 +112,7 @@ class TorchPeer:
 
     def flops(self, batch_size: int) -> int:
         """Returns the operations of one forward pass, as torch counts them."""
-        height, width, channels = build.image_shape(self.config)
+        height, width, channels = processes.image_shape(self.config)
         x = torch.zeros(batch_size, channels, height, width, device=self.device)
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
@@ -135,7 +135,7 @@ def compile_whole(module: torch.nn.Module) -> Callable:
 def unet(config: dict) -> diffusers.UNet2DModel:
     """Returns diffusers' network of a config's shape."""
     model = config["model"]
-    height, width, channels = build.image_shape(config)
+    height, width, channels = processes.image_shape(config)
     levels = range(len(model["multipliers"]))
     block = lambda level, way: f"{'Attn' * (level in model['attention_levels'])}{way}Block2D"  # noqa: E731
     return diffusers.UNet2DModel(

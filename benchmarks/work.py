@@ -18,7 +18,9 @@ import jax.numpy as jnp
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_jax import build, flops, loop, memory  # noqa: E402
+from diffusion_jax.compose import memory, processes, training
+from diffusion_jax.tools.plan import flops
+from diffusion_jax.training import loop
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
 
 def row(name: str) -> dict:
     config = config_of(name)
-    network, shape = build.network(config), build.image_shape(config)
+    network, shape = processes.network(config), processes.image_shape(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
     x_t, condition = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
     forward = flops.count(lambda *args: network.apply(*args, {}), params, x_t, condition)
@@ -43,7 +45,7 @@ def row(name: str) -> dict:
 def by_remat_levels(name: str, num: int) -> dict[str, int]:
     config = config_of(name, num_remat_levels=num)
     per_image = memory.activation_bytes(config, 2) - memory.activation_bytes(config, 1)
-    return {"kept_bytes": per_image, "step_flops": step(config, build.image_shape(config))}
+    return {"kept_bytes": per_image, "step_flops": step(config, processes.image_shape(config))}
 
 
 def config_of(name: str, **model) -> dict:
@@ -54,7 +56,7 @@ def config_of(name: str, **model) -> dict:
 
 def step(config: dict, shape: tuple[int, int, int]) -> int:
     """Returns the operations of a training step for one image."""
-    parts = build.parts(config)
+    parts = training.parts(config)
     state = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
     batch = {"image": jax.ShapeDtypeStruct((1, *shape), jnp.uint8), "cond": {}}
     return flops.count(functools.partial(loop.train_step, parts=parts), state, batch)

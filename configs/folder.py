@@ -15,7 +15,7 @@ Differs from the paper in warming the average up, so that it is of use from the 
 from ml_collections import ConfigDict
 
 from configs import cifar10
-from diffusion_jax import sources
+from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
 
 NETWORKS = {  # image size: (multipliers, the level of 16 pixels, learning rate)

@@ -5,37 +5,38 @@
     model = dj.load("runs/digits")
     images = model.sample(64, sampler="ddim", num_steps=50, seed=0)  # uint8 [64, H, W, C]
 
-The names below, and every module, are imported when first used.
+`load` and `Model` are imported when first used, since they need Flax and orbax; the mathematics needs JAX alone.
 """
 
-import importlib
-import importlib.util
+from typing import TYPE_CHECKING
+
+from diffusion_jax import continuous, denoiser, losses, process, samplers, schedules, solvers, streams, timesteps
+from diffusion_jax.data.codecs import from_uint8, to_uint8
+from diffusion_jax.denoiser import Denoiser, Prediction, clip_x_0, make_denoiser
+from diffusion_jax.losses import simple
+from diffusion_jax.process import Level, at, diffuse, from_betas, posterior
+from diffusion_jax.samplers import Sampler, Samples, ancestral, ddim, sample
+from diffusion_jax.schedules import cosine, linear, linear_rescaled
+from diffusion_jax.solvers import dpm_solver, heun, unipc
+from diffusion_jax.timesteps import trailing
+
+if TYPE_CHECKING:
+    from diffusion_jax.model import Model, load
 
 __version__ = "0.1.0"
 
-_NAMES = {
-    "denoiser": ["Denoiser", "Prediction", "clip_x_0", "make_denoiser"],
-    "losses": ["simple"],
-    "model": ["Model", "load"],
-    "process": ["Level", "at", "diffuse", "from_betas", "posterior"],
-    "samplers": ["Sampler", "Samples", "ancestral", "ddim", "sample"],
-    "schedules": ["cosine", "linear", "linear_rescaled"],
-    "solvers": ["dpm_solver", "heun", "unipc"],
-    "timesteps": ["trailing"],
-}
-_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
-_MODULES = [*_NAMES, "continuous", "images", "streams"]
-
-__all__ = sorted([*_MODULE_OF, *_MODULES])
+__all__ = [
+    *["Denoiser", "Level", "Model", "Prediction", "Sampler", "Samples"],
+    *["ancestral", "at", "clip_x_0", "continuous", "cosine", "ddim", "denoiser", "diffuse", "dpm_solver"],
+    *["from_betas", "from_uint8", "heun", "linear", "linear_rescaled", "load", "losses", "make_denoiser"],
+    *["posterior", "process", "sample", "samplers", "schedules", "simple", "solvers", "streams"],
+    *["timesteps", "to_uint8", "trailing", "unipc"],
+]
 
 
 def __getattr__(name: str):
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    if importlib.util.find_spec(f"{__name__}.{name}"):
-        return importlib.import_module(f"{__name__}.{name}")
+    if name in ("Model", "load"):
+        from diffusion_jax import model
+
+        return getattr(model, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__

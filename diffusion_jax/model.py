@@ -11,11 +11,13 @@ import jax
 import numpy as np
 from jax import Array
 
-from diffusion_jax import build, checkpoint, schema, sharding, storage, train_state
-from diffusion_jax.build import Config
-from diffusion_jax.data import Batch
+from diffusion_jax.compose import likelihoods, processes, sampling, schema, stored
+from diffusion_jax.compose.processes import Config
+from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import RunError, UserError
+from diffusion_jax.runs import checkpoint, sharding, storage
+from diffusion_jax.training import state as train_state
 
 
 class Model(NamedTuple):
@@ -34,8 +36,8 @@ class Model(NamedTuple):
     def denoiser(self, label: Array | None = None) -> Denoiser:
         """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself.
 
-        The levels to ask it about are those of `diffusion_jax.build.grid(model.config)`, or rows of `build.levels`. Its x_0
-        is not limited, where `sample` does as the setting `clip` says; see `diffusion_jax.clip_x_0`.
+        The levels to ask it about are those of `compose.sampling.grid(model.config)`. Its x_0 is not limited, where
+        `sample` does as the setting `clip` says; see `diffusion_jax.clip_x_0`.
 
         Args:
             label: int [B], where the network knows classes.
@@ -47,9 +49,9 @@ class Model(NamedTuple):
         fits, allowed = (np.ndim(label) == 1, "int [B]") if num_classes else (label is None, "None")
         if not fits:
             raise UserError(f"label = {label!r} is not allowed; with {num_classes} classes it must be {allowed}.")
-        network = build.network(self.config)
+        network = processes.network(self.config)
         apply = functools.partial(network.apply, self.params, cond={} if label is None else {"label": label})
-        return build.make_denoiser(self.config)(apply)
+        return processes.make_denoiser(self.config)(apply)
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
         """Returns images, uint8 [num_images, H, W, C].
@@ -81,7 +83,7 @@ def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None =
         UserError: where there is no such run, checkpoint or average.
     """
     workdir = storage.path(workdir)
-    config = checkpoint.read_config(workdir)
+    config = stored.read_config(workdir)
     rate = config["sample"]["ema_rate"] if ema_rate is None else ema_rate
     config = with_settings(config, step=step, ema_rate=rate)
     return restore(workdir, config)
@@ -96,7 +98,7 @@ def _plain(value: Any) -> Any:
 def restore(workdir: storage.Path, config: Config) -> Model:
     """Returns the model of a run with the checkpoint and the average that the config's section `sample` asks for."""
     settings = config["sample"]
-    abstract = jax.eval_shape(build.network(config).init, jax.random.key(0))
+    abstract = jax.eval_shape(processes.network(config).init, jax.random.key(0))
     like = sharding.described(abstract, sharding.replicated(sharding.local_mesh()))
     step, params = checkpoint.restore_weights(
         workdir,
@@ -127,12 +129,12 @@ def provenance(model: Model) -> dict[str, Any]:
         "checkpoint_step": model.step,
         "weights_sha256": weights.hexdigest(),
         "config_sha256": hashlib.sha256(identity.encode()).hexdigest(),
-        "image_shape": build.image_shape(config),
+        "image_shape": processes.image_shape(config),
         "process": config["process"],
         "predicts": config["predicts"],
         "model": config["model"],
         "device": jax.devices()[0].device_kind,
-        "versions": checkpoint.versions(),
+        "versions": stored.versions(),
     }
 
 
@@ -147,7 +149,7 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
     """
     num_images, size = model.config["sample"]["num_images"], _chunk_size(model.config, "sample")
     for start in range(first - first % size, num_images, size):
-        drawn, finite = _drawn(model, build.draw, np.arange(start, start + size))
+        drawn, finite = _drawn(model, sampling.draw, np.arange(start, start + size))
         if not np.all(finite):
             raise RunError(
                 f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
@@ -158,7 +160,7 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
 
 def strip(model: Model, num_images: int) -> np.ndarray:
     """Returns predictions of x_0 at `sample.strip` times, for the first images. # uint8 [k, num_images, H, W, C]"""
-    return _drawn(model, build.strip, np.arange(_chunk_size(model.config, "sample")))[:, :num_images]
+    return _drawn(model, sampling.strip, np.arange(_chunk_size(model.config, "sample")))[:, :num_images]
 
 
 def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> Any:
@@ -168,15 +170,15 @@ def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> Any:
     return jax.device_get(draw(model.params, model.config["sample"]["seed"], numbers))
 
 
-def likelihoods(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what `build.likelihood_of` measures of images, in NumPy. # [..., N]
+def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what `likelihoods.likelihood_of` measures of images, in NumPy. # [..., N]
 
     Args:
         model: whose config's section `likelihood` says what is asked.
         batch: {"image": uint8 [N, H, W, C], "cond": pytree}.
         numbers: of the images, which address their noises, [N].
     """
-    size, measure = _chunk_size(model.config, "likelihood"), _program(build.likelihood_of, model.config)
+    size, measure = _chunk_size(model.config, "likelihood"), _program(likelihoods.likelihood_of, model.config)
     where, parts = sharding.batched(sharding.local_mesh()), []
     for start in range(0, len(numbers), size):
         rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)  # the last chunk is padded

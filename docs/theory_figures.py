@@ -23,8 +23,9 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import diffusion_jax as dj  # noqa: E402
-from diffusion_jax import build, denoiser, losses, model, process, schedules, streams  # noqa: E402
+import diffusion_jax as dj
+from diffusion_jax import denoiser, losses, model, process, schedules, streams
+from diffusion_jax.compose import processes
 
 OUT = ROOT / "docs" / "images"
 T = 1000
@@ -54,15 +55,15 @@ def forward() -> None:
     eps = jax.random.normal(jax.random.key(0), x_0.shape)
     rows = {"linear": schedules.linear(T), "cosine": schedules.cosine(T)}
     drawn = [process.diffuse(jnp.repeat(x_0, len(t), 0), dj.at(dj.from_betas(betas), t), eps) for betas in rows.values()]
-    pictures = np.stack([dj.images.to_uint8(x) for x in drawn])
+    pictures = np.stack([dj.codecs.to_uint8(x) for x in drawn])
     show("theory_forward", [pictures], list(rows), [f"t = {each}" for each in t], size=96)
 
 
 def gallery_picture() -> np.ndarray:
     """Returns an emoji that the gallery's network drew, in [-1, 1]. # [32, 32, 3]"""
-    top, left = (2 + 66 * place for place in FROM_GALLERY)  # cells of `images.grid`: 64 pixels and 2 between
+    top, left = (2 + 66 * place for place in FROM_GALLERY)  # cells of `pictures.grid`: 64 pixels and 2 between
     pixels = np.asarray(Image.open(OUT / "emoji.png").convert("RGB"))[top : top + 64 : 2, left : left + 64 : 2]
-    return np.asarray(dj.images.from_uint8(jnp.asarray(pixels)))
+    return np.asarray(dj.codecs.from_uint8(jnp.asarray(pixels)))
 
 
 def schedule_curves() -> None:
@@ -124,8 +125,8 @@ def parameterizations() -> None:
 
 def reverse(trained: model.Model, *, num_shown: int = 10) -> None:
     """x_t and the predicted x_0 on the way from noise to digits, by ancestral sampling on every level."""
-    levels, denoise = build.levels(trained.config), dj.clip_x_0(trained.denoiser())
-    shape, t = build.image_shape(trained.config), np.arange(T, 0, -(T // num_shown))
+    levels, denoise = processes.levels(trained.config), dj.clip_x_0(trained.denoiser())
+    shape, t = processes.image_shape(trained.config), np.arange(T, 0, -(T // num_shown))
 
     @jax.jit
     def run(numbers):
@@ -136,7 +137,7 @@ def reverse(trained: model.Model, *, num_shown: int = 10) -> None:
         x_0 = jax.lax.map(lambda kept: denoise(*kept).x_0, (x_t[:-1], dj.at(levels, t)))
         return x_t, jnp.concatenate([x_0, found.x[None]])
 
-    x_t, x_0 = (np.swapaxes(dj.images.to_uint8(found), 0, 1) for found in run(jnp.array(SHOWN)))  # [digits, times, H, W, 1]
+    x_t, x_0 = (np.swapaxes(dj.codecs.to_uint8(found), 0, 1) for found in run(jnp.array(SHOWN)))  # [digits, times, H, W, 1]
     groups = [np.stack(pair) for pair in zip(x_t, x_0, strict=True)]
     show("theory_reverse", groups, [r"$x_t$", r"predicted $x_0$"], [f"t = {each}" for each in [*t, 0]], size=64)
 
@@ -193,7 +194,7 @@ def show(name: str, groups: Sequence[np.ndarray], row_labels: list[str], column_
         size: pixels of a picture's shorter side, at least.
     """
     canvases = [
-        dj.images.grid(group.reshape(-1, *group.shape[2:]), num_columns=len(column_labels), pad=PAD, min_size=size)
+        dj.pictures.grid(group.reshape(-1, *group.shape[2:]), num_columns=len(column_labels), pad=PAD, min_size=size)
         for group in groups
     ]
     (height, width), gap = canvases[0].shape[:2], 8  # pixels
@@ -214,7 +215,7 @@ def show(name: str, groups: Sequence[np.ndarray], row_labels: list[str], column_
 
 
 def centres(length: int, num: int) -> np.ndarray:
-    """Returns where the pictures of `images.grid` have their middles."""
+    """Returns where the pictures of `pictures.grid` have their middles."""
     return PAD / 2 + (np.arange(num) + 0.5) * (length - PAD) / num
 
 

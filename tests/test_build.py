@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from tiny import config_of
 
-from diffusion_jax import build, loop, streams
+from diffusion_jax import streams
+from diffusion_jax.compose import processes, sampling, training
 from diffusion_jax.errors import UserError
+from diffusion_jax.training import loop
 
 
 @pytest.mark.parametrize("loss", ["hybrid", "vlb"])
 def test_a_learned_variance_is_trained_and_sampled(loss):
     """Two real steps move the variance's half of the last layer; then images are drawn with it."""
     config = config_of({"loss.name": loss, "model.learned_variance": True, "sample.variance": "learned_range"})
-    parts = build.parts(config)
+    parts = training.parts(config)
     state = jax.jit(lambda key: loop.make_state(key, parts=parts))(streams.key(0, "init"))
     before = np.asarray(state.params["conv_out"]["bias"])
     step = jax.jit(lambda state, batch: loop.train_step(state, batch, parts=parts))
@@ -25,7 +27,7 @@ def test_a_learned_variance_is_trained_and_sampled(loss):
         state, metrics = step(state, batch)
     after = np.asarray(state.params["conv_out"]["bias"])
     assert after.shape == (2,) and after[1] != before[1] and np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
-    drawn, finite = jax.jit(build.draw(config))(state.params, 0, jnp.arange(2))
+    drawn, finite = jax.jit(sampling.draw(config))(state.params, 0, jnp.arange(2))
     assert finite.all() and drawn.shape == (2, 8, 8, 1) and np.std(drawn) > 10
 
 
@@ -44,20 +46,20 @@ def test_a_learned_variance_is_trained_and_sampled(loss):
     ],
 )
 def test_steps_are_fused_on_accelerators_as_far_as_the_intervals_allow(changes, platform, expected):
-    assert build.steps_per_call(config_of(changes), first_step=0, platform=platform) == expected
+    assert training.steps_per_call(config_of(changes), first_step=0, platform=platform) == expected
 
 
 def test_a_number_of_fused_steps_that_does_not_fit_is_refused():
     config = config_of({"train.steps_per_call": 3})
     with pytest.raises(UserError, match="train.steps_per_call = 3 must divide the steps taken"):
-        build.steps_per_call(config, first_step=0, platform="cpu")
+        training.steps_per_call(config, first_step=0, platform="cpu")
 
 
 def test_an_image_depends_on_seed_and_number_alone():
     """The same numbers in another order and another batch; and another seed changes everything."""
     config = config_of({"sample.num_steps": 5, "sample.clip": "none"})
-    params = jax.jit(build.network(config).init)(streams.key(0, "init"))
-    draw = jax.jit(lambda *arguments: build.draw(config)(*arguments)[0])
+    params = jax.jit(processes.network(config).init)(streams.key(0, "init"))
+    draw = jax.jit(lambda *arguments: sampling.draw(config)(*arguments)[0])
     one, two = draw(params, 0, jnp.array([3, 1, 2])), draw(params, 0, jnp.array([1, 2, 3]))
     difference = np.abs(np.asarray(one, int) - np.asarray(two, int)[[2, 0, 1]])
     assert np.max(difference) <= 1 and np.mean(difference > 0) < 1e-3
@@ -75,15 +77,15 @@ def test_an_image_depends_on_seed_and_number_alone():
 @pytest.mark.parametrize("predicts", ["eps", "score"])
 def test_eps_is_refused_where_no_signal_is_left(predicts, changes):
     with pytest.raises(UserError, match=f"predicts = '{predicts}' is impossible where this process leaves no signal at T"):
-        build.parts(config_of(changes | {"predicts": predicts}))
-    build.parts(config_of(changes | {"predicts": "v"}))
+        training.parts(config_of(changes | {"predicts": predicts}))
+    training.parts(config_of(changes | {"predicts": "v"}))
 
 
 def test_fused_steps_meet_every_interval_after_a_stop_in_between():
     config = config_of(
         {"train.num_steps": 107, "train.log_every": 10, "train.checkpoint_every": 10, "train.sample_every": 10}
     )
-    assert build.steps_per_call(config, first_step=7, platform="gpu") == 1
+    assert training.steps_per_call(config, first_step=7, platform="gpu") == 1
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_fused_steps_meet_every_interval_after_a_stop_in_between():
 )
 def test_too_few_steps_are_doubted_aloud(sampler, num_steps, doubted):
     config = config_of({"process.num_steps": 1000, "sample.sampler": sampler, "sample.num_steps": num_steps})
-    doubts = build.doubts(config)
+    doubts = sampling.doubts(config)
     assert len(doubts) == doubted and all(f"sample.num_steps: {num_steps} steps are few" in doubt for doubt in doubts)
 
 
@@ -107,19 +109,19 @@ def test_too_few_steps_are_doubted_aloud(sampler, num_steps, doubted):
 )
 def test_what_does_nothing_or_begins_too_late_is_doubted_aloud(changes, sentence):
     defaults = {"process.num_steps": 1000, "sample.sampler": "ddim", "sample.num_steps": 50}
-    [doubt] = build.doubts(config_of(defaults | changes))
+    [doubt] = sampling.doubts(config_of(defaults | changes))
     assert re.search(sentence, doubt)
 
 
 def test_many_given_times_are_not_few():
     times = tuple(range(1000, -1, -5))
     changes = {"sample.grid": "explicit", "sample.times": times, "sample.num_steps": 5, "sample.strip": 8}
-    assert build.doubts(config_of({"process.num_steps": 1000, "sample.sampler": "ddim", **changes})) == []
+    assert sampling.doubts(config_of({"process.num_steps": 1000, "sample.sampler": "ddim", **changes})) == []
 
 
 @pytest.mark.parametrize(("rescaled", "last"), [(False, 3999), (True, 999.75)])
 def test_what_the_network_is_told(rescaled, last):
     """0-based t, or 1000 t / T [Nichol & Dhariwal 2021's code: rescale_timesteps]."""
     config = config_of({"process.num_steps": 4000, "process.rescale_condition": rescaled})
-    condition = build.levels(config).condition
+    condition = processes.levels(config).condition
     np.testing.assert_allclose(condition[1:], np.linspace(0, last, 4000), rtol=1e-6)

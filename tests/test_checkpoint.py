@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from tiny import config_of
 
-from diffusion_jax import build, checkpoint, loop, schema, sharding, storage, streams
+from diffusion_jax import streams
+from diffusion_jax.compose import schema, stored, training
 from diffusion_jax.errors import RunError, UserError
+from diffusion_jax.runs import checkpoint, sharding, storage
+from diffusion_jax.training import loop
 
 
 @functools.cache
 def state_of(seed):
     config = config_of({"train.ema_rates": (0.9, 0.99), "train.batch_size": 8})
-    parts = build.parts(config)
+    parts = training.parts(config)
     state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(seed, "init"))
     return state._replace(ema=jax.tree.map(lambda leaf: leaf * 2, state.ema))
 
@@ -204,10 +207,10 @@ def test_a_store_that_is_down_is_not_taken_for_damage(tmp_path, monkeypatch):
 
 def test_the_config_is_stored_with_versions(tmp_path):
     config = config_of({})
-    checkpoint.write_config(storage.path(tmp_path), config)
-    assert checkpoint.read_config(storage.path(tmp_path)) == config
-    stored = json.loads((tmp_path / "config.json").read_text())
-    assert stored["format_version"] == schema.FORMAT_VERSION and stored["versions"]["jax"] == jax.__version__
-    assert checkpoint.agreed_config(storage.path(tmp_path), config_of({"train.batch_size": 0})) == config
+    stored.write_config(storage.path(tmp_path), config)
+    assert stored.read_config(storage.path(tmp_path)) == config
+    text = json.loads((tmp_path / "config.json").read_text())
+    assert text["format_version"] == schema.FORMAT_VERSION and text["versions"]["jax"] == jax.__version__
+    assert stored.agreed_config(storage.path(tmp_path), config_of({"train.batch_size": 0})) == config
     with pytest.raises(UserError, match="model.channels: 8 -> 16"):
-        checkpoint.agreed_config(storage.path(tmp_path), config_of({"model.channels": 16}))
+        stored.agreed_config(storage.path(tmp_path), config_of({"model.channels": 16}))

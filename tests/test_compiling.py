@@ -12,7 +12,8 @@ import tiny
 from jax.extend.core import ClosedJaxpr
 
 import main
-from diffusion_jax import build, command, compiling
+from diffusion_jax.compose import command, processes, sampling
+from diffusion_jax.runs import compiling
 
 
 def converted_in_loops(jaxpr, in_loop=False):
@@ -29,15 +30,15 @@ def converted_in_loops(jaxpr, in_loop=False):
 
 def test_a_sampler_converts_no_kernel_in_its_loop():
     config = tiny.config_of({"model.dtype": "bfloat16"})
-    params = jax.eval_shape(build.network(config).init, jax.random.key(0))
+    params = jax.eval_shape(processes.network(config).init, jax.random.key(0))
     kernels = {leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"}
-    draw = jax.make_jaxpr(build.draw(config))(params, 0, jnp.arange(2))
+    draw = jax.make_jaxpr(sampling.draw(config))(params, 0, jnp.arange(2))
     assert len(converted_in_loops(draw.jaxpr)) > 0 and not kernels & set(converted_in_loops(draw.jaxpr))
 
 
 def test_converting_before_the_loop_changes_no_bit():
     config = tiny.config_of({"model.dtype": "bfloat16"})
-    network = build.network(config)
+    network = processes.network(config)
     params = network.init(jax.random.key(0))
     x_t, condition = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.array([3.0, 7.0])
     apply = jax.jit(lambda params: network.apply(params, x_t, condition, {}))

@@ -12,8 +12,10 @@ from PIL import Image
 
 import configs
 from configs import celeba64, cifar10, lsun
-from diffusion_jax import build, loop, memory, schema, streams
+from diffusion_jax import streams
+from diffusion_jax.compose import memory, processes, sampling, schema, training
 from diffusion_jax.errors import UserError
+from diffusion_jax.training import loop
 
 NUM_PARAMETERS = {
     "celeba64": 78_700_803,
@@ -67,8 +69,8 @@ def test_config(name, images):
     params = check_shapes(config.to_dict())
     assert NUM_PARAMETERS[name] in (None, sum(leaf.size for leaf in jax.tree.leaves(params)))
     if name in SAME_WHEN_SMALL:  # compiling takes half a minute
-        build.parts(config.to_dict())
-        build.solve(config.to_dict())
+        training.parts(config.to_dict())
+        sampling.solve(config.to_dict())
         return
     config.model.update(channels=4, num_groups=2, num_res_blocks=1)
     config.train.warmup_steps = 0
@@ -78,9 +80,9 @@ def test_config(name, images):
 
 def check_shapes(config):
     """Of the network at full size; nothing is computed. Returns those of the parameters."""
-    network = build.network(config)
+    network = processes.network(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
-    x_t = jax.ShapeDtypeStruct((2, *build.image_shape(config)), jnp.float32)
+    x_t = jax.ShapeDtypeStruct((2, *processes.image_shape(config)), jnp.float32)
     output = jax.eval_shape(network.apply, params, x_t, jax.ShapeDtypeStruct((2,), jnp.float32), {})
     num_outputs = (1 + config["model"]["learned_variance"]) * x_t.shape[-1]
     assert output.shape == (*x_t.shape[:-1], num_outputs) and output.dtype == jnp.float32
@@ -89,10 +91,10 @@ def check_shapes(config):
 
 def take_two_steps(config):
     schema.check(config)
-    parts = build.parts(config)
-    build.draw(config)  # its settings fit together
+    parts = training.parts(config)
+    sampling.draw(config)  # its settings fit together
     state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init"))
-    batch = {"image": np.zeros((2, *build.image_shape(config)), np.uint8), "cond": {}}
+    batch = {"image": np.zeros((2, *processes.image_shape(config)), np.uint8), "cond": {}}
     after, metrics = state, []
     step = jax.jit(functools.partial(loop.train_step, parts=parts))
     for _ in range(2):

@@ -9,9 +9,10 @@ import pytest
 import recorded
 from test_goldens_samplers import nchw, nhwc
 
-from diffusion_jax import convert, denoiser, losses, models, process, schedules
+from diffusion_jax import denoiser, losses, networks, process, schedules
 from diffusion_jax.errors import UserError
-from diffusion_jax.models import layers
+from diffusion_jax.networks import layers
+from diffusion_jax.weights import convert
 
 ADM = {"norm_epsilon": 1e-5, "downsample_padding": "all_sides", "embedding_spacing": "half_open"}
 SMALL = {
@@ -37,7 +38,7 @@ OPTIONS = {
 
 
 def network_of(name, dtype="float32"):
-    return models.unet((8, 8, 3), dtype=dtype, **SMALL | OPTIONS[name])
+    return networks.unet((8, 8, 3), dtype=dtype, **SMALL | OPTIONS[name])
 
 
 @functools.cache
@@ -126,10 +127,12 @@ def test_every_tensor_is_used(name):
 def test_weights_of_another_network_are_refused():
     stored = recorded.load("g7_net_ho_unet")
     tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
-    like = jax.eval_shape(models.unet((8, 8, 3), dtype="float32", **SMALL | {"num_res_blocks": 2}).init, jax.random.key(0))
+    like = jax.eval_shape(networks.unet((8, 8, 3), dtype="float32", **SMALL | {"num_res_blocks": 2}).init, jax.random.key(0))
     with pytest.raises(UserError, match="the weights have no tensor 'down_0/block_1/conv1/b'"):
         convert.from_ho(tensors, like)
-    like = jax.eval_shape(models.unet((8, 8, 3), dtype="float32", **SMALL | {"multipliers": (1, 2)}).init, jax.random.key(0))
+    like = jax.eval_shape(
+        networks.unet((8, 8, 3), dtype="float32", **SMALL | {"multipliers": (1, 2)}).init, jax.random.key(0)
+    )
     with pytest.raises(UserError, match=r"the weights for down_1_0.conv1.bias are \[32\]; the network's are \[64\]"):
         convert.from_ho(tensors, like)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax import data, sources
+from diffusion_jax.data import feed, sources
 from diffusion_jax.errors import UserError
 
 
@@ -15,9 +15,9 @@ def batches(num, *, source=None, resident=True, steps_per_call=1, **options):
     """Returns the first batches of a feed."""
     options = {"batch_size": 8, "seed": 0, "first_step": 0, "with_labels": True} | options
     source = source or sources.digits()
-    feed = data.feed(source, data.read_all(source) if resident else None, **options)
-    items = feed.items if steps_per_call == 1 else data.stacked(feed.items, steps_per_call)
-    return [feed.batch(feed.store, item) for item in itertools.islice(items, num)]
+    fed = feed.make_feed(source, feed.read_all(source) if resident else None, **options)
+    items = fed.items if steps_per_call == 1 else feed.stacked(fed.items, steps_per_call)
+    return [fed.batch(fed.store, item) for item in itertools.islice(items, num)]
 
 
 def assert_equal(one, two):
@@ -33,9 +33,9 @@ def test_a_resident_set_and_a_streamed_one_give_the_same_batches(first_step):
 
 def test_a_resident_set_sends_indices_alone():
     source = sources.digits()
-    feed = data.feed(source, data.read_all(source), batch_size=8, seed=0, first_step=0, with_labels=False)
-    item = next(feed.items)
-    assert item.shape == (8,) and item.dtype == np.int32 and feed.store["image"].shape == (1797, 8, 8, 1)
+    fed = feed.make_feed(source, feed.read_all(source), batch_size=8, seed=0, first_step=0, with_labels=False)
+    item = next(fed.items)
+    assert item.shape == (8,) and item.dtype == np.int32 and fed.store["image"].shape == (1797, 8, 8, 1)
 
 
 def test_a_broken_file_of_a_streamed_set_is_named():
@@ -48,13 +48,13 @@ def test_a_broken_file_of_a_streamed_set_is_named():
 
 def test_a_streamed_set_without_grain_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(UserError, match="config field data.resident_gib is smaller than the data set, .* pip install grain"):
+    with pytest.raises(UserError, match="config field feed.resident_gib is smaller than the data set, .* pip install grain"):
         batches(1, resident=False)
 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(10, 4), (10, 10), (3, 8)])
 def test_every_epoch_shows_every_image_once(num_images, batch_size):
-    order = data.make_order(num_images, batch_size=batch_size, seed=0)
+    order = feed.make_order(num_images, batch_size=batch_size, seed=0)
     shown = np.concatenate([order(step) for step in range(2 * num_images)])
     epochs = shown[: len(shown) // num_images * num_images].reshape(-1, num_images)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.broadcast_to(np.arange(num_images), epochs.shape))
@@ -62,9 +62,9 @@ def test_every_epoch_shows_every_image_once(num_images, batch_size):
 
 
 def test_the_order_is_a_function_of_seed_and_step():
-    one, two = (data.make_order(100, batch_size=7, seed=1) for _ in range(2))
+    one, two = (feed.make_order(100, batch_size=7, seed=1) for _ in range(2))
     np.testing.assert_array_equal(one(55), [two(step) for step in range(56)][-1])
-    assert not np.array_equal(one(55), data.make_order(100, batch_size=7, seed=2)(55))
+    assert not np.array_equal(one(55), feed.make_order(100, batch_size=7, seed=2)(55))
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -76,7 +76,7 @@ def test_hosts_share_a_batch(resident):
 
 def test_labels_come_with_their_images():
     source = sources.digits()
-    stored = data.read_all(source)
+    stored = feed.read_all(source)
     [batch] = batches(1, source=source, batch_size=50, first_step=2)
     for image, label in zip(batch["image"], batch["cond"]["label"], strict=True):
         [found] = np.flatnonzero(np.all(stored["image"] == image, axis=(1, 2, 3)))[:1]

@@ -14,7 +14,8 @@ import pytest
 
 import main
 from configs import cifar10
-from diffusion_jax import build, convert, schema
+from diffusion_jax.compose import processes, schema
+from diffusion_jax.weights import convert
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -91,7 +92,7 @@ def test_the_recipe_for_published_weights_runs(monkeypatch):
     config = cifar10.get_config()
     config.model.update(channels=32, multipliers=(1, 2), num_res_blocks=1)
     monkeypatch.setattr(cifar10, "get_config", lambda: config)
-    tensors = as_diffusers_names_them(jax.eval_shape(build.network(config.to_dict()).init, jax.random.key(0)))
+    tensors = as_diffusers_names_them(jax.eval_shape(processes.network(config.to_dict()).init, jax.random.key(0)))
     unet = types.SimpleNamespace(state_dict=lambda: tensors)
     hub = types.SimpleNamespace(from_pretrained=lambda name: unet)
     monkeypatch.setitem(sys.modules, "diffusers", types.SimpleNamespace(UNet2DModel=hub))

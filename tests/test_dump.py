@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from diffusion_jax import dump, storage
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import dump, storage
 
 
 def image(number):

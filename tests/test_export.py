@@ -8,7 +8,7 @@ import tiny
 
 import diffusion_jax as dj
 import main
-from diffusion_jax import command
+from diffusion_jax.compose import command
 from diffusion_jax.tools import export
 
 

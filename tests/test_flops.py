@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import tiny
 
 from configs import cifar10
-from diffusion_jax import build, flops, loop
+from diffusion_jax.compose import processes, sampling, training
+from diffusion_jax.tools.plan import flops
+from diffusion_jax.training import loop
 
 F32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 
@@ -67,7 +69,7 @@ def positions(name: str) -> int:
 
 def test_the_cifar10_network_takes_what_a_sum_over_its_layers_gives():
     config = cifar10.get_config().to_dict()
-    network = build.network(config)
+    network = processes.network(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
     by_hand = 0
     for name, layers in params.items():
@@ -83,7 +85,7 @@ def test_the_cifar10_network_takes_what_a_sum_over_its_layers_gives():
 
 def test_a_training_step_takes_three_forward_passes():
     config = tiny.config_of({})
-    network, parts = build.network(config), build.parts(config)
+    network, parts = processes.network(config), training.parts(config)
     state = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
     batch = {"image": jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.uint8), "cond": {}}
     forward = flops.count(lambda *args: network.apply(*args, {}), state.params, F32((4, 8, 8, 1)), F32((4,)))
@@ -94,7 +96,7 @@ def test_a_training_step_takes_three_forward_passes():
 
 def test_a_sampler_takes_one_forward_pass_for_each_step():
     config = tiny.config_of({})
-    network, draw = build.network(config), build.draw(config)
+    network, draw = processes.network(config), sampling.draw(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
     forward = flops.count(lambda *args: network.apply(*args, {}), params, F32((2, 8, 8, 1)), F32((2,)))
     numbers = jax.ShapeDtypeStruct((2,), jnp.int32)

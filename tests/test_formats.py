@@ -8,7 +8,7 @@ import pytest
 
 import diffusion_jax as dj
 import main
-from diffusion_jax import schema
+from diffusion_jax.compose import schema
 
 STORED = sorted((pathlib.Path(__file__).parent / "stored").glob("format_*.zip"))
 FLAGS = ["model.channels=4", "model.num_groups=2", "model.multipliers=(1,)", "process.num_steps=20", "sample.num_steps=5"]

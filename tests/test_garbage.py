@@ -29,9 +29,12 @@ from PIL import EpsImagePlugin, Image
 from tiny import ROOT, config_of
 
 import main
-from diffusion_jax import checkpoint, command, dump, logs, model, owner, schema, sources, storage
+from diffusion_jax import model
+from diffusion_jax.compose import command, schema, stored
+from diffusion_jax.data import sources
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.train_state import TrainState
+from diffusion_jax.runs import checkpoint, dump, lock, logs, storage
+from diffusion_jax.training.state import TrainState
 
 IS_LONG = os.environ.get("GARBAGE") == "long"
 FUZZ = settings(
@@ -224,13 +227,13 @@ def test_any_config_json_is_read_by_the_library_or_a_sentence(tmp_path, text):
     with sentence_at_most, mock.patch.object(model, "restore", lambda workdir, config: config):
         configs.append(model.load(workdir))
     with sentence_at_most:
-        configs.append(checkpoint.agreed_config(workdir, wanted))
+        configs.append(stored.agreed_config(workdir, wanted))
     for config in configs:
         schema.check(config)
     assert listing(tmp_path) == {"config.json": text}
 
 
-def stored(config):
+def stored_config(config):
     return json.dumps({**GOOD, "config": config}).encode()
 
 
@@ -239,12 +242,12 @@ del NO_BATCH_SIZE["train"]["batch_size"]
 NO_CONFIGS = {
     "a version that is no whole number": b'{"format_version": 3.0, "config": {}}',
     "deep": b"[" * 100_000,
-    "a field of a field": stored({"a": 3, "a.b": 4}),
-    "a field deep in a field": stored({"a": 3, "a.b.c": 4}),
-    "names that ConfigDict refuses": stored({"__class__": 4}),
-    "beyond floats": stored(config_of({"train.learning_rate": 10**400})),
-    "no batch size": stored(NO_BATCH_SIZE),
-    "a batch size that is none": stored(config_of({"train.batch_size": "many"})),
+    "a field of a field": stored_config({"a": 3, "a.b": 4}),
+    "a field deep in a field": stored_config({"a": 3, "a.b.c": 4}),
+    "names that ConfigDict refuses": stored_config({"__class__": 4}),
+    "beyond floats": stored_config(config_of({"train.learning_rate": 10**400})),
+    "no batch size": stored_config(NO_BATCH_SIZE),
+    "a batch size that is none": stored_config(config_of({"train.batch_size": "many"})),
     "not UTF-8": b"\xff",
 }
 
@@ -259,11 +262,11 @@ def test_a_config_json_that_cannot_be_is_refused(text):
     ("text", "more"),
     [
         *[pytest.param(text, [], id=name) for name, text in NO_CONFIGS.items()],
-        pytest.param(stored({}), ["--config.sample.num_images=3"], id="an override of what is not there"),
-        pytest.param(stored(GOOD["config"]), ["--config.model.channels[0]=3"], id="an override that is no name"),
-        pytest.param(stored(GOOD["config"]), ["--config.=3"], id="an override without a name"),
-        pytest.param(stored(GOOD["config"]), ["--flagfile=/nowhere"], id="no flag file"),
-        pytest.param(stored(GOOD["config"]), ["--config.train.seed=a\nb"], id="line end"),
+        pytest.param(stored_config({}), ["--config.sample.num_images=3"], id="an override of what is not there"),
+        pytest.param(stored_config(GOOD["config"]), ["--config.model.channels[0]=3"], id="an override that is no name"),
+        pytest.param(stored_config(GOOD["config"]), ["--config.=3"], id="an override without a name"),
+        pytest.param(stored_config(GOOD["config"]), ["--flagfile=/nowhere"], id="no flag file"),
+        pytest.param(stored_config(GOOD["config"]), ["--config.train.seed=a\nb"], id="line end"),
     ],
 )
 def test_a_stored_config_that_cannot_be_is_one_line(tmp_path, text, more):
@@ -275,7 +278,7 @@ def test_a_stored_config_that_cannot_be_is_one_line(tmp_path, text, more):
 def test_a_run_with_a_config_json_that_cannot_be_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(UserError):
-        checkpoint.agreed_config(storage.path(tmp_path), config_of({"train.batch_size": 0}))
+        stored.agreed_config(storage.path(tmp_path), config_of({"train.batch_size": 0}))
 
 
 # Arrays: .npz files of images, and the shards of a dump.
@@ -642,13 +645,13 @@ def test_an_idx_file_is_not_unpacked_beyond_its_head(tmp_path):
         read_idx(tmp_path, content, suffix=".gz")
 
 
-# owner.json and metrics.jsonl.
+# lock.json and metrics.jsonl.
 
 
 @functools.cache
 def own_host():
     """Returns what this machine signs with."""
-    with tempfile.TemporaryDirectory() as folder, owner.owning(storage.path(folder)):
+    with tempfile.TemporaryDirectory() as folder, lock.owning(storage.path(folder)):
         return json.loads((pathlib.Path(folder) / "owner.json").read_text())["host"]
 
 
@@ -665,8 +668,8 @@ OWNERS = st.builds(
 @given(TEXTS | OWNERS)
 def test_any_owner_file_is_an_owner_or_none(tmp_path, content):
     (tmp_path / "owner.json").write_bytes(content)
-    with mock.patch.object(owner, "INTERVAL", 0.001), sentence_at_most:
-        with owner.owning(storage.path(tmp_path)) as check:
+    with mock.patch.object(lock, "INTERVAL", 0.001), sentence_at_most:
+        with lock.owning(storage.path(tmp_path)) as check:
             check()
         assert json.loads((tmp_path / "owner.json").read_text())["ended"] is True
     assert os.listdir(tmp_path) == ["owner.json"]
@@ -680,9 +683,9 @@ def test_any_owner_file_is_an_owner_or_none(tmp_path, content):
     ],
 )
 def test_an_owner_that_cannot_be_is_none(tmp_path, monkeypatch, content):
-    monkeypatch.setattr(owner, "INTERVAL", 0.01)
+    monkeypatch.setattr(lock, "INTERVAL", 0.01)
     (tmp_path / "owner.json").write_text(content.replace("%s", own_host()))
-    with owner.owning(storage.path(tmp_path)):
+    with lock.owning(storage.path(tmp_path)):
         assert json.loads((tmp_path / "owner.json").read_text())["pid"] == os.getpid()
 
 

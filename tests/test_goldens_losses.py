@@ -7,7 +7,9 @@ import pytest
 import recorded
 from test_goldens_samplers import nchw, network_of, nhwc, rows_of, x_previous
 
-from diffusion_jax import build, denoiser, losses, process, schedules, timesteps, train_state
+from diffusion_jax import denoiser, losses, process, schedules, timesteps
+from diffusion_jax.compose import processes
+from diffusion_jax.training import state as train_state
 
 G3, G9, G10 = (recorded.load(name) for name in ("g3_losses", "g9_training_utils", "g10_ho_tf"))
 PREDICTS = {
@@ -70,7 +72,7 @@ G3_LEVELS = {"loss": ("linear", 100, None), "pmv": ("linear", 100, None), "space
 
 def g3_levels(kind):
     name, num_steps, spec = G3_LEVELS[kind]
-    return table(build.SCHEDULES[name](num_steps), None if spec is None else rows_of(spec, num_steps)[::-1])
+    return table(processes.SCHEDULES[name](num_steps), None if spec is None else rows_of(spec, num_steps)[::-1])
 
 
 G3_MSE = [key for key in G3 if key.split(".")[0] in ("loss", "spaced") and ".mse" in key]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import recorded
 
-from diffusion_jax import build, denoiser, process, samplers, schedules, timesteps
+from diffusion_jax import denoiser, process, samplers, schedules, timesteps
+from diffusion_jax.compose import processes, sampling
 
 G2, G4A, G4B = (recorded.load(name) for name in ("g2_q_and_conversions", "g4a_openai_samplers", "g4b_diffusers"))
 
@@ -45,7 +46,7 @@ def conversions(prefix):
     """Returns every quantity of g2 for one schedule, from its stored inputs."""
     name, num_steps = prefix.split("_T")
     stored = {key.removeprefix(f"{prefix}."): G2[key] for key in G2 if key.startswith(f"{prefix}.")}
-    levels = process.from_betas(build.SCHEDULES[name](int(num_steps)))
+    levels = process.from_betas(processes.SCHEDULES[name](int(num_steps)))
     t, s = (process.at(levels, stored["t"] + 1 - back) for back in (0, 1))
     first = process.log_variance(process.at(levels, 2), process.at(levels, 1), "small")
     dtype = levels.alpha.dtype
@@ -190,7 +191,7 @@ def openai_setting(key):
         return betas, rows_of(spec, 1000), "eps", samplers.ddim(eta=float(eta)), clip == "1", network_of(name, betas)
     if kind == "psp":
         base, spec, name, variance = fields[:4]
-        betas = build.SCHEDULES[base.removesuffix("1000")](1000)
+        betas = processes.SCHEDULES[base.removesuffix("1000")](1000)
         kind, clip, rows, predicts = variance.removeprefix("FIXED_").lower(), True, rows_of(spec, 1000), "eps"
     else:
         name, mean, variance, clip = fields[:4]
@@ -350,7 +351,7 @@ def test_diffusers_chains_in_float32(key):
 def test_grids_are_diffusers(key):
     t = G4B[key]
     name = key.split(".")[1]
-    rows = build.GRIDS[name.removesuffix("_offset1")](1000, len(t))[:-1] + name.endswith("_offset1")
+    rows = sampling.GRIDS[name.removesuffix("_offset1")](1000, len(t))[:-1] + name.endswith("_offset1")
     np.testing.assert_array_equal(rows - 1, t)
 
 

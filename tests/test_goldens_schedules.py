@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 import recorded
 
-from diffusion_jax import build, process, schedules
+from diffusion_jax import process, schedules
+from diffusion_jax.compose import processes
 
 G1 = recorded.load("g1_schedules")
 
 BETAS = {
     **{
-        f"{name}_T{T}.": build.SCHEDULES[name](T)
+        f"{name}_T{T}.": processes.SCHEDULES[name](T)
         for name in ("linear", "cosine")
         for T in (100, 1000, 4000)
         if (name, T) != ("cosine", 100)
     },
     "ho.quad_T1000_0.0001_0.02": schedules.scaled_linear(1000),
     "ho.linear_T1000_0.0001_0.02": schedules.linear(1000),
-    "ho.warmup10_T1000_0.0001_0.02": build.SCHEDULES["warmup10"](1000),
-    "ho.warmup50_T1000_0.0001_0.02": build.SCHEDULES["warmup50"](1000),
+    "ho.warmup10_T1000_0.0001_0.02": processes.SCHEDULES["warmup10"](1000),
+    "ho.warmup50_T1000_0.0001_0.02": processes.SCHEDULES["warmup50"](1000),
     "ho.const_T1000_0.0001_0.02": schedules.constant(1000),
     "ho.jsd_T1000": schedules.jsd(1000),
     "ho.jsd_T10": schedules.jsd(10),

@@ -11,7 +11,8 @@ import scipy.stats
 from test_goldens_losses import PREDICTS, setting
 from test_goldens_samplers import nhwc, rows_of
 
-from diffusion_jax import build, denoiser, likelihood, process, schedules
+from diffusion_jax import denoiser, likelihood, process, schedules
+from diffusion_jax.compose import processes
 from diffusion_jax.process import Gaussian
 
 G3, G10 = recorded.load("g3_losses"), recorded.load("g10_ho_tf")
@@ -188,7 +189,7 @@ def test_bound_losses_are_improved_diffusions(key, x64, with_published_decoder):
     levels, t = process.from_betas(LINEAR100), G3["t"]
     if kind == "spaced":
         levels, t = (
-            process.at(process.from_betas(build.SCHEDULES["cosine"](1000)), rows_of("20", 1000)[::-1]),
+            process.at(process.from_betas(processes.SCHEDULES["cosine"](1000)), rows_of("20", 1000)[::-1]),
             G3["spaced.t"],
         )
     num_steps = len(levels.alpha) - 1

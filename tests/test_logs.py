@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from diffusion_jax import logs, plots, storage
+from diffusion_jax.runs import logs, plots, storage
 
 
 def steps_in(folder):

@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 import tiny
 
-from diffusion_jax import build, checkpoint, images, loop, models, sharding, sources, storage, streams
+from diffusion_jax import networks, streams
+from diffusion_jax.compose import inputs, training
+from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
+from diffusion_jax.runs import checkpoint, pictures, sharding, storage
+from diffusion_jax.training import loop
 
 
 @functools.cache
 def compiled():
     """Returns (parts, jitted step, state, batches of three steps) of a tiny run."""
-    parts = build.parts(tiny.config_of({"model.dropout": 0.1}))
+    parts = training.parts(tiny.config_of({"model.dropout": 0.1}))
     state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init"))
     step = jax.jit(functools.partial(loop.train_step, parts=parts))
     return parts, step, state, tiny.batches(3)
@@ -37,7 +41,7 @@ def test_a_run_does_not_go_on_with_other_images_or_classes(tmp_path, capsys):
     for name in ("cats", "dogs"):
         (tmp_path / "set" / name).mkdir(parents=True)
         for number in range(4):
-            (tmp_path / "set" / name / f"{number}.png").write_bytes(images.encode_png(pixels))
+            (tmp_path / "set" / name / f"{number}.png").write_bytes(pictures.encode_png(pixels))
     changes = {"data.source": "folder", "data.path": str(tmp_path / "set"), "train.batch_size": 8, "train.num_steps": 2}
 
     config = tiny.config_of({**changes, "model.num_classes": 3, "train.sample_every": 100})
@@ -51,7 +55,7 @@ def test_a_run_does_not_go_on_with_other_images_or_classes(tmp_path, capsys):
     (tmp_path / "set" / "dogs" / "0.png").unlink()
     with pytest.raises(UserError, match="was begun on other images .num_images: 8 -> 7., whose order and labels"):
         train.run(config, workdir)
-    assert train._seen(tiny.config_of(changes), build.source(config)) == {"num_images": 7, "class_names": []}
+    assert train._seen(tiny.config_of(changes), inputs.source(config)) == {"num_images": 7, "class_names": []}
 
 
 def test_training_lowers_the_loss():
@@ -189,7 +193,7 @@ def test_the_held_out_loss_has_the_same_levels_and_noises_every_time():
         assert not train and rngs is None
         return params * x_t
 
-    parts = build.parts(tiny.config_of({"predicts": "x_0"}))._replace(network=models.Network(None, apply))
+    parts = training.parts(tiny.config_of({"predicts": "x_0"}))._replace(network=networks.Network(None, apply))
     batches = {"image": np.full((3, 16, 8, 8, 1), 255, np.uint8), "cond": {}}
     loss = functools.partial(loop.held_out_loss, batches=batches, parts=parts)
     assert float(loss(0.0)) == pytest.approx(1, rel=1e-6)
@@ -244,7 +248,7 @@ def test_a_loss_history_is_resumed_exactly(tmp_path):
     for name, runs in {"whole": [whole], "resumed": [half, whole]}.items():
         for config in runs:
             assert train.run(config, storage.path(tmp_path / name)) == 0
-        like = jax.eval_shape(functools.partial(loop.make_state, parts=build.parts(whole)), jax.random.key(0))
+        like = jax.eval_shape(functools.partial(loop.make_state, parts=training.parts(whole)), jax.random.key(0))
         with checkpoint.Checkpoints(storage.path(tmp_path / name)) as checkpoints:
             states.append(checkpoints.restore_latest(like))
     assert np.all(states[0].timestep_state.num_seen >= 10)

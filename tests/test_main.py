@@ -15,7 +15,7 @@ import tiny
 from PIL import Image
 
 import main
-from diffusion_jax import command, schema
+from diffusion_jax.compose import command, schema
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from configs import cifar10
-from diffusion_jax import build, models
-from diffusion_jax.models import layers
+from diffusion_jax import networks
+from diffusion_jax.compose import processes
+from diffusion_jax.networks import layers
 
 SMALL = {
     "channels": 8,
@@ -25,7 +26,7 @@ SMALL = {
 @functools.cache
 def small(image_shape=(8, 8, 1), **options):
     """Returns (apply with parameters that are all alive, a batch of x_t, conditions)."""
-    network = models.unet(image_shape, **SMALL | options)
+    network = networks.unet(image_shape, **SMALL | options)
     params = jax.jit(
         lambda: jax.tree.map(
             lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), network.init(jax.random.key(0))
@@ -40,14 +41,14 @@ def small(image_shape=(8, 8, 1), **options):
 
 
 def count(image_shape, **options):
-    network = models.unet(image_shape, **options)
+    network = networks.unet(image_shape, **options)
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0))))
 
 
 def test_the_cifar10_network_has_the_papers_size():
     """35.7 M in the paper; the exact number is that of the authors' code."""
     config = cifar10.get_config().to_dict()
-    assert count(build.image_shape(config), **config["model"]) == 35_746_307
+    assert count(processes.image_shape(config), **config["model"]) == 35_746_307
 
 
 def test_the_256_pixel_network_has_the_papers_size():
@@ -64,7 +65,7 @@ def test_any_height_width_and_channels_that_the_levels_divide(image_shape):
 
 
 def test_a_fresh_network_says_almost_nothing():
-    network = models.unet((8, 8, 1), **SMALL)
+    network = networks.unet((8, 8, 1), **SMALL)
     params = jax.jit(network.init)(jax.random.key(0))
     output = jax.jit(lambda p: network.apply(p, jnp.ones((1, 8, 8, 1)), jnp.ones(1), {}))(params)
     assert 0 < np.max(np.abs(output)) < 1e-3
@@ -72,7 +73,7 @@ def test_a_fresh_network_says_almost_nothing():
 
 def test_initial_weights_are_uniform_with_the_papers_spread():
     """U(-r, r) with r^2 = 3 / mean(fan_in, fan_out); biases 0."""
-    params = jax.jit(models.unet((8, 8, 1), **SMALL | {"channels": 64}).init)(jax.random.key(0))
+    params = jax.jit(networks.unet((8, 8, 1), **SMALL | {"channels": 64}).init)(jax.random.key(0))
     kernel = params["middle_0"]["conv1"]["kernel"]
     radius = np.sqrt(3 / (9 * 128))
     assert 0.99 * radius < np.max(np.abs(kernel)) <= radius
@@ -112,7 +113,7 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
     assert coarse(x_t, condition).dtype == jnp.float32
     scale = np.std(fine(x_t, condition))
     assert 0 < np.max(np.abs(coarse(x_t, condition) - fine(x_t, condition))) < 0.2 * scale + 0.2
-    params = jax.eval_shape(models.unet((8, 8, 1), **SMALL | {"dtype": "bfloat16"}).init, jax.random.key(0))
+    params = jax.eval_shape(networks.unet((8, 8, 1), **SMALL | {"dtype": "bfloat16"}).init, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
@@ -127,7 +128,7 @@ def operations(jaxpr):
 
 
 def test_in_bfloat16_convolutions_are_bfloat16_and_norms_and_softmax_float32():
-    network = models.unet((8, 8, 1), **SMALL | {"dtype": "bfloat16"})
+    network = networks.unet((8, 8, 1), **SMALL | {"dtype": "bfloat16"})
     params = jax.eval_shape(network.init, jax.random.key(0))
     x_t, condition = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)
     traced = jax.make_jaxpr(lambda p: network.apply(p, x_t, condition, {}))(params).jaxpr
@@ -144,7 +145,7 @@ def test_rematerialised_levels_are_the_same_function_in_less_memory():
     results, kept = [], []
     options = SMALL | {"dropout": 0.0, "channels": 16}
     for num_levels in range(len(SMALL["multipliers"]) + 1):
-        network = models.unet((16, 16, 1), **options, num_remat_levels=num_levels)
+        network = networks.unet((16, 16, 1), **options, num_remat_levels=num_levels)
         params = jax.jit(network.init)(jax.random.key(0))
         x_t, condition = jax.random.normal(jax.random.key(2), (8, 16, 16, 1)), jnp.linspace(0, 999, 8)
 
@@ -192,7 +193,7 @@ def test_the_adm_64_network_has_its_published_size():
 
 
 def test_a_label_changes_the_output_of_its_own_image_only():
-    network = models.unet((8, 8, 1), **SMALL | {"num_classes": 3, "null_label": True})
+    network = networks.unet((8, 8, 1), **SMALL | {"num_classes": 3, "null_label": True})
     params = jax.jit(network.init)(jax.random.key(0))
     assert params["label"]["embedding"].shape == (4, 32)
     params = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), params)
@@ -204,7 +205,7 @@ def test_a_label_changes_the_output_of_its_own_image_only():
 
 
 def test_an_image_goes_with_x_t_into_the_first_layer():
-    network = models.unet((8, 8, 3), **SMALL | {"cond_channels": 2})
+    network = networks.unet((8, 8, 3), **SMALL | {"cond_channels": 2})
     params = jax.jit(network.init)(jax.random.key(0))
     assert params["conv_in"]["kernel"].shape == (3, 3, 5, 8) and params["conv_out"]["kernel"].shape[-1] == 3
     params = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), params)
@@ -214,7 +215,7 @@ def test_an_image_goes_with_x_t_into_the_first_layer():
 
 
 def test_a_shape_that_the_levels_do_not_divide_is_refused():
-    network = models.unet((8, 8, 1), **SMALL)
+    network = networks.unet((8, 8, 1), **SMALL)
     params = jax.eval_shape(network.init, jax.random.key(0))
     with pytest.raises(ValueError, match="images of 8 x 7 do not fit: both must be multiples of 2"):
         jax.eval_shape(lambda p, x: network.apply(p, x, jnp.ones(1), {}), params, jnp.zeros((1, 8, 7, 1)))

@@ -10,13 +10,13 @@ import time
 import pytest
 import tiny
 
-from diffusion_jax import owner, storage
 from diffusion_jax.errors import RunError, UserError
+from diffusion_jax.runs import lock, storage
 
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    monkeypatch.setattr(owner, "INTERVAL", 0.1)
+    monkeypatch.setattr(lock, "INTERVAL", 0.1)
     return storage.path(tmp_path)
 
 
@@ -27,29 +27,29 @@ def signed(workdir, **changes):
 
 
 def test_signs_of_life_go_on_and_the_end_is_said(workdir):
-    with owner.owning(workdir):
+    with lock.owning(workdir):
         first = json.loads((workdir / "owner.json").read_text())
         time.sleep(0.5)
         later = json.loads((workdir / "owner.json").read_text())
     assert first["pid"] == os.getpid() and later["sign"] > first["sign"] and later["id"] == first["id"]
     assert json.loads((workdir / "owner.json").read_text())["ended"]
-    with owner.owning(workdir):
+    with lock.owning(workdir):
         pass
 
 
 def test_a_second_trainer_on_another_machine_is_told_of_the_first(workdir, monkeypatch):
     """Its clock is not asked: what counts is that the file changes."""
-    with owner.owning(workdir):
-        monkeypatch.setattr(owner.socket, "gethostname", lambda: "elsewhere")
+    with lock.owning(workdir):
+        monkeypatch.setattr(lock.socket, "gethostname", lambda: "elsewhere")
         sentence = rf"is being trained by process {os.getpid()} of .*; stop it or use another"
-        with pytest.raises(UserError, match=sentence), owner.owning(workdir):
+        with pytest.raises(UserError, match=sentence), lock.owning(workdir):
             pass
 
 
 def test_an_owner_without_signs_of_life_is_waited_for_and_then_followed(workdir, capsys):
     signed(workdir)
     start = time.monotonic()
-    with owner.owning(workdir):
+    with lock.owning(workdir):
         assert 0.2 < time.monotonic() - start < 5
     assert "waiting     0 s to see whether process 7 of elsewhere still trains here" in capsys.readouterr().out
 
@@ -57,13 +57,13 @@ def test_an_owner_without_signs_of_life_is_waited_for_and_then_followed(workdir,
 def test_an_owner_on_this_machine_whose_process_is_gone_is_followed_at_once(workdir, capsys):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    signed(workdir, host=owner._host(), pid=gone.pid)
-    with owner.owning(workdir):
+    signed(workdir, host=lock._host(), pid=gone.pid)
+    with lock.owning(workdir):
         assert "waiting" not in capsys.readouterr().out
 
 
 def test_a_run_whose_workdir_was_taken_ends_without_another_word_in_it(workdir):
-    with owner.owning(workdir) as check:
+    with lock.owning(workdir) as check:
         check()
         signed(workdir)
         time.sleep(0.5)
@@ -75,7 +75,7 @@ def test_a_run_whose_workdir_was_taken_ends_without_another_word_in_it(workdir):
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"pid": "x"}', '{"host": 1}'])
 def test_a_broken_owner_file_is_no_owner(workdir, text):
     (workdir / "owner.json").write_text(text)
-    with owner.owning(workdir):
+    with lock.owning(workdir):
         pass
 
 
@@ -84,7 +84,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(workdir, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(storage, "write_text", refuse)
-    with pytest.raises(UserError, match="cannot be written: .*Read-only file system"), owner.owning(workdir):
+    with pytest.raises(UserError, match="cannot be written: .*Read-only file system"), lock.owning(workdir):
         pass
 
 
@@ -92,7 +92,7 @@ def test_a_sign_of_life_that_cannot_be_written_later_stops_nothing(workdir, monk
     def refuse(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with owner.owning(workdir) as check:
+    with lock.owning(workdir) as check:
         monkeypatch.setattr(storage, "write_text", refuse)
         time.sleep(0.3)
         check()

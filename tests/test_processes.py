@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import tiny
 
-from diffusion_jax import data, images, sharding
+from diffusion_jax.data import feed
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import pictures, sharding
 
 
 def start(num: int, *arguments: str) -> list[subprocess.Popen]:
@@ -73,7 +74,7 @@ def test_an_image_that_one_process_cannot_read_ends_both(tmp_path):
     """Of a set that is read while training; the one that met it says which, and nothing of its step or later is saved."""
     for number in range(12):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
-        content = images.encode_png(pixels)
+        content = pictures.encode_png(pixels)
         (tmp_path / f"{number:02d}.png").write_bytes(content if number != 7 else content[:60])
     flags = [
         *tiny.flags(tmp_path / "run", num_steps=50, checkpoint_every=1, log_every=1),
@@ -89,7 +90,7 @@ def test_an_image_that_one_process_cannot_read_ends_both(tmp_path):
     assert 2 in codes and all(sentences.get(code, "no such code") in text for code, text in zip(codes, said, strict=True)), (
         said
     )
-    order = data.make_order(12, batch_size=4, seed=0)
+    order = feed.make_order(12, batch_size=4, seed=0)
     taken = next(step for step in range(3) if 7 in order(step))
     assert max((int(step) for step in os.listdir(tmp_path / "run" / "checkpoints")), default=0) == taken
 

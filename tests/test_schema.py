@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import config_of
 
-from diffusion_jax import build, consistency, schema
+from diffusion_jax.compose import consistency, inputs, processes, sampling, schema, training
 from diffusion_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
     ("field", "parts"),
     [
-        ("process.schedule", build.SCHEDULES),
-        ("loss.name", build.LOSSES),
-        ("loss.weighting", build.WEIGHTINGS),
-        ("loss.timesteps", build.TIMESTEPS),
-        ("data.source", build.SOURCES),
-        ("loss.density", build.DENSITIES),
-        ("process.kind", {"chain", *build.PROCESSES}),
-        ("sample.sampler", {"ode", *build.SAMPLERS}),
-        ("sample.grid", {"explicit", *build.GRIDS, *build.REAL_GRIDS}),
-        ("sample.clip", build.CLIPS),
+        ("process.schedule", processes.SCHEDULES),
+        ("loss.name", training.LOSSES),
+        ("loss.weighting", training.WEIGHTINGS),
+        ("loss.timesteps", training.TIMESTEPS),
+        ("data.source", inputs.SOURCES),
+        ("loss.density", training.DENSITIES),
+        ("process.kind", {"chain", *processes.PROCESSES}),
+        ("sample.sampler", {"ode", *sampling.SAMPLERS}),
+        ("sample.grid", {"explicit", *sampling.GRIDS, *sampling.REAL_GRIDS}),
+        ("sample.clip", processes.CLIPS),
     ],
 )
 def test_a_name_is_allowed_if_and_only_if_it_can_be_built(field, parts):
@@ -112,8 +112,8 @@ def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(changes,
 
 
 def test_the_two_kinds_of_grids_are_known_without_jax():
-    assert set(consistency.WHOLE_GRIDS) == build.GRIDS.keys()
-    assert {"trailing", *consistency.REAL_GRIDS} == {"explicit", *build.REAL_GRIDS}
+    assert set(consistency.WHOLE_GRIDS) == sampling.GRIDS.keys()
+    assert {"trailing", *consistency.REAL_GRIDS} == {"explicit", *sampling.REAL_GRIDS}
 
 
 def test_a_missing_field_is_named():

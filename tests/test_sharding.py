@@ -10,8 +10,12 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from tiny import batches, config_of
 
-from diffusion_jax import build, checkpoint, collectives, loop, sharding, storage, streams
+from diffusion_jax import streams
+from diffusion_jax.compose import training
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import checkpoint, sharding, storage
+from diffusion_jax.tools.plan import collectives
+from diffusion_jax.training import loop
 
 
 def test_the_mesh_holds_all_devices():
@@ -42,7 +46,7 @@ def test_large_parameters_are_split_along_their_largest_dimension():
 
 def wide_parts(**changes):
     config = config_of({"train.batch_size": 16, "model.channels": 64, "model.multipliers": (1, 2), **changes})
-    return build.parts(config)
+    return training.parts(config)
 
 
 def train(parts, mesh, *, split_update=False):

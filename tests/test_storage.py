@@ -12,8 +12,8 @@ from etils.epath import gpath
 from orbax.checkpoint._src.path import gcs_utils
 
 import main
-from diffusion_jax import storage
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import storage
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

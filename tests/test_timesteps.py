@@ -10,7 +10,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax import build, continuous, process, schedules, timesteps
+from diffusion_jax import continuous, process, schedules, timesteps
+from diffusion_jax.compose import sampling
 from diffusion_jax.errors import UserError
 
 DRAWS = {"uniform": timesteps.uniform, "stratified": timesteps.stratified}
@@ -121,16 +122,16 @@ def test_plain_draws_learn_nothing(name):
 )
 def test_grids_fall_strictly_to_0_in_exactly_S_steps(name, sizes):
     num_steps, num_sampled = sizes
-    rows = build.GRIDS[name](num_steps, num_sampled)
+    rows = sampling.GRIDS[name](num_steps, num_sampled)
     assert len(rows) == num_sampled + 1 and rows[-1] == 0 and rows[0] <= num_steps
     assert np.all(np.diff(rows) < 0)
     if num_sampled > 1 and name != "leading":
         assert rows[0] == num_steps
 
 
-@pytest.mark.parametrize("name", sorted(build.GRIDS.keys() - {"ddim_quadratic"}))
+@pytest.mark.parametrize("name", sorted(sampling.GRIDS.keys() - {"ddim_quadratic"}))
 def test_all_steps_are_all_rows(name):
-    np.testing.assert_array_equal(build.GRIDS[name](1000, 1000), np.arange(1000, -1, -1))
+    np.testing.assert_array_equal(sampling.GRIDS[name](1000, 1000), np.arange(1000, -1, -1))
 
 
 def test_trailing_is_the_published_list():
@@ -150,7 +151,7 @@ def test_ddim_quadratic_ends_at_four_fifths_and_visits_no_row_twice(num_sampled,
 @pytest.mark.parametrize("num_sampled", [0, 11])
 def test_a_grid_of_more_steps_than_the_process_is_refused(name, num_sampled):
     with pytest.raises(UserError, match=f"a grid of {num_sampled} steps is not allowed; it must have 1 to 10"):
-        build.GRIDS[name](10, num_sampled)
+        sampling.GRIDS[name](10, num_sampled)
 
 
 def test_a_stride_that_does_not_exist_and_a_section_that_is_too_small_are_refused():

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax import train_state
+from diffusion_jax.training import state as train_state
 
 RTOL = 2e-5  # 1 - 0.999^n, by which Adam divides, is wrong by so much in float32
 ADAM = {"learning_rate": 0.1, "decay": "constant", "warmup_steps": 0, "num_steps": 100, "grad_clip": np.inf}

@@ -5,7 +5,7 @@ import itertools
 import pathlib
 
 from configs import digits
-from diffusion_jax import data, sources
+from diffusion_jax.data import feed, sources
 
 ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = {
@@ -37,8 +37,8 @@ def flags(workdir, **train) -> list[str]:
 def batches(num: int) -> list[dict]:
     """Returns batches of 16 digits, as a training step takes them."""
     source = sources.digits()
-    feed = data.feed(source, data.read_all(source), batch_size=16, seed=0, first_step=0, with_labels=False)
-    return [feed.batch(feed.store, item) for item in itertools.islice(feed.items, num)]
+    fed = feed.make_feed(source, feed.read_all(source), batch_size=16, seed=0, first_step=0, with_labels=False)
+    return [fed.batch(fed.store, item) for item in itertools.islice(fed.items, num)]
 
 
 def config_of(changes: dict) -> dict:

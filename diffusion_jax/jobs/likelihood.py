@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax import build, checkpoint, data, dump, logs, model, plots, sharding, storage
-from diffusion_jax.build import Config
+from diffusion_jax import model
+from diffusion_jax.compose import inputs, likelihoods, sampling, stored
+from diffusion_jax.compose.processes import Config
+from diffusion_jax.data import feed
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.sources import Source
+from diffusion_jax.runs import dump, logs, plots, sharding, storage
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
@@ -29,9 +32,9 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     Returns:
         The exit code, 0.
     """
-    config = checkpoint.agreed_config(workdir, config)
-    build.likelihood_of(config)  # its settings fit together
-    source, kind = build.evaluated(config), config["likelihood"]["kind"]
+    config = stored.agreed_config(workdir, config)
+    likelihoods.likelihood_of(config)  # its settings fit together
+    source, kind = inputs.evaluated(config), config["likelihood"]["kind"]
     trained = model.restore(workdir, config)
     manifest = _manifest(trained, source)
     out = out or workdir / "likelihood" / f"{kind}_step_{trained.step:07d}_{dump.digest(manifest)}"
@@ -39,7 +42,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     storage.make_dir(out)
     dump.claim(out, manifest)
     by_image = _by_image(trained, source, out)
-    results = _bound_results(by_image, build.grid_times(config)[:-1]) if kind == "bound" else _flow_results(by_image)
+    results = _bound_results(by_image, sampling.grid_times(config)[:-1]) if kind == "bound" else _flow_results(by_image)
     if sharding.is_first():
         _write(out, kind, results, manifest)
     mean, error = results["means"][f"{kind}_bits_per_dim"], results["means"]["standard_error"]
@@ -92,9 +95,9 @@ def _by_image(trained: model.Model, source: Source, out: storage.Path) -> dict[s
 
 
 def _write_shard(shard: storage.Path, trained: model.Model, source: Source, numbers: np.ndarray) -> None:
-    records = data.read(source, numbers.tolist())
+    records = feed.read(source, numbers.tolist())
     with_labels = trained.config["model"]["num_classes"] > 0
-    found = model.likelihoods(trained, data.as_batch(records, with_labels), numbers)
+    found = model.measure(trained, feed.as_batch(records, with_labels), numbers)
     with storage.writing(shard) as file:
         np.savez(file, **{name: np.moveaxis(column, -1, 0) for name, column in found.items()})
 
@@ -112,7 +115,7 @@ def _mean_and_error(name: str, bits: np.ndarray) -> dict[str, float]:
 
 
 def _flow_results(by_image: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the means over images of what `build.likelihood_of` found of kind 'flow'. # [N]"""
+    """Returns the means over images of what `likelihoods.likelihood_of` found of kind 'flow'. # [N]"""
     bits, reached = by_image["bits"].astype(np.float64), by_image["reached_end"]
     lost = int(np.sum(~reached))
     if lost == len(bits):

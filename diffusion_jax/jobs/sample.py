@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from diffusion_jax import build, checkpoint, dump, images, logs, model, sharding, storage
-from diffusion_jax.build import Config
+from diffusion_jax import model
+from diffusion_jax.compose import sampling, stored
+from diffusion_jax.compose.processes import Config
+from diffusion_jax.runs import dump, logs, pictures, sharding, storage
 
 NUM_STRIPS = 8  # images in strip.png
 
@@ -19,16 +21,16 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     Returns:
         The exit code, 0.
     """
-    config = checkpoint.agreed_config(workdir, config)
-    build.solve(config)  # its settings fit together
+    config = stored.agreed_config(workdir, config)
+    sampling.solve(config)  # its settings fit together
     trained = model.restore(workdir, config)
     settings = config["sample"]
     manifest = _manifest(trained)
     out = out or workdir / "samples" / _name(trained, manifest)
     logs.say("sampling", f"{settings['num_images']:,} images into {out}")
-    for doubt in build.doubts(config):
+    for doubt in sampling.doubts(config):
         logs.say("warning", doubt)
-    labels = build.labels(config)
+    labels = sampling.labels(config)
     result = dump.write(
         out,
         lambda first: model.chunks(trained, first=first),
@@ -48,8 +50,8 @@ def _picture_strip(trained: model.Model, file: storage.Path) -> None:
     """Writes a picture with a row for each of the first images: what the network takes it for, from x_T on to the end."""
     predictions = model.strip(trained, NUM_STRIPS).swapaxes(0, 1)  # [images, k, H, W, C]
     num_columns = predictions.shape[1]
-    grid = images.grid(predictions.reshape(-1, *predictions.shape[2:]), num_columns=num_columns)
-    storage.write_bytes(file, images.encode_png(grid))
+    grid = pictures.grid(predictions.reshape(-1, *predictions.shape[2:]), num_columns=num_columns)
+    storage.write_bytes(file, pictures.encode_png(grid))
     logs.say("strip", f"{file}: x_0 as predicted at {num_columns} times, a row for each image")
 
 

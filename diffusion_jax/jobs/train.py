@@ -11,28 +11,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax import (
-    build,
-    checkpoint,
-    compiling,
-    data,
-    logs,
-    loop,
-    memory,
-    model,
-    owner,
-    schema,
-    sharding,
-    sources,
-    storage,
-    streams,
-)
-from diffusion_jax.build import Config
-from diffusion_jax.checkpoint import Checkpoints
+from diffusion_jax import model, streams
+from diffusion_jax.compose import inputs, memory, processes, sampling, schema, stored, training
+from diffusion_jax.compose.processes import Config
+from diffusion_jax.data import feed, sources
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.loop import Hook, Parts
-from diffusion_jax.sources import Source
-from diffusion_jax.train_state import TrainState
+from diffusion_jax.runs import compiling, lock, logs, sharding, storage
+from diffusion_jax.runs.checkpoint import Checkpoints
+from diffusion_jax.training import loop
+from diffusion_jax.training.loop import Hook, Parts
+from diffusion_jax.training.state import TrainState
 
 NUM_PREVIEWED = 64
 NUM_HELD_OUT = 1024  # images at most of which the held-out loss is taken
@@ -49,37 +38,37 @@ def run(config: Config, workdir: storage.Path) -> int:
         The exit code: 0, or 128 + the signal that ended the run early.
     """
     mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"])
-    is_new = not checkpoint.has_config(workdir)
-    config = _with_batch_size(config if is_new else checkpoint.agreed_config(workdir, config), mesh)
+    is_new = not stored.has_config(workdir)
+    config = _with_batch_size(config if is_new else stored.agreed_config(workdir, config), mesh)
     if config["train"]["init_from"] and is_new:
-        checkpoint.read_config(storage.path(config["train"]["init_from"]))  # before anything is read or written
+        stored.read_config(storage.path(config["train"]["init_from"]))  # before anything is read or written
     sharding.check_batch_size(config["train"]["batch_size"], mesh)
-    build.solve(config)  # the settings of the pictures fit together
-    parts, source = build.parts(config), build.source(config)
+    sampling.solve(config)  # the settings of the pictures fit together
+    parts, source = training.parts(config), inputs.source(config)
     if not is_new:
-        checkpoint.check_images(workdir, _seen(config, source))
+        stored.check_images(workdir, _seen(config, source))
     records, held_out = _read(config, source, mesh), _read_held_out(config, mesh)
     storage.make_dir(workdir)
     with (
-        owner.owning(workdir) as check_owner,
+        lock.owning(workdir) as check_owner,
         Checkpoints(workdir, keep=config["train"]["keep_checkpoints"]) as checkpoints,
         loop.catch_signals() as caught,
     ):
         state = _start(config, parts, mesh, checkpoints)
         first_step = int(state.step)
-        per_call = build.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
+        per_call = training.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
         _say_what(config, source, mesh, state, per_call)
         broken: list[UserError] = []
-        feed = _feed(config, source, records, mesh, first_step, per_call, broken)
+        fed = _feed(config, source, records, mesh, first_step, per_call, broken)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         how = {"num_steps": per_call, "deterministic": config["train"]["deterministic"]}
-        step = compile_step(parts, feed.batch, mesh, shardings, **how)
+        step = compile_step(parts, fed.batch, mesh, shardings, **how)
         with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
             watch, save = Watch(config, log), functools.partial(_save, workdir, config, source, checkpoints, log, broken)
             state = loop.run(
                 state,
-                lambda state, item: step(state, feed.store, item),
-                feed.items,
+                lambda state, item: step(state, fed.store, item),
+                fed.items,
                 first_step=first_step,
                 num_steps=config["train"]["num_steps"],
                 steps_per_call=per_call,
@@ -146,44 +135,44 @@ def _take(new: Any, old: Any) -> tuple[Any, list[str]]:
     return jax.tree_util.tree_map_with_path(take, new), fresh
 
 
-def _read(config: Config, source: Source, mesh: Mesh) -> data.Records | None:
+def _read(config: Config, source: Source, mesh: Mesh) -> feed.Records | None:
     """Returns all images of a source on every device, while a terminal shows how far it is; None if they are too many."""
-    if not build.is_resident(config, source.num_images):
-        data.import_grain()
+    if not inputs.is_resident(config, source.num_images):
+        feed.import_grain()
         source.read(0)  # what is wrong with all images is said now
         return None
     progress = logs.Progress("images read", total=source.num_images)
-    records = data.read_all(source, progress.update)
+    records = feed.read_all(source, progress.update)
     progress.clear()
     return sharding.place(records, sharding.replicated(mesh))
 
 
-def _read_held_out(config: Config, mesh: Mesh) -> data.Batch | None:
+def _read_held_out(config: Config, mesh: Mesh) -> feed.Batch | None:
     """Returns batches of images that are not trained on, stacked: always the same; None if the config names none."""
-    if (source := build.held_out(config)) is None:
+    if (source := inputs.held_out(config)) is None:
         return None
     source = sources.thinned(source, NUM_HELD_OUT)
-    feed = data.feed(source, data.read_all(source), first_step=0, **_batching(config))
+    fed = feed.make_feed(source, feed.read_all(source), first_step=0, **_batching(config))
     num_batches = max(1, source.num_images // config["train"]["batch_size"])
-    batches = feed.batch(feed.store, next(data.stacked(feed.items, num_batches)))
+    batches = fed.batch(fed.store, next(feed.stacked(fed.items, num_batches)))
     return sharding.to_global(batches, sharding.batched(mesh, axis=1))
 
 
 def _feed(
     config: Config,
     source: Source,
-    records: data.Records | None,
+    records: feed.Records | None,
     mesh: Mesh,
     first_step: int,
     per_call: int,
     broken: list[UserError],
-) -> data.Feed:
+) -> feed.Feed:
     """Returns the feed, its items as they are sent for each call; they end where an image is broken, which `broken` gets.
 
     Several processes must stop at the same call: until they have agreed on one, the last whole item comes again.
     """
-    feed = data.feed(source, records, first_step=first_step, **_batching(config))
-    items = feed.items if per_call == 1 else data.stacked(feed.items, per_call)
+    fed = feed.make_feed(source, records, first_step=first_step, **_batching(config))
+    items = fed.items if per_call == 1 else feed.stacked(fed.items, per_call)
     where = sharding.batched(mesh, axis=0 if per_call == 1 else 1)
 
     def sent():
@@ -200,12 +189,12 @@ def _feed(
                 signal.raise_signal(signal.SIGTERM)  # which JAX tells the others of
                 yield from itertools.repeat(latest)
 
-    return feed._replace(items=sent())
+    return fed._replace(items=sent())
 
 
 def compile_step(
     parts: Parts,
-    batch_of: Callable[[Any, Any], data.Batch],
+    batch_of: Callable[[Any, Any], feed.Batch],
     mesh: Mesh,
     shardings: TrainState,
     *,
@@ -216,7 +205,7 @@ def compile_step(
 
     Args:
         parts: what a step is made of.
-        batch_of: (store, item) -> batch, see `data.Feed`.
+        batch_of: (store, item) -> batch, see `feed.Feed`.
         mesh: of the devices.
         shardings: of the state.
         num_steps: taken in one call; above one, items and metrics are stacked.
@@ -310,19 +299,19 @@ def _save(
         return
     log.wait_for_metrics()
     if sharding.is_first():
-        checkpoint.write_config(workdir, config, images=_seen(config, source))
+        stored.write_config(workdir, config, images=_seen(config, source))
     checkpoints.save(state)
 
 
 def _hooks(
     config: Config,
     parts: Parts,
-    held_out: data.Batch | None,
+    held_out: feed.Batch | None,
     mesh: Mesh,
     log: logs.Logs,
     save: Callable[[TrainState], None],
 ) -> list[Hook]:
-    draw = jax.jit(build.draw(config), out_shardings=sharding.replicated(mesh))
+    draw = jax.jit(sampling.draw(config), out_shardings=sharding.replicated(mesh))
     padded = -(-NUM_PREVIEWED // mesh.size) * mesh.size
     numbers = sharding.place(np.arange(padded), sharding.batched(mesh))
 
@@ -346,7 +335,7 @@ def _weights(state: TrainState) -> dict[str, Any]:
     return {"raw": state.params} | {f"ema{name}": params for name, params in state.ema.items()}
 
 
-def _held_out_hook(parts: Parts, held_out: data.Batch, log: logs.Logs) -> Callable[[TrainState], None]:
+def _held_out_hook(parts: Parts, held_out: feed.Batch, log: logs.Logs) -> Callable[[TrainState], None]:
     """Returns what logs the loss of images that are not trained on: always with the same levels and noises."""
     loss = jax.jit(functools.partial(loop.held_out_loss, parts=parts))
 
@@ -362,12 +351,12 @@ def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per
     """Prints what is about to run, a line each."""
     train, device = config["train"], jax.devices()[0]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    height, width, channels = build.image_shape(config)
+    height, width, channels = processes.image_shape(config)
     logs.say(
         "devices", f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)"
     )
     logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
-    where = "on the devices" if build.is_resident(config, source.num_images) else "read as needed"
+    where = "on the devices" if inputs.is_resident(config, source.num_images) else "read as needed"
     logs.say("data", f"{config['data']['source']}: {source.num_images:,} images, {height} x {width} x {channels}, {where}")
     if config["model"]["num_classes"] and source.class_names:
         logs.say("classes", ", ".join(f"{label} {name}" for label, name in enumerate(source.class_names)))
@@ -380,7 +369,7 @@ def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per
     logs.say("steps", f"{span}, {train['batch_size']} images each, {per_call} in a call")
     if state.step >= train["num_steps"]:
         logs.say("note", "train.num_steps are taken already; set more to go on.")
-    for doubt in build.doubts(config):
+    for doubt in sampling.doubts(config):
         logs.say("warning", doubt)
     logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
 

@@ -15,9 +15,11 @@ import sys
 
 from absl import flags
 
-from diffusion_jax import checkpoint, command, logs, model, schema, storage
-from diffusion_jax.build import Config
+from diffusion_jax import model
+from diffusion_jax.compose import command, schema, stored
+from diffusion_jax.compose.processes import Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import checkpoint, logs, storage
 
 
 def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
@@ -26,12 +28,12 @@ def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
     Raises:
         UserError: where `workdir` is not that of a run, or `out` is one already.
     """
-    if checkpoint.has_config(out):
+    if stored.has_config(out):
         raise UserError(f"flag --out = {str(out)!r} is the workdir of a run already; choose another.")
-    trained = model.restore(workdir, checkpoint.agreed_config(workdir, config))
+    trained = model.restore(workdir, stored.agreed_config(workdir, config))
     alone = model.with_settings(schema.with_values(trained.config, "train", ema_rates=()), ema_rate=0.0, step=-1)
     checkpoint.save_weights(out, trained.step, trained.params)
-    checkpoint.write_config(out, alone)
+    stored.write_config(out, alone)
     logs.say("done", f"the weights of step {trained.step:,}; try: python main.py --mode=sample --workdir={out}")
     return 0
 
@@ -48,7 +50,7 @@ def _main(argv: list[str]) -> int:
     workdir = command.value_of(argv, "workdir")
     if not workdir or not command.value_of(argv, "out"):
         raise UserError("flag --workdir or --out is missing; they must be the folder of a run and the folder to make.")
-    command.parse(argv, values, lambda: checkpoint.read_config(storage.path(workdir)))
+    command.parse(argv, values, lambda: stored.read_config(storage.path(workdir)))
     schema.check(config := values.config.to_dict())
     return run(storage.path(workdir), config, storage.path(values.out))
 

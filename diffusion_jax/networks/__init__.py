@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.models import layers
-from diffusion_jax.models.unet import UNet
+from diffusion_jax.networks import layers
+from diffusion_jax.networks.unet import UNet
 
 
 class Network(NamedTuple):

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import continuous, images, process, samplers, solvers, streams, timesteps
-from diffusion_jax.build import processes
-from diffusion_jax.build.processes import CLIPS, Config
+from diffusion_jax import continuous, process, samplers, solvers, streams, timesteps
+from diffusion_jax.compose import processes
+from diffusion_jax.compose.processes import CLIPS, Config
+from diffusion_jax.data import codecs
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
 from diffusion_jax.process import Level
@@ -95,7 +96,7 @@ def draw(config: Config) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
 
     def drawn(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
         x = run(params, seed, numbers)[1].x
-        return images.to_uint8(x), jnp.all(jnp.isfinite(x), axis=(1, 2, 3))
+        return codecs.to_uint8(x), jnp.all(jnp.isfinite(x), axis=(1, 2, 3))
 
     return drawn
 
@@ -114,7 +115,7 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     def predictions(params: Any, seed: Array, numbers: Array) -> Array:
         denoise, samples = run(params, seed, numbers, num_traced=k)
         on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.at(levels, rows)))
-        return images.to_uint8(jnp.concatenate([on_the_way, samples.x[None]]))
+        return codecs.to_uint8(jnp.concatenate([on_the_way, samples.x[None]]))
 
     return predictions
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from diffusion_jax import streams
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.sources import Source
 
 Batch = dict[str, Any]  # {"image": uint8 [B, H, W, C], "cond": conditions, a pytree, maybe empty}
 Records = dict[str, np.ndarray]  # {"image": uint8 [..., H, W, C], "label": int32 [...]}
@@ -28,7 +28,7 @@ class Feed(NamedTuple):
     batch: Callable[[Any, Any], Batch]  # (store, item) -> batch; may be traced
 
 
-def feed(
+def make_feed(
     source: Source,
     records: Records | None,
     *,

@@ -8,8 +8,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diffusion_jax import schema, storage
+from diffusion_jax.compose import schema
 from diffusion_jax.errors import RunError, UserError
+from diffusion_jax.runs import storage
 
 RUN_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from diffusion_jax import storage
+from diffusion_jax.runs import storage
 
 
 def keep_compiled() -> None:

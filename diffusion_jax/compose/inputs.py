@@ -2,10 +2,10 @@
 
 import math
 
-from diffusion_jax import sources
-from diffusion_jax.build.processes import Config, image_shape
+from diffusion_jax.compose.processes import Config, image_shape
+from diffusion_jax.data import sources
+from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.sources import Source
 
 SOURCES = {
     "digits": lambda *, name, path, split: sources.digits(split=split),

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from diffusion_jax import logs, sharding, storage
+from diffusion_jax.runs import logs, sharding, storage
 from diffusion_jax.errors import RunError, UserError
 
 INTERVAL = 10.0  # seconds from one sign of life to the next

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax import build, loop
-from diffusion_jax.build import Config
+from diffusion_jax.compose import processes, training
+from diffusion_jax.compose.processes import Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.training import loop
 
 MAX_BATCH_SIZE = 128  # of the automatic choice: the paper's
 MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays
@@ -26,7 +27,7 @@ def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     Raises:
         UserError: where one image is too much.
     """
-    state = jax.eval_shape(functools.partial(loop.make_state, parts=build.parts(config)), jax.random.key(0))
+    state = jax.eval_shape(functools.partial(loop.make_state, parts=training.parts(config)), jax.random.key(0))
     fixed = _num_bytes(state) + _num_bytes(state.params)  # the gradient is as large as the parameters
     free = MEMORY_USED * memory - fixed - config["data"]["resident_gib"] * 2**30  # the data set is at most that
     per_image = activation_bytes(config, 2) - activation_bytes(config, 1)
@@ -43,9 +44,9 @@ def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
 
 def activation_bytes(config: Config, num_images: int) -> int:
     """Returns the size of what the forward pass keeps for the backward pass; nothing is computed."""
-    net = build.network(config)
+    net = processes.network(config)
     params = jax.eval_shape(net.init, jax.random.key(0))
-    x_t = jax.ShapeDtypeStruct((num_images, *build.image_shape(config)), jnp.float32)
+    x_t = jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.float32)
     condition = jax.ShapeDtypeStruct((num_images,), jnp.float32)
     cond = {"label": jax.ShapeDtypeStruct((num_images,), jnp.int32)} if config["model"]["num_classes"] else {}
 

@@ -8,17 +8,16 @@ import math
 import socket
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from diffusion_jax import storage
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import arrays, storage
 
 UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
-DEFLATE = 1032  # bytes that deflate can make of one, at most
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")  # and no other, whatever the suffix: Pillow has Ghostscript execute PostScript
 Read = Callable[[int], tuple[np.ndarray, int]]  # number of an image -> (uint8 [H, W, C], its label)
@@ -59,7 +58,7 @@ def npz(*, path: str) -> Source:
         raise UserError(f"config field data.path = {path!r} is not a file; data.source = 'npz' needs an .npz file.")
     try:
         with file.open("rb") as opened:
-            stored = read_npz(opened, ("images", "arr_0", "labels", "arr_1"))
+            stored = arrays.read_npz(opened, ("images", "arr_0", "labels", "arr_1"))
         images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
         labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
     except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
@@ -78,43 +77,6 @@ def npz(*, path: str) -> Source:
             f"found {labels.dtype} {list(labels.shape)}."
         )
     return _of_arrays(images[..., None] if images.ndim == 3 else images, labels)
-
-
-def read_npz(file: BinaryIO, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Returns arrays of an .npz file, as np.savez and np.savez_compressed write them, by name.
-
-    Nothing is unpacked before it is known to be there: a file takes at most `DEFLATE` times its size of memory.
-
-    Args:
-        file: opened; no pickle in it is ever loaded.
-        wanted: names of arrays, if they are there; None for all.
-
-    Raises:
-        Exception: of whatever kind, where the file is damaged.
-    """
-    most = file.seek(0, io.SEEK_END) * DEFLATE
-    arrays = {}
-    with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
-            name = entry.filename.removesuffix(".npy")
-            if wanted is not None and name not in wanted:
-                continue
-            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.file_size > most:
-                raise ValueError(f"{entry.filename!r} is not what np.savez writes")
-            with archive.open(entry) as member:
-                _check_head(member, entry.file_size)
-            with archive.open(entry) as member:
-                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
-    return arrays
-
-
-def _check_head(member: BinaryIO, size: int) -> None:
-    """Raises ValueError where the head of an .npy file promises other than what the file has."""
-    version = np.lib.format.read_magic(member)
-    read_head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, _, dtype = read_head(member)
-    if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - member.tell():
-        raise ValueError(f"{dtype} {list(shape)} are not {size - member.tell()} bytes")
 
 
 def idx(*, path: str, split: str) -> Source:
@@ -148,7 +110,7 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
     start = 4 + 4 * num_dimensions
     try:
         with file.open("rb") as opened:
-            most = opened.seek(0, io.SEEK_END) * DEFLATE
+            most = opened.seek(0, io.SEEK_END) * arrays.DEFLATE
             opened.seek(0)
             stream = gzip.GzipFile(fileobj=opened) if file.name.endswith(".gz") else opened
             head = stream.read(start)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from diffusion_jax import continuous, denoiser, models, process, schedules
+from diffusion_jax import continuous, denoiser, networks, process, schedules
 from diffusion_jax.continuous import Process
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
@@ -41,9 +41,9 @@ def image_shape(config: Config) -> tuple[int, int, int]:
     return (*config["data"]["image_size"], config["data"]["channels"])
 
 
-def network(config: Config) -> models.Network:
+def network(config: Config) -> networks.Network:
     """Returns the network."""
-    return models.unet(image_shape(config), **config["model"])
+    return networks.unet(image_shape(config), **config["model"])
 
 
 def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:

@@ -28,10 +28,13 @@ from absl import flags
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from diffusion_jax import build, collectives, command, flops, hardware, logs, loop, memory, schema, sharding, storage
-from diffusion_jax.build import Config
+from diffusion_jax.compose import command, memory, processes, sampling, schema, training
+from diffusion_jax.compose.processes import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
+from diffusion_jax.runs import logs, sharding, storage
+from diffusion_jax.tools.plan import collectives, flops, hardware
+from diffusion_jax.training import loop
 
 GIB, MIB = 2**30, 2**20
 
@@ -118,12 +121,15 @@ def _devices(topology: str) -> list[jax.Device]:
 
 def _training(config: Config, mesh: Mesh) -> Plan:
     """Returns what one training step takes, its images sent by the host."""
-    parts, num_images = build.parts(config), config["train"]["batch_size"]
+    parts, num_images = training.parts(config), config["train"]["batch_size"]
     abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
     shardings = sharding.of_state(abstract, mesh, split_update=config["train"]["split_update"])
     state = sharding.described(abstract, shardings)
     where = sharding.batched(mesh)
-    batch = {"image": jax.ShapeDtypeStruct((num_images, *build.image_shape(config)), jnp.uint8, sharding=where), "cond": {}}
+    batch = {
+        "image": jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.uint8, sharding=where),
+        "cond": {},
+    }
     if config["model"]["num_classes"]:
         batch["cond"]["label"] = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=where)
     step = train.compile_step(parts, lambda _, item: item, mesh, shardings, num_steps=1)
@@ -132,12 +138,12 @@ def _training(config: Config, mesh: Mesh) -> Plan:
 
 def _sampling(config: Config, mesh: Mesh) -> Plan:
     """Returns what one step of the sampler takes."""
-    draw, whole = build.draw(config), sharding.replicated(mesh)
-    params = sharding.described(jax.eval_shape(build.network(config).init, jax.random.key(0)), whole)
+    draw, whole = sampling.draw(config), sharding.replicated(mesh)
+    params = sharding.described(jax.eval_shape(processes.network(config).init, jax.random.key(0)), whole)
     num_images = config["sample"]["batch_per_device"] * mesh.size
     numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=sharding.batched(mesh))
     arguments = params, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), numbers
-    num_steps = 1 if config["sample"]["sampler"] == "ode" else len(build.grid_times(config)) - 1
+    num_steps = 1 if config["sample"]["sampler"] == "ode" else len(sampling.grid_times(config)) - 1
     jitted = jax.jit(draw, out_shardings=sharding.batched(mesh))
     return _compiled(jitted, arguments, mesh, flops.count(draw, *arguments) / num_steps)
 

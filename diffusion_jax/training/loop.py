@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from diffusion_jax import images, streams, train_state
+from diffusion_jax import streams
+from diffusion_jax.data import codecs
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.losses import Loss
-from diffusion_jax.models import Network
+from diffusion_jax.networks import Network
 from diffusion_jax.process import Level
 from diffusion_jax.timesteps import Timesteps
-from diffusion_jax.train_state import TrainState
+from diffusion_jax.training import state as train_state
+from diffusion_jax.training.state import TrainState
 
 
 class Parts(NamedTuple):
@@ -55,7 +57,7 @@ def train_step(state: TrainState, batch: dict[str, Any], *, parts: Parts) -> tup
     """
     keys = jax.random.split(streams.key(parts.seed, "train", state.step), 5)
     key_flip, key_label, key_t, key_loss, key_dropout = keys
-    x_0 = images.from_uint8(batch["image"])
+    x_0 = codecs.from_uint8(batch["image"])
     x_0 = random_flip(x_0, key_flip) if parts.random_flip else x_0
     cond, rate = batch["cond"], parts.label_dropout
     cond = drop_labels(cond, key_label, rate, parts.null_label) if rate else cond
@@ -94,7 +96,7 @@ def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Arra
         key_t, key_loss = jax.random.split(streams.key(parts.seed, "evaluate", index))
         t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(batch["image"]))
         denoise = parts.make_denoiser(functools.partial(parts.network.apply, params, cond=batch["cond"]))
-        losses, _ = parts.loss(denoise, images.from_uint8(batch["image"]), parts.level_of(t), key_loss)
+        losses, _ = parts.loss(denoise, codecs.from_uint8(batch["image"]), parts.level_of(t), key_loss)
         return jnp.mean(weight * losses)
 
     return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["image"])), batches)))

@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from diffusion_jax import consistency
+from diffusion_jax.compose import consistency
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs.dump import flatten
 
 FORMAT_VERSION = 5  # of config.json and of the checkpoints beside it
 ADDED = {  # format_version -> fields that the one before had not, with what was done before they could be said
@@ -194,17 +195,6 @@ FREE_ON_RESUME = frozenset(
         *[name for name in FIELDS if name.startswith(("sample.", "likelihood."))],
     ]
 )
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a nested config as {"section.field": value}."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def check_name(name: str) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from jax import Array
 
-from diffusion_jax import losses, timesteps, train_state
-from diffusion_jax.build import processes
-from diffusion_jax.build.processes import Config
+from diffusion_jax import losses, timesteps
+from diffusion_jax.compose import processes
+from diffusion_jax.compose.processes import Config
 from diffusion_jax.continuous import Process
 from diffusion_jax.errors import UserError
-from diffusion_jax.loop import Parts
 from diffusion_jax.timesteps import Timesteps
+from diffusion_jax.training import state as train_state
+from diffusion_jax.training.loop import Parts
 
 LOSSES = {
     "hybrid": lambda *, predicts, weighting, levels: losses.hybrid(predicts=predicts, levels=levels),

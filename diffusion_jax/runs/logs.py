@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax import images, plots, sharding, storage
+from diffusion_jax.runs import pictures, plots, sharding, storage
 
 
 def say(label: str, text: str) -> None:
@@ -83,9 +83,9 @@ class Logs:
             name: what made them.
             x: uint8 [N, H, W, C].
         """
-        grid = images.grid(x)
+        grid = pictures.grid(x)
         file = self._workdir / "previews" / f"step_{step:07d}_{name}.png"
-        self._submit(file.name, lambda: storage.write_bytes(file, images.encode_png(grid)))
+        self._submit(file.name, lambda: storage.write_bytes(file, pictures.encode_png(grid)))
         self._submit("TensorBoard", self._show, lambda writer: writer.write_images(step, {name: grid[None]}))
 
     def _submit(self, what: str, function: Callable, *arguments, thread: futures.Executor | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from diffusion_jax import images, schema, sharding, sources, storage
+from diffusion_jax.runs import arrays, pictures, sharding, storage
 from diffusion_jax.errors import UserError
 
 NUM_PICTURED = 64
@@ -59,7 +59,7 @@ def write(
         return result
     with storage.writing(result) as file:
         write_npz(file, shards, sizes, (num_images, *pictured.shape[1:]), labels)
-    storage.write_bytes(out / "grid.png", images.encode_png(images.grid(pictured)))
+    storage.write_bytes(out / "grid.png", pictures.encode_png(pictures.grid(pictured)))
     return result
 
 
@@ -134,7 +134,7 @@ def decode(shard: storage.Path) -> dict[str, np.ndarray]:
         UserError: where it is damaged.
     """
     try:
-        return sources.read_npz(io.BytesIO(shard.read_bytes()))
+        return arrays.read_npz(io.BytesIO(shard.read_bytes()))
     except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
         raise UserError(
             f"shard {str(shard)!r} is damaged ({type(error).__name__}); remove it, and the same command makes it again."
@@ -144,6 +144,17 @@ def decode(shard: storage.Path) -> dict[str, np.ndarray]:
 def digest(manifest: Mapping[str, Any]) -> str:
     """Returns eight letters that tell this manifest from others."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a nested mapping as {"section.field": value}."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
@@ -157,10 +168,10 @@ def claim(out: storage.Path, manifest: Mapping[str, Any]) -> None:
         storage.write_text(file, json.dumps(manifest, indent=2) + "\n")
     sharding.wait_for_all("manifest")
     try:
-        stored = schema.flatten(json.loads(file.read_text()))
+        stored = flatten(json.loads(file.read_text()))
     except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"file {str(file)!r} is damaged ({type(error).__name__}); choose another --out.") from error
-    new = schema.flatten(json.loads(json.dumps(manifest)))
+    new = flatten(json.loads(json.dumps(manifest)))
     if differences := [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]:
         raise UserError(
             f"folder {str(out)!r} holds other results (different {', '.join(differences)}); choose another --out."

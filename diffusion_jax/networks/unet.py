@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffusion_jax.models import layers
+from diffusion_jax.networks import layers
 
 
 class UNet(nn.Module):

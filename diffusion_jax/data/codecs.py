@@ -1,0 +1,14 @@
+"""How stored data becomes x_0 and comes back: uint8 pixels <-> [-1, 1]."""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def from_uint8(images: Array) -> Array:
+    """Returns uint8 images in [-1, 1] as x / 127.5 - 1. [Ho et al. 2020, section 3.3]"""
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(x: Array) -> Array:
+    """Returns images in [-1, 1] as the nearest uint8; values outside are clipped."""
+    return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
