@@ -15,15 +15,17 @@ Flags:
 import importlib
 import signal
 import sys
-from typing import Any
 
-from absl import flags, logging
+from absl import logging
 
-from diffusion_jax.compose import command, schema
+from diffusion_jax.compose import command, describe, stored
+from diffusion_jax.compose.command import Flags, Parsed
+from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
 
 MODES = ("train", "sample", "likelihood")
+FLAGS = {"mode": "train", "workdir": "", "out": ""}
 
 
 def main(argv: list[str]) -> int:
@@ -33,56 +35,52 @@ def main(argv: list[str]) -> int:
         The exit code: 0; 2 for bad input; 1 for a run that failed; 128 + n for one that signal n stopped.
     """
     logging.set_verbosity(logging.FATAL)  # what orbax says of a failed save comes as our own sentence
-    return command.answer(argv, _help, _run)
+    return command.answer(argv, lambda: f"{__doc__}\nConfig fields:\n\n{describe.as_text()}", _run)
 
 
 def _run(argv: list[str]) -> int:
-    values = _parse(argv)
-    schema.check(config := values.config.to_dict())
-    job = importlib.import_module(f"diffusion_jax.jobs.{values.mode}")
+    flags, config, given = parse(argv)
+    job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
+    importlib.import_module("diffusion_jax.compose.checks").check(config)
     sharding = importlib.import_module("diffusion_jax.runs.sharding")
     sharding.join_processes()
-    if config["compilation_cache"]:
+    for sentence in config.without_effect(given):
+        importlib.import_module("diffusion_jax.runs.logs").say("warning", sentence)
+    if config.compilation_cache:
         importlib.import_module("diffusion_jax.runs.compiling").keep_compiled()
-    if values.mode != "train":
+    if flags["mode"] != "train":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes
-    out = {"out": storage.path(values.out)} if values.out else {}
-    code = job.run(config, storage.path(values.workdir), **out)
+    out = {"out": storage.path(flags["out"])} if flags["out"] else {}
+    code = job.run(config, storage.path(flags["workdir"]), **out)
     sharding.wait_for_all("end")  # the first may still write; at its exit JAX would wait for it five minutes and then abort
     return code
 
 
-def _parse(argv: list[str]) -> flags.FlagValues:
-    """Returns the parsed flags. Without --config, every mode but training takes the config stored in the workdir.
+def parse(argv: list[str]) -> Parsed:
+    """Returns what a command line says. Without --config, every mode but training takes the config stored in the workdir.
 
     Raises:
-        UserError: for an unknown flag or field, or a value that cannot be read.
+        UserError: for an unknown flag or field, or a value that is not allowed.
     """
-    values = flags.FlagValues()
-    flags.DEFINE_enum("mode", "train", MODES, "", flag_values=values)
-    flags.DEFINE_string("workdir", "", "", flag_values=values)
-    flags.DEFINE_string("out", "", "", flag_values=values)
-    command.parse(argv, values, lambda: _stored_config(argv))
-    if not values.workdir:
+    parsed = command.parse(argv, FLAGS, _stored_config)
+    _check(parsed.flags)
+    return parsed
+
+
+def _check(flags: Flags) -> None:
+    if flags["mode"] not in MODES:
+        raise UserError(f"flag --mode = {flags['mode']!r} is not allowed; it must be one of {', '.join(MODES)}.")
+    if not flags["workdir"]:
         raise UserError("flag --workdir is missing; it must be the folder of the run.")
-    if values.out and values.mode == "train":
-        raise UserError(f"flag --out = {values.out!r} is for the other modes; training writes into --workdir.")
-    return values
+    if flags["out"] and flags["mode"] == "train":
+        raise UserError(f"flag --out = {flags['out']!r} is for the other modes; training writes into --workdir.")
 
 
-def _stored_config(argv: list[str]) -> dict[str, Any]:
-    if command.value_of(argv, "mode") in (None, "train"):
+def _stored_config(flags: Flags) -> Config:
+    if flags["mode"] == "train":
         raise UserError("flag --config is missing; training needs one, such as --config=configs/digits.py.")
-    if not (workdir := command.value_of(argv, "workdir")):
-        raise UserError("flag --workdir is missing; it must be the folder of the run.")
-    return schema.from_json(storage.read_text(storage.path(workdir) / "config.json", "the workdir of a run"))
-
-
-def _help() -> str:
-    """Returns what --help prints: how to start, and every field with what it takes."""
-    width = max(map(len, schema.FIELDS))
-    fields = [f"    {name:<{width}}  {rule.allowed}" for name, rule in schema.FIELDS.items()]
-    return f"{__doc__}\nConfig fields (what they mean stands in configs/cifar10.py):\n" + "\n".join(fields)
+    _check(flags)
+    return stored.read_config(storage.path(flags["workdir"]))
 
 
 if __name__ == "__main__":

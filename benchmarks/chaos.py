@@ -360,7 +360,7 @@ def last_checkpoint(workdir: pathlib.Path) -> dict[str, tuple[str, bytes]]:
     abstract = jax.eval_shape(functools.partial(loop.make_state, parts=training.parts(config)), jax.random.key(0))
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract)
-    with checkpoint.Checkpoints(storage.path(workdir), keep=config["train"]["keep_checkpoints"]) as checkpoints:
+    with checkpoint.Checkpoints(storage.path(workdir), keep=config.train.keep_checkpoints) as checkpoints:
         state = checkpoints.restore_latest(like)
     leaves = {jax.tree_util.keystr(name): np.asarray(leaf) for name, leaf in jax.tree_util.tree_leaves_with_path(state)}
     return {name: (f"{leaf.dtype} {leaf.shape}", leaf.tobytes()) for name, leaf in leaves.items()}

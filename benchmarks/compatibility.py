@@ -50,7 +50,7 @@ def main() -> int:
 
 def losses() -> np.ndarray:
     """Returns the loss of each step. # float32 [NUM_STEPS]"""
-    config = tiny.config_of({"model.dropout": 0.1, "model.attention_levels": (0,)})
+    config = tiny.config_of({"model.dropout": 0.1, "model.attention_stages": (0,)})
     parts, source = training.parts(config), inputs.source(config)
     records = feed.read_all(source)
     fed = feed.make_feed(source, records, batch_size=16, seed=0, first_step=0, with_labels=False)

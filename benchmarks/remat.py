@@ -1,6 +1,6 @@
 """Memory against time when levels are computed again: python benchmarks/remat.py
 
-A training step of the exact CIFAR-10 network for every `model.num_remat_levels`: the temporary memory that the compiler
+A training step of the exact CIFAR-10 network for every `model.num_remat_stages`: the temporary memory that the compiler
 sets aside, and milliseconds, the median of turns taken one after the other. On a CPU in float32 with 8 images, elsewhere in
 bfloat16 with 256. Writes benchmarks/remat_<platform>.json and prints it as a table.
 """
@@ -30,17 +30,17 @@ def main() -> None:
     on_cpu = device.platform == "cpu"
     cell, num_steps = throughput.Cell("cifar10", 8 if on_cpu else 256, "train"), 1 if on_cpu else 10
     calls, rows = [], []
-    for num in range(len(config["model"]["multipliers"]) + 1):
-        side = throughput.Ours({**config, "model": {**config["model"], "num_remat_levels": num}})
+    for num in range(len(config.model.multipliers) + 1):
+        side = throughput.Ours({**config, "model": {**dict(config.model), "num_remat_stages": num}})
         calls.append(side.prepare(cell, num_steps))
         calls[-1]()
         temporary = side.compiled.memory_analysis().temp_size_in_bytes
-        rows.append({"num_remat_levels": num, "temporary_bytes": temporary, "flops_per_step": side.num_flops})
-        print(f"num_remat_levels {num}: compiled in {side.compile_s:.0f} s", flush=True)
+        rows.append({"num_remat_stages": num, "temporary_bytes": temporary, "flops_per_step": side.num_flops})
+        print(f"num_remat_stages {num}: compiled in {side.compile_s:.0f} s", flush=True)
     for row, seconds in zip(rows, turns(calls, arguments.rounds), strict=True):
         row["ms_per_step"] = 1e3 * statistics.median(seconds) / num_steps
         row["spread"] = (max(seconds) - min(seconds)) / statistics.median(seconds)
-    result = {"command": "python benchmarks/remat.py", "batch_size": cell.batch_size, "dtype": config["model"]["dtype"]}
+    result = {"command": "python benchmarks/remat.py", "batch_size": cell.batch_size, "dtype": config.model.dtype}
     result |= {"hardware": throughput.hardware_of(device), "versions": stored.versions(), "rows": rows}
     (ROOT / "benchmarks" / f"remat_{device.platform}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(table(rows))
@@ -58,13 +58,13 @@ def turns(calls: list, rounds: int) -> list[list[float]]:
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["| num_remat_levels | temporary, MiB | operations | ms a step | time |", "|---|---|---|---|---|"]
+    lines = ["| num_remat_stages | temporary, MiB | operations | ms a step | time |", "|---|---|---|---|---|"]
     none = rows[0]
     for row in rows:
         relative = (row[name] / none[name] for name in ("flops_per_step", "ms_per_step"))
         operations, duration = (f"{value:.2f}" for value in relative)
         memory = f"{row['temporary_bytes'] / 2**20:.0f}"
-        lines.append(f"| {row['num_remat_levels']} | {memory} | {operations} | {row['ms_per_step']:.0f} | {duration} |")
+        lines.append(f"| {row['num_remat_stages']} | {memory} | {operations} | {row['ms_per_step']:.0f} | {duration} |")
     return "\n".join(lines)
 
 

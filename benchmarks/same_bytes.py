@@ -37,7 +37,7 @@ def main() -> None:
     config = stored.read_config(storage.path(flags.workdir))
     result = {
         "command": "python benchmarks/same_bytes.py --workdir=DIR",
-        "run": f"{config['data']['source']} {config['data']['image_size']}, {config['model']['channels']} channels",
+        "run": f"{config.data.source} {config.data.image_size}, {config.model.channels} channels",
         "num_values": int(reference.size),
         "reference": dict(zip(("num_devices", "batch_per_device"), REFERENCE, strict=True)),
         "rows": rows,

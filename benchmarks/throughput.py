@@ -177,8 +177,8 @@ def times_of(config: dict, cell: Cell) -> np.ndarray:
 def with_cell(config: dict, cell: Cell) -> dict:
     how = {"sampler": "ddim", "grid": "trailing", "num_steps": 50}
     if cell.task == "ancestral1000":
-        how = {"sampler": "ancestral", "grid": "trailing", "num_steps": config["process"]["num_steps"]}
-    return {**config, "sample": {**config["sample"], **how, "eta": 0.0, "clip": "static"}}
+        how = {"sampler": "ancestral", "grid": "trailing", "num_steps": config.process.num_steps}
+    return {**config, "sample": {**dict(config.sample), **how, "eta": 0.0, "clip": "static"}}
 
 
 class Ours:

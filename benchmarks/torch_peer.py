@@ -22,7 +22,7 @@ class TorchPeer:
 
     def __init__(self, config: dict, *, compiled: bool):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=config["model"]["dtype"] == "bfloat16")
+        self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=config.model.dtype == "bfloat16")
         self.memory_format = torch.channels_last if compiled else torch.contiguous_format
         self.config, self.compiled = config, compiled
         network = unet(config).to(self.device, memory_format=self.memory_format)
@@ -30,7 +30,7 @@ class TorchPeer:
         self.num_params = sum(parameter.numel() for parameter in self.parameters)
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.averaged = list(self.average.parameters())
-        rate = config["train"]["learning_rate"]
+        rate = config.train.learning_rate
         self.optimizer = torch.optim.Adam(self.parameters, lr=rate, fused=self.device == "cuda")
         compiling = compile_whole if compiled else lambda module: module
         self.network, self.sampled = compiling(network), compiling(self.average)
@@ -79,9 +79,9 @@ class TorchPeer:
         loss = torch.nn.functional.mse_loss(predicted.float(), eps)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config["train"]["grad_clip"])
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.train.grad_clip)
         self.optimizer.step()
-        torch._foreach_lerp_(self.averaged, self.parameters, 1 - self.config["train"]["ema_rates"][0])
+        torch._foreach_lerp_(self.averaged, self.parameters, 1 - self.config.train.ema_rates[0])
 
     def sampler(self, times: np.ndarray, batch_size: int, *, ancestral: bool) -> Callable[[int], None]:
         """Returns what draws a number of batches: ancestral, or DDIM, down whole times t, 0 being the data."""
@@ -134,23 +134,23 @@ def compile_whole(module: torch.nn.Module) -> Callable:
 
 def unet(config: dict) -> diffusers.UNet2DModel:
     """Returns diffusers' network of a config's shape."""
-    model = config["model"]
+    model = config.model
     height, width, channels = processes.image_shape(config)
-    levels = range(len(model["multipliers"]))
-    block = lambda level, way: f"{'Attn' * (level in model['attention_levels'])}{way}Block2D"  # noqa: E731
+    levels = range(len(model.multipliers))
+    block = lambda level, way: f"{'Attn' * (level in model.attention_stages)}{way}Block2D"  # noqa: E731
     return diffusers.UNet2DModel(
         sample_size=(height, width),
         in_channels=channels,
-        out_channels=channels * (1 + model["learned_variance"]),
-        layers_per_block=model["num_res_blocks"],
-        block_out_channels=[model["channels"] * multiplier for multiplier in model["multipliers"]],
+        out_channels=channels * (1 + model.learned_variance),
+        layers_per_block=model.num_res_blocks,
+        block_out_channels=[model.channels * multiplier for multiplier in model.multipliers],
         down_block_types=[block(level, "Down") for level in levels],
         up_block_types=[block(level, "Up") for level in reversed(levels)],
-        attention_head_dim=model["head_channels"] or None,
-        norm_num_groups=model["num_groups"],
-        norm_eps=model["norm_epsilon"],
-        resnet_time_scale_shift="scale_shift" if model["scale_shift_norm"] else "default",
-        dropout=model["dropout"],
+        attention_head_dim=model.head_channels or None,
+        norm_num_groups=model.num_groups,
+        norm_eps=model.norm_epsilon,
+        resnet_time_scale_shift="scale_shift" if model.scale_shift_norm else "default",
+        dropout=model.dropout,
         downsample_padding=0,
         flip_sin_to_cos=False,
         freq_shift=1,

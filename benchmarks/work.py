@@ -2,7 +2,7 @@
 
 For the networks of three recipes, in bfloat16: operations of a forward pass and of a training step for one image, what of
 them goes into attention and into the time embedding, and the bytes kept for the backward pass; the last two for every
-`model.num_remat_levels` too. Writes benchmarks/work.json and prints it as two tables.
+`model.num_remat_stages` too. Writes benchmarks/work.json and prints it as two tables.
 """
 
 import argparse
@@ -38,12 +38,12 @@ def row(name: str) -> dict:
     forward = flops.count(lambda *args: network.apply(*args, {}), params, x_t, condition)
     found = {"network": name, "num_params": sum(leaf.size for leaf in jax.tree.leaves(params)), "forward_flops": forward}
     found |= {"attention_flops": attention(params, shape[0]), "embedding_flops": embedding(params)}
-    found["by_remat_levels"] = [by_remat_levels(name, num) for num in range(len(config["model"]["multipliers"]) + 1)]
+    found["by_remat_levels"] = [by_remat_levels(name, num) for num in range(len(config.model.multipliers) + 1)]
     return found
 
 
 def by_remat_levels(name: str, num: int) -> dict[str, int]:
-    config = config_of(name, num_remat_levels=num)
+    config = config_of(name, num_remat_stages=num)
     per_image = memory.activation_bytes(config, 2) - memory.activation_bytes(config, 1)
     return {"kept_bytes": per_image, "step_flops": step(config, processes.image_shape(config))}
 
@@ -93,7 +93,7 @@ def table(rows: list[dict]) -> str:
 def remat_table(rows: list[dict]) -> str:
     """Returns, for every number of levels, the bytes kept and the operations of a step, relative to none."""
     most = max(len(row["by_remat_levels"]) for row in rows)
-    lines = [f"| num_remat_levels | {' | '.join(map(str, range(most)))} |", "|---" * (most + 1) + "|"]
+    lines = [f"| num_remat_stages | {' | '.join(map(str, range(most)))} |", "|---" * (most + 1) + "|"]
     for row in rows:
         none = row["by_remat_levels"][0]
         for what, column in (("bytes", "kept_bytes"), ("operations", "step_flops")):

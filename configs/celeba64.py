@@ -18,7 +18,7 @@ from configs import cifar10
 def get_config() -> ConfigDict:
     config = cifar10.get_config()
     config.data.update(name="celeb_a:2.1.0", image_size=(64, 64), center_crop=140, resize=True)
-    config.model.update(multipliers=(1, 2, 2, 2, 4), attention_levels=(2,))
+    config.model.update(multipliers=(1, 2, 2, 2, 4), attention_stages=(2,))
     config.train.num_steps = 500_000
     config.sample.batch_per_device = 128
     return config

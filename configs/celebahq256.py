@@ -17,7 +17,7 @@ from configs import cifar10
 def get_config() -> ConfigDict:
     config = cifar10.get_config()
     config.data.update(name="celeb_a_hq/256:2.0.0", held_out="", image_size=(256, 256))
-    config.model.update(multipliers=(1, 1, 2, 2, 4, 4), attention_levels=(4,), dropout=0.0)
+    config.model.update(multipliers=(1, 1, 2, 2, 4, 4), attention_stages=(4,), dropout=0.0)
     config.train.update(num_steps=500_000, batch_size=64, learning_rate=2e-5)
     config.sample.update(variance="small", batch_per_device=16)
     return config

@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     config = cifar10.get_config()
     config.process.kind = "ve"
     config.predicts = "edm"
-    config.model.update(multipliers=(2, 2, 2), num_res_blocks=4, attention_levels=(1,), dropout=0.13)
-    config.loss.density = "log_normal"
+    config.model.update(multipliers=(2, 2, 2), num_res_blocks=4, attention_stages=(1,), dropout=0.13)
+    config.loss.time_density = "log_normal"
     config.train.update(num_steps=390_625, batch_size=512, learning_rate=1e-3, warmup_steps=19_531, grad_clip=float("inf"))
     config.train.ema_rates = (0.99929,)
     config.sample.update(sampler="heun", grid="karras", num_steps=18, clip="none", ema_rate=0.99929)

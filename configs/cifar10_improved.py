@@ -18,8 +18,8 @@ from configs import cifar10
 def get_config() -> ConfigDict:
     config = cifar10.get_config()
     config.data.random_flip = False
-    config.process.update(schedule="cosine", num_steps=4000, rescale_condition=True)
-    config.model.update(num_res_blocks=3, attention_levels=(1, 2), num_heads=4, dropout=0.3, learned_variance=True)
+    config.process.update(schedule="cosine", num_steps=4000, rescale_c_noise=True)
+    config.model.update(num_res_blocks=3, attention_stages=(1, 2), num_heads=4, dropout=0.3, learned_variance=True)
     config.model.update(norm_epsilon=1e-5, scale_shift_norm=True)
     config.model.update(downsample_padding="all_sides", embedding_spacing="half_open")
     config.loss.name = "hybrid"

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.data.update(source="digits", name="", held_out="", image_size=(8, 8), channels=1, random_flip=False)
     config.process.schedule = "cosine"
     config.predicts = "v"
-    config.model.update(channels=24, multipliers=(1, 2), num_res_blocks=1, attention_levels=(), dropout=0.0, num_groups=8)
+    config.model.update(channels=24, multipliers=(1, 2), num_res_blocks=1, attention_stages=(), dropout=0.0, num_groups=8)
     config.loss.timesteps = "stratified"
     config.train.update(num_steps=2000, batch_size=64, learning_rate=2e-3, decay="cosine", warmup_steps=100)
     config.train.update(ema_rates=(0.99,), log_every=100, checkpoint_every=500, sample_every=500)

@@ -16,6 +16,6 @@ def get_config() -> ConfigDict:
     config = digits.get_config()
     config.process.kind = "ve"
     config.predicts = "edm"
-    config.loss.density = "log_normal"
+    config.loss.time_density = "log_normal"
     config.sample.update(sampler="heun", grid="karras", num_steps=18, clip="none")
     return config

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.process.schedule = "cosine"
     config.predicts = "v"
     config.model.update(
-        channels=16, multipliers=(1, 2, 4), num_res_blocks=1, attention_levels=(2,), dropout=0.0, num_groups=8
+        channels=16, multipliers=(1, 2, 4), num_res_blocks=1, attention_stages=(2,), dropout=0.0, num_groups=8
     )
     config.loss.timesteps = "stratified"
     config.train.update(num_steps=8000, batch_size=32, learning_rate=1e-3, decay="cosine", warmup_steps=200)

@@ -17,7 +17,7 @@ from configs import cifar10_improved
 def get_config() -> ConfigDict:
     config = cifar10_improved.get_config()
     config.data.update(name="downsampled_imagenet/64x64:2.0.0", held_out="validation", image_size=(64, 64))
-    config.model.update(multipliers=(1, 2, 3, 4), attention_levels=(2, 3), dropout=0.0)
+    config.model.update(multipliers=(1, 2, 3, 4), attention_stages=(2, 3), dropout=0.0)
     config.train.num_steps = 1_500_000
     config.sample.batch_per_device = 64
     return config

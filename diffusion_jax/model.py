@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from diffusion_jax.compose import likelihoods, processes, sampling, schema, stored
-from diffusion_jax.compose.processes import Config
+from diffusion_jax.compose import checks, likelihoods, processes, sampling, stored
+from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import RunError, UserError
@@ -24,7 +24,7 @@ class Model(NamedTuple):
     """The weights of a run, and the config that says what they are.
 
     Attributes:
-        config: of the run, nested.
+        config: of the run.
         params: the network's weights, on every device.
         step: of the checkpoint.
     """
@@ -45,7 +45,7 @@ class Model(NamedTuple):
         Raises:
             UserError: for a label where it knows none, or none where it does.
         """
-        num_classes = self.config["model"]["num_classes"]
+        num_classes = self.config.model.num_classes
         fits, allowed = (np.ndim(label) == 1, "int [B]") if num_classes else (label is None, "None")
         if not fits:
             raise UserError(f"label = {label!r} is not allowed; with {num_classes} classes it must be {allowed}.")
@@ -84,7 +84,7 @@ def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None =
     """
     workdir = storage.path(workdir)
     config = stored.read_config(workdir)
-    rate = config["sample"]["ema_rate"] if ema_rate is None else ema_rate
+    rate = config.sample.ema_rate if ema_rate is None else ema_rate
     config = with_settings(config, step=step, ema_rate=rate)
     return restore(workdir, config)
 
@@ -97,23 +97,23 @@ def _plain(value: Any) -> Any:
 
 def restore(workdir: storage.Path, config: Config) -> Model:
     """Returns the model of a run with the checkpoint and the average that the config's section `sample` asks for."""
-    settings = config["sample"]
+    settings = config.sample
     abstract = jax.eval_shape(processes.network(config).init, jax.random.key(0))
     like = sharding.described(abstract, sharding.replicated(sharding.local_mesh()))
     step, params = checkpoint.restore_weights(
         workdir,
-        step=settings["step"],
+        step=settings.step,
         like=like,
-        ema=train_state.ema_name(settings["ema_rate"]) if settings["ema_rate"] else "",
-        all_ema=[train_state.ema_name(rate) for rate in config["train"]["ema_rates"]],
+        ema=train_state.ema_name(settings.ema_rate) if settings.ema_rate else "",
+        all_ema=[train_state.ema_name(rate) for rate in config.train.ema_rates],
     )
     return Model(config, params, step)
 
 
 def with_settings(config: Config, **settings) -> Config:
     """Returns the config with fields of its section `sample` changed, and checked."""
-    config = schema.with_values(config, "sample", **settings)
-    schema.check(config)
+    config = config.with_values("sample", **settings)
+    checks.check(config)
     return config
 
 
@@ -123,16 +123,16 @@ def provenance(model: Model) -> dict[str, Any]:
     weights = hashlib.sha256()
     for leaf in jax.tree.leaves(model.params):
         weights.update(np.asarray(leaf).tobytes())
-    identity = json.dumps(schema.identity(config), sort_keys=True)
+    identity = json.dumps(config.identity(), sort_keys=True)
     return {
-        "format_version": schema.FORMAT_VERSION,
+        "format_version": stored.FORMAT_VERSION,
         "checkpoint_step": model.step,
         "weights_sha256": weights.hexdigest(),
         "config_sha256": hashlib.sha256(identity.encode()).hexdigest(),
         "image_shape": processes.image_shape(config),
-        "process": config["process"],
-        "predicts": config["predicts"],
-        "model": config["model"],
+        "process": config.process.model_dump(),
+        "predicts": config.predicts,
+        "model": config.model.model_dump(),
         "device": jax.devices()[0].device_kind,
         "versions": stored.versions(),
     }
@@ -147,7 +147,7 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
     Raises:
         RunError: where an image is not finite.
     """
-    num_images, size = model.config["sample"]["num_images"], _chunk_size(model.config, "sample")
+    num_images, size = model.config.sample.num_images, _chunk_size(model.config, "sample")
     for start in range(first - first % size, num_images, size):
         drawn, finite = _drawn(model, sampling.draw, np.arange(start, start + size))
         if not np.all(finite):
@@ -164,10 +164,10 @@ def strip(model: Model, num_images: int) -> np.ndarray:
 
 
 def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> Any:
-    """Returns what a function of `build` draws for images with these numbers, in NumPy."""
+    """Returns what a function of `compose` draws for images with these numbers, in NumPy."""
     draw = _program(make, model.config)
     numbers = jax.device_put(numbers, sharding.batched(sharding.local_mesh()))
-    return jax.device_get(draw(model.params, model.config["sample"]["seed"], numbers))
+    return jax.device_get(draw(model.params, model.config.sample.seed, numbers))
 
 
 def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -183,25 +183,24 @@ def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.nda
     for start in range(0, len(numbers), size):
         rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)  # the last chunk is padded
         chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, batch)), where)
-        found = jax.device_get(measure(model.params, model.config["sample"]["seed"], *chosen))
+        found = jax.device_get(measure(model.params, model.config.sample.seed, *chosen))
         parts.append({name: leaf[..., : len(numbers) - start] for name, leaf in found.items()})
     return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
 
 
 def _chunk_size(config: Config, section: str) -> int:
     """Returns how many images a section takes at once, over all devices of this process."""
-    return config[section]["batch_per_device"] * jax.local_device_count()
+    return getattr(config, section).batch_per_device * jax.local_device_count()
 
 
 def _program(make: Callable, config: Config):
-    """Returns a function of `build` jitted; fields of the config that do not change the program may differ."""
+    """Returns a function of `compose` jitted; fields of the config that do not change the program may differ."""
     counts = {"num_images": 1, "shard_size": 1}
-    sample = {**config["sample"], **counts, "seed": 0, "step": -1}
-    likelihood = {**config["likelihood"], **counts}
-    return _compiled(make, schema.to_json({**config, "sample": sample, "likelihood": likelihood}, {}))
+    config = config.with_values("sample", **counts, seed=0, step=-1).with_values("likelihood", **counts)
+    return _compiled(make, config)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(make: Callable, config_json: str):
-    """Returns a function of `build` jitted, the same object for the same settings: asking twice compiles once."""
-    return jax.jit(make(schema.from_json(config_json)), out_shardings=sharding.replicated(sharding.local_mesh()))
+def _compiled(make: Callable, config: Config):
+    """Returns a function of `compose` jitted, the same object for the same settings: asking twice compiles once."""
+    return jax.jit(make(config), out_shardings=sharding.replicated(sharding.local_mesh()))

@@ -11,7 +11,7 @@ import pytest
 from tiny import config_of
 
 from diffusion_jax import streams
-from diffusion_jax.compose import schema, stored, training
+from diffusion_jax.compose import stored, training
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import checkpoint, sharding, storage
 from diffusion_jax.training import loop

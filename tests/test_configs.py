@@ -13,7 +13,7 @@ from PIL import Image
 import configs
 from configs import celeba64, cifar10, lsun
 from diffusion_jax import streams
-from diffusion_jax.compose import memory, processes, sampling, schema, training
+from diffusion_jax.compose import memory, processes, sampling, training
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import loop
 
@@ -27,7 +27,7 @@ NUM_PARAMETERS = {
     "cifar10_vp_continuous": 35_746_307,
     "digits": 367_129,
     "digits_edm": 367_129,
-    "digits_flow": 367_129,
+    "digits_rectified_flow": 367_129,
     "fashion_mnist": 686_769,
     "folder": None,
     "imagenet64": 121_063_942,  # the published code's, counted; "120 million", Nichol & Dhariwal 2021, section 4
@@ -84,7 +84,7 @@ def check_shapes(config):
     params = jax.eval_shape(network.init, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((2, *processes.image_shape(config)), jnp.float32)
     output = jax.eval_shape(network.apply, params, x_t, jax.ShapeDtypeStruct((2,), jnp.float32), {})
-    num_outputs = (1 + config["model"]["learned_variance"]) * x_t.shape[-1]
+    num_outputs = (1 + config.model.learned_variance) * x_t.shape[-1]
     assert output.shape == (*x_t.shape[:-1], num_outputs) and output.dtype == jnp.float32
     return params
 
@@ -103,8 +103,8 @@ def take_two_steps(config):
     assert int(after.step) == 2 and int(after.counters["skipped"]) == 0
     moved = jax.tree.leaves(jax.tree.map(lambda old, new: bool(jnp.any(old != new)), state.params, after.params))
     assert np.mean(moved) > 0.9  # two steps at 2e-5 are too small for some of the parameters near 1
-    if config["loss"]["name"] == "simple" and config["predicts"] != "edm":  # whose variance is 1 for data of variance 1/4
-        variance = 2 if config["predicts"] == "velocity" else 1  # of what an untrained network says 0 to
+    if config.loss.name == "simple" and config.predicts != "edm":  # whose variance is 1 for data of variance 1/4
+        variance = 2 if config.predicts == "velocity" else 1  # of what an untrained network says 0 to
         assert float(metrics[0]["loss"]) == pytest.approx(variance, abs=0.5)
 
 
@@ -137,7 +137,7 @@ def test_a_folder_gets_the_network_for_its_images(tmp_path, size, picked, mode, 
     channels = {"L": 1, "RGB": 3}[mode]
     assert (config.data.image_size, config.data.channels) == ((picked, picked), channels)
     assert f"picked      {picked} x {picked} x {channels}" in capsys.readouterr().out
-    [level] = config.model.attention_levels
+    [level] = config.model.attention_stages
     assert picked // 2**level == 16
 
 
@@ -149,7 +149,7 @@ def test_what_an_image_takes_is_known_before_anything_runs():
 
 def test_a_batch_follows_from_the_memory():
     config = get_config("digits", None)
-    config.data.resident_gib = 0.0
+    config.data.device_cache_gib = 0.0
     of = functools.partial(memory.batch_size, config.to_dict())
     assert of(memory=80e9, num_devices=1) == 128 == of(memory=80e9, num_devices=8)
     assert of(memory=80e9, num_devices=6) == 6 * 16

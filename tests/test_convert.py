@@ -19,7 +19,7 @@ SMALL = {
     "channels": 32,
     "multipliers": (1, 1),
     "num_res_blocks": 1,
-    "attention_levels": (1,),
+    "attention_stages": (1,),
     "dropout": 0.0,
     "num_groups": 32,
 }
@@ -27,13 +27,13 @@ SMALL = {
 OPTIONS = {
     "ho_unet": {},
     "unet2d_a": {"channels": 16, "multipliers": (1, 2), "num_res_blocks": 2, "num_groups": 8},
-    "unet2d_b": {"multipliers": (1, 2), "attention_levels": (0,)},
-    "improved_plain": ADM | {"attention_levels": (0, 1), "num_heads": 1, "num_heads_up": 2},
+    "unet2d_b": {"multipliers": (1, 2), "attention_stages": (0,)},
+    "improved_plain": ADM | {"attention_stages": (0, 1), "num_heads": 1, "num_heads_up": 2},
     "improved_cond_ssn": ADM
     | {"multipliers": (1, 2), "num_heads": 4, "scale_shift_norm": True, "num_classes": 5, "learned_variance": True},
     "guided_updown": ADM
     | {"head_channels": 16, "scale_shift_norm": True, "resample": "res_block", "num_classes": 5, "learned_variance": True},
-    "guided_neworder": ADM | {"attention_levels": (0,), "num_heads": 4},
+    "guided_neworder": ADM | {"attention_stages": (0,), "num_heads": 4},
 }
 
 

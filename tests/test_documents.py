@@ -14,7 +14,7 @@ import pytest
 
 import main
 from configs import cifar10
-from diffusion_jax.compose import processes, schema
+from diffusion_jax.compose import processes
 from diffusion_jax.weights import convert
 
 ROOT = pathlib.Path(__file__).parents[1]

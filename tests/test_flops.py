@@ -100,4 +100,4 @@ def test_a_sampler_takes_one_forward_pass_for_each_step():
     params = jax.eval_shape(network.init, jax.random.key(0))
     forward = flops.count(lambda *args: network.apply(*args, {}), params, F32((2, 8, 8, 1)), F32((2,)))
     numbers = jax.ShapeDtypeStruct((2,), jnp.int32)
-    assert flops.count(draw, params, jax.ShapeDtypeStruct((), jnp.int32), numbers) == config["sample"]["num_steps"] * forward
+    assert flops.count(draw, params, jax.ShapeDtypeStruct((), jnp.int32), numbers) == config.sample.num_steps * forward

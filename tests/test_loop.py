@@ -217,7 +217,7 @@ def test_a_run_logs_the_loss_of_images_it_is_not_trained_on(tmp_path):
 def test_a_broken_image_on_the_way_is_named_and_what_was_learned_is_saved(tmp_path, monkeypatch):
     """A set that is read as needed, whose 100th reading fails."""
     np.savez(tmp_path / "set.npz", images=np.zeros((40, 8, 8, 1), np.uint8))
-    config = {"data.source": "npz", "data.path": str(tmp_path / "set.npz"), "data.resident_gib": 0.0}
+    config = {"data.source": "npz", "data.path": str(tmp_path / "set.npz"), "data.device_cache_gib": 0.0}
     config = tiny.config_of(config | {"train.num_steps": 1000, "train.checkpoint_every": 1000, "train.sample_every": 1000})
     npz, readings = sources.npz, itertools.count()
 

@@ -15,7 +15,7 @@ import tiny
 from PIL import Image
 
 import main
-from diffusion_jax.compose import command, schema
+from diffusion_jax.compose import command
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
@@ -108,7 +108,7 @@ MISTAKES = {
     "unknown field": (
         [DIGITS, "--workdir=x", "--config.process.shedule=cosine"],
         "config field 'process.shedule' is unknown; did you mean process.schedule? Known: process.kind, process.schedule, "
-        "process.num_steps, process.zero_terminal_snr, process.rescale_condition.",
+        "process.num_steps, process.zero_terminal_snr, process.rescale_c_noise.",
     ),
     "unknown section": (
         [DIGITS, "--workdir=x", "--config.proces.schedule=cosine"],

@@ -16,7 +16,7 @@ SMALL = {
     "channels": 8,
     "multipliers": (1, 2),
     "num_res_blocks": 1,
-    "attention_levels": (1,),
+    "attention_stages": (1,),
     "dropout": 0.5,
     "num_groups": 4,
     "dtype": "float32",
@@ -48,12 +48,12 @@ def count(image_shape, **options):
 def test_the_cifar10_network_has_the_papers_size():
     """35.7 M in the paper; the exact number is that of the authors' code."""
     config = cifar10.get_config().to_dict()
-    assert count(processes.image_shape(config), **config["model"]) == 35_746_307
+    assert count(processes.image_shape(config), **dict(config.model)) == 35_746_307
 
 
 def test_the_256_pixel_network_has_the_papers_size():
     """114 M in the paper; its levels are (1, 1, 2, 2, 4, 4) times 128 channels with attention at 16 pixels, level 4."""
-    model = cifar10.get_config().to_dict()["model"] | {"multipliers": (1, 1, 2, 2, 4, 4), "attention_levels": (4,)}
+    model = cifar10.get_config().to_dict()["model"] | {"multipliers": (1, 1, 2, 2, 4, 4), "attention_stages": (4,)}
     assert count((256, 256, 3), **model) == 113_673_219
 
 
@@ -145,7 +145,7 @@ def test_rematerialised_levels_are_the_same_function_in_less_memory():
     results, kept = [], []
     options = SMALL | {"dropout": 0.0, "channels": 16}
     for num_levels in range(len(SMALL["multipliers"]) + 1):
-        network = networks.unet((16, 16, 1), **options, num_remat_levels=num_levels)
+        network = networks.unet((16, 16, 1), **options, num_remat_stages=num_levels)
         params = jax.jit(network.init)(jax.random.key(0))
         x_t, condition = jax.random.normal(jax.random.key(2), (8, 16, 16, 1)), jnp.linspace(0, 999, 8)
 
@@ -182,13 +182,13 @@ IMPROVED |= {"scale_shift_norm": True, "learned_variance": True, "dtype": "float
 
 def test_the_improved_cifar10_network_has_its_published_size():
     """Nichol & Dhariwal 2021: 128 channels, three blocks, attention at 16 and 8 pixels; "50M" in their file name."""
-    options = IMPROVED | {"channels": 128, "multipliers": (1, 2, 2, 2), "attention_levels": (1, 2), "dropout": 0.3}
+    options = IMPROVED | {"channels": 128, "multipliers": (1, 2, 2, 2), "attention_stages": (1, 2), "dropout": 0.3}
     assert count((32, 32, 3), **options, num_heads=4) == 52_546_438
 
 
 def test_the_adm_64_network_has_its_published_size():
     """Dhariwal & Nichol 2021: 192 channels, attention at 32, 16, 8 pixels, heads of 64 channels, a thousand classes."""
-    options = IMPROVED | {"channels": 192, "multipliers": (1, 2, 3, 4), "attention_levels": (1, 2, 3), "dropout": 0.1}
+    options = IMPROVED | {"channels": 192, "multipliers": (1, 2, 3, 4), "attention_stages": (1, 2, 3), "dropout": 0.1}
     assert count((64, 64, 3), **options, head_channels=64, resample="res_block", num_classes=1000) == 295_904_454
 
 

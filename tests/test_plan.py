@@ -59,7 +59,7 @@ def test_bad_input_gets_one_sentence(capsys, arguments, sentence):
 
 
 def test_the_devices_of_this_machine(capsys, tmp_path):
-    small = "--config.data.resident_gib=0.1"
+    small = "--config.data.device_cache_gib=0.1"
     code, out, _ = run(capsys, *flags(), "--topology=local", small, f"--out={tmp_path / 'plan.json'}")
     found = json.loads((tmp_path / "plan.json").read_text())
     assert code == 0 and found["fits"] and out.endswith("verdict     fits\n")
@@ -71,10 +71,10 @@ def test_the_devices_of_this_machine(capsys, tmp_path):
 def test_what_does_not_fit_is_said_with_what_to_change(capsys, monkeypatch):
     chip = hardware.Chip(memory=2**21, bfloat16=1e12, float32=1e12, bandwidth=1e9, links=1e9)
     monkeypatch.setitem(hardware.PUBLISHED, "cpu", chip)
-    code, out, _ = run(capsys, *flags(), "--topology=local", "--nosampler", "--config.data.resident_gib=0.1")
+    code, out, _ = run(capsys, *flags(), "--topology=local", "--nosampler", "--config.data.device_cache_gib=0.1")
     assert (
         code == command.RUN_FAILED
-        and "verdict     does not fit: set train.split_update = True, model.num_remat_levels = 1" in out
+        and "verdict     does not fit: set train.shard_optimizer = True, model.num_remat_stages = 1" in out
     )
     assert "ms a step at best, for the" in out and "sampling" not in out
 

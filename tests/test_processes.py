@@ -81,7 +81,7 @@ def test_an_image_that_one_process_cannot_read_ends_both(tmp_path):
         "--config.data.source=folder",
         f"--config.data.path={tmp_path}",
     ]
-    flags += ["--config.data.channels=3", "--config.data.resident_gib=0", "--config.train.batch_size=4"]
+    flags += ["--config.data.channels=3", "--config.data.device_cache_gib=0", "--config.train.batch_size=4"]
     codes, said = end(start(2, *flags))
     sentences = {
         1: "another process could not read an image",

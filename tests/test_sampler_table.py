@@ -13,7 +13,7 @@ import pytest
 from tiny import config_of
 
 from diffusion_jax import denoiser, streams
-from diffusion_jax.compose import sampling, schema, training
+from diffusion_jax.compose import sampling, training
 from diffusion_jax.errors import UserError
 
 TEXT = (pathlib.Path(__file__).parents[1] / "docs" / "samplers.md").read_text()
@@ -21,7 +21,7 @@ COLUMNS = {
     "chain": {},
     "chain without signal at T": {"process.zero_terminal_snr": True, "predicts": "v"},
     "vp": {"process.kind": "vp"},
-    "ve": {"process.kind": "ve", "loss.density": "log_normal", "sample.grid": "karras"},
+    "ve": {"process.kind": "ve", "loss.time_density": "log_normal", "sample.grid": "karras"},
     "rectified_flow": {"process.kind": "rectified_flow", "predicts": "velocity"},
 }
 EACH = {name: {"sample.order": 3} for name in ("dpm_solver", "dpm_solver_singlestep", "unipc")} | {

@@ -49,11 +49,11 @@ def wide_parts(**changes):
     return training.parts(config)
 
 
-def train(parts, mesh, *, split_update=False):
+def train(parts, mesh, *, shard_optimizer=False):
     """Returns the state and [loss, gradient norm] of three steps; mesh None is one device."""
     key, make_state = streams.key(0, "init"), functools.partial(loop.make_state, parts=parts)
     abstract = jax.eval_shape(make_state, key)
-    where = sharding.of_state(abstract, mesh, split_update=split_update) if mesh else None
+    where = sharding.of_state(abstract, mesh, shard_optimizer=shard_optimizer) if mesh else None
     state = jax.jit(make_state, out_shardings=where)(key)
     replicated = sharding.replicated(mesh) if mesh else None
     step = jax.jit(functools.partial(loop.train_step, parts=parts), out_shardings=(where, replicated) if mesh else None)
@@ -70,11 +70,11 @@ def alone():
     return train(wide_parts()._replace(optimizer=optax.sgd(0.1, momentum=0.9)), None)
 
 
-@pytest.mark.parametrize(("num_fsdp", "split_update"), [(1, False), (4, False), (1, True)])
-def test_eight_devices_take_the_same_steps_as_one(num_fsdp, split_update):
+@pytest.mark.parametrize(("num_fsdp", "shard_optimizer"), [(1, False), (4, False), (1, True)])
+def test_eight_devices_take_the_same_steps_as_one(num_fsdp, shard_optimizer):
     """Loss and gradient norm of three steps with SGD and momentum, which unlike Adam do not magnify rounding."""
     parts = wide_parts()._replace(optimizer=optax.sgd(0.1, momentum=0.9))
-    state, together = train(parts, sharding.make_mesh(num_fsdp=num_fsdp), split_update=split_update)
+    state, together = train(parts, sharding.make_mesh(num_fsdp=num_fsdp), shard_optimizer=shard_optimizer)
     np.testing.assert_allclose(together, alone()[1], rtol=1e-4)
     for one, other in zip(jax.tree.leaves(alone()[0]), jax.tree.leaves(state), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
@@ -84,15 +84,15 @@ def bytes_on_a_device(tree):
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize(("num_fsdp", "split_update"), [(8, False), (2, True), (1, True)])
-def test_bytes_on_a_device_fall_with_the_number_that_share_them(num_fsdp, split_update):
+@pytest.mark.parametrize(("num_fsdp", "shard_optimizer"), [(8, False), (2, True), (1, True)])
+def test_bytes_on_a_device_fall_with_the_number_that_share_them(num_fsdp, shard_optimizer):
     """Of the arrays that are large enough to split, which hold most of all bytes here."""
     parts, mesh = wide_parts(), sharding.make_mesh(num_fsdp=num_fsdp)
     make_state = functools.partial(loop.make_state, parts=parts)
     abstract = jax.eval_shape(make_state, jax.random.key(0))
-    where = sharding.of_state(abstract, mesh, split_update=split_update)
+    where = sharding.of_state(abstract, mesh, shard_optimizer=shard_optimizer)
     state = jax.jit(make_state, out_shardings=where)(jax.random.key(0))
-    for name, num_parts in {"params": num_fsdp, "ema": 8 if split_update else num_fsdp, "opt_state": 8}.items():
+    for name, num_parts in {"params": num_fsdp, "ema": 8 if shard_optimizer else num_fsdp, "opt_state": 8}.items():
         tree = getattr(state, name)
         whole = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
         large = sum(leaf.nbytes for leaf in jax.tree.leaves(tree) if leaf.size >= sharding.MIN_SHARDED_SIZE)
@@ -100,12 +100,12 @@ def test_bytes_on_a_device_fall_with_the_number_that_share_them(num_fsdp, split_
         assert bytes_on_a_device(tree) == whole - large + large / num_parts
 
 
-@pytest.mark.parametrize(("num_fsdp", "split_update", "most"), [(1, False, 1.01), (1, True, 2), (4, False, 3)])
-def test_a_step_sends_the_parameters_as_often_as_it_must(num_fsdp, split_update, most):
+@pytest.mark.parametrize(("num_fsdp", "shard_optimizer", "most"), [(1, False, 1.01), (1, True, 2), (4, False, 3)])
+def test_a_step_sends_the_parameters_as_often_as_it_must(num_fsdp, shard_optimizer, most):
     """Summing gradients sends them once, handing out a split update once more; split parameters are gathered both ways."""
     parts, mesh = wide_parts(), sharding.make_mesh(num_fsdp=num_fsdp)
     abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
-    where = sharding.of_state(abstract, mesh, split_update=split_update)
+    where = sharding.of_state(abstract, mesh, shard_optimizer=shard_optimizer)
     like = sharding.described(abstract, where)
     batch = sharding.to_global(batches(1)[0], sharding.batched(mesh))
     step = jax.jit(functools.partial(loop.train_step, parts=parts), out_shardings=(where, sharding.replicated(mesh)))
@@ -121,9 +121,9 @@ def test_a_run_goes_on_with_the_same_numbers_on_other_meshes(tmp_path):
     abstract = jax.eval_shape(make_state, jax.random.key(0))
     one_device = jax.tree.map(lambda leaf: jax.sharding.SingleDeviceSharding(jax.devices()[3]), abstract)
     meshes = [
-        sharding.of_state(abstract, sharding.make_mesh(num_fsdp=8), split_update=False),
+        sharding.of_state(abstract, sharding.make_mesh(num_fsdp=8), shard_optimizer=False),
         one_device,
-        sharding.of_state(abstract, sharding.make_mesh(), split_update=True),
+        sharding.of_state(abstract, sharding.make_mesh(), shard_optimizer=True),
     ]
     first = state = jax.jit(make_state, out_shardings=meshes[0])(jax.random.key(0))
     for step, where in enumerate(meshes, start=1):

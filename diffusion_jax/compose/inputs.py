@@ -2,18 +2,12 @@
 
 import math
 
-from diffusion_jax.compose.processes import Config, image_shape
+from diffusion_jax.compose.choices import SOURCES, chosen, named
+from diffusion_jax.compose.config import Config
+from diffusion_jax.compose.processes import image_shape
 from diffusion_jax.data import sources
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-
-SOURCES = {
-    "digits": lambda *, name, path, split: sources.digits(split=split),
-    "folder": lambda *, name, path, split: sources.folder(path=split or path),
-    "idx": lambda *, name, path, split: sources.idx(path=path, split=split or "train"),
-    "npz": lambda *, name, path, split: sources.npz(path=split or path),
-    "tfds": lambda *, name, path, split: sources.tfds(name=name, path=path, split=split or "train"),
-}
 
 
 def source(config: Config) -> Source:
@@ -23,13 +17,13 @@ def source(config: Config) -> Source:
 
 def held_out(config: Config) -> Source | None:
     """Returns the set of which only the loss is taken, if the config names one."""
-    if not (split := config["data"]["held_out"]):
+    if not (split := config.data.held_out):
         return None
     try:
         found = _source(config, split=split)
     except UserError as error:
         raise UserError(f"config field data.held_out = {split!r}: {error}") from error
-    if config["model"]["num_classes"] and found.class_names and found.class_names != source(config).class_names:
+    if config.model.num_classes and found.class_names and found.class_names != source(config).class_names:
         raise UserError(
             f"config field data.held_out = {split!r} has classes other than those of the training set: "
             f"{', '.join(found.class_names)}."
@@ -38,19 +32,22 @@ def held_out(config: Config) -> Source | None:
 
 
 def _source(config: Config, *, split: str) -> Source:
-    section = config["data"]
+    section, make = config.data, SOURCES[config.data.source]
+    given = (
+        {"split" if "split" in named(make) else "path": split} if split else {}
+    )  # some have no splits, but a path for each
     return sources.fitted(
-        SOURCES[section["source"]](name=section["name"], path=section["path"], split=split),
+        chosen(make, section, **given),
         image_shape=image_shape(config),
-        center_crop=section["center_crop"],
-        resize=section["resize"],
-        num_classes=config["model"]["num_classes"],
+        center_crop=section.center_crop,
+        resize=section.resize,
+        num_classes=config.model.num_classes,
     )
 
 
 def is_resident(config: Config, num_images: int) -> bool:
     """Returns whether so many images stay on the devices."""
-    return num_images * math.prod(image_shape(config)) <= config["data"]["resident_gib"] * 2**30
+    return num_images * math.prod(image_shape(config)) <= config.data.device_cache_gib * 2**30
 
 
 def evaluated(config: Config) -> Source:
@@ -59,10 +56,10 @@ def evaluated(config: Config) -> Source:
     Raises:
         UserError: where the config names no held-out set.
     """
-    settings = config["likelihood"]
-    found = held_out(config) if settings["held_out"] else source(config)
+    settings = config.likelihood
+    found = held_out(config) if settings.held_out else source(config)
     if found is None:
         raise UserError(
             "config field data.held_out = '' names no images; set it, or likelihood.held_out = False for the training set."
         )
-    return sources.thinned(found, settings["num_images"] or found.num_images)
+    return sources.thinned(found, settings.num_images or found.num_images)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.compose import processes, training
-from diffusion_jax.compose.processes import Config
+from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import loop
 
@@ -29,13 +29,13 @@ def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     """
     state = jax.eval_shape(functools.partial(loop.make_state, parts=training.parts(config)), jax.random.key(0))
     fixed = _num_bytes(state) + _num_bytes(state.params)  # the gradient is as large as the parameters
-    free = MEMORY_USED * memory - fixed - config["data"]["resident_gib"] * 2**30  # the data set is at most that
+    free = MEMORY_USED * memory - fixed - config.data.device_cache_gib * 2**30  # the data set is at most that
     per_image = activation_bytes(config, 2) - activation_bytes(config, 1)
     if free < per_image:
-        num_levels = len(config["model"]["multipliers"])
+        num_levels = len(config.model.multipliers)
         raise UserError(
             f"config field train.batch_size = 0 finds no batch: one image takes {per_image / 2**30:.1f} GiB and "
-            f"{max(free, 0) / 2**30:.1f} GiB are free; set model.num_remat_levels = {num_levels}, or lower "
+            f"{max(free, 0) / 2**30:.1f} GiB are free; set model.num_remat_stages = {num_levels}, or lower "
             "data.image_size or model.channels."
         )
     most = max(1, min(MAX_BATCH_SIZE // num_devices, int(free // per_image)))
@@ -48,7 +48,7 @@ def activation_bytes(config: Config, num_images: int) -> int:
     params = jax.eval_shape(net.init, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.float32)
     condition = jax.ShapeDtypeStruct((num_images,), jnp.float32)
-    cond = {"label": jax.ShapeDtypeStruct((num_images,), jnp.int32)} if config["model"]["num_classes"] else {}
+    cond = {"label": jax.ShapeDtypeStruct((num_images,), jnp.int32)} if config.model.num_classes else {}
 
     def backward(params, x_t, condition, cond):
         rngs = {"dropout": jax.random.key(0)}

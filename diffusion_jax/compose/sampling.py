@@ -1,7 +1,7 @@
 """What a config says of drawing images."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,44 +11,13 @@ from jax import Array
 
 from diffusion_jax import continuous, process, samplers, solvers, streams, timesteps
 from diffusion_jax.compose import processes
-from diffusion_jax.compose.processes import CLIPS, Config
+from diffusion_jax.compose.choices import CLIPS, GRIDS, REAL_GRIDS, SAMPLERS, chosen
+from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
 from diffusion_jax.process import Level
 from diffusion_jax.samplers import Sampler, Samples
-
-
-def _of_order(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("order", "solves_for", "lower_order_final")}
-
-
-SAMPLERS: dict[str, Callable[[Mapping[str, Any]], Sampler]] = {
-    "ancestral": lambda settings: samplers.ancestral(variance=settings["variance"]),
-    "ddim": lambda settings: samplers.ddim(eta=settings["eta"]),
-    "dpm_solver": lambda settings: solvers.dpm_solver(**_of_order(settings)),
-    "dpm_solver_sde": lambda settings: solvers.sde_dpm_solver(),
-    "dpm_solver_singlestep": lambda settings: solvers.singlestep(**_of_order(settings)),
-    "euler": lambda settings: samplers.ddim(),
-    "euler_ancestral": lambda settings: samplers.ddim(eta=1.0),
-    "heun": lambda settings: solvers.heun(),
-    "unipc": lambda settings: solvers.unipc(**_of_order(settings)),
-}
-GRIDS = {  # of a chain: (T, S) -> whole t
-    "ddim_quadratic": timesteps.ddim_quadratic,
-    "ddim_uniform": timesteps.ddim_uniform,
-    "iddpm": lambda num_steps, num_sampled: timesteps.iddpm(num_steps, (num_sampled,)),
-    "leading": timesteps.leading,
-    "linspace": timesteps.linspace,
-    "trailing": timesteps.trailing,
-}
-REAL_GRIDS = {  # of any process: (process, S) -> real t
-    "karras": timesteps.karras,
-    "log_snr": timesteps.uniform_log_snr,
-    "quadratic": timesteps.quadratic,
-    "trailing": timesteps.trailing_time,  # of a chain it is rounded
-    "uniform": timesteps.uniform_grid,
-}
 
 MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
@@ -56,33 +25,30 @@ MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [So
 
 def labels(config: Config) -> Callable[[Array], Array] | None:
     """Returns image numbers [B] -> the labels to draw them with, int [B]; None where the network knows no classes."""
-    num_classes, wanted = config["model"]["num_classes"], config["sample"]["label"]
+    num_classes, wanted = config.model.num_classes, config.sample.label
     if not num_classes:
         return None
     return lambda numbers: numbers % num_classes if wanted < 0 else numbers * 0 + wanted
 
 
 def doubts(config: Config) -> list[str]:
-    """Returns a sentence for every setting of the section `sample` that may be, but gives poor images or does nothing."""
-    settings, found = config["sample"], []
-    if settings["eta"] and settings["sampler"] != "ddim":
-        found.append(f"config field sample.eta = {settings['eta']} does nothing: it is for sample.sampler = 'ddim'.")
-    if settings["sampler"] == "ode":
-        return found
-    levels = grid(config)
+    """Returns a sentence for every setting of the section `sample` that may be, but gives poor images."""
+    if config.sample.sampler == "ode":
+        return []
+    levels, found = grid(config), []
     if (snr := float(np.exp(levels.log_snr[0]))) > MAX_FIRST_SNR:
         found.append(f"drawing begins from noise alone, where images still show (signal-to-noise ratio {snr:.2g}).")
     return found + _too_few(config, len(levels.alpha) - 1)
 
 
 def _too_few(config: Config, num_steps: int) -> list[str]:
-    settings, num_levels = config["sample"], config["process"]["num_steps"]
+    settings, num_levels = config.sample, config.process.num_steps
     of_ddim, of_ancestral = min(MIN_DDIM_STEPS, num_levels), num_levels // 10
-    least = {"ddim": of_ddim, "euler": of_ddim, "ancestral": of_ancestral}.get(settings["sampler"], 0)
-    if config["process"]["kind"] != "chain" or num_steps >= least:
+    least = {"ddim": of_ddim, "euler": of_ddim, "ancestral": of_ancestral}.get(settings.sampler, 0)
+    if config.process.kind != "discrete" or num_steps >= least:
         return []
-    few = f"config field sample.{'times' if settings['times'] else 'num_steps'}: {num_steps} steps are few"
-    if settings["sampler"] == "ancestral":
+    few = f"config field sample.{'times' if settings.times else 'num_steps'}: {num_steps} steps are few"
+    if settings.sampler == "ancestral":
         return [f"{few} for ancestral sampling of {num_levels} levels: below {least} images are noisy; DDIM needs fewer."]
     return [f"{few} for DDIM: below {least} images lose detail; 'dpm_solver' needs fewer."]
 
@@ -109,7 +75,7 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     """
     run, levels = _reverse_process(config), grid(config)
     num_steps = len(levels.alpha) - 1  # some grids visit fewer than asked
-    k = min(config["sample"]["strip"], num_steps)
+    k = min(config.sample.strip, num_steps)
     rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
 
     def predictions(params: Any, seed: Array, numbers: Array) -> Array:
@@ -128,7 +94,7 @@ def grid(config: Config) -> Level:
     found = continuous.grid(processes.process_of(config), times)
     if np.sum(found.alpha == 0) > 1:
         raise UserError(
-            f"config field sample.grid = {config['sample']['grid']!r} visits several levels without signal, whose x_0 "
+            f"config field sample.grid = {config.sample.grid!r} visits several levels without signal, whose x_0 "
             "is unknown; take fewer steps, or 'trailing'."
         )
     return found
@@ -136,18 +102,18 @@ def grid(config: Config) -> Level:
 
 def grid_times(config: Config) -> np.ndarray:
     """Returns the times t that the section `sample` visits, falling; whole ones where the grid is a chain's. # [S + 1]"""
-    settings, is_chain = config["sample"], config["process"]["kind"] == "chain"
-    num_steps = settings["num_steps"] + (settings["end"] == "lowest")
+    settings, is_chain = config.sample, config.process.kind == "discrete"
+    num_steps = settings.num_steps + (settings.last_level == "min_noise")
     try:
-        if settings["grid"] == "explicit":
-            return timesteps.explicit(processes.process_of(config), settings["times"])
-        if is_chain and settings["grid"] in GRIDS:
-            times = GRIDS[settings["grid"]](config["process"]["num_steps"], num_steps)
+        if settings.grid == "explicit":
+            return timesteps.explicit(processes.process_of(config), settings.times)
+        if is_chain and settings.grid in GRIDS:
+            times = GRIDS[settings.grid](config.process.num_steps, num_steps)
         else:
-            times = REAL_GRIDS[settings["grid"]](processes.process_of(config), num_steps)
+            times = REAL_GRIDS[settings.grid](processes.process_of(config), num_steps)
     except UserError as error:
-        raise UserError(f"config field sample.grid = {settings['grid']!r}: {error}") from error
-    return times[:-1] if settings["end"] == "lowest" else times
+        raise UserError(f"config field sample.grid = {settings.grid!r}: {error}") from error
+    return times[:-1] if settings.last_level == "min_noise" else times
 
 
 def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
@@ -158,7 +124,7 @@ def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
 
 def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
     """Returns (params, seed, image numbers, num_traced) -> (the denoiser, what was drawn with it)."""
-    drawn_labels, make, draws = labels(config), denoiser_of(config, config["sample"]["clip"]), solve(config)
+    drawn_labels, make, draws = labels(config), denoiser_of(config, config.sample.clip), solve(config)
 
     def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
         denoise = make(params, {} if drawn_labels is None else {"label": drawn_labels(numbers)})
@@ -171,11 +137,11 @@ def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
 
 def solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
     """Returns (denoiser, draws of N(0, I) [B, H, W, C], keys [B], num_traced) -> `Samples`, as `sample` says."""
-    if config["sample"]["sampler"] == "ode":
+    if config.sample.sampler == "ode":
         return _solve_ode(config)
     levels, sampler = grid(config), _sampler(config)
-    of_order = config["sample"]["sampler"] in ("dpm_solver", "dpm_solver_singlestep", "unipc")
-    if of_order and levels.alpha[0] == 0 and config["sample"]["solves_for"] == "eps":
+    of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
+    if of_order and levels.alpha[0] == 0 and config.sample.solves_for == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
     return lambda denoise, noise, keys, num_traced: samplers.sample(
         denoise, sampler, levels.sigma[0] * noise, levels, keys, num_traced=num_traced
@@ -183,8 +149,8 @@ def solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
 
 
 def _sampler(config: Config) -> Sampler:
-    sampler = SAMPLERS[config["sample"]["sampler"]](config["sample"])
-    amount, low, high, noise_std = config["sample"]["churn"]
+    sampler = chosen(SAMPLERS[config.sample.sampler], config.sample)
+    amount, low, high, noise_std = config.sample.churn
     if not amount:
         return sampler
     level_of = _level_of_log_snr(config)
@@ -192,23 +158,75 @@ def _sampler(config: Config) -> Sampler:
 
 
 def _level_of_log_snr(config: Config) -> Callable[[Array], Level]:
-    if config["process"]["kind"] == "chain":
+    if config.process.kind == "discrete":
         return functools.partial(process.between, processes.levels_with_signal(config, "sample.churn"))
     return functools.partial(continuous.level_of_log_snr, processes.process_of(config))
 
 
 def _solve_ode(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
     """Returns the adaptive solver; its clock is log(alpha / sigma) for a chain, which is smooth there, and -t elsewhere."""
-    of, settings = processes.process_of(config), config["sample"]
-    if config["process"]["kind"] == "chain":
+    of, settings = processes.process_of(config), config.sample
+    if config.process.kind == "discrete":
         table = processes.levels_with_signal(config, "sample.sampler = 'ode'")
         level_of, ends = lambda clock: process.between(table, 2 * clock), (table.log_snr[-1] / 2, table.log_snr[1] / 2)
     else:
         level_of, ends = lambda clock: continuous.level(of, -clock), (-of.last, -of.first)
-    options = {"to_data": settings["end"] == "data", "rtol": settings["tolerance"], "atol": settings["tolerance"]}
+    options = {"to_data": settings.last_level == "data", "rtol": settings.tolerance, "atol": settings.tolerance}
 
     def solve(denoise: Denoiser, noise: Array, keys: Array, num_traced: int) -> Samples:
         x_T = level_of(jnp.asarray(ends[0], noise.dtype)).sigma * noise
         return solvers.probability_flow(denoise, x_T, level_of, first=float(ends[0]), last=float(ends[1]), **options)
 
     return solve
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Yields a sentence for everything that does not fit together in the section `sample`."""
+    sample, model, kind = config.sample, config.model, config.process.kind
+    if sample.label >= model.num_classes + (model.null_label and model.num_classes > 0):
+        known = f"model.num_classes = {model.num_classes}"
+        yield f"{config.show('sample.label')} is not a label of {known}; -1 goes through all."
+    if not model.learned_variance and sample.variance == "learned_range":
+        yield f"{config.show('sample.variance')} needs model.learned_variance = True."
+    if sample.ema_rate not in (0, *config.train.ema_rates):
+        rates = f"train.ema_rates = {config.train.ema_rates!r}"
+        yield f"{config.show('sample.ema_rate')} must be one of {rates}, or 0 for the parameters themselves."
+    num_steps = len(sample.times) - 1 if sample.times else sample.num_steps
+    if sample.strip > num_steps:
+        yield f"{config.show('sample.strip')} must be at most the number of steps, {num_steps}."
+    if kind != "discrete" and sample.grid not in ("explicit", *REAL_GRIDS):
+        known = ", ".join(["explicit", *REAL_GRIDS])
+        yield f"{config.show('sample.grid')} counts levels, and process.kind is {kind!r}; use one of {known}."
+    if (sample.grid == "explicit") != bool(sample.times):
+        yield (
+            f"{config.show('sample.times')} does not fit sample.grid = {sample.grid!r}: 'explicit' needs "
+            "times, the other grids take none."
+        )
+    if sample.grid == "explicit" and sample.last_level != "data":
+        yield f"{config.show('sample.last_level')} is not for sample.grid = 'explicit', which has its own; set 'data'."
+    yield from _of_the_ode(config) if sample.sampler == "ode" else _of_a_grid(config)
+
+
+def _of_the_ode(config: Config) -> Iterator[str]:
+    sample, steps = config.sample, "sample.sampler = 'ode', which chooses its own steps"
+    if sample.grid == "explicit":
+        yield f"{config.show('sample.grid')} is not for {steps}; set 'trailing'."
+    if sample.clip != "none":
+        yield f"{config.show('sample.clip')} is not for sample.sampler = 'ode', which integrates a smooth field; set 'none'."
+    if sample.churn[0] != 0:
+        yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
+    if sample.strip != 0:
+        yield f"{config.show('sample.strip')} is impossible with {steps}; set 0."
+
+
+def _of_a_grid(config: Config) -> Iterator[str]:
+    sample, most = config.sample, config.process.num_steps
+    num_levels = sample.num_steps + (sample.last_level == "min_noise")
+    if config.process.kind == "discrete" and sample.grid in GRIDS and num_levels > most:
+        name = config.show("sample.num_steps")
+        yield f"{name} must be at most process.num_steps = {most} for sample.grid = {sample.grid!r}."
+    if sample.grid == "trailing" and sample.last_level == "min_noise":
+        name = config.show("sample.last_level")
+        yield f"{name} is not for sample.grid = 'trailing', which leads to the data; set 'uniform'."
+    if sample.churn[0] != 0 and sample.sampler not in ("euler", "heun"):
+        yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."

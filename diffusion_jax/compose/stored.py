@@ -1,21 +1,79 @@
 """The config of a run, as it is stored beside its checkpoints: <workdir>/config.json."""
 
 import json
-from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 import diffusion_jax
-from diffusion_jax.compose import schema
+from diffusion_jax.compose import sections
+from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
+from diffusion_jax.runs.dump import flatten
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+FORMAT_VERSION = 6  # of config.json and of the checkpoints beside it
+OLDEST_FORMAT = 2
+RENAMED = {  # up to format 5 -> now
+    "process.rescale_condition": "process.rescale_c_noise",
+    "model.attention_levels": "model.attention_stages",
+    "model.num_remat_levels": "model.num_remat_stages",
+    "loss.density": "loss.time_density",
+    "train.split_update": "train.shard_optimizer",
+    "data.resident_gib": "data.device_cache_gib",
+    "sample.end": "sample.last_level",
+}
+VALUES_RENAMED = [  # field, up to format 5, now
+    ("process.kind", "chain", "discrete"),
+    ("sample.last_level", "lowest", "min_noise"),
+    ("sample.clip", "static_eps_kept", "static_keep_eps"),
+    ("likelihood.kind", "flow", "pf_ode"),
+]
 
 
-def write_config(workdir: storage.Path, config: Mapping[str, Any], **more: Any) -> None:
+def from_json(text: str) -> Config:
+    """Returns the config in config.json's text, of any format up to the present one.
+
+    Raises:
+        UserError: where the text is not such a config, or is of a later format.
+    """
+    try:
+        stored = json.loads(text)
+        version, flat = stored["format_version"], flatten(_tuples(stored["config"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"config.json is damaged ({type(error).__name__}: {error}).") from error
+    if type(version) is not int or not OLDEST_FORMAT <= version <= FORMAT_VERSION:
+        raise UserError(
+            f"config.json has format_version = {sections.shown(version)}; this version of diffusion_jax reads "
+            f"{OLDEST_FORMAT} to {FORMAT_VERSION}."
+        )
+    return Config.of_flat(flat if version == FORMAT_VERSION else _migrated(flat))
+
+
+def _migrated(flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an earlier format as those of the present one; what it could not say yet was as the defaults."""
+    flat = {RENAMED.get(name, name): value for name, value in flat.items() if name != "model.remat"}  # changed no result
+    for name, old, new in VALUES_RENAMED:
+        if flat.get(name) == old:
+            flat[name] = new
+    return {name: field.default for name, field in FIELDS.items()} | flat
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tuples(inner) for name, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def to_json(config: Config, **more: Any) -> str:
+    """Returns config.json's text: the config, the format's and the packages' versions, and what else is given."""
+    stored = {"format_version": FORMAT_VERSION, "config": config.model_dump(), "versions": versions(), **more}
+    return json.dumps(stored, indent=2) + "\n"
+
+
+def write_config(workdir: storage.Path, config: Config, **more: Any) -> None:
     """Writes a run's config, with the versions of what runs it, and what else is given as JSON can have it."""
-    storage.write_text(workdir / "config.json", schema.to_json(config, versions(), **more))
+    storage.write_text(workdir / "config.json", to_json(config, **more))
 
 
 def check_images(workdir: storage.Path, seen: dict[str, Any]) -> None:
@@ -33,28 +91,41 @@ def has_config(workdir: storage.Path) -> bool:
     return (workdir / "config.json").exists()
 
 
-def read_config(workdir: storage.Path) -> dict[str, Any]:
-    """Returns a run's nested config.
+def read_config(workdir: storage.Path) -> Config:
+    """Returns a run's config.
 
     Raises:
-        UserError: where the folder is no workdir.
+        UserError: where the folder is not a workdir.
     """
-    return schema.from_json(storage.read_text(workdir / "config.json", "the workdir of a run"))
+    return from_json(storage.read_text(workdir / "config.json", "the workdir of a run"))
 
 
-def agreed_config(workdir: storage.Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+def agreed_config(workdir: storage.Path, config: Config) -> Config:
     """Returns the config as the workdir's run has it: where the batch size is left to choose, it is that of the run.
 
     Raises:
         UserError: where the workdir belongs to another run: a field differs that may not change.
     """
     stored = read_config(workdir)
-    if differences := schema.changed(stored, config):
+    if differences := changed(stored, config):
         raise UserError(
             f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences)}); "
             "use the stored values or another workdir."
         )
-    return schema.with_values(config, "train", batch_size=stored["train"]["batch_size"])
+    return config.with_values("train", batch_size=stored.train.batch_size)
+
+
+def changed(stored: Config, config: Config) -> list[str]:
+    """Returns 'field: stored -> new' for every field that differs and may not change on resume.
+
+    A new `train.batch_size` of 0 leaves the choice, and so is not a difference.
+    """
+    new = config.identity()
+    return [
+        f"{name}: {old!r} -> {new[name]!r}"
+        for name, old in stored.identity().items()
+        if old != new[name] and not (name == "train.batch_size" and new[name] == 0)
+    ]
 
 
 def versions() -> dict[str, str]:

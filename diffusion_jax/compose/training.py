@@ -2,44 +2,23 @@
 
 import functools
 import math
-from collections.abc import Callable
-
-from jax import Array
+from collections.abc import Iterator
 
 from diffusion_jax import losses, timesteps
-from diffusion_jax.compose import processes
-from diffusion_jax.compose.processes import Config
-from diffusion_jax.continuous import Process
+from diffusion_jax.compose import choices, processes
+from diffusion_jax.compose.choices import chosen, taken
+from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.timesteps import Timesteps
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.loop import Parts
 
-LOSSES = {
-    "hybrid": lambda *, predicts, weighting, levels: losses.hybrid(predicts=predicts, levels=levels),
-    "simple": lambda *, predicts, weighting, levels: losses.simple(predicts=predicts, weighting=weighting),
-    "vlb": lambda *, predicts, weighting, levels: losses.vlb(levels=levels, variance="learned_range"),
-}
-WEIGHTINGS = {"constant": None, "min_snr": losses.min_snr, "p2": losses.p2, "truncated_snr": losses.truncated_snr}
-TIMESTEPS = {
-    "loss_second_moment": timesteps.loss_second_moment,
-    "stratified": timesteps.stratified,
-    "uniform": timesteps.uniform,
-}
-DENSITIES: dict[str, Callable[[Process], Callable[[Array], Array]]] = {
-    "log_normal": lambda of: timesteps.log_normal,
-    "log_uniform": lambda of: functools.partial(timesteps.log_uniform, first=of.first, last=of.last),
-    "logit_normal": lambda of: timesteps.logit_normal,
-    "uniform": lambda of: functools.partial(timesteps.uniform_time, first=FIRST_TRAINED, last=of.last),
-}
-
-FIRST_TRAINED = 1e-5  # time, of uniform draws [Song et al. 2021, score SDE, appendix C]
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
 
 
 def parts(config: Config) -> Parts:
     """Returns what a training step is made of."""
-    train = config["train"]
+    train = config.train
     return Parts(
         network=processes.network(config),
         make_denoiser=processes.make_denoiser(config),
@@ -47,35 +26,38 @@ def parts(config: Config) -> Parts:
         timesteps=_timesteps(config),
         loss=_loss(config),
         optimizer=train_state.make_optimizer(
-            learning_rate=train["learning_rate"],
-            decay=train["decay"],
-            warmup_steps=train["warmup_steps"],
-            num_steps=train["num_steps"],
-            grad_clip=train["grad_clip"],
+            learning_rate=train.learning_rate,
+            decay=train.decay,
+            warmup_steps=train.warmup_steps,
+            num_steps=train.num_steps,
+            grad_clip=train.grad_clip,
         ),
-        ema_rates=train["ema_rates"],
-        ema_warmup=train["ema_warmup"],
-        random_flip=config["data"]["random_flip"],
-        label_dropout=train["label_dropout"],
-        null_label=config["model"]["num_classes"],
-        seed=train["seed"],
+        ema_rates=train.ema_rates,
+        ema_warmup=train.ema_warmup,
+        random_flip=config.data.random_flip,
+        label_dropout=train.label_dropout,
+        null_label=config.model.num_classes,
+        seed=train.seed,
     )
 
 
 def _timesteps(config: Config) -> Timesteps:
-    loss = config["loss"]
-    if config["process"]["kind"] == "chain":
-        return TIMESTEPS[loss["timesteps"]](config["process"]["num_steps"])
-    time_of = DENSITIES[loss["density"]](processes.process_of(config))
-    return timesteps.transformed(time_of, spread=loss["timesteps"] == "stratified")
+    loss = config.loss
+    if config.process.kind == "discrete":
+        return chosen(choices.TIMESTEPS[loss.timesteps], loss, num_steps=config.process.num_steps)
+    of, quantile = processes.process_of(config), choices.TIME_DENSITIES[loss.time_density]
+    time_of = functools.partial(quantile, **taken(quantile, {"first": of.first, "last": of.last}))
+    return timesteps.transformed(time_of, spread=loss.timesteps == "stratified")
 
 
 def _loss(config: Config) -> losses.Loss:
-    loss = config["loss"]
-    return LOSSES[loss["name"]](
-        predicts=config["predicts"],
-        weighting=WEIGHTINGS[loss["weighting"]],
-        levels=processes.levels(config) if config["process"]["kind"] == "chain" else None,
+    return chosen(
+        choices.LOSSES[config.loss.name],
+        config.loss,
+        predicts=config.predicts,
+        weighting=choices.WEIGHTINGS[config.loss.weighting],
+        levels=processes.levels(config) if config.process.kind == "discrete" else None,
+        variance="learned_range",
     )
 
 
@@ -87,9 +69,9 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
     Raises:
         UserError: where the number asked for does not divide the run and its intervals.
     """
-    train = config["train"]
-    wanted = train["steps_per_call"]
-    spans = [first_step, train["num_steps"], train["log_every"], train["checkpoint_every"], train["sample_every"]]
+    train = config.train
+    wanted = train.steps_per_call
+    spans = [first_step, train.num_steps, train.log_every, train.checkpoint_every, train.sample_every]
     common = math.gcd(*spans)
     if wanted and common % wanted:
         raise UserError(
@@ -99,3 +81,29 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
     if wanted or platform == "cpu":
         return wanted or 1
     return max(k for k in range(1, MAX_STEPS_PER_CALL + 1) if common % k == 0)
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Yields a sentence for everything that does not fit together in training."""
+    loss, model, train = config.loss, config.model, config.train
+    is_discrete, kind = config.process.kind == "discrete", f"process.kind is {config.process.kind!r}"
+    if not is_discrete and loss.name != "simple":
+        yield f"{config.show('loss.name')} is a bound of discrete processes, and {kind}; set loss.name = 'simple'."
+    if not is_discrete and loss.timesteps == "loss_second_moment":
+        yield f"{config.show('loss.timesteps')} counts levels, and {kind}; set 'uniform' or 'stratified'."
+    if is_discrete and loss.time_density != "uniform":
+        yield f"{config.show('loss.time_density')} is of real-valued times, and {kind}; set 'uniform'."
+    if loss.time_density not in (fitting := choices.DENSITIES_OF[config.process.kind]):
+        wanted = " or ".join(map(repr, fitting))
+        yield f"{config.show('loss.time_density')} does not fit the times of process {config.process.kind!r}; set {wanted}."
+    if model.learned_variance == (loss.name == "simple"):
+        yield (
+            f"{config.show('model.learned_variance')} does not fit loss.name = {loss.name!r}: 'hybrid' and 'vlb' "
+            "train the variance and need it, 'simple' does not."
+        )
+    if loss.weighting != "constant" and loss.name != "simple":
+        yield f"{config.show('loss.weighting')} is for loss.name = 'simple'."
+    if train.warmup_steps >= train.num_steps:
+        yield f"{config.show('train.warmup_steps')} must be below train.num_steps = {train.num_steps}; set both."
+    if train.label_dropout != 0 and not (model.null_label and model.num_classes):
+        yield f"{config.show('train.label_dropout')} needs model.num_classes above 0 and model.null_label = True."

@@ -117,7 +117,7 @@ def import_grain() -> types.ModuleType:
         import grain
     except ImportError as error:
         raise UserError(
-            "config field data.resident_gib is smaller than the data set, and reading that while training needs grain: "
+            "config field data.device_cache_gib is smaller than the data set, and reading that while training needs grain: "
             "pip install grain, or set a larger one."
         ) from error
     return grain

@@ -79,7 +79,7 @@ def npz(*, path: str) -> Source:
     return _of_arrays(images[..., None] if images.ndim == 3 else images, labels)
 
 
-def idx(*, path: str, split: str) -> Source:
+def idx(*, path: str, split: str = "train") -> Source:
     """Returns a split of a set in the IDX format of MNIST and Fashion-MNIST, as published or gzipped. # [28, 28, 1]
 
     Args:
@@ -127,7 +127,7 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
     return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
-def tfds(*, name: str, path: str, split: str) -> Source:
+def tfds(*, name: str, path: str, split: str = "train") -> Source:
     """Returns a split of an image set of TensorFlow Datasets, downloaded and prepared first where it is not yet.
 
     Args:

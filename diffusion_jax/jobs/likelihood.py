@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_jax import model
 from diffusion_jax.compose import inputs, likelihoods, sampling, stored
-from diffusion_jax.compose.processes import Config
+from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import RunError, UserError
@@ -22,10 +22,10 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     """Measures the likelihood of the images that the section `likelihood` names.
 
     Of kind 'bound' it writes bound.json (means with standard errors), bound.npz (by image and by t), bound_terms.png,
-    rate_distortion.csv and rate_distortion.png; of kind 'flow' flow.json and flow.npz.
+    rate_distortion.csv and rate_distortion.png; of kind 'pf_ode' pf_ode.json and pf_ode.npz.
 
     Args:
-        config: nested, checked by `schema.check`.
+        config: checked by `checks.check`.
         workdir: of the training run.
         out: where the results go; by default a folder of the workdir.
 
@@ -34,7 +34,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     """
     config = stored.agreed_config(workdir, config)
     likelihoods.likelihood_of(config)  # its settings fit together
-    source, kind = inputs.evaluated(config), config["likelihood"]["kind"]
+    source, kind = inputs.evaluated(config), config.likelihood.kind
     trained = model.restore(workdir, config)
     manifest = _manifest(trained, source)
     out = out or workdir / "likelihood" / f"{kind}_step_{trained.step:07d}_{dump.digest(manifest)}"
@@ -42,7 +42,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     storage.make_dir(out)
     dump.claim(out, manifest)
     by_image = _by_image(trained, source, out)
-    results = _bound_results(by_image, sampling.grid_times(config)[:-1]) if kind == "bound" else _flow_results(by_image)
+    results = _bound_results(by_image, sampling.grid_times(config)[:-1]) if kind == "bound" else _pf_ode_results(by_image)
     if sharding.is_first():
         _write(out, kind, results, manifest)
     mean, error = results["means"][f"{kind}_bits_per_dim"], results["means"]["standard_error"]
@@ -56,26 +56,28 @@ def _manifest(trained: model.Model, source: Source) -> dict[str, Any]:
     config = trained.config
     of_kind = {
         "bound": ("num_steps", "grid", "times", "interpolation", "variance", "clip"),
-        "flow": ("probes", "num_probes", "tolerance"),
+        "pf_ode": ("probes", "num_probes", "tolerance"),
     }
-    sample, settings, kind = config["sample"], config["likelihood"], config["likelihood"]["kind"]
+    sample, settings, kind = config.sample, config.likelihood, config.likelihood.kind
     return {
         "kind": kind,
         "num_images": source.num_images,
-        "data": {name: value for name, value in config["data"].items() if name not in ("random_flip", "resident_gib")},
-        "held_out": settings["held_out"],
-        "seed": sample["seed"],
-        "ema_rate": sample["ema_rate"],
-        "batch_per_device": settings["batch_per_device"],
-        "shard_size": settings["shard_size"],
-        **{name: (sample if kind == "bound" else settings)[name] for name in of_kind[kind]},
+        "data": {
+            name: value for name, value in dict(config.data).items() if name not in ("random_flip", "device_cache_gib")
+        },
+        "held_out": settings.held_out,
+        "seed": sample.seed,
+        "ema_rate": sample.ema_rate,
+        "batch_per_device": settings.batch_per_device,
+        "shard_size": settings.shard_size,
+        **{name: getattr(sample if kind == "bound" else settings, name) for name in of_kind[kind]},
         **model.provenance(trained),
     }
 
 
 def _by_image(trained: model.Model, source: Source, out: storage.Path) -> dict[str, np.ndarray]:
     """Returns what was found for each image, from the shards that are there and those that it adds. # [N] and [N, S]"""
-    shard_size = trained.config["likelihood"]["shard_size"]
+    shard_size = trained.config.likelihood.shard_size
     on_progress = logs.progress_by_shard("likelihood", source.num_images, shard_size)
     files = [out / "shards" / f"{start:08d}.npz" for start in range(0, source.num_images, shard_size)]
     for number in dump.own(len(files)):
@@ -96,7 +98,7 @@ def _by_image(trained: model.Model, source: Source, out: storage.Path) -> dict[s
 
 def _write_shard(shard: storage.Path, trained: model.Model, source: Source, numbers: np.ndarray) -> None:
     records = feed.read(source, numbers.tolist())
-    with_labels = trained.config["model"]["num_classes"] > 0
+    with_labels = trained.config.model.num_classes > 0
     found = model.measure(trained, feed.as_batch(records, with_labels), numbers)
     with storage.writing(shard) as file:
         np.savez(file, **{name: np.moveaxis(column, -1, 0) for name, column in found.items()})
@@ -114,15 +116,15 @@ def _mean_and_error(name: str, bits: np.ndarray) -> dict[str, float]:
     return {name: float(np.mean(bits)), "standard_error": error}
 
 
-def _flow_results(by_image: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the means over images of what `likelihoods.likelihood_of` found of kind 'flow'. # [N]"""
+def _pf_ode_results(by_image: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the means over images of what `likelihoods.likelihood_of` found of kind 'pf_ode'. # [N]"""
     bits, reached = by_image["bits"].astype(np.float64), by_image["reached_end"]
     lost = int(np.sum(~reached))
     if lost == len(bits):
         raise RunError("the integration took too many steps for every image; raise likelihood.tolerance.")
     if lost:
         logs.say("warning", f"{lost} images are left out: their integration took too many steps.")
-    means = _mean_and_error("flow_bits_per_dim", bits[reached]) | {
+    means = _mean_and_error("pf_ode_bits_per_dim", bits[reached]) | {
         "evaluations": float(np.mean(by_image["num_evaluations"])),
         "not_integrated": lost,
         "offset": "log2(127.5), of uniform dequantisation of data in [-1, 1]",

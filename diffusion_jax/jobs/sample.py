@@ -4,7 +4,7 @@ import numpy as np
 
 from diffusion_jax import model
 from diffusion_jax.compose import sampling, stored
-from diffusion_jax.compose.processes import Config
+from diffusion_jax.compose.config import Config
 from diffusion_jax.runs import dump, logs, pictures, sharding, storage
 
 NUM_STRIPS = 8  # images in strip.png
@@ -14,7 +14,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     """Draws `sample.num_images` images with the settings of the section `sample`.
 
     Args:
-        config: nested, checked by `schema.check`.
+        config: checked by `checks.check`.
         workdir: of the training run.
         out: where the images go; by default a folder of the workdir, named after checkpoint and settings.
 
@@ -24,24 +24,24 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     config = stored.agreed_config(workdir, config)
     sampling.solve(config)  # its settings fit together
     trained = model.restore(workdir, config)
-    settings = config["sample"]
+    settings = config.sample
     manifest = _manifest(trained)
     out = out or workdir / "samples" / _name(trained, manifest)
-    logs.say("sampling", f"{settings['num_images']:,} images into {out}")
+    logs.say("sampling", f"{settings.num_images:,} images into {out}")
     for doubt in sampling.doubts(config):
         logs.say("warning", doubt)
     labels = sampling.labels(config)
     result = dump.write(
         out,
         lambda first: model.chunks(trained, first=first),
-        num_images=settings["num_images"],
-        shard_size=settings["shard_size"],
+        num_images=settings.num_images,
+        shard_size=settings.shard_size,
         manifest=manifest,
-        labels=labels and labels(np.arange(settings["num_images"])),
-        on_progress=logs.progress_by_shard("sample", settings["num_images"], settings["shard_size"]),
+        labels=labels and labels(np.arange(settings.num_images)),
+        on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )
     logs.say("done", f"{result}; a picture is {out / 'grid.png'}")
-    if settings["strip"] and sharding.is_first():
+    if settings.strip and sharding.is_first():
         _picture_strip(trained, out / "strip.png")
     return 0
 
@@ -57,13 +57,13 @@ def _picture_strip(trained: model.Model, file: storage.Path) -> None:
 
 def _name(trained: model.Model, manifest: dict) -> str:
     """Returns a folder's name: what one looks for, and a digest of the rest."""
-    settings, digest = trained.config["sample"], dump.digest(manifest)
-    return f"step_{trained.step:07d}_{settings['sampler']}{settings['num_steps']}_seed{settings['seed']}_{digest}"
+    settings, digest = trained.config.sample, dump.digest(manifest)
+    return f"step_{trained.step:07d}_{settings.sampler}{settings.num_steps}_seed{settings.seed}_{digest}"
 
 
 def _manifest(trained: model.Model) -> dict:
     """Returns what the images depend on, and how they were made."""
-    drawn = {name: value for name, value in trained.config["sample"].items() if name != "strip"}
+    drawn = {name: value for name, value in dict(trained.config.sample).items() if name != "strip"}
     return {
         "images": f"0 to {drawn['num_images'] - 1} of seed {drawn['seed']}",
         "quantisation": "round((x + 1) * 127.5) to uint8, clipped",

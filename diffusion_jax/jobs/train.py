@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax import model, streams
-from diffusion_jax.compose import inputs, memory, processes, sampling, schema, stored, training
-from diffusion_jax.compose.processes import Config
+from diffusion_jax.compose import inputs, memory, processes, sampling, stored, training
+from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed, sources
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import RunError, UserError
@@ -31,18 +31,18 @@ def run(config: Config, workdir: storage.Path) -> int:
     """Trains until `train.num_steps`, going on from the latest checkpoint of the workdir if it has one.
 
     Args:
-        config: nested, checked by `schema.check`.
+        config: checked by `checks.check`.
         workdir: where checkpoints, metrics and pictures go.
 
     Returns:
         The exit code: 0, or 128 + the signal that ended the run early.
     """
-    mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"])
+    mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp)
     is_new = not stored.has_config(workdir)
     config = _with_batch_size(config if is_new else stored.agreed_config(workdir, config), mesh)
-    if config["train"]["init_from"] and is_new:
-        stored.read_config(storage.path(config["train"]["init_from"]))  # before anything is read or written
-    sharding.check_batch_size(config["train"]["batch_size"], mesh)
+    if config.train.init_from and is_new:
+        stored.read_config(storage.path(config.train.init_from))  # before anything is read or written
+    sharding.check_batch_size(config.train.batch_size, mesh)
     sampling.solve(config)  # the settings of the pictures fit together
     parts, source = training.parts(config), inputs.source(config)
     if not is_new:
@@ -51,7 +51,7 @@ def run(config: Config, workdir: storage.Path) -> int:
     storage.make_dir(workdir)
     with (
         lock.owning(workdir) as check_owner,
-        Checkpoints(workdir, keep=config["train"]["keep_checkpoints"]) as checkpoints,
+        Checkpoints(workdir, keep=config.train.keep_checkpoints) as checkpoints,
         loop.catch_signals() as caught,
     ):
         state = _start(config, parts, mesh, checkpoints)
@@ -61,16 +61,16 @@ def run(config: Config, workdir: storage.Path) -> int:
         broken: list[UserError] = []
         fed = _feed(config, source, records, mesh, first_step, per_call, broken)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        how = {"num_steps": per_call, "deterministic": config["train"]["deterministic"]}
+        how = {"num_steps": per_call, "deterministic": config.train.deterministic}
         step = compile_step(parts, fed.batch, mesh, shardings, **how)
-        with logs.Logs(workdir, first_step=first_step, tensorboard=config["train"]["tensorboard"]) as log:
+        with logs.Logs(workdir, first_step=first_step, tensorboard=config.train.tensorboard) as log:
             watch, save = Watch(config, log), functools.partial(_save, workdir, config, source, checkpoints, log, broken)
             state = loop.run(
                 state,
                 lambda state, item: step(state, fed.store, item),
                 fed.items,
                 first_step=first_step,
-                num_steps=config["train"]["num_steps"],
+                num_steps=config.train.num_steps,
                 steps_per_call=per_call,
                 on_metrics=watch,
                 hooks=_hooks(config, parts, held_out, mesh, log, save),
@@ -87,36 +87,38 @@ def run(config: Config, workdir: storage.Path) -> int:
 
 def _with_batch_size(config: Config, mesh: Mesh) -> Config:
     """Returns the config with a batch size: its own, or what the memory holds."""
-    if config["train"]["batch_size"]:
+    if config.train.batch_size:
         return config
     size = memory.batch_size(config, memory=sharding.memory_per_device(), num_devices=mesh.size)
     logs.say("picked", f"batches of {size}")
-    return schema.with_values(config, "train", batch_size=size)
+    return config.with_values("train", batch_size=size)
 
 
 def _start(config: Config, parts: Parts, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
     """Returns the latest checkpoint's state, or that before the first step, on its devices."""
     make_state = functools.partial(loop.make_state, parts=parts)
-    key = streams.key(config["train"]["seed"], "init")
+    key = streams.key(config.train.seed, "init")
     abstract = jax.eval_shape(make_state, key)
-    shardings = sharding.of_state(abstract, mesh, split_update=config["train"]["split_update"])
+    shardings = sharding.of_state(abstract, mesh, shard_optimizer=config.train.shard_optimizer)
     if (state := checkpoints.restore_latest(sharding.described(abstract, shardings))) is not None:
         logs.say("resumed", f"at step {int(state.step):,}")
         return state
     state = jax.jit(make_state, out_shardings=shardings)(key)
-    return _take_weights(state, config) if config["train"]["init_from"] else state
+    return _take_weights(state, config) if config.train.init_from else state
 
 
 def _take_weights(state: TrainState, config: Config) -> TrainState:
     """Returns a new run's state with the weights of another run, wherever name and shape agree; the others are named."""
-    init_from = config["train"]["init_from"]
+    init_from = config.train.init_from
     origin = storage.path(init_from)
     raw, averaged = model.load(origin, ema_rate=0.0), model.load(origin).params
     params, fresh = _take(state.params, raw.params)
     logs.say("weights", f"from {init_from}; fresh: {', '.join(fresh) or 'none'}")
     for name in ("predicts", "process"):
-        if raw.config[name] != config[name]:
-            logs.say("warning", f"{name} was {raw.config[name]} there: the weights will have to learn another task.")
+        if getattr(raw.config, name) != getattr(config, name):
+            logs.say(
+                "warning", f"{name} was {getattr(raw.config, name)} there: the weights will have to learn another task."
+            )
     return state._replace(params=params, ema={name: _take(average, averaged)[0] for name, average in state.ema.items()})
 
 
@@ -153,7 +155,7 @@ def _read_held_out(config: Config, mesh: Mesh) -> feed.Batch | None:
         return None
     source = sources.thinned(source, NUM_HELD_OUT)
     fed = feed.make_feed(source, feed.read_all(source), first_step=0, **_batching(config))
-    num_batches = max(1, source.num_images // config["train"]["batch_size"])
+    num_batches = max(1, source.num_images // config.train.batch_size)
     batches = fed.batch(fed.store, next(feed.stacked(fed.items, num_batches)))
     return sharding.to_global(batches, sharding.batched(mesh, axis=1))
 
@@ -224,9 +226,9 @@ def compile_step(
 def _batching(config: Config) -> dict[str, Any]:
     """Returns how images become batches."""
     return {
-        "batch_size": config["train"]["batch_size"],
-        "seed": config["train"]["seed"],
-        "with_labels": config["model"]["num_classes"] > 0,
+        "batch_size": config.train.batch_size,
+        "seed": config.train.seed,
+        "with_labels": config.model.num_classes > 0,
         "part": jax.process_index(),
         "num_parts": jax.process_count(),
     }
@@ -236,10 +238,10 @@ class Watch:
     """Receives every call's metrics: logs their means, and ends a run that has lost its way."""
 
     def __init__(self, config: Config, log: logs.Logs):
-        train = config["train"]
-        self._every, self._last, self._max_skipped = train["log_every"], train["num_steps"], train["max_skipped"]
+        train = config.train
+        self._every, self._last, self._max_skipped = train.log_every, train.num_steps, train.max_skipped
         self._log, self._began = log, time.monotonic()
-        self.progress = logs.Progress("steps", total=train["num_steps"])
+        self.progress = logs.Progress("steps", total=train.num_steps)
         self._since: list[dict[str, np.ndarray]] = []
 
     def __call__(self, step: int, metrics: dict[str, Any]) -> None:
@@ -273,7 +275,7 @@ class Watch:
 
 def _seen(config: Config, source: Source) -> dict[str, Any]:
     """Returns what must stay of the images when a run goes on: their order and their labels depend on it."""
-    classes = list(source.class_names) if config["model"]["num_classes"] else []
+    classes = list(source.class_names) if config.model.num_classes else []
     return {"num_images": source.num_images, "class_names": classes}
 
 
@@ -317,16 +319,16 @@ def _hooks(
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
-            drawn, _ = draw(params, config["sample"]["seed"], numbers)
+            drawn, _ = draw(params, config.sample.seed, numbers)
             log.grid(int(state.step), name, np.asarray(drawn)[:NUM_PREVIEWED])
         log.loss_curve()
 
-    every = config["train"]["sample_every"]
+    every = config.train.sample_every
     watched = [] if held_out is None else [Hook(every, _held_out_hook(parts, held_out, log))]
     return [
         *watched,
         Hook(every, preview),
-        Hook(config["train"]["checkpoint_every"], save),
+        Hook(config.train.checkpoint_every, save),
     ]  # the save seals what was logged
 
 
@@ -349,7 +351,7 @@ def _held_out_hook(parts: Parts, held_out: feed.Batch, log: logs.Logs) -> Callab
 
 def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per_call: int) -> None:
     """Prints what is about to run, a line each."""
-    train, device = config["train"], jax.devices()[0]
+    train, device = config.train, jax.devices()[0]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     height, width, channels = processes.image_shape(config)
     logs.say(
@@ -357,17 +359,17 @@ def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per
     )
     logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
     where = "on the devices" if inputs.is_resident(config, source.num_images) else "read as needed"
-    logs.say("data", f"{config['data']['source']}: {source.num_images:,} images, {height} x {width} x {channels}, {where}")
-    if config["model"]["num_classes"] and source.class_names:
+    logs.say("data", f"{config.data.source}: {source.num_images:,} images, {height} x {width} x {channels}, {where}")
+    if config.model.num_classes and source.class_names:
         logs.say("classes", ", ".join(f"{label} {name}" for label, name in enumerate(source.class_names)))
-        if (num_classes := config["model"]["num_classes"]) > len(source.class_names):
+        if (num_classes := config.model.num_classes) > len(source.class_names):
             logs.say(
                 "warning", f"config field model.num_classes = {num_classes} is more than these; the others learn nothing."
             )
-    logs.say("network", f"{num_params:,} parameters, {config['model']['dtype']}")
-    span = f"{int(state.step):,} to {train['num_steps']:,}"
-    logs.say("steps", f"{span}, {train['batch_size']} images each, {per_call} in a call")
-    if state.step >= train["num_steps"]:
+    logs.say("network", f"{num_params:,} parameters, {config.model.dtype}")
+    span = f"{int(state.step):,} to {train.num_steps:,}"
+    logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} in a call")
+    if state.step >= train.num_steps:
         logs.say("note", "train.num_steps are taken already; set more to go on.")
     for doubt in sampling.doubts(config):
         logs.say("warning", doubt)
@@ -376,7 +378,7 @@ def _say_what(config: Config, source: Source, mesh: Mesh, state: TrainState, per
 
 def _say_end(config: Config, workdir: storage.Path, state: TrainState, caught: list[int]) -> int:
     step = int(state.step)
-    if caught and step < config["train"]["num_steps"]:
+    if caught and step < config.train.num_steps:
         logs.say("stopped", f"by signal {caught[0]}, saved at step {step:,}; the same command resumes.")
         return 128 + caught[0]
     logs.say("done", f"{step:,} steps; see {workdir}/previews, or: python main.py --mode=sample --workdir={workdir}")

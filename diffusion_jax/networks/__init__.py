@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.networks import layers
-from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.unet import UNet, check, multiple_of
 
 
 class Network(NamedTuple):
@@ -36,8 +36,12 @@ def unet(
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for no such condition.
         **options: the other attributes of `UNet`.
+
+    Raises:
+        UserError: where they do not fit together.
     """
     module = UNet(out_channels=(1 + learned_variance) * image_shape[-1], dtype=jnp.dtype(dtype), **options)
+    check(module)
     precision = "default" if dtype == "bfloat16" else "highest"
 
     def init(key):

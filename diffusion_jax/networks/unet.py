@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
 
 
@@ -22,7 +23,7 @@ class UNet(nn.Module):
         channels: width of the first level, a multiple of `num_groups`.
         multipliers: width of each level, relative to the first.
         num_res_blocks: residual blocks of each level going down; one more going up.
-        attention_levels: the levels with self-attention after each block; the middle always has it.
+        attention_stages: the levels with self-attention after each block; the middle always has it.
         dropout: probability, inside each residual block.
         num_groups: groups of each normalisation.
         dtype: of the arithmetic; parameters are float32.
@@ -34,7 +35,7 @@ class UNet(nn.Module):
         num_heads: of attention.
         num_heads_up: of attention going up; 0 is `num_heads`.
         head_channels: channels of each head, instead of a number of heads; 0 is off.
-        num_remat_levels: levels, from the largest on, whose blocks are computed again in the backward pass instead of kept.
+        num_remat_stages: levels, from the largest on, whose blocks are computed again in the backward pass instead of kept.
         num_classes: labels 0 .. num_classes - 1 that the network is told; 0 for none.
         null_label: whether there is one label more, num_classes, for "not told".
     """
@@ -43,7 +44,7 @@ class UNet(nn.Module):
     channels: int
     multipliers: Sequence[int]
     num_res_blocks: int
-    attention_levels: Sequence[int]
+    attention_stages: Sequence[int]
     dropout: float
     num_groups: int
     dtype: DTypeLike
@@ -55,7 +56,7 @@ class UNet(nn.Module):
     num_heads: int = 1
     num_heads_up: int = 0
     head_channels: int = 0
-    num_remat_levels: int = 0
+    num_remat_stages: int = 0
     num_classes: int = 0
     null_label: bool = False
 
@@ -72,7 +73,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: for a height or width that the levels do not divide.
         """
-        multiple = 2 ** (len(self.multipliers) - 1)
+        multiple = multiple_of(self.multipliers)
         if x_t.shape[1] % multiple or x_t.shape[2] % multiple:
             raise ValueError(f"images of {x_t.shape[1]} x {x_t.shape[2]} do not fit: both must be multiples of {multiple}.")
         told = self._embed(condition, cond.get("label"))
@@ -119,16 +120,16 @@ class UNet(nn.Module):
     def _block(self, h: Array, told: Array, level: int, name: str, train: bool, num_heads: int) -> Array:
         """Returns a residual block's output, with attention after it where the level has attention."""
         h = self._res(h, told, level, name, train)
-        return self._attention(h, level, f"{name}_attention", num_heads) if level in self.attention_levels else h
+        return self._attention(h, level, f"{name}_attention", num_heads) if level in self.attention_stages else h
 
     def _res(self, h: Array, told: Array, level: int, name: str, train: bool, resample=None) -> Array:
-        again = level < self.num_remat_levels
+        again = level < self.num_remat_stages
         block = nn.remat(layers.ResBlock, static_argnums=(3,)) if again else layers.ResBlock
         return block(self.channels * self.multipliers[level], self._style(), resample, name=name)(h, told, train)
 
     def _attention(self, h: Array, level: int, name: str, num_heads: int) -> Array:
         num_heads = h.shape[-1] // self.head_channels if self.head_channels else num_heads
-        attention = nn.remat(layers.Attention) if level < self.num_remat_levels else layers.Attention
+        attention = nn.remat(layers.Attention) if level < self.num_remat_stages else layers.Attention
         return attention(num_heads, self._style(), name=name)(h)
 
     def _downsample(self, h: Array, told: Array, level: int, train: bool) -> Array:
@@ -145,3 +146,28 @@ class UNet(nn.Module):
         if self.resample == "res_block":
             return self._res(h, told, level, name, train, layers.double)
         return layers.conv(h.shape[-1], 3, self.dtype, name=name)(layers.double(h))
+
+
+def multiple_of(multipliers: Sequence[int]) -> int:
+    """Returns what height and width must be multiples of."""
+    return 2 ** (len(multipliers) - 1)
+
+
+def check(network: UNet) -> None:
+    """Raises UserError, a sentence that begins with the argument, for attributes that do not fit together."""
+    num_stages, widths = len(network.multipliers), [network.channels * multiplier for multiplier in network.multipliers]
+    if network.channels % network.num_groups:
+        raise UserError(f"channels = {network.channels} must be a multiple of num_groups = {network.num_groups}.")
+    if network.channels % 2:
+        raise UserError(f"channels = {network.channels} must be even.")
+    if not all(stage < num_stages for stage in network.attention_stages):
+        raise UserError(
+            f"attention_stages = {tuple(network.attention_stages)} names a stage that multipliers lacks; "
+            f"it has 0 to {num_stages - 1}."
+        )
+    attended = [widths[stage] for stage in sorted({*network.attention_stages, num_stages - 1})]
+    heads = {"num_heads": network.num_heads, "num_heads_up": network.num_heads_up or network.num_heads}
+    for name, number in {"head_channels": network.head_channels}.items() if network.head_channels else heads.items():
+        if any(width % number for width in attended):
+            widths = ", ".join(map(str, attended))
+            raise UserError(f"{name} = {number} must divide the channels of every stage with attention, here {widths}.")

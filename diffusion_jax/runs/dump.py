@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from diffusion_jax.runs import arrays, pictures, sharding, storage
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import arrays, pictures, sharding, storage
 
 NUM_PICTURED = 64
 

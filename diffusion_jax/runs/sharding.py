@@ -113,17 +113,17 @@ def batched(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, P(*[None] * axis, AXES))
 
 
-def of_state(state: Any, mesh: Mesh, *, split_update: bool) -> Any:
+def of_state(state: Any, mesh: Mesh, *, shard_optimizer: bool) -> Any:
     """Returns a sharding for each array of a `TrainState`.
 
     Args:
         state: of arrays or `jax.ShapeDtypeStruct`s.
         mesh: from `make_mesh`.
-        split_update: whether averages and optimizer state are split over all devices, so that each updates its part of the
+        shard_optimizer: whether averages and optimizer state are split over all devices, so that each updates its part of the
             parameters only. [Xu et al. 2020, weight-update sharding]
     """
     shardings = of_parameters(state, mesh)
-    if not split_update:
+    if not shard_optimizer:
         return shardings
     parts = {name: of_parameters(getattr(state, name), mesh, axes=AXES) for name in ("ema", "opt_state")}
     return shardings._replace(**parts)

@@ -13,11 +13,9 @@ Flags:
 
 import sys
 
-from absl import flags
-
 from diffusion_jax import model
-from diffusion_jax.compose import command, schema, stored
-from diffusion_jax.compose.processes import Config
+from diffusion_jax.compose import checks, command, stored
+from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, storage
 
@@ -31,7 +29,7 @@ def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
     if stored.has_config(out):
         raise UserError(f"flag --out = {str(out)!r} is the workdir of a run already; choose another.")
     trained = model.restore(workdir, stored.agreed_config(workdir, config))
-    alone = model.with_settings(schema.with_values(trained.config, "train", ema_rates=()), ema_rate=0.0, step=-1)
+    alone = model.with_settings(trained.config.with_values("train", ema_rates=()), ema_rate=0.0, step=-1)
     checkpoint.save_weights(out, trained.step, trained.params)
     stored.write_config(out, alone)
     logs.say("done", f"the weights of step {trained.step:,}; try: python main.py --mode=sample --workdir={out}")
@@ -44,15 +42,20 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "", flag_values=values)
-    flags.DEFINE_string("out", "", "", flag_values=values)
-    workdir = command.value_of(argv, "workdir")
-    if not workdir or not command.value_of(argv, "out"):
+    flags, config, _ = command.parse(argv, {"workdir": "", "out": ""}, _stored_config)
+    _check(flags)
+    checks.check(config)
+    return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]))
+
+
+def _check(flags: command.Flags) -> None:
+    if not flags["workdir"] or not flags["out"]:
         raise UserError("flag --workdir or --out is missing; they must be the folder of a run and the folder to make.")
-    command.parse(argv, values, lambda: stored.read_config(storage.path(workdir)))
-    schema.check(config := values.config.to_dict())
-    return run(storage.path(workdir), config, storage.path(values.out))
+
+
+def _stored_config(flags: command.Flags) -> Config:
+    _check(flags)
+    return stored.read_config(storage.path(flags["workdir"]))
 
 
 if __name__ == "__main__":

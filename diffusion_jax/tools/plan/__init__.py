@@ -10,7 +10,7 @@ Flags:
     --config            a file of configs/; --config.<field> changes any field of it
     --topology          generation and shape of the slice: v4:2x2x1, v5e:4x4, v5p:2x2x1, v6e:16x16; or local
     --out               a file for the same as JSON
-    --[no]sampler       whether to look at the sampler too
+    --sampler=False     leaves the sampler out
 """
 
 import functools
@@ -24,12 +24,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from diffusion_jax.compose import command, memory, processes, sampling, schema, training
-from diffusion_jax.compose.processes import Config
+from diffusion_jax.compose import checks, command, memory, processes, sampling, training
+from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
 from diffusion_jax.runs import logs, sharding, storage
@@ -68,7 +67,7 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     """Returns, and prints, what a config takes on a topology.
 
     Args:
-        config: nested, checked by `schema.check`.
+        config: checked by `checks.check`.
         topology: see the file.
         with_sampler: whether to look at the sampler too.
 
@@ -77,15 +76,15 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     """
     devices = _devices(topology)
     chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.unknown(sharding.memory_per_device())
-    mesh = sharding.make_mesh(num_fsdp=config["train"]["num_fsdp"], devices=devices)
-    if not config["train"]["batch_size"]:
+    mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp, devices=devices)
+    if not config.train.batch_size:
         size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
-        config = schema.with_values(config, "train", batch_size=size)
-    sharding.check_batch_size(config["train"]["batch_size"], mesh)
-    found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config["model"]["dtype"]}
+        config = config.with_values("train", batch_size=size)
+    sharding.check_batch_size(config.train.batch_size, mesh)
+    found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config.model.dtype}
     logs.say("devices", found["devices"])
-    programs = {"training": (_training, config["train"]["batch_size"])}
-    programs |= {"sampling": (_sampling, config["sample"]["batch_per_device"] * mesh.size)} if with_sampler else {}
+    programs = {"training": (_training, config.train.batch_size)}
+    programs |= {"sampling": (_sampling, config.sample.batch_per_device * mesh.size)} if with_sampler else {}
     for name, (make, num_images) in programs.items():
         logs.say(name, f"{num_images} images a step, {num_images // mesh.size} on a chip; compiling...")
         try:
@@ -121,16 +120,16 @@ def _devices(topology: str) -> list[jax.Device]:
 
 def _training(config: Config, mesh: Mesh) -> Plan:
     """Returns what one training step takes, its images sent by the host."""
-    parts, num_images = training.parts(config), config["train"]["batch_size"]
+    parts, num_images = training.parts(config), config.train.batch_size
     abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
-    shardings = sharding.of_state(abstract, mesh, split_update=config["train"]["split_update"])
+    shardings = sharding.of_state(abstract, mesh, shard_optimizer=config.train.shard_optimizer)
     state = sharding.described(abstract, shardings)
     where = sharding.batched(mesh)
     batch = {
         "image": jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.uint8, sharding=where),
         "cond": {},
     }
-    if config["model"]["num_classes"]:
+    if config.model.num_classes:
         batch["cond"]["label"] = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=where)
     step = train.compile_step(parts, lambda _, item: item, mesh, shardings, num_steps=1)
     return _compiled(step, (state, {}, batch), mesh, flops.count(step, state, {}, batch))
@@ -140,10 +139,10 @@ def _sampling(config: Config, mesh: Mesh) -> Plan:
     """Returns what one step of the sampler takes."""
     draw, whole = sampling.draw(config), sharding.replicated(mesh)
     params = sharding.described(jax.eval_shape(processes.network(config).init, jax.random.key(0)), whole)
-    num_images = config["sample"]["batch_per_device"] * mesh.size
+    num_images = config.sample.batch_per_device * mesh.size
     numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=sharding.batched(mesh))
     arguments = params, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), numbers
-    num_steps = 1 if config["sample"]["sampler"] == "ode" else len(sampling.grid_times(config)) - 1
+    num_steps = 1 if config.sample.sampler == "ode" else len(sampling.grid_times(config)) - 1
     jitted = jax.jit(draw, out_shardings=sharding.batched(mesh))
     return _compiled(jitted, arguments, mesh, flops.count(draw, *arguments) / num_steps)
 
@@ -172,17 +171,19 @@ def _compiled(jitted: Callable, arguments: tuple, mesh: Mesh, num_flops: float) 
 def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) -> dict[str, Any]:
     """Returns a program's figures with the least time that they allow, and prints them."""
     bounds = {
-        "compute": plan.flops / getattr(chip, config["model"]["dtype"]),
+        "compute": plan.flops / getattr(chip, config.model.dtype),
         "memory": plan.traffic / chip.bandwidth,
         "links": sum(plan.collectives.values()) / chip.links,
     }
     least, limit = max((seconds, name) for name, seconds in bounds.items())
-    fits = plan.memory + config["data"]["resident_gib"] * GIB <= chip.memory
+    fits = plan.memory + config.data.device_cache_gib * GIB <= chip.memory
     sent = ", ".join(f"{kind} {size / MIB:,.1f} MiB" for kind, size in plan.collectives.items()) or "nothing"
     logs.say(
         "  memory", f"{plan.memory / GIB:.2f} of {chip.memory / GIB:.0f} GiB a chip, {plan.state / GIB:.2f} of it state"
     )
-    logs.say("", f"and {config['data']['resident_gib']:g} GiB at most for the data set (data.resident_gib), counted in full")
+    logs.say(
+        "", f"and {config.data.device_cache_gib:g} GiB at most for the data set (data.device_cache_gib), counted in full"
+    )
     logs.say("  compute", f"{plan.flops / 1e9:,.1f} GFLOP a chip, {plan.traffic / GIB:.2f} GiB read and written")
     logs.say("  sent", sent)
     if least:
@@ -204,16 +205,16 @@ def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) ->
 
 def _advice(config: Config, chip: hardware.Chip, mesh: Mesh) -> str:
     """Returns what to change."""
-    is_whole = mesh.size > 1 and config["train"]["num_fsdp"] == 1 and not config["train"]["split_update"]
-    again = f"model.num_remat_levels = {len(config['model']['multipliers'])}"
-    lever = f"train.split_update = True, {again}" if is_whole else again
+    is_whole = mesh.size > 1 and config.train.num_fsdp == 1 and not config.train.shard_optimizer
+    again = f"model.num_remat_stages = {len(config.model.multipliers)}"
+    lever = f"train.shard_optimizer = True, {again}" if is_whole else again
     try:
         size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
     except UserError:
         return f"set {lever}, or train.num_fsdp = {mesh.size}."
-    if size < config["train"]["batch_size"]:
+    if size < config.train.batch_size:
         return f"set {lever}, or train.batch_size = {size}."
-    return f"set {lever}, or a smaller data.resident_gib or sample.batch_per_device."
+    return f"set {lever}, or a smaller data.device_cache_gib or sample.batch_per_device."
 
 
 def main(argv: list[str]) -> int:
@@ -222,21 +223,19 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    values = flags.FlagValues()
-    flags.DEFINE_string("topology", "", "", flag_values=values)
-    flags.DEFINE_string("out", "", "", flag_values=values)
-    flags.DEFINE_boolean("sampler", True, "", flag_values=values)
-    command.parse(argv, values, _no_config)
-    schema.check(config := values.config.to_dict())
-    if not values.topology:
+    flags, config, _ = command.parse(argv, {"topology": "", "out": "", "sampler": "True"}, _no_config)
+    checks.check(config)
+    if not flags["topology"]:
         raise UserError("flag --topology is missing; it must be a TPU slice, such as v5e:4x4, or local.")
-    found = run(config, values.topology, with_sampler=values.sampler)
-    if values.out:
-        storage.write_text(storage.path(values.out), json.dumps(found, indent=2) + "\n")
+    if flags["sampler"] not in ("True", "False"):
+        raise UserError(f"flag --sampler = {flags['sampler']!r} is not allowed; it must be True or False.")
+    found = run(config, flags["topology"], with_sampler=flags["sampler"] == "True")
+    if flags["out"]:
+        storage.write_text(storage.path(flags["out"]), json.dumps(found, indent=2) + "\n")
     return 0 if found["fits"] else command.RUN_FAILED
 
 
-def _no_config() -> None:
+def _no_config(flags: command.Flags) -> Config:
     raise UserError("flag --config is missing; it must be a file of configs/.")
 
 

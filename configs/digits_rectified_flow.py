@@ -1,6 +1,6 @@
 """Rectified flow on handwritten digits: straight paths from noise to data. [Liu et al. 2022; times of Esser et al. 2024]
 
-    python main.py --config=configs/digits_flow.py --workdir=runs/digits_flow
+    python main.py --config=configs/digits_rectified_flow.py --workdir=runs/digits_rectified_flow
 
 Cost and expected result: as configs/digits.py, from which the network and the training come.
 
@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
     config = digits.get_config()
     config.process.kind = "rectified_flow"
     config.predicts = "velocity"
-    config.loss.density = "logit_normal"
+    config.loss.time_density = "logit_normal"
     config.sample.update(sampler="heun", num_steps=25, clip="none")
     return config

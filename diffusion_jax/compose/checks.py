@@ -1,0 +1,13 @@
+"""What must hold between the fields of a config: checked before any device works and before anything is written."""
+
+from diffusion_jax.compose import processes, sampling, training
+from diffusion_jax.compose.config import Config
+from diffusion_jax.errors import UserError
+
+
+def check(config: Config) -> None:
+    """Raises UserError, with one sentence, for the first two fields that do not fit together."""
+    processes.network(config)
+    for part in (processes, training, sampling):
+        for sentence in part.contradictions(config):
+            raise UserError(sentence)

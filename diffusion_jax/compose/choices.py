@@ -1,0 +1,137 @@
+"""The names that a config may say, and the function behind each. A new one is a function and a row here.
+
+A function gets the fields of its section that it names: see `chosen`. Imports nothing slower than JAX.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion_jax import continuous, denoiser, losses, process, samplers, schedules, solvers, timesteps
+from diffusion_jax.data import sources
+from diffusion_jax.process import Level
+
+FIRST_TRAINED = 1e-5  # time, of uniform draws [Song et al. 2021, score SDE, appendix C]
+
+
+def named(function: Callable) -> set[str]:
+    """Returns the names of a function's parameters, but for those that a `functools.partial` has set."""
+    return inspect.signature(function).parameters.keys() - getattr(function, "keywords", {}).keys()
+
+
+def taken(function: Callable, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of some values that a function names."""
+    names = named(function)
+    return {name: value for name, value in values.items() if name in names}
+
+
+def rows_naming(table: Mapping[str, Callable], parameter: str) -> list[str]:
+    """Returns the rows of a table whose functions name a parameter."""
+    return [row for row, function in table.items() if parameter in named(function)]
+
+
+def chosen(function: Callable, section: Any, **given: Any) -> Any:
+    """Returns what a row of a table makes of the fields of a section, and of what else is given, as far as it names them."""
+    return function(**taken(function, dict(section) | given))
+
+
+def discrete(schedule: str, num_steps: int, zero_terminal_snr: bool, rescale_c_noise: bool) -> Level:
+    """Returns a process of T levels as a table. # [T + 1]"""
+    betas = SCHEDULES[schedule](num_steps)
+    betas = schedules.zero_terminal_snr(betas) if zero_terminal_snr else betas
+    t = np.arange(-1, num_steps, dtype=np.float64)  # 0-based, as published networks count
+    return process.from_betas(betas, condition=t * 1000 / num_steps if rescale_c_noise else t)
+
+
+SCHEDULES = {
+    "constant": schedules.constant,
+    "cosine": schedules.cosine,
+    "jsd": schedules.jsd,
+    "linear": schedules.linear_rescaled,
+    "linear_raw": schedules.linear,
+    "scaled_linear": schedules.scaled_linear,
+    "sigmoid": schedules.sigmoid,
+    "sigmoid_beta": schedules.sigmoid_beta,
+    "warmup10": functools.partial(schedules.warmup, fraction=0.1),
+    "warmup50": functools.partial(schedules.warmup, fraction=0.5),
+}
+PROCESSES = {
+    "discrete": discrete,
+    "rectified_flow": continuous.rectified_flow,
+    "ve": continuous.ve,
+    "vp": continuous.vp,
+}
+PREDICTS = ("edm", "eps", "score", "v", "velocity", "x_0")
+
+LOSSES = {"hybrid": losses.hybrid, "simple": losses.simple, "vlb": losses.vlb}
+WEIGHTINGS = {"constant": None, "min_snr": losses.min_snr, "p2": losses.p2, "truncated_snr": losses.truncated_snr}
+TIMESTEPS = {
+    "loss_second_moment": timesteps.loss_second_moment,
+    "stratified": timesteps.stratified,
+    "uniform": timesteps.uniform,
+}
+TIME_DENSITIES = {  # quantile functions of real-valued t
+    "log_normal": timesteps.log_normal,
+    "log_uniform": timesteps.log_uniform,
+    "logit_normal": timesteps.logit_normal,
+    "uniform": functools.partial(timesteps.uniform_time, first=FIRST_TRAINED),
+}
+DENSITIES_OF = {  # process.kind -> the densities that fit its times
+    "discrete": ("uniform",),
+    "rectified_flow": ("logit_normal", "uniform"),
+    "ve": ("log_normal", "log_uniform"),
+    "vp": ("uniform",),
+}
+
+SAMPLERS = {
+    "ancestral": samplers.ancestral,
+    "ddim": samplers.ddim,
+    "dpm_solver": solvers.dpm_solver,
+    "dpm_solver_sde": solvers.sde_dpm_solver,
+    "dpm_solver_singlestep": solvers.singlestep,
+    "euler": functools.partial(samplers.ddim, eta=0.0),
+    "euler_ancestral": functools.partial(samplers.ddim, eta=1.0),
+    "heun": solvers.heun,
+    "unipc": solvers.unipc,
+}
+GRIDS = {  # of a discrete process: (T, S) -> whole t
+    "ddim_quadratic": timesteps.ddim_quadratic,
+    "ddim_uniform": timesteps.ddim_uniform,
+    "iddpm": lambda num_steps, num_sampled: timesteps.iddpm(num_steps, (num_sampled,)),
+    "leading": timesteps.leading,
+    "linspace": timesteps.linspace,
+    "trailing": timesteps.trailing,
+}
+REAL_GRIDS = {  # of any process: (process, S) -> real t
+    "karras": timesteps.karras,
+    "log_snr": timesteps.uniform_log_snr,
+    "quadratic": timesteps.quadratic,
+    "trailing": timesteps.trailing_time,  # of a discrete process it is rounded
+    "uniform": timesteps.uniform_grid,
+}
+CLIPS = {
+    "dynamic": functools.partial(denoiser.limit_x_0, limit=denoiser.dynamic_threshold),
+    "none": lambda denoise: denoise,
+    "static": denoiser.clip_x_0,
+    "static_keep_eps": functools.partial(denoiser.limit_x_0, limit=denoiser.clip, eps="kept"),
+}
+PROBES = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
+
+SOURCES = {
+    "digits": sources.digits,
+    "folder": sources.folder,
+    "idx": sources.idx,
+    "npz": sources.npz,
+    "tfds": sources.tfds,
+}
+
+TABLES = {  # the choices whose functions take fields of their own section
+    "process.kind": PROCESSES,
+    "loss.name": LOSSES,
+    "sample.sampler": SAMPLERS,
+    "data.source": SOURCES,
+}

@@ -1,0 +1,214 @@
+"""The config of a run: every field in one line, with its type, its default (that of configs/cifar10.py) and its meaning."""
+
+import itertools
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pydantic
+
+from diffusion_jax.compose import choices, sections
+from diffusion_jax.compose.sections import Field, Flag, Section, Text, field, integer, integers, one_of
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs.dump import flatten
+
+
+class Process(Section):
+    kind: one_of(choices.PROCESSES) = field("discrete", "T levels, or real-valued time: see process.py")
+    schedule: one_of(choices.SCHEDULES) = field("linear", "of a discrete process: its betas; see schedules.py")
+    num_steps: integer(1) = field(1000, "T of a discrete process")
+    zero_terminal_snr: Flag = field(False, "rescale the schedule so that x_T is noise alone; not for eps")
+    rescale_c_noise: Flag = field(False, "the network gets 1000 t / T instead of t (improved DDPM)")
+
+
+class Model(Section):
+    channels: integer(4) = field(128, "width of the first stage")
+    multipliers: integers(1, lengths=range(1, sections.MOST_ITEMS + 1), count="one or more ") = field(
+        (1, 2, 2, 2), "width of each stage, relative to channels; every stage halves the image"
+    )
+    num_res_blocks: integer(1, 64) = field(2, "residual blocks of a stage, going down; one more going up")
+    attention_stages: integers(0) = field((1,), "stages with attention; stage 1 of a 32-px image is 16 px")
+    dropout: sections.Fraction = field(0.1, "probability, in each residual block")
+    num_groups: integer(1) = field(32, "groups of each group normalisation")
+    norm_epsilon: sections.Positive = field(1e-6, "of each group normalisation; 1e-5 in improved DDPM")
+    scale_shift_norm: Flag = field(False, "the embedding scales and shifts norms (improved DDPM) instead of being added")
+    resample: one_of(("conv", "res_block")) = field("conv", "between stages; 'res_block' in ADM")
+    downsample_padding: one_of(("all_sides", "bottom_right")) = field(
+        "bottom_right", "of a 'conv'; improved DDPM: 'all_sides'"
+    )
+    embedding_spacing: one_of(("closed", "half_open")) = field("closed", "of the frequencies; improved DDPM: 'half_open'")
+    num_heads: integer(1) = field(1, "heads of attention")
+    num_heads_up: integer(0) = field(0, "heads of attention going up; 0 is num_heads")
+    head_channels: integer(0) = field(0, "channels of each head, instead of a number of heads; 0 is off")
+    num_classes: integer(0) = field(0, "labels that the network knows; 0 for none")
+    null_label: Flag = field(False, "one label more, num_classes, for 'no label'")
+    learned_variance: Flag = field(False, "twice the output channels, for the losses 'hybrid' and 'vlb'")
+    num_remat_stages: integer(0, sections.MOST_ITEMS) = field(
+        0, "largest stages to compute again in the backward pass: less memory, more time; not for CPUs", free=True
+    )
+    dtype: one_of(("bfloat16", "float32")) = field("float32", "of the arithmetic; parameters are float32")
+
+
+class Loss(Section):
+    name: one_of(choices.LOSSES) = field("simple", "'simple' is L_simple; 'hybrid' and 'vlb' train the variance too")
+    weighting: one_of(choices.WEIGHTINGS) = field("constant", "of 'simple', over noise levels; see losses.py")
+    timesteps: one_of(choices.TIMESTEPS) = field("uniform", "'stratified' has less noise; 'loss_second_moment' suits 'vlb'")
+    time_density: one_of(choices.TIME_DENSITIES) = field("uniform", "of real-valued t; 'log_normal' is EDM's")
+
+
+class Train(Section):
+    num_steps: integer(1) = field(800_000, "length of the run", free=True)
+    batch_size: integer(0) = field(128, "images, over all devices; 0 takes what their memory holds, at most 128")
+    learning_rate: sections.Positive = field(2e-4, "of Adam")
+    decay: one_of(("constant", "cosine")) = field("constant", "of the learning rate: 'cosine' falls to 0 at num_steps")
+    warmup_steps: integer(0) = field(5000, "steps in which the learning rate rises from 0, linearly")
+    grad_clip: sections.Limit = field(1.0, "largest global norm of the gradient")
+    ema_rates: sections.Rates = field((0.9999,), "one EMA of the parameters for each")
+    ema_warmup: Flag = field(False, "after n steps an EMA moves at most at rate (1 + n) / (10 + n): for short runs")
+    label_dropout: sections.Fraction = field(0.0, "share of labels replaced by the null label")
+    seed: integer(0) = field(0, "of everything random in training")
+    init_from: Text = field("", "a workdir to take parameters from; '' for none")
+    steps_per_call: integer(0) = field(0, "steps fused into one call; 0 chooses: 1 on a CPU, else up to 10", free=True)
+    max_skipped: integer(1) = field(20, "steps in a row with a non-finite loss or gradient that end the run", free=True)
+    num_fsdp: integer(1) = field(1, "devices that share each parameter; the rest share the batch", free=True)
+    shard_optimizer: Flag = field(
+        False, "split optimizer state and EMAs over all devices: less memory, the same steps", free=True
+    )
+    deterministic: Flag = field(False, "on a GPU: the same bytes from every run, with slower convolutions", free=True)
+    log_every: integer(1) = field(100, "steps between lines of metrics.jsonl", free=True)
+    checkpoint_every: integer(1) = field(10_000, "steps between checkpoints", free=True)
+    sample_every: integer(1) = field(10_000, "steps between grids of 64 images with the held-out loss", free=True)
+    keep_checkpoints: integer(1) = field(3, "checkpoints to keep, the latest", free=True)
+    tensorboard: Flag = field(True, "write for TensorBoard too", free=True)
+
+
+class Data(Section):
+    source: one_of(choices.SOURCES) = field("tfds", "kind of the data set")
+    name: Text = field("cifar10:3.0.2", "of a TFDS set")
+    path: Text = field("", "an .npz file, or a folder: of images, IDX files or TFDS sets; '' is TFDS's own", free=True)
+    held_out: Text = field(
+        "test", "split of a TFDS or IDX set, path for the others; its loss is logged; '' for none", free=True
+    )
+    image_size: integers(1, lengths=range(2, 3), count="2 ") = field((32, 32), "height, width")
+    channels: integer(1) = field(3, "1 for grey, 3 for RGB")
+    center_crop: integer(0) = field(0, "side of the square to cut out of the middle of every image first; 0 for none")
+    resize: Flag = field(
+        False, "scale by area until image_size is just covered, then cut out the middle; else another size is an error"
+    )
+    random_flip: Flag = field(True, "flip left and right, on the device")
+    device_cache_gib: sections.Finite = field(
+        2.0, "data sets up to this size stay on the devices; grain reads larger ones as needed", free=True
+    )
+
+
+class Sample(Section):
+    sampler: one_of({"ode", *choices.SAMPLERS}) = field("ancestral", "docs/samplers.md says which for how many steps")
+    grid: one_of({"explicit", *choices.GRIDS, *choices.REAL_GRIDS}) = field("trailing", "levels to visit; see timesteps.py")
+    num_steps: integer(1) = field(1000, "at most process.num_steps, but for grids of real-valued times")
+    times: sections.Times = field((), "of the grid 'explicit', falling; 0, the data, may be the last")
+    last_level: one_of(("data", "min_noise")) = field(
+        "data", "where grids lead: 'min_noise' stops at the least noisy level that the network is asked about"
+    )
+    interpolation: one_of(("log_alpha", "log_snr")) = field(
+        "log_alpha", "what is linear between whole t of a discrete process"
+    )
+    eta: sections.Share = field(0.0, "of ddim: 0 is deterministic, 1 as noisy as ancestral")
+    order: integer(1, 3) = field(2, "of dpm_solver, dpm_solver_singlestep and unipc")
+    solves_for: one_of(("eps", "x_0")) = field("x_0", "of the same: 'x_0' is DPM-Solver++, 'eps' DPM-Solver")
+    lower_order_final: Flag = field(True, "of the same: end with lower orders, steadier below 15 steps")
+    churn: sections.Churn = field((0.0, 0.0, 1e9, 1.0), "of euler and heun: S_churn, S_min, S_max, S_noise of EDM")
+    tolerance: sections.Tolerance = field(1e-5, "of ode, relative and absolute")
+    variance: one_of(("large", "learned_range", "small")) = field("large", "of ancestral: 'small' suits fewer steps")
+    clip: one_of(choices.CLIPS) = field("static", "limits x_0 at every step; 'static' is [-1, 1]; see denoiser.py")
+    num_images: integer(1) = field(50_000, "images to generate")
+    batch_per_device: integer(1) = field(256, "images that the network takes at once")
+    shard_size: integer(1) = field(1000, "images in a file while a dump is made: what a kill costs at most")
+    strip: integer(0) = field(0, "times at which strip.png shows the predicted x_0; 0 for no such picture")
+    seed: integer(0) = field(0, "of the images and of likelihoods")
+    ema_rate: sections.Fraction = field(0.9999, "one of train.ema_rates, or 0 for the parameters themselves")
+    label: integer(-1) = field(-1, "of every image, where there are classes; -1: image i has label i % num_classes")
+    step: integer(-1) = field(-1, "of the checkpoint; -1 is the latest")
+
+
+class Likelihood(Section):
+    kind: one_of(("bound", "pf_ode")) = field("bound", "the variational bound, or the density of the probability-flow ODE")
+    held_out: Flag = field(True, "of the images of data.held_out; False for the training set")
+    num_images: integer(0) = field(0, "evenly spaced over the set; 0 for all")
+    batch_per_device: integer(1) = field(64, "images that the network takes at once")
+    shard_size: integer(1) = field(500, "images in a file while a run goes on: what a kill costs at most")
+    probes: one_of(choices.PROBES) = field("rademacher", "distribution of the probes of pf_ode's trace")
+    num_probes: integer(1) = field(1, "probes of pf_ode's trace")
+    tolerance: sections.Positive = field(1e-5, "of pf_ode, relative and absolute")
+
+
+class Config(Section):
+    """What a run is. Attributes are sections, and their attributes the fields: config.sample.eta."""
+
+    compilation_cache: Flag = field(
+        True, "keep compiled programs in ~/.cache/diffusion_jax, or in $JAX_COMPILATION_CACHE_DIR", free=True
+    )
+    process: Process = field(Process(), "how noise is added")
+    predicts: one_of(choices.PREDICTS) = field("eps", "what the network's output is")
+    model: Model = field(Model(), "the network")
+    loss: Loss = field(Loss(), "what training minimises")
+    train: Train = field(Train(), "how training goes")
+    data: Data = field(Data(), "the images")
+    sample: Sample = field(Sample(), "how images are generated: --mode=sample, and the previews of training", free=True)
+    likelihood: Likelihood = field(Likelihood(), "--mode=likelihood, of the weights that `sample` names", free=True)
+
+    @classmethod
+    def of(cls, nested: Mapping[str, Any]) -> "Config":
+        """Returns the config that a nested mapping describes.
+
+        Raises:
+            UserError: one sentence with the field, its value and what is allowed.
+        """
+        return cls.of_flat(flatten(nested))
+
+    @classmethod
+    def of_flat(cls, flat: Mapping[str, Any]) -> "Config":
+        """Returns the config that {"section.field": value} describes; see `of`."""
+        for name in flat:
+            sections.check_name(name, FIELDS)
+        if missing := [name for name in FIELDS if name not in flat]:
+            raise UserError(f"config field {missing[0]!r} is missing; it must be {FIELDS[missing[0]].allowed}.")
+        try:
+            return cls.model_validate(sections.nested(flat))
+        except pydantic.ValidationError as error:
+            place = error.errors(include_input=False)[0]["loc"]  # (section, field, what in a tuple) or (field,)
+            name = ".".join(place[:2])
+        raise UserError(not_allowed(name, flat[name]))
+
+    def with_values(self, section: str, **values: Any) -> "Config":
+        """Returns the config with fields of one section changed, each checked."""
+        return Config.of(self.model_dump() | {section: dict(getattr(self, section)) | values})
+
+    def flat(self) -> dict[str, Any]:
+        """Returns {"section.field": value}."""
+        return flatten(self.model_dump())
+
+    def show(self, name: str) -> str:
+        """Returns how a sentence names a field and its value."""
+        return f"config field {name} = {sections.shown(self.flat()[name])}"
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the fields that say which run this is: those that may not change on resume, flat."""
+        return {name: value for name, value in self.flat().items() if not FIELDS[name].free}
+
+    def without_effect(self, names: Collection[str]) -> list[str]:
+        """Returns a sentence for each of some fields that is not at its default, and that the choice beside it ignores."""
+        flat, found = self.flat(), []
+        for name, (choice, table) in itertools.product(names, choices.TABLES.items()):
+            section, _, field_name = name.partition(".")
+            rows = choices.rows_naming(table, field_name) if choice.startswith(f"{section}.") else []
+            if rows and flat[choice] not in rows and flat[name] != FIELDS[name].default:
+                wanted = " or ".join(map(repr, rows))
+                found.append(f"config field {name} = {flat[name]!r} does nothing: it is for {choice} = {wanted}.")
+        return found
+
+
+FIELDS: dict[str, Field] = sections.fields_of(Config)
+
+
+def not_allowed(name: str, value: Any) -> str:
+    """Returns what to say of a value that a field does not take."""
+    return f"config field {name} = {sections.shown(value)} is not allowed; it must be {FIELDS[name].allowed}."

@@ -1,0 +1,137 @@
+"""Sections of a config: typed, frozen and hashable. A field is one line: name, what it takes, default and meaning."""
+
+import difflib
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import pydantic
+
+from diffusion_jax.errors import UserError
+
+MOST_ITEMS = 32  # of a tuple of whole numbers: a network of more stages halves every image to nothing
+MOST = 2**31 - 1
+
+
+class Section(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
+    """A group of fields."""
+
+
+class Field(NamedTuple):
+    """What is known of a field.
+
+    Attributes:
+        default: its value where nobody sets it.
+        allowed: in words, what it takes.
+        meaning: in words, what it does.
+        free: whether it may change when a run is resumed.
+    """
+
+    default: Any
+    allowed: str
+    meaning: str
+    free: bool
+
+
+def field(default: Any, meaning: str, *, free: bool = False) -> Any:
+    """Returns the right side of a field's line; a section that is `free` makes all its fields free."""
+    return pydantic.Field(default, description=meaning, json_schema_extra={"free": free})
+
+
+def fields_of(section: type[Section], *, prefix: str = "", free: bool = False) -> dict[str, Field]:
+    """Returns {"section.field": `Field`} of a section and of the sections in it, in the order of their lines."""
+    found = {}
+    for name, info in section.model_fields.items():
+        is_free = free or info.json_schema_extra["free"]
+        if isinstance(info.default, Section):
+            found |= fields_of(type(info.default), prefix=f"{name}.", free=is_free)
+        else:
+            [allowed] = [item for item in info.metadata if isinstance(item, str)]
+            found[prefix + name] = Field(info.default, allowed, info.description, is_free)
+    return found
+
+
+def _allowed(kind: Any, allowed: str, admits: Callable[[Any], bool] = lambda value: True) -> Any:
+    """Returns the type of a field that takes some values of a kind, with the words for them."""
+
+    def check(value: Any) -> Any:
+        if not admits(value):
+            raise ValueError(allowed)
+        return value
+
+    return Annotated[kind, pydantic.AfterValidator(check), allowed]
+
+
+def one_of(names: Collection[str]) -> Any:
+    """Returns the type of a choice between names, such as the keys of a table."""
+    return _allowed(str, "one of " + ", ".join(sorted(names)), lambda value: value in names)
+
+
+def integer(low: int, high: int = MOST) -> Any:
+    """Returns the type of a whole number between two, both included."""
+    return _allowed(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
+
+
+def integers(low: int, *, lengths: range = range(MOST_ITEMS + 1), count: str = "") -> Any:
+    """Returns the type of a tuple of whole numbers; `count` says in words how many."""
+    allowed = f"a tuple of {count}whole numbers, each at least {low}"
+    return _allowed(
+        tuple[int, ...], allowed, lambda items: len(items) in lengths and all(low <= item <= MOST for item in items)
+    )
+
+
+def _numbers(allowed: str, admits: Callable[[float], bool], lengths: range = range(MOST)) -> Any:
+    return _allowed(tuple[int | float, ...], allowed, lambda items: len(items) in lengths and all(map(admits, items)))
+
+
+def _is_finite(number: float) -> bool:
+    """Returns whether a number is from 0 to what a float can be; comparing, unlike math.isfinite, takes any whole number."""
+    return 0 <= number < 2**1023
+
+
+Flag = _allowed(bool, "True or False")
+Text = _allowed(str, "text")
+Share = _allowed(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+Fraction = _allowed(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
+Finite = _allowed(float, "a finite number from 0", lambda value: 0 <= value < math.inf)
+Positive = _allowed(float, "a finite number above 0", lambda value: 0 < value < math.inf)
+Limit = _allowed(float, "a number above 0; inf for none", lambda value: value > 0)
+Tolerance = _allowed(float, "a number from 1e-7 up to, not including, 1", lambda value: 1e-7 <= value < 1)
+Rates = _numbers("a tuple of numbers between 0 and 1", lambda item: 0 < item < 1)
+Times = _numbers("a tuple of finite numbers from 0", _is_finite)
+Churn = _numbers(
+    "a tuple of 4 numbers from 0, such as (40, 0.05, 50, 1.003)",
+    lambda item: item == math.inf or _is_finite(item),
+    range(4, 5),
+)
+
+
+def check_name(name: str, fields: Collection[str]) -> None:
+    """Raises UserError for a field that does not exist; the sentence lists those that do."""
+    if name in fields:
+        return
+    section = name.split(".")[0] + "."
+    known = [field for field in fields if field.startswith(section)] or sorted({field.split(".")[0] for field in fields})
+    if name + "." == section and known[0].startswith(section):
+        raise UserError(f"config field {name!r} is a section; set one of {', '.join(known)}.")
+    close = difflib.get_close_matches(name, fields, n=1)
+    hint = f"did you mean {close[0]}? Known" if close else "known"
+    raise UserError(f"config field {name!r} is unknown; {hint}: {', '.join(known)}.")
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {"section.field": value} as {"section": {"field": value}}."""
+    found: dict[str, Any] = {}
+    for name, value in flat.items():
+        section, _, inner = name.rpartition(".")
+        (found.setdefault(section, {}) if section else found)[inner] = value
+    return found
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a sentence can hold it: Python writes no whole number of more than 4,300 digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of too many digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
