@@ -210,7 +210,7 @@ def test_the_config_is_stored_with_versions(tmp_path):
     stored.write_config(storage.path(tmp_path), config)
     assert stored.read_config(storage.path(tmp_path)) == config
     text = json.loads((tmp_path / "config.json").read_text())
-    assert text["format_version"] == schema.FORMAT_VERSION and text["versions"]["jax"] == jax.__version__
+    assert text["format_version"] == stored.FORMAT_VERSION and text["versions"]["jax"] == jax.__version__
     assert stored.agreed_config(storage.path(tmp_path), config_of({"train.batch_size": 0})) == config
     with pytest.raises(UserError, match="model.channels: 8 -> 16"):
         stored.agreed_config(storage.path(tmp_path), config_of({"model.channels": 16}))

@@ -13,7 +13,8 @@ from PIL import Image
 import configs
 from configs import celeba64, cifar10, lsun
 from diffusion_jax import streams
-from diffusion_jax.compose import memory, processes, sampling, training
+from diffusion_jax.compose import checks, memory, processes, sampling, stored, training
+from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import loop
 
@@ -63,19 +64,17 @@ def test_every_config_is_listed_here():
 
 @pytest.mark.parametrize("name", NUM_PARAMETERS)
 def test_config(name, images):
-    config = get_config(name, images)
-    schema.check(config.to_dict())
-    assert schema.from_json(schema.to_json(config.to_dict(), {})) == config.to_dict()
-    params = check_shapes(config.to_dict())
+    nested = get_config(name, images)
+    checks.check(config := Config.of(nested.to_dict()))
+    assert config.model_dump() == nested.to_dict() and stored.from_json(stored.to_json(config)) == config
+    params = check_shapes(config)
     assert NUM_PARAMETERS[name] in (None, sum(leaf.size for leaf in jax.tree.leaves(params)))
     if name in SAME_WHEN_SMALL:  # compiling takes half a minute
-        training.parts(config.to_dict())
-        sampling.solve(config.to_dict())
+        training.parts(config)
+        sampling.solve(config)
         return
-    config.model.update(channels=4, num_groups=2, num_res_blocks=1)
-    config.train.warmup_steps = 0
-    config.model.num_heads = 1
-    take_two_steps(config.to_dict())
+    config = config.with_values("model", channels=4, num_groups=2, num_res_blocks=1, num_heads=1)
+    take_two_steps(config.with_values("train", warmup_steps=0))
 
 
 def check_shapes(config):
@@ -90,7 +89,7 @@ def check_shapes(config):
 
 
 def take_two_steps(config):
-    schema.check(config)
+    checks.check(config)
     parts = training.parts(config)
     sampling.draw(config)  # its settings fit together
     state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init"))
@@ -106,6 +105,10 @@ def take_two_steps(config):
     if config.loss.name == "simple" and config.predicts != "edm":  # whose variance is 1 for data of variance 1/4
         variance = 2 if config.predicts == "velocity" else 1  # of what an untrained network says 0 to
         assert float(metrics[0]["loss"]) == pytest.approx(variance, abs=0.5)
+
+
+def test_the_defaults_are_those_of_cifar10():
+    assert Config.of(cifar10.get_config().to_dict()) == Config()
 
 
 def test_cifar10_is_the_papers():
@@ -143,14 +146,13 @@ def test_a_folder_gets_the_network_for_its_images(tmp_path, size, picked, mode, 
 
 def test_what_an_image_takes_is_known_before_anything_runs():
     """The CIFAR-10 network: XLA itself needs 83 MB more for each image of a step (on a CPU, float32)."""
-    config = cifar10.get_config().to_dict()
+    config = Config()
     assert 1.0 < (memory.activation_bytes(config, 2) - memory.activation_bytes(config, 1)) / 83e6 < 1.3
 
 
 def test_a_batch_follows_from_the_memory():
-    config = get_config("digits", None)
-    config.data.device_cache_gib = 0.0
-    of = functools.partial(memory.batch_size, config.to_dict())
+    config = Config.of(get_config("digits", None).to_dict()).with_values("data", device_cache_gib=0.0)
+    of = functools.partial(memory.batch_size, config)
     assert of(memory=80e9, num_devices=1) == 128 == of(memory=80e9, num_devices=8)
     assert of(memory=80e9, num_devices=6) == 6 * 16
     assert 1 <= of(memory=20e6, num_devices=1) < of(memory=40e6, num_devices=1) < 128

@@ -48,7 +48,9 @@ def test_a_broken_file_of_a_streamed_set_is_named():
 
 def test_a_streamed_set_without_grain_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(UserError, match="config field feed.device_cache_gib is smaller than the data set, .* pip install grain"):
+    with pytest.raises(
+        UserError, match="config field data.device_cache_gib is smaller than the data set, .* pip install grain"
+    ):
         batches(1, resident=False)
 
 

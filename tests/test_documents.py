@@ -14,7 +14,8 @@ import pytest
 
 import main
 from configs import cifar10
-from diffusion_jax.compose import processes
+from diffusion_jax.compose import checks, describe, processes
+from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.weights import convert
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -59,19 +60,23 @@ def test_every_command_is_one_that_main_takes(document):
             continue
         named = [word for word in arguments if word.startswith("--config=") and ":" not in word]
         stored = ["--config=configs/digits.py"] if not named else []
-        values = main._parse(["main.py", *stored, *[word for word in arguments if not re.match(r"--config=.*:", word)]])
-        schema.check(values.config.to_dict())
+        said = main.parse(["main.py", *stored, *[word for word in arguments if not re.match(r"--config=.*:", word)]])
+        checks.check(said.config)
 
 
 @of_each
 def test_every_field_that_is_named_exists(document):
     """`section.field` with its value or without; a section that is also a module may name what that has."""
-    sections = "|".join(sorted({field.split(".")[0] for field in schema.FIELDS if "." in field}))
+    sections = "|".join(sorted({field.split(".")[0] for field in FIELDS if "." in field}))
     for name in re.findall(rf"`((?:{sections})\.\w+)(?: ?=[^`]*)?`", document.read_text()):
         section, _, rest = name.partition(".")
         module = ROOT / "diffusion_jax" / f"{section}.py"
         is_of_module = module.exists() and f"def {rest}(" in module.read_text()
-        assert name in schema.FIELDS or rest in ("py", "png") or is_of_module, f"{document.name} names {name}"
+        assert name in FIELDS or rest in ("py", "png") or is_of_module, f"{document.name} names {name}"
+
+
+def test_the_page_of_the_config_is_up_to_date():
+    assert (ROOT / "docs" / "config.md").read_text() == describe.as_markdown(), describe.__doc__
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -92,7 +97,7 @@ def test_the_recipe_for_published_weights_runs(monkeypatch):
     config = cifar10.get_config()
     config.model.update(channels=32, multipliers=(1, 2), num_res_blocks=1)
     monkeypatch.setattr(cifar10, "get_config", lambda: config)
-    tensors = as_diffusers_names_them(jax.eval_shape(processes.network(config.to_dict()).init, jax.random.key(0)))
+    tensors = as_diffusers_names_them(jax.eval_shape(processes.network(Config.of(config.to_dict())).init, jax.random.key(0)))
     unet = types.SimpleNamespace(state_dict=lambda: tensors)
     hub = types.SimpleNamespace(from_pretrained=lambda name: unet)
     monkeypatch.setitem(sys.modules, "diffusers", types.SimpleNamespace(UNet2DModel=hub))

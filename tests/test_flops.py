@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import tiny
 
-from configs import cifar10
 from diffusion_jax.compose import processes, sampling, training
+from diffusion_jax.compose.config import Config
 from diffusion_jax.tools.plan import flops
 from diffusion_jax.training import loop
 
@@ -68,7 +68,7 @@ def positions(name: str) -> int:
 
 
 def test_the_cifar10_network_takes_what_a_sum_over_its_layers_gives():
-    config = cifar10.get_config().to_dict()
+    config = Config()
     network = processes.network(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
     by_hand = 0

@@ -8,7 +8,9 @@ import pytest
 
 import diffusion_jax as dj
 import main
-from diffusion_jax.compose import schema
+from diffusion_jax.compose import stored
+from diffusion_jax.compose.config import FIELDS
+from diffusion_jax.errors import UserError
 
 STORED = sorted((pathlib.Path(__file__).parent / "stored").glob("format_*.zip"))
 FLAGS = ["model.channels=4", "model.num_groups=2", "model.multipliers=(1,)", "process.num_steps=20", "sample.num_steps=5"]
@@ -17,15 +19,36 @@ FLAGS += ["train.num_steps=4", "train.warmup_steps=1", "train.sample_every=4", "
 
 @pytest.fixture(params=STORED, ids=lambda file: file.stem)
 def workdir(request, tmp_path):
-    with zipfile.ZipFile(request.param) as stored:
-        stored.extractall(tmp_path)
+    with zipfile.ZipFile(request.param) as archive:
+        archive.extractall(tmp_path)
     return tmp_path
 
 
 def test_every_earlier_format_is_stored():
-    assert [int(file.stem.removeprefix("format_")) for file in STORED] == list(range(2, schema.FORMAT_VERSION))
-    assert set(schema.ADDED) == set(range(3, schema.FORMAT_VERSION + 1))
-    assert all(name in schema.FIELDS for fields in schema.ADDED.values() for name in fields)
+    assert [int(file.stem.removeprefix("format_")) for file in STORED] == list(range(2, stored.FORMAT_VERSION))
+
+
+def test_what_was_renamed_exists_now_and_not_before():
+    assert set(stored.RENAMED.values()) <= FIELDS.keys() and not set(stored.RENAMED) & FIELDS.keys()
+    for field, old, new in stored.VALUES_RENAMED:
+        allowed = FIELDS[field].allowed.removeprefix("one of ").split(", ")
+        assert new in allowed and old not in allowed
+
+
+def test_old_names_and_values_are_read_as_the_present_ones():
+    flat = {name: field.default for name, field in FIELDS.items() if name not in stored.RENAMED.values()}
+    flat |= {"process.kind": "chain", "sample.clip": "static_eps_kept", "likelihood.kind": "flow", "sample.end": "lowest"}
+    flat |= {"train.split_update": True, "model.attention_levels": [0], "sample.grid": "uniform"}
+    config = stored.from_json(json.dumps({"format_version": 5, "config": flat}))
+    assert (config.process.kind, config.sample.clip, config.likelihood.kind) == ("discrete", "static_keep_eps", "pf_ode")
+    assert (config.sample.last_level, config.train.shard_optimizer) == ("min_noise", True)
+    assert config.model.attention_stages == (0,)
+
+
+def test_the_present_format_needs_every_field():
+    text = json.dumps({"format_version": stored.FORMAT_VERSION, "config": {"predicts": "eps"}})
+    with pytest.raises(UserError, match="'compilation_cache' is missing; it must be True or False"):
+        stored.from_json(text)
 
 
 def test_an_earlier_run_is_loaded_and_drawn_from(workdir):
@@ -37,4 +60,4 @@ def test_an_earlier_run_goes_on(workdir, capsys):
     assert main.main(["main.py", "--config=configs/digits.py", f"--workdir={workdir}", *settings]) == 0
     assert "resumed     at step 2" in capsys.readouterr().out
     assert [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()] == [2, 4]
-    assert json.loads((workdir / "config.json").read_text())["format_version"] == schema.FORMAT_VERSION
+    assert json.loads((workdir / "config.json").read_text())["format_version"] == stored.FORMAT_VERSION

@@ -30,10 +30,12 @@ from tiny import ROOT, config_of
 
 import main
 from diffusion_jax import model
-from diffusion_jax.compose import command, schema, stored
+from diffusion_jax.compose import checks, choices, command, sections, stored
+from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.data import sources
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import checkpoint, dump, lock, logs, storage
+from diffusion_jax.runs.dump import flatten
 from diffusion_jax.training.state import TrainState
 
 IS_LONG = os.environ.get("GARBAGE") == "long"
@@ -91,7 +93,7 @@ ATOMS = st.one_of(
     st.integers(1, 5000).map(lambda num: "0x" + "f" * num),
     st.text(max_size=20),
     st.text(max_size=10).map(repr),
-    st.sampled_from([*schema.FIELDS["process.schedule"].allowed[7:].split(", "), "vp", "ode", "explicit", "x_0"]),
+    st.sampled_from([*choices.SCHEDULES, "vp", "ode", "explicit", "x_0"]),
 )
 NESTED = st.tuples(st.sampled_from(["()", "[]", "{}", "(,", "(1,"]), st.integers(1, 3000)).map(
     lambda p: p[0][0] * p[1] + p[0][1:] * p[1]
@@ -105,7 +107,7 @@ VALUES = st.one_of(
     NESTED,
     st.tuples(st.characters(), st.integers(1, 20_000)).map(lambda p: p[0] * p[1]),
 )
-FIELD_NAMES = st.sampled_from(sorted(schema.FIELDS))
+FIELD_NAMES = st.sampled_from(sorted(FIELDS))
 NAMES = st.one_of(
     FIELD_NAMES,
     st.tuples(FIELD_NAMES, st.sampled_from(["", ".", "x", "[0]", "-", " ", "\n", ".x", "['a']", "é", "()"])).map("".join),
@@ -137,7 +139,7 @@ def run_main(*arguments):
     said = err.getvalue()
     if code == 0:
         assert said == ""
-        schema.check(got[0])
+        checks.check(got[0])
         return code, got[0]
     assert code == command.BAD_INPUT and not got
     assert said.startswith("error: ") and said.endswith("\n") and said.count("\n") == 1
@@ -177,25 +179,25 @@ def test_an_override_that_cannot_be_is_refused_in_one_line(argument):
 
 # config.json.
 
-GOOD = {"format_version": schema.FORMAT_VERSION, "config": config_of({}), "versions": {}}
+GOOD = {"format_version": stored.FORMAT_VERSION, "config": config_of({}).model_dump(), "versions": {}}
 VERSIONS = st.sampled_from([2, 3, 3.0, True, None, "3", [3], math.nan, math.inf, -1, 10**400])
 
 
 @st.composite
 def damaged_configs(draw):
     """A stored config of which some fields and sections are gone, of another type, or new."""
-    flat = schema.flatten(GOOD["config"])
+    flat = flatten(GOOD["config"])
     for name in draw(st.lists(FIELD_NAMES, max_size=3)):
         if draw(st.booleans()):
             flat[name] = draw(JSON)
         else:
             flat.pop(name, None)
-    nested = schema._nested(flat)
+    nested = sections.nested(flat)
     for name in draw(
         st.lists(st.sampled_from([*nested, "", "a.b", "model.channels", "lock", "__class__", "a\nb"]), max_size=2)
     ):
         nested[name] = draw(JSON)
-    version = draw(st.just(schema.FORMAT_VERSION) | VERSIONS)
+    version = draw(st.just(stored.FORMAT_VERSION) | VERSIONS)
     return json.dumps({"format_version": version, "config": draw(st.just(nested) | JSON)}).encode()
 
 
@@ -206,7 +208,7 @@ CONFIGS = damaged_configs() | TEXTS
 @given(CONFIGS)
 def test_any_config_json_is_a_config_or_a_sentence(text):
     with sentence_at_most:
-        assert isinstance(schema.from_json(text.decode(errors="replace")), dict)
+        assert isinstance(stored.from_json(text.decode(errors="replace")), Config)
 
 
 @FUZZ
@@ -229,7 +231,7 @@ def test_any_config_json_is_read_by_the_library_or_a_sentence(tmp_path, text):
     with sentence_at_most:
         configs.append(stored.agreed_config(workdir, wanted))
     for config in configs:
-        schema.check(config)
+        assert isinstance(config, Config)
     assert listing(tmp_path) == {"config.json": text}
 
 
@@ -237,7 +239,11 @@ def stored_config(config):
     return json.dumps({**GOOD, "config": config}).encode()
 
 
-NO_BATCH_SIZE = config_of({})
+def stored_field(name, value):
+    return stored_config(sections.nested(config_of({}).flat() | {name: value}))
+
+
+NO_BATCH_SIZE = config_of({}).model_dump()
 del NO_BATCH_SIZE["train"]["batch_size"]
 NO_CONFIGS = {
     "a version that is no whole number": b'{"format_version": 3.0, "config": {}}',
@@ -245,9 +251,9 @@ NO_CONFIGS = {
     "a field of a field": stored_config({"a": 3, "a.b": 4}),
     "a field deep in a field": stored_config({"a": 3, "a.b.c": 4}),
     "names that ConfigDict refuses": stored_config({"__class__": 4}),
-    "beyond floats": stored_config(config_of({"train.learning_rate": 10**400})),
+    "beyond floats": stored_field("train.learning_rate", 10**400),
     "no batch size": stored_config(NO_BATCH_SIZE),
-    "a batch size that is none": stored_config(config_of({"train.batch_size": "many"})),
+    "a batch size that is none": stored_field("train.batch_size", "many"),
     "not UTF-8": b"\xff",
 }
 
@@ -255,7 +261,7 @@ NO_CONFIGS = {
 @pytest.mark.parametrize("text", list(NO_CONFIGS.values())[:4], ids=list(NO_CONFIGS)[:4])
 def test_a_config_json_that_cannot_be_is_refused(text):
     with pytest.raises(UserError, match="config.json"):
-        schema.from_json(text.decode())
+        stored.from_json(text.decode())
 
 
 @pytest.mark.parametrize(
@@ -555,7 +561,7 @@ def test_any_manifest_is_that_of_the_results_or_a_sentence(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)
     with sentence_at_most:
         dump.claim(storage.path(tmp_path), MANIFEST)
-        assert schema.flatten(json.loads(content)) == schema.flatten(MANIFEST)
+        assert flatten(json.loads(content)) == flatten(MANIFEST)
     assert listing(tmp_path) == {"manifest.json": content}
 
 

@@ -86,21 +86,26 @@ def test_the_figures_are_those_of_the_library(workdir, tmp_path):
 
 def test_the_flow_has_names_of_its_own(workdir, tmp_path):
     """Nothing that it writes is called bound. Probes of another law agree, and another seed does not."""
-    flow = {"likelihood__kind": "flow", "likelihood__num_images": 10, "likelihood__tolerance": 1e-3}
+    flow = {"likelihood__kind": "pf_ode", "likelihood__num_images": 10, "likelihood__tolerance": 1e-3}
 
     def measure_flow(name, **changes):
         config = tiny.config_of(CHANGES | {key.replace("__", "."): value for key, value in (flow | changes).items()})
         assert likelihood.run(config, workdir, storage.path(tmp_path / name)) == 0
-        return json.loads((tmp_path / name / "flow.json").read_text())
+        return json.loads((tmp_path / name / "pf_ode.json").read_text())
 
     one = measure_flow("one")
-    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == ["flow.json", "flow.npz", "manifest.json", "shards"]
+    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == [
+        "pf_ode.json",
+        "pf_ode.npz",
+        "manifest.json",
+        "shards",
+    ]
     assert not any("bound" in name for name in one) and one["evaluations"] > 7 and one["not_integrated"] == 0
-    with np.load(tmp_path / "one" / "flow.npz") as stored:
-        assert np.mean(stored["bits"]) == pytest.approx(one["flow_bits_per_dim"], rel=1e-6)
+    with np.load(tmp_path / "one" / "pf_ode.npz") as stored:
+        assert np.mean(stored["bits"]) == pytest.approx(one["pf_ode_bits_per_dim"], rel=1e-6)
     normal = measure_flow("normal", likelihood__probes="normal", likelihood__num_probes=4)
-    assert normal["flow_bits_per_dim"] == pytest.approx(one["flow_bits_per_dim"], abs=0.05)
-    assert measure_flow("other", sample__seed=1)["flow_bits_per_dim"] != one["flow_bits_per_dim"]
+    assert normal["pf_ode_bits_per_dim"] == pytest.approx(one["pf_ode_bits_per_dim"], abs=0.05)
+    assert measure_flow("other", sample__seed=1)["pf_ode_bits_per_dim"] != one["pf_ode_bits_per_dim"]
 
 
 def test_noises_belong_to_images(workdir):

@@ -82,7 +82,7 @@ def test_a_label_is_for_networks_that_know_classes(workdir):
     model = dj.load(workdir)
     with pytest.raises(ValueError, match="label = 3 is not allowed; with 0 classes it must be None"):
         model.denoiser(3)
-    knowing = model._replace(config={**model.config, "model": {**dict(model.config.model), "num_classes": 10}})
+    knowing = model._replace(config=model.config.with_values("model", num_classes=10))
     for label in (None, 3):
         with pytest.raises(ValueError, match=r"label = .* is not allowed; with 10 classes it must be int \[B\]"):
             knowing.denoiser(label)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cifar10
 from diffusion_jax import networks
 from diffusion_jax.compose import processes
+from diffusion_jax.compose.config import Config
 from diffusion_jax.networks import layers
 
 SMALL = {
@@ -47,13 +47,13 @@ def count(image_shape, **options):
 
 def test_the_cifar10_network_has_the_papers_size():
     """35.7 M in the paper; the exact number is that of the authors' code."""
-    config = cifar10.get_config().to_dict()
+    config = Config()
     assert count(processes.image_shape(config), **dict(config.model)) == 35_746_307
 
 
 def test_the_256_pixel_network_has_the_papers_size():
     """114 M in the paper; its levels are (1, 1, 2, 2, 4, 4) times 128 channels with attention at 16 pixels, level 4."""
-    model = cifar10.get_config().to_dict()["model"] | {"multipliers": (1, 1, 2, 2, 4, 4), "attention_stages": (4,)}
+    model = dict(Config().model) | {"multipliers": (1, 1, 2, 2, 4, 4), "attention_stages": (4,)}
     assert count((256, 256, 3), **model) == 113_673_219
 
 

@@ -71,7 +71,7 @@ def test_the_devices_of_this_machine(capsys, tmp_path):
 def test_what_does_not_fit_is_said_with_what_to_change(capsys, monkeypatch):
     chip = hardware.Chip(memory=2**21, bfloat16=1e12, float32=1e12, bandwidth=1e9, links=1e9)
     monkeypatch.setitem(hardware.PUBLISHED, "cpu", chip)
-    code, out, _ = run(capsys, *flags(), "--topology=local", "--nosampler", "--config.data.device_cache_gib=0.1")
+    code, out, _ = run(capsys, *flags(), "--topology=local", "--sampler=False", "--config.data.device_cache_gib=0.1")
     assert (
         code == command.RUN_FAILED
         and "verdict     does not fit: set train.shard_optimizer = True, model.num_remat_stages = 1" in out

@@ -13,7 +13,8 @@ import pytest
 from tiny import config_of
 
 from diffusion_jax import denoiser, streams
-from diffusion_jax.compose import sampling, training
+from diffusion_jax.compose import checks, choices, sampling, training
+from diffusion_jax.compose.config import FIELDS
 from diffusion_jax.errors import UserError
 
 TEXT = (pathlib.Path(__file__).parents[1] / "docs" / "samplers.md").read_text()
@@ -44,7 +45,7 @@ def config_for(sampler, column, **more):
     process = {"process.schedule": "cosine", "process.num_steps": 1000, "sample.num_steps": NUM_STEPS, "sample.clip": "none"}
     settings = {"sample.sampler": sampler, "sample.tolerance": 1e-4, **EACH.get(sampler, {})}
     config = config_of(process | COLUMNS[column] | settings | more)
-    schema.check(config)
+    checks.check(config)
     return config
 
 
@@ -76,8 +77,8 @@ WORKS = [cell for cell, text in table("sampler").items() if text == "yes"]
 def test_the_tables_have_every_sampler_process_and_parameterization():
     assert list(table("sampler")) == list(itertools.product(SAMPLERS, COLUMNS))
     assert list(table("network predicts")) == list(itertools.product(PREDICTS, COLUMNS))
-    assert {"ode", *sampling.SAMPLERS} == set(SAMPLERS)
-    assert set(re.findall(r"\w+", schema.FIELDS["predicts"].allowed.removeprefix("one of "))) == set(PREDICTS)
+    assert {"ode", *choices.SAMPLERS} == set(SAMPLERS)
+    assert set(re.findall(r"\w+", FIELDS["predicts"].allowed.removeprefix("one of "))) == set(PREDICTS)
 
 
 @pytest.mark.parametrize(("sampler", "column"), WORKS)

@@ -5,7 +5,9 @@ import itertools
 import pathlib
 
 from configs import digits
+from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed, sources
+from diffusion_jax.runs.dump import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = {
@@ -41,11 +43,7 @@ def batches(num: int) -> list[dict]:
     return [fed.batch(fed.store, item) for item in itertools.islice(fed.items, num)]
 
 
-def config_of(changes: dict) -> dict:
-    """Returns the nested config of a tiny run; changes are {"section.field": value}."""
-    config = digits.get_config().to_dict()
+def config_of(changes: dict) -> Config:
+    """Returns the config of a tiny run; changes are {"section.field": value}."""
     settings = {name: ast.literal_eval(value) if isinstance(value, str) else value for name, value in SETTINGS.items()}
-    for name, value in (settings | changes).items():
-        *section, field = name.split(".")
-        (config[section[0]] if section else config)[field] = value
-    return config
+    return Config.of_flat(flatten(digits.get_config().to_dict()) | settings | changes)

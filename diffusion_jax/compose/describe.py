@@ -8,8 +8,9 @@ from diffusion_jax.compose.sections import Section
 
 INTRODUCTION = """# The config
 
-Every field of a config. A file of `configs/` sets fields, and `--config.<field>=<value>` changes any of them. The defaults are
-those of `configs/cifar10.py`. The fields marked "yes" may change when a run is resumed; with others it would be another run.
+Every field of a config. A file of `configs/` sets fields, and `--config.<field>=<value>` changes any of them.
+The defaults are those of `configs/cifar10.py`. The fields marked "yes" may change when a run is resumed; a change of another
+makes another run.
 `python main.py --help` prints the same.
 
 This page is made from `diffusion_jax/compose/config.py` by `python -m diffusion_jax.compose.describe > docs/config.md`.

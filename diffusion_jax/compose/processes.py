@@ -12,6 +12,7 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.continuous import Process
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks.unet import multiple_of
 from diffusion_jax.process import Level
 
 
@@ -87,7 +88,7 @@ def _check_predicts(config: Config, last_alpha: float) -> None:
 
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the process and the size of the images."""
-    num_stages, multiple = len(config.model.multipliers), networks.multiple_of(config.model.multipliers)
+    num_stages, multiple = len(config.model.multipliers), multiple_of(config.model.multipliers)
     if any(size % multiple for size in config.data.image_size):
         yield (
             f"{config.show('data.image_size')} does not fit {num_stages} stages of model.multipliers; "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.networks import layers
-from diffusion_jax.networks.unet import UNet, check, multiple_of
+from diffusion_jax.networks.unet import UNet, check
 
 
 class Network(NamedTuple):

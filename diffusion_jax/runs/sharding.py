@@ -119,8 +119,8 @@ def of_state(state: Any, mesh: Mesh, *, shard_optimizer: bool) -> Any:
     Args:
         state: of arrays or `jax.ShapeDtypeStruct`s.
         mesh: from `make_mesh`.
-        shard_optimizer: whether averages and optimizer state are split over all devices, so that each updates its part of the
-            parameters only. [Xu et al. 2020, weight-update sharding]
+        shard_optimizer: whether averages and optimizer state are split over all devices, so that each updates its part of
+            the parameters only. [Xu et al. 2020, weight-update sharding]
     """
     shardings = of_parameters(state, mesh)
     if not shard_optimizer:

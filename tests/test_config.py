@@ -1,0 +1,226 @@
+"""Configs: every field is checked, survives JSON, and may or may not change on resume."""
+
+import functools
+import json
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import config_of
+
+from diffusion_jax.compose import checks, choices, stored
+from diffusion_jax.compose.config import FIELDS, Config
+from diffusion_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("field", "table"),
+    [
+        ("process.schedule", choices.SCHEDULES),
+        ("loss.name", choices.LOSSES),
+        ("loss.weighting", choices.WEIGHTINGS),
+        ("loss.timesteps", choices.TIMESTEPS),
+        ("data.source", choices.SOURCES),
+        ("loss.time_density", choices.TIME_DENSITIES),
+        ("process.kind", choices.PROCESSES),
+        ("sample.sampler", {"ode", *choices.SAMPLERS}),
+        ("sample.grid", {"explicit", *choices.GRIDS, *choices.REAL_GRIDS}),
+        ("sample.clip", choices.CLIPS),
+        ("likelihood.probes", choices.PROBES),
+    ],
+)
+def test_a_name_is_allowed_if_and_only_if_it_is_in_its_table(field, table):
+    section, _, name = field.partition(".")
+    for row in table:
+        assert getattr(getattr(Config().with_values(section, **{name: row}), section), name) == row
+    assert FIELDS[field].allowed == "one of " + ", ".join(sorted(table))
+
+
+def test_a_choice_takes_the_fields_that_its_function_names():
+    def sampler(*, eta, noise):
+        return eta, noise
+
+    sample = Config().with_values("sample", eta=0.5).sample
+    assert choices.chosen(sampler, sample, noise=3, more=4) == (0.5, 3)
+    assert choices.chosen(functools.partial(sampler, eta=1.0), sample, noise=3) == (1.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"sampler": "heun", "eta": 1.0}, "sample.eta = 1.0 does nothing: it is for sample.sampler = 'ddim'."),
+        (
+            {"sampler": "ode", "variance": "small"},
+            "variance = 'small' does nothing: it is for sample.sampler = 'ancestral'.",
+        ),
+        ({"sampler": "ddim", "order": 3}, "is for sample.sampler = 'dpm_solver' or 'dpm_solver_singlestep' or 'unipc'."),
+        ({"sampler": "ddim", "eta": 1.0}, None),
+        ({"sampler": "heun", "eta": 0.0}, None),
+        ({"sampler": "heun", "seed": 3}, None),
+    ],
+)
+def test_a_field_that_the_choice_beside_it_ignores_is_doubted(values, sentence):
+    config = Config().with_values("sample", **values)
+    found = config.without_effect([f"sample.{name}" for name in values])
+    assert [sentence in each for each in found] == [True] * (sentence is not None)
+    assert config.without_effect(["train.seed", "predicts"]) == []
+
+
+def test_a_process_and_a_source_ignore_fields_too():
+    config = Config().with_values("process", kind="vp", num_steps=7).with_values("data", source="npz", name="x")
+    found = config.without_effect(["process.num_steps", "data.name", "data.channels"])
+    assert found == [
+        "config field process.num_steps = 7 does nothing: it is for process.kind = 'discrete'.",
+        "config field data.name = 'x' does nothing: it is for data.source = 'tfds'.",
+    ]
+
+
+def test_a_config_is_a_value():
+    assert hash(config_of({})) == hash(config_of({})) and config_of({}) == config_of({})
+    assert config_of({}) != config_of({"sample.seed": 1})
+    with pytest.raises(pydantic.ValidationError):
+        config_of({}).sample.seed = 3
+
+
+def test_changed_values_are_checked():
+    with pytest.raises(UserError, match=r"config field sample.eta = 2.0 is not allowed; it must be a number from 0 to 1\."):
+        Config().with_values("sample", eta=2.0)
+    with pytest.raises(UserError, match="'sample.ete' is unknown; did you mean sample.eta"):
+        Config().with_values("sample", ete=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data.image_size": (9, 8), "model.multipliers": (1, 2)}, "height and width must be multiples of 2"),
+        ({"model.channels": 10}, "model.channels = 10 must be a multiple of num_groups = 4"),
+        ({"model.channels": 9, "model.num_groups": 3}, "model.channels = 9 must be even"),
+        (
+            {"model.attention_stages": (1,)},
+            r"model.attention_stages = \(1,\) names a stage that multipliers lacks; it has 0 to 0",
+        ),
+        (
+            {"process.schedule": "linear", "process.num_steps": 19},
+            "too short for schedule 'linear', which needs at least 20",
+        ),
+        (
+            {"model.num_heads": 3},
+            "model.num_heads = 3 must divide the channels of every stage with attention, here 8",
+        ),
+        ({"loss.name": "hybrid"}, "model.learned_variance = False does not fit loss.name = 'hybrid'"),
+        ({"model.learned_variance": True}, "model.learned_variance = True does not fit loss.name = 'simple'"),
+        ({"sample.variance": "learned_range"}, "sample.variance = 'learned_range' needs model.learned_variance = True"),
+        (
+            {"loss.name": "vlb", "model.learned_variance": True, "loss.weighting": "p2"},
+            "loss.weighting = 'p2' is for loss.name = 'simple'",
+        ),
+        (
+            {"train.label_dropout": 0.1},
+            "train.label_dropout = 0.1 needs model.num_classes above 0 and model.null_label = True",
+        ),
+        ({"sample.label": 0}, "sample.label = 0 is not a label of model.num_classes = 0; -1 goes through all"),
+        (
+            {"sample.num_steps": 21},
+            "sample.num_steps = 21 must be at most process.num_steps = 20 for sample.grid = 'trailing'",
+        ),
+        ({"process.kind": "vp", "process.zero_terminal_snr": True}, "process.kind = 'vp' has no schedule to rescale"),
+        (
+            {"process.kind": "vp", "loss.name": "vlb", "model.learned_variance": True},
+            "loss.name = 'vlb' is a bound of discrete processes, and process.kind is 'vp'",
+        ),
+        ({"process.kind": "ve", "loss.timesteps": "loss_second_moment"}, "counts levels, and process.kind is 've'"),
+        ({"loss.time_density": "log_normal"}, "loss.time_density = 'log_normal' is of real-valued times"),
+        (
+            {"process.kind": "ve"},
+            "loss.time_density = 'uniform' does not fit the times of process 've'; set 'log_normal' or 'log_uniform'",
+        ),
+        ({"process.kind": "rectified_flow", "loss.time_density": "log_normal"}, "set 'logit_normal' or 'uniform'"),
+        (
+            {"process.kind": "vp", "process.rescale_c_noise": True},
+            "is for process.kind = 'discrete', and process.kind is 'vp'; set False",
+        ),
+        (
+            {"sample.last_level": "min_noise"},
+            "sample.last_level = 'min_noise' is not for sample.grid = 'trailing', which leads to the data",
+        ),
+        (
+            {"sample.grid": "linspace", "sample.last_level": "min_noise", "sample.num_steps": 20},
+            "sample.num_steps = 20 must be at most",
+        ),
+        ({"sample.sampler": "ode"}, "sample.clip = 'static' is not for sample.sampler = 'ode'"),
+        (
+            {"process.kind": "vp", "sample.grid": "leading"},
+            "sample.grid = 'leading' counts levels, and process.kind is 'vp'; use one of explicit",
+        ),
+        ({"sample.grid": "explicit"}, r"sample.times = \(\) does not fit sample.grid = 'explicit'"),
+        ({"sample.times": (3, 1, 0)}, r"sample.times = \(3, 1, 0\) does not fit sample.grid = 'trailing'"),
+        (
+            {"sample.grid": "explicit", "sample.times": (3, 1), "sample.last_level": "min_noise"},
+            "sample.last_level = 'min_noise' is not for sample.grid = 'explicit'",
+        ),
+        ({"sample.churn": (40.0, 0.0, 50.0, 1.0)}, "is for sample.sampler = 'euler' or 'heun'"),
+        ({"sample.churn": (1.0,)}, r"sample.churn = \(1.0,\) is not allowed; it must be a tuple of 4 numbers from 0"),
+        (
+            {"sample.sampler": "ode", "sample.clip": "none", "sample.strip": 2},
+            "sample.strip = 2 is impossible with sample.sampler = 'ode'",
+        ),
+        ({"sample.ema_rate": 0.5}, r"sample.ema_rate = 0.5 must be one of train.ema_rates = \(0.99,\), or 0"),
+        ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),
+        ({"model.multipliers": ()}, "one or more"),
+        ({"train.learning_rate": 0.0}, "train.learning_rate = 0.0 is not allowed; it must be a finite number above 0"),
+        ({"train.learning_rate": float("nan")}, "train.learning_rate = nan is not allowed"),
+        ({"train.learning_rate": float("inf")}, "train.learning_rate = inf is not allowed"),
+        ({"train.seed": 2**31}, "a whole number from 0 to 2147483647"),
+        ({"data.random_flip": 1}, "data.random_flip = 1 is not allowed; it must be True or False"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        checks.check(config_of(changes))
+
+
+def test_a_missing_field_is_named():
+    nested = config_of({}).model_dump()
+    del nested["train"]["seed"]
+    with pytest.raises(UserError, match=r"config field 'train.seed' is missing; it must be a whole number"):
+        Config.of(nested)
+
+
+@given(
+    st.sampled_from(sorted(FIELDS)),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.tuples(), st.lists(st.integers()), st.binary()
+    ),
+)
+def test_any_value_is_taken_or_refused_with_a_sentence(field, value):
+    try:
+        checks.check(config_of({field: value}))
+    except UserError as error:
+        assert str(error).startswith("config field ") and str(error).endswith(".")
+
+
+def test_numbers_of_steps_and_intervals_may_change_on_resume_and_the_rest_may_not():
+    config = config_of({})
+    free = config_of({"train.num_steps": 9, "train.log_every": 7, "sample.num_steps": 2, "train.keep_checkpoints": 9})
+    assert stored.changed(config, free) == []
+    fixed = config_of({"process.num_steps": 30, "train.learning_rate": 1.0, "data.random_flip": True})
+    assert stored.changed(config, fixed) == [
+        "process.num_steps: 20 -> 30",
+        "train.learning_rate: 0.002 -> 1.0",
+        "data.random_flip: False -> True",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"format_version": 1}'])
+def test_a_damaged_config_is_said_to_be_damaged(text):
+    with pytest.raises(UserError, match="config.json is damaged"):
+        stored.from_json(text)
+
+
+@pytest.mark.parametrize("version", [1, 99])
+def test_another_format_is_refused(version):
+    text = json.dumps({"format_version": version, "config": {}, "versions": {}})
+    sentence = f"format_version = {version}; this version of diffusion_jax reads 2 to {stored.FORMAT_VERSION}"
+    with pytest.raises(UserError, match=sentence):
+        stored.from_json(text)
