@@ -12,7 +12,7 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from configs import cifar10
+from diffusion_jax.compose.config import Config
 from diffusion_jax.tools import plan
 
 RESULTS = ROOT / "benchmarks" / "plans.json"
@@ -24,10 +24,8 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     for topology in [name for name in SLICES if name not in {row["topology"] for row in rows}]:
-        config = cifar10.get_config()
-        config.model.dtype = "bfloat16"
-        config.train.batch_size = SLICES[topology]
-        rows.append(plan.run(config.to_dict(), topology, with_sampler=topology in SAMPLED))
+        config = Config().with_values("model", dtype="bfloat16").with_values("train", batch_size=SLICES[topology])
+        rows.append(plan.run(config, topology, with_sampler=topology in SAMPLED))
         RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
     print(table(rows))
 

@@ -27,7 +27,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from diffusion_jax import model, streams
-from diffusion_jax.compose import inputs, processes, sampling, stored
+from diffusion_jax.compose import choices, inputs, processes, sampling, stored
+from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs, feed
 
 SAMPLERS = {
@@ -87,7 +88,7 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int
     steps = (num + 1) // 2 if sampler == "heun" else num
     on_grid = {"grid": grid, "num_steps": steps} if num else {}
     config = model.with_settings(trained.config, **on_grid, **(SAMPLERS | ODE)[sampler])
-    solve, limit = sampling.solve(config), processes.CLIPS[config.sample.clip]
+    solve, limit = sampling.solve(config), choices.CLIPS[config.sample.clip]
 
     @jax.jit
     def draw(numbers):
@@ -107,7 +108,7 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int
     }
 
 
-def reference(config: dict, num_images: int):
+def reference(config: Config, num_images: int):
     """Returns (images -> Frechet distance to the training set, what is known of that measure)."""
     source = inputs.source(config)
     records = feed.read_all(source)

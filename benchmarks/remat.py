@@ -31,7 +31,7 @@ def main() -> None:
     cell, num_steps = throughput.Cell("cifar10", 8 if on_cpu else 256, "train"), 1 if on_cpu else 10
     calls, rows = [], []
     for num in range(len(config.model.multipliers) + 1):
-        side = throughput.Ours({**config, "model": {**dict(config.model), "num_remat_stages": num}})
+        side = throughput.Ours(config.with_values("model", num_remat_stages=num))
         calls.append(side.prepare(cell, num_steps))
         calls[-1]()
         temporary = side.compiled.memory_analysis().temp_size_in_bytes

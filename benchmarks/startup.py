@@ -21,8 +21,8 @@ import jax
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from configs import cifar10
 from diffusion_jax.compose import stored, training
+from diffusion_jax.compose.config import Config
 from diffusion_jax.training import loop
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 def initialised() -> float:
     """Returns the seconds that compiling and drawing the first state of the CIFAR-10 run takes."""
-    make_state = jax.jit(functools.partial(loop.make_state, parts=training.parts(cifar10.get_config().to_dict())))
+    make_state = jax.jit(functools.partial(loop.make_state, parts=training.parts(Config())))
     start = time.perf_counter()
     jax.block_until_ready(make_state(jax.random.key(0)))
     return time.perf_counter() - start

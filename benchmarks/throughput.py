@@ -37,6 +37,7 @@ import profiles
 
 from diffusion_jax import streams
 from diffusion_jax.compose import processes, sampling, stored, training
+from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.jobs import train
 from diffusion_jax.runs import sharding
@@ -148,16 +149,16 @@ def finished(row: dict[str, Any], seconds: list[float], num_steps: int, peaks: d
     }
 
 
-def config_of(network: str) -> dict:
+def config_of(network: str) -> Config:
     """Returns a config, in bfloat16 but for a CPU, with epsilon predicted and nothing learned of the variance."""
     config = importlib.import_module(f"configs.{network}").get_config()
     config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     config.model.learned_variance = False
     config.loss.name, config.sample.variance, config.train.grad_clip = "simple", "large", 1.0
-    return config.to_dict()
+    return Config.of(config.to_dict())
 
 
-def make_side(name: str, config: dict) -> Any:
+def make_side(name: str, config: Config) -> Any:
     if name == SIDES[0]:
         return Ours(config)
     import torch_peer
@@ -165,26 +166,26 @@ def make_side(name: str, config: dict) -> Any:
     return Peer(torch_peer.TorchPeer(config, compiled=name == "torch compiled"))
 
 
-def random_images(config: dict) -> np.ndarray:
+def random_images(config: Config) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES // 4, *processes.image_shape(config)), np.uint8)
 
 
-def times_of(config: dict, cell: Cell) -> np.ndarray:
+def times_of(config: Config, cell: Cell) -> np.ndarray:
     """Returns the levels that a sampler visits."""
     return sampling.grid_times(with_cell(config, cell))
 
 
-def with_cell(config: dict, cell: Cell) -> dict:
+def with_cell(config: Config, cell: Cell) -> Config:
     how = {"sampler": "ddim", "grid": "trailing", "num_steps": 50}
     if cell.task == "ancestral1000":
         how = {"sampler": "ancestral", "grid": "trailing", "num_steps": config.process.num_steps}
-    return {**config, "sample": {**dict(config.sample), **how, "eta": 0.0, "clip": "static"}}
+    return config.with_values("sample", **how, eta=0.0, clip="static")
 
 
 class Ours:
     """The training step and the sampler that main.py runs."""
 
-    def __init__(self, config: dict):
+    def __init__(self, config: Config):
         self.config, self.parts, self.mesh = config, training.parts(config), sharding.make_mesh(devices=jax.devices()[:1])
         make_state = functools.partial(loop.make_state, parts=self.parts)
         began = time.monotonic()

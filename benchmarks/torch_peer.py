@@ -15,12 +15,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_jax.compose import processes
+from diffusion_jax.compose.config import Config
 
 
 class TorchPeer:
     """A network of the same shape as a config's, with its optimizer and its average, on the fastest device there is."""
 
-    def __init__(self, config: dict, *, compiled: bool):
+    def __init__(self, config: Config, *, compiled: bool):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=config.model.dtype == "bfloat16")
         self.memory_format = torch.channels_last if compiled else torch.contiguous_format
@@ -132,7 +133,7 @@ def compile_whole(module: torch.nn.Module) -> Callable:
     return torch.compile(module, mode="max-autotune", dynamic=False)
 
 
-def unet(config: dict) -> diffusers.UNet2DModel:
+def unet(config: Config) -> diffusers.UNet2DModel:
     """Returns diffusers' network of a config's shape."""
     model = config.model
     height, width, channels = processes.image_shape(config)

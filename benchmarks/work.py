@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from diffusion_jax.compose import memory, processes, training
+from diffusion_jax.compose.config import Config
 from diffusion_jax.tools.plan import flops
 from diffusion_jax.training import loop
 
@@ -48,13 +49,13 @@ def by_remat_levels(name: str, num: int) -> dict[str, int]:
     return {"kept_bytes": per_image, "step_flops": step(config, processes.image_shape(config))}
 
 
-def config_of(name: str, **model) -> dict:
+def config_of(name: str, **model) -> Config:
     config = importlib.import_module(f"configs.{name}").get_config()
     config.model.update(dtype="bfloat16", **model)
-    return config.to_dict()
+    return Config.of(config.to_dict())
 
 
-def step(config: dict, shape: tuple[int, int, int]) -> int:
+def step(config: Config, shape: tuple[int, int, int]) -> int:
     """Returns the operations of a training step for one image."""
     parts = training.parts(config)
     state = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import main
-from configs import cifar10
 from diffusion_jax.compose import checks, describe, processes
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.weights import convert
@@ -89,15 +88,14 @@ def test_the_changes_of_contributing_apply(tmp_path):
         subprocess.run(["git", "apply", "--unidiff-zero", "-"], cwd=tmp_path, input=change, text=True, check=True)
     for file in (tmp_path / "diffusion_jax").rglob("*.py"):
         compile(file.read_text(), file, "exec")
-    assert "geometric" in (tmp_path / "diffusion_jax" / "build" / "processes.py").read_text()
+    assert "geometric" in (tmp_path / "diffusion_jax" / "compose" / "choices.py").read_text()
 
 
 def test_the_recipe_for_published_weights_runs(monkeypatch):
     """On a smaller network, whose weights go by the names that diffusers has for them."""
-    config = cifar10.get_config()
-    config.model.update(channels=32, multipliers=(1, 2), num_res_blocks=1)
-    monkeypatch.setattr(cifar10, "get_config", lambda: config)
-    tensors = as_diffusers_names_them(jax.eval_shape(processes.network(Config.of(config.to_dict())).init, jax.random.key(0)))
+    small = Config().with_values("model", channels=32, multipliers=(1, 2), num_res_blocks=1)
+    monkeypatch.setattr("diffusion_jax.compose.config.Config", lambda: small)
+    tensors = as_diffusers_names_them(jax.eval_shape(processes.network(small).init, jax.random.key(0)))
     unet = types.SimpleNamespace(state_dict=lambda: tensors)
     hub = types.SimpleNamespace(from_pretrained=lambda name: unet)
     monkeypatch.setitem(sys.modules, "diffusers", types.SimpleNamespace(UNet2DModel=hub))
