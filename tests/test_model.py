@@ -162,7 +162,7 @@ def test_classes_are_trained_drawn_and_dumped(tmp_path):
     cycled, sevens = model.sample(12), model.sample(12, label=7)
     np.testing.assert_array_equal(cycled[7], sevens[7])
     assert np.any(cycled[3] != sevens[3])
-    with pytest.raises(ValueError, match="sample.label = 11 is no label of model.num_classes = 10"):
+    with pytest.raises(ValueError, match="sample.label = 11 is not a label of model.num_classes = 10"):
         model.sample(1, label=11)
 
 

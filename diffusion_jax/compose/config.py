@@ -180,7 +180,7 @@ class Config(Section):
 
     def with_values(self, section: str, **values: Any) -> "Config":
         """Returns the config with fields of one section changed, each checked."""
-        return Config.of(self.model_dump() | {section: dict(getattr(self, section)) | values})
+        return self.of(self.model_dump() | {section: dict(getattr(self, section)) | values})
 
     def flat(self) -> dict[str, Any]:
         """Returns {"section.field": value}."""

@@ -33,9 +33,7 @@ def held_out(config: Config) -> Source | None:
 
 def _source(config: Config, *, split: str) -> Source:
     section, make = config.data, SOURCES[config.data.source]
-    given = (
-        {"split" if "split" in named(make) else "path": split} if split else {}
-    )  # some have no splits, but a path for each
+    given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
     return sources.fitted(
         chosen(make, section, **given),
         image_shape=image_shape(config),
