@@ -95,9 +95,9 @@ def test_the_flow_has_names_of_its_own(workdir, tmp_path):
 
     one = measure_flow("one")
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == [
+        "manifest.json",
         "pf_ode.json",
         "pf_ode.npz",
-        "manifest.json",
         "shards",
     ]
     assert not any("bound" in name for name in one) and one["evaluations"] > 7 and one["not_integrated"] == 0
