@@ -123,5 +123,5 @@ def test_many_given_times_are_not_few():
 def test_what_the_network_is_told(rescaled, last):
     """0-based t, or 1000 t / T [Nichol & Dhariwal 2021's code: rescale_timesteps]."""
     config = config_of({"process.num_steps": 4000, "process.rescale_condition": rescaled})
-    condition = processes.levels(config).condition
+    condition = processes.levels(config).c_noise
     np.testing.assert_allclose(condition[1:], np.linspace(0, last, 4000), rtol=1e-6)

@@ -4,6 +4,7 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 import recorded
 
@@ -39,11 +40,11 @@ BETAS = {
 
 def derived(betas, field):
     """Returns a coefficient table of the one-step chain, from our levels and our posterior."""
-    levels = process.from_betas(betas)
+    levels = oracles.rows_of(betas)
     rows = np.arange(1, len(betas) + 1)
-    t, s = process.at(levels, rows), process.at(levels, rows - 1)
+    t, s = process.rows(levels, rows), process.rows(levels, rows - 1)
     one, zero = jnp.ones((len(betas), 1, 1, 1)), jnp.zeros((len(betas), 1, 1, 1))
-    first = process.log_variance(process.at(levels, 2), process.at(levels, 1), "small")
+    first = process.log_variance(process.rows(levels, 2), process.rows(levels, 1), "small")
     return {
         "betas": lambda: betas,
         "alphas_cumprod": lambda: t.alpha**2,

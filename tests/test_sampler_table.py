@@ -61,7 +61,7 @@ def networks(column):
         def denoise(x_t, level):
             wanted = exact(x_t, level)
             a, b = (jnp.reshape(c, jnp.shape(c) + (1,) * (x_t.ndim - jnp.ndim(c))) for c in coefficients(level))
-            network = lambda x, condition: a * wanted.x_0 + b * wanted.eps  # noqa: E731
+            network = lambda x, c_noise: a * wanted.x_0 + b * wanted.eps  # noqa: E731
             return denoiser.make_denoiser(network, predicts=coefficients)(x_t, level)
 
         return denoise

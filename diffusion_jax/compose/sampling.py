@@ -1,4 +1,4 @@
-"""What a config says of drawing images."""
+"""What a config says of generating images."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import continuous, process, samplers, solvers, streams, timesteps
+from diffusion_jax import grids, multistep, process, samplers, streams
 from diffusion_jax.compose import processes
 from diffusion_jax.compose.processes import CLIPS, Config
 from diffusion_jax.data import codecs
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
-from diffusion_jax.process import Level
+from diffusion_jax.process import Level, Process
 from diffusion_jax.samplers import Sampler, Samples
 
 
@@ -23,31 +23,31 @@ def _of_order(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in ("order", "solves_for", "lower_order_final")}
 
 
-SAMPLERS: dict[str, Callable[[Mapping[str, Any]], Sampler]] = {
-    "ancestral": lambda settings: samplers.ancestral(variance=settings["variance"]),
-    "ddim": lambda settings: samplers.ddim(eta=settings["eta"]),
-    "dpm_solver": lambda settings: solvers.dpm_solver(**_of_order(settings)),
-    "dpm_solver_sde": lambda settings: solvers.sde_dpm_solver(),
-    "dpm_solver_singlestep": lambda settings: solvers.singlestep(**_of_order(settings)),
-    "euler": lambda settings: samplers.ddim(),
-    "euler_ancestral": lambda settings: samplers.ddim(eta=1.0),
-    "heun": lambda settings: solvers.heun(),
-    "unipc": lambda settings: solvers.unipc(**_of_order(settings)),
+SAMPLERS: dict[str, Callable[[Mapping[str, Any], Process], Sampler]] = {
+    "ancestral": lambda settings, of: samplers.ancestral(variance=settings["variance"]),
+    "ddim": lambda settings, of: samplers.ddim(eta=settings["eta"]),
+    "dpm_solver": lambda settings, of: multistep.dpm_solver(**_of_order(settings)),
+    "dpm_solver_sde": lambda settings, of: multistep.sde_dpm_solver(),
+    "dpm_solver_singlestep": lambda settings, of: multistep.singlestep(**_of_order(settings)),
+    "euler": lambda settings, of: samplers.ddim(),
+    "euler_ancestral": lambda settings, of: samplers.ddim(eta=1.0),
+    "heun": lambda settings, of: samplers.heun(),
+    "ode": lambda settings, of: samplers.adaptive(
+        processes.checked_signal(of, "sample.sampler = 'ode'"), rtol=settings["tolerance"], atol=settings["tolerance"]
+    ),
+    "unipc": lambda settings, of: multistep.unipc(**_of_order(settings)),
 }
-GRIDS = {  # of a chain: (T, S) -> whole t
-    "ddim_quadratic": timesteps.ddim_quadratic,
-    "ddim_uniform": timesteps.ddim_uniform,
-    "iddpm": lambda num_steps, num_sampled: timesteps.iddpm(num_steps, (num_sampled,)),
-    "leading": timesteps.leading,
-    "linspace": timesteps.linspace,
-    "trailing": timesteps.trailing,
-}
-REAL_GRIDS = {  # of any process: (process, S) -> real t
-    "karras": timesteps.karras,
-    "log_snr": timesteps.uniform_log_snr,
-    "quadratic": timesteps.quadratic,
-    "trailing": timesteps.trailing_time,  # of a chain it is rounded
-    "uniform": timesteps.uniform_grid,
+GRIDS: dict[str, Callable[[Process, int], np.ndarray]] = {
+    "ddim_quadratic": grids.ddim_quadratic,
+    "ddim_uniform": grids.ddim_uniform,
+    "iddpm": grids.iddpm,
+    "karras": grids.karras,
+    "leading": grids.leading,
+    "linspace": grids.linspace,
+    "log_snr": grids.log_snr,
+    "quadratic": grids.quadratic,
+    "trailing": grids.trailing,
+    "uniform": grids.uniform,
 }
 
 MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
@@ -67,8 +67,6 @@ def doubts(config: Config) -> list[str]:
     settings, found = config["sample"], []
     if settings["eta"] and settings["sampler"] != "ddim":
         found.append(f"config field sample.eta = {settings['eta']} does nothing: it is for sample.sampler = 'ddim'.")
-    if settings["sampler"] == "ode":
-        return found
     levels = grid(config)
     if (snr := float(np.exp(levels.log_snr[0]))) > MAX_FIRST_SNR:
         found.append(f"drawing begins from noise alone, where images still show (signal-to-noise ratio {snr:.2g}).")
@@ -96,7 +94,7 @@ def draw(config: Config) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
 
     def drawn(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
         x = run(params, seed, numbers)[1].x
-        return codecs.to_uint8(x), jnp.all(jnp.isfinite(x), axis=(1, 2, 3))
+        return codecs.to_uint8(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
 
     return drawn
 
@@ -114,7 +112,7 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
 
     def predictions(params: Any, seed: Array, numbers: Array) -> Array:
         denoise, samples = run(params, seed, numbers, num_traced=k)
-        on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.at(levels, rows)))
+        on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.rows(levels, rows)))
         return codecs.to_uint8(jnp.concatenate([on_the_way, samples.x[None]]))
 
     return predictions
@@ -122,10 +120,7 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
 
 def grid(config: Config) -> Level:
     """Returns the levels that the section `sample` visits. # [S + 1]"""
-    times = grid_times(config)
-    if np.issubdtype(times.dtype, np.integer):
-        return process.at(processes.levels(config), times)
-    found = continuous.grid(processes.process_of(config), times)
+    found = processes.process_of(config).level(grid_times(config))
     if np.sum(found.alpha == 0) > 1:
         raise UserError(
             f"config field sample.grid = {config['sample']['grid']!r} visits several levels without signal, whose x_0 "
@@ -135,16 +130,19 @@ def grid(config: Config) -> Level:
 
 
 def grid_times(config: Config) -> np.ndarray:
-    """Returns the times t that the section `sample` visits, falling; whole ones where the grid is a chain's. # [S + 1]"""
-    settings, is_chain = config["sample"], config["process"]["kind"] == "chain"
+    """Returns the times t that the section `sample` visits, falling; whole ones where the grid is a chain's. # [S + 1]
+
+    'ode' chooses its own steps between the ends, or between as many times as `sample.strip` pictures.
+    """
+    settings, of = config["sample"], processes.process_of(config)
     num_steps = settings["num_steps"] + (settings["end"] == "lowest")
     try:
-        if settings["grid"] == "explicit":
-            return timesteps.explicit(processes.process_of(config), settings["times"])
-        if is_chain and settings["grid"] in GRIDS:
-            times = GRIDS[settings["grid"]](config["process"]["num_steps"], num_steps)
+        if settings["sampler"] == "ode":
+            times = grids.uniform(of, settings["strip"]) if settings["strip"] > 1 else grids.ends(of)
+        elif settings["grid"] == "explicit":
+            return grids.explicit(of, settings["times"])
         else:
-            times = REAL_GRIDS[settings["grid"]](processes.process_of(config), num_steps)
+            times = GRIDS[settings["grid"]](of, num_steps)
     except UserError as error:
         raise UserError(f"config field sample.grid = {settings['grid']!r}: {error}") from error
     return times[:-1] if settings["end"] == "lowest" else times
@@ -171,44 +169,21 @@ def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
 
 def solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
     """Returns (denoiser, draws of N(0, I) [B, H, W, C], keys [B], num_traced) -> `Samples`, as `sample` says."""
-    if config["sample"]["sampler"] == "ode":
-        return _solve_ode(config)
     levels, sampler = grid(config), _sampler(config)
     of_order = config["sample"]["sampler"] in ("dpm_solver", "dpm_solver_singlestep", "unipc")
     if of_order and levels.alpha[0] == 0 and config["sample"]["solves_for"] == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
+    first = process.rows(levels, 0)
     return lambda denoise, noise, keys, num_traced: samplers.sample(
-        denoise, sampler, levels.sigma[0] * noise, levels, keys, num_traced=num_traced
+        denoise, sampler, process.prior(first, noise), levels, keys, num_traced=num_traced
     )
 
 
 def _sampler(config: Config) -> Sampler:
-    sampler = SAMPLERS[config["sample"]["sampler"]](config["sample"])
-    amount, low, high, noise_std = config["sample"]["churn"]
+    settings, of = config["sample"], processes.process_of(config)
+    sampler = SAMPLERS[settings["sampler"]](settings, of)
+    amount, low, high, noise_std = settings["churn"]
     if not amount:
         return sampler
-    level_of = _level_of_log_snr(config)
-    return solvers.churn(sampler, level_of=level_of, amount=amount, low=low, high=high, noise_std=noise_std)
-
-
-def _level_of_log_snr(config: Config) -> Callable[[Array], Level]:
-    if config["process"]["kind"] == "chain":
-        return functools.partial(process.between, processes.levels_with_signal(config, "sample.churn"))
-    return functools.partial(continuous.level_of_log_snr, processes.process_of(config))
-
-
-def _solve_ode(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
-    """Returns the adaptive solver; its clock is log(alpha / sigma) for a chain, which is smooth there, and -t elsewhere."""
-    of, settings = processes.process_of(config), config["sample"]
-    if config["process"]["kind"] == "chain":
-        table = processes.levels_with_signal(config, "sample.sampler = 'ode'")
-        level_of, ends = lambda clock: process.between(table, 2 * clock), (table.log_snr[-1] / 2, table.log_snr[1] / 2)
-    else:
-        level_of, ends = lambda clock: continuous.level(of, -clock), (-of.last, -of.first)
-    options = {"to_data": settings["end"] == "data", "rtol": settings["tolerance"], "atol": settings["tolerance"]}
-
-    def solve(denoise: Denoiser, noise: Array, keys: Array, num_traced: int) -> Samples:
-        x_T = level_of(jnp.asarray(ends[0], noise.dtype)).sigma * noise
-        return solvers.probability_flow(denoise, x_T, level_of, first=float(ends[0]), last=float(ends[1]), **options)
-
-    return solve
+    of = processes.checked_signal(of, "sample.churn")
+    return samplers.churn(sampler, of, amount=amount, low=low, high=high, noise_std=noise_std)

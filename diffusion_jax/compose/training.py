@@ -4,21 +4,22 @@ import functools
 import math
 from collections.abc import Callable
 
+import numpy as np
 from jax import Array
 
 from diffusion_jax import losses, timesteps
 from diffusion_jax.compose import processes
 from diffusion_jax.compose.processes import Config
-from diffusion_jax.continuous import Process
 from diffusion_jax.errors import UserError
+from diffusion_jax.process import Process
 from diffusion_jax.timesteps import Timesteps
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.loop import Parts
 
 LOSSES = {
-    "hybrid": lambda *, predicts, weighting, levels: losses.hybrid(predicts=predicts, levels=levels),
-    "simple": lambda *, predicts, weighting, levels: losses.simple(predicts=predicts, weighting=weighting),
-    "vlb": lambda *, predicts, weighting, levels: losses.vlb(levels=levels, variance="learned_range"),
+    "hybrid": lambda *, weighting, levels: losses.hybrid(levels=levels),
+    "simple": lambda *, weighting, levels: losses.simple(weighting=weighting),
+    "vlb": lambda *, weighting, levels: losses.vlb(levels=levels, variance="learned_range"),
 }
 WEIGHTINGS = {"constant": None, "min_snr": losses.min_snr, "p2": losses.p2, "truncated_snr": losses.truncated_snr}
 TIMESTEPS = {
@@ -39,13 +40,13 @@ MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, a
 
 def parts(config: Config) -> Parts:
     """Returns what a training step is made of."""
-    train = config["train"]
+    train, process = config["train"], processes.process_of(config)
     return Parts(
         network=processes.network(config),
         make_denoiser=processes.make_denoiser(config),
-        level_of=processes.level_of(config),
-        timesteps=_timesteps(config),
-        loss=_loss(config),
+        level_of=process.level,
+        timesteps=_timesteps(config, process),
+        loss=_loss(config, process),
         optimizer=train_state.make_optimizer(
             learning_rate=train["learning_rate"],
             decay=train["decay"],
@@ -62,21 +63,17 @@ def parts(config: Config) -> Parts:
     )
 
 
-def _timesteps(config: Config) -> Timesteps:
+def _timesteps(config: Config, process: Process) -> Timesteps:
     loss = config["loss"]
-    if config["process"]["kind"] == "chain":
-        return TIMESTEPS[loss["timesteps"]](config["process"]["num_steps"])
-    time_of = DENSITIES[loss["density"]](processes.process_of(config))
-    return timesteps.transformed(time_of, spread=loss["timesteps"] == "stratified")
+    if process.num_steps:
+        return TIMESTEPS[loss["timesteps"]](process.num_steps)
+    return timesteps.from_quantiles(DENSITIES[loss["density"]](process), stratified=loss["timesteps"] == "stratified")
 
 
-def _loss(config: Config) -> losses.Loss:
+def _loss(config: Config, process: Process) -> losses.Loss:
     loss = config["loss"]
-    return LOSSES[loss["name"]](
-        predicts=config["predicts"],
-        weighting=WEIGHTINGS[loss["weighting"]],
-        levels=processes.levels(config) if config["process"]["kind"] == "chain" else None,
-    )
+    levels = process.level(np.arange(process.num_steps + 1))  # of a discrete process; others have no bound to train
+    return LOSSES[loss["name"]](weighting=WEIGHTINGS[loss["weighting"]], levels=levels)
 
 
 def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
