@@ -26,7 +26,7 @@ STEPS = (5, 10, 25, 50, 100, 200, 475, 950)
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
-    levels = process.from_betas(schedules.linear(1000))
+    levels = oracles.rows_of(schedules.linear(1000))
     x_0 = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), (256, 16, 16, 1))
     rows = [measure(levels, x_0, num_steps) for num_steps in STEPS]
     for row in rows:
@@ -40,7 +40,7 @@ def main() -> None:
 
 def measure(levels: process.Level, x_0: jax.Array, num_steps: int) -> dict[str, float]:
     """Returns the KL terms from T down to level r, measured and in closed form, in bits per dimension."""
-    grid = process.at(levels, np.append(np.round(np.linspace(1000, ROW, num_steps + 1)).astype(int), 0))
+    grid = process.rows(levels, np.append(np.round(np.linspace(1000, ROW, num_steps + 1)).astype(int), 0))
     keys = jax.random.split(jax.random.key(1), num_steps + 1)
     found = likelihood.bound(
         oracles.gaussian(), x_0, grid, lambda step: jax.random.normal(keys[step], x_0.shape), variance="small"

@@ -35,7 +35,8 @@ class TorchPeer:
         self.optimizer = torch.optim.Adam(self.parameters, lr=rate, fused=self.device == "cuda")
         compiling = compile_whole if compiled else lambda module: module
         self.network, self.sampled = compiling(network), compiling(self.average)
-        table = processes.levels(config)
+        process = processes.process_of(config)
+        table = process.level(np.arange(process.num_steps + 1))
         self.alpha, self.sigma = (self.to_device(column) for column in (table.alpha, table.sigma))
 
     def to_device(self, array: Any) -> torch.Tensor:

@@ -10,15 +10,15 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion_jax import continuous, denoiser, losses, process, samplers, schedules, solvers, streams, timesteps
+from diffusion_jax import denoiser, grids, losses, multistep, process, samplers, schedules, streams, timesteps
 from diffusion_jax.data.codecs import from_uint8, to_uint8
-from diffusion_jax.denoiser import Denoiser, Prediction, clip_x_0, make_denoiser
+from diffusion_jax.denoiser import EPS, SCORE, VELOCITY, X_0, Denoiser, Prediction, V, clip_x_0, make_denoiser
+from diffusion_jax.grids import trailing
 from diffusion_jax.losses import simple
-from diffusion_jax.process import Level, at, diffuse, from_betas, posterior
-from diffusion_jax.samplers import Sampler, Samples, ancestral, ddim, sample
+from diffusion_jax.multistep import dpm_solver, unipc
+from diffusion_jax.process import Level, Process, chain, diffuse, posterior, prior, rows
+from diffusion_jax.samplers import Sampler, Samples, ancestral, ddim, heun, sample
 from diffusion_jax.schedules import cosine, linear, linear_rescaled
-from diffusion_jax.solvers import dpm_solver, heun, unipc
-from diffusion_jax.timesteps import trailing
 
 if TYPE_CHECKING:
     from diffusion_jax.model import Model, load
@@ -26,11 +26,48 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    *["Denoiser", "Level", "Model", "Prediction", "Sampler", "Samples"],
-    *["ancestral", "at", "clip_x_0", "continuous", "cosine", "ddim", "denoiser", "diffuse", "dpm_solver"],
-    *["from_betas", "from_uint8", "heun", "linear", "linear_rescaled", "load", "losses", "make_denoiser"],
-    *["posterior", "process", "sample", "samplers", "schedules", "simple", "solvers", "streams"],
-    *["timesteps", "to_uint8", "trailing", "unipc"],
+    "EPS",
+    "SCORE",
+    "VELOCITY",
+    "X_0",
+    "Denoiser",
+    "Level",
+    "Model",
+    "Prediction",
+    "Process",
+    "Sampler",
+    "Samples",
+    "V",
+    "ancestral",
+    "chain",
+    "clip_x_0",
+    "cosine",
+    "ddim",
+    "denoiser",
+    "diffuse",
+    "dpm_solver",
+    "from_uint8",
+    "grids",
+    "heun",
+    "linear",
+    "linear_rescaled",
+    "load",
+    "losses",
+    "make_denoiser",
+    "multistep",
+    "posterior",
+    "prior",
+    "process",
+    "rows",
+    "sample",
+    "samplers",
+    "schedules",
+    "simple",
+    "streams",
+    "timesteps",
+    "to_uint8",
+    "trailing",
+    "unipc",
 ]
 
 

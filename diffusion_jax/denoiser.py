@@ -3,122 +3,121 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax import process
 from diffusion_jax.process import Level
 
-Network = Callable[[Array, Array], Array]  # (x_t [B, H, W, C], condition [B]) -> output
-Coefficients = Callable[[Level], tuple[Array, Array]]  # level -> (a, b), where output = a x_0 + b eps
-Predicts = Literal["eps", "x_0", "v", "velocity", "score", "edm"] | Coefficients
+Network = Callable[[Array, Array], Array]  # (x_t [B, ..., C], c_noise [B]) -> output
 VarianceKind = Literal["small", "large", "learned", "learned_range"]
+
+
+class Parameterization(NamedTuple):
+    """What a network's output is: output = a x_0 + b eps, for an input of `input_scale` times x_t.
+
+    Attributes:
+        coefficients: level -> (a, b).
+        input_scale: level -> the factor of x_t, c_in of EDM.
+    """
+
+    coefficients: Callable[[Level], tuple[Array, Array]]
+    input_scale: Callable[[Level], Array] = lambda level: jnp.ones_like(level.alpha)
 
 
 class Prediction(NamedTuple):
     """What is believed about x_t = alpha x_0 + sigma eps.
 
     Attributes:
-        x_0: the image, [B, H, W, C].
-        eps: the noise, [B, H, W, C].
-        variance: the network's raw output for the reverse variance, [B, H, W, C], or None; see `reverse_log_variance`.
+        x_0: the image, [B, ..., C].
+        eps: the noise, [B, ..., C].
+        coefficients: (a, b) of the network's output a x_0 + b eps, [] or [B] each; None where no network was asked.
+        variance: the network's raw output for the reverse variance, [B, ..., C], or None; see `reverse_log_variance`.
     """
 
     x_0: Array
     eps: Array
+    coefficients: tuple[Array, Array] | None = None
     variance: Array | None = None
 
 
-Denoiser = Callable[[Array, Level], Prediction]  # (x_t [B, H, W, C], level [] or [B]) -> Prediction
+Denoiser = Callable[[Array, Level], Prediction]  # (x_t [B, ..., C], level [] or [B]) -> Prediction
 
 
-def coefficients(predicts: Predicts, level: Level) -> tuple[Array, Array]:
-    """Returns (a, b) of a parameterization: output = a x_0 + b eps.
+def _constant(a: float, b: float) -> Parameterization:
+    return Parameterization(lambda level: (jnp.full_like(level.alpha, a), jnp.full_like(level.alpha, b)))
 
-    eps and x_0 as in [Ho et al. 2020, section 3.2]; v = alpha eps - sigma x_0 as in [Salimans & Ho 2022, section 4];
-    velocity = eps - x_0 as in [Liu et al. 2022, rectified flow]; score = -eps / sigma as in [Song et al. 2021, score SDE];
-    `edm`.
 
-    Raises:
-        ValueError: for an unknown name; the known ones are listed.
+EPS = _constant(0, 1)  # [Ho et al. 2020, section 3.2]
+X_0 = _constant(1, 0)  # [same]
+V = Parameterization(lambda level: (-level.sigma, level.alpha))  # alpha eps - sigma x_0 [Salimans & Ho 2022, section 4]
+VELOCITY = _constant(-1, 1)  # eps - x_0 [Liu et al. 2022, rectified flow]
+SCORE = Parameterization(lambda level: (jnp.zeros_like(level.alpha), -1 / level.sigma))  # [Song et al. 2021, score SDE]
+
+
+def edm(*, sigma_data: float = 0.5) -> Parameterization:
+    """Returns EDM's: x_0 = c_skip x_t + c_out output, for an input of c_in x_t. [Karras et al. 2022, EDM, table 1]
+
+    Written for any alpha: with V = alpha^2 sigma_data^2 + sigma^2, the variance of x_t, c_in = 1 / sqrt(V),
+    c_skip = alpha sigma_data^2 / V and c_out = sigma sigma_data / sqrt(V). So the input and the output have unit variance.
+    With alpha^2 + sigma^2 = 1 and sigma_data = 1 it is -v.
+
+    Args:
+        sigma_data: standard deviation of the data.
     """
-    if callable(predicts):
-        return predicts(level)
-    zero, one = jnp.zeros_like(level.alpha), jnp.ones_like(level.alpha)
-    known = {
-        "eps": (zero, one),
-        "x_0": (one, zero),
-        "v": (-level.sigma, level.alpha),
-        "velocity": (-one, one),
-        "score": (zero, -1 / level.sigma),
-        "edm": edm(level),
-    }
-    if predicts not in known:
-        raise ValueError(f"predicts = {predicts!r} is unknown; known: {', '.join(known)}.")
-    return known[predicts]
+
+    def c_in(level: Level) -> Array:
+        return 1 / jnp.sqrt((level.alpha * sigma_data) ** 2 + level.sigma**2)
+
+    def coefficients(level: Level) -> tuple[Array, Array]:
+        return c_in(level) * level.sigma / sigma_data, -c_in(level) * level.alpha * sigma_data
+
+    return Parameterization(coefficients, c_in)
 
 
-def edm(level: Level, *, sigma_data: float = 0.5) -> tuple[Array, Array]:
-    """Returns (a, b) of the output F of unit variance in x_0 = c_skip x_t + c_out F. [Karras et al. 2022, EDM, table 1]
-
-    Written for any alpha: c_skip = alpha sigma_data^2 / V and c_out = sigma sigma_data / sqrt(V), V the variance of x_t.
-    With alpha^2 + sigma^2 = 1 and sigma_data = 1 it is -v. Its network sees `edm_input_scale` times x_t.
-    """
-    scale = edm_input_scale(level, sigma_data=sigma_data)
-    return scale * level.sigma / sigma_data, -scale * level.alpha * sigma_data
-
-
-def edm_input_scale(level: Level, *, sigma_data: float = 0.5) -> Array:
-    """Returns c_in = 1 / sqrt(alpha^2 sigma_data^2 + sigma^2), so that the input has unit variance. [same table]"""
-    return 1 / jnp.sqrt((level.alpha * sigma_data) ** 2 + level.sigma**2)
-
-
-def make_denoiser(
-    network: Network,
-    *,
-    predicts: Predicts,
-    learned_variance: bool = False,
-    input_scale: Callable[[Level], Array] | None = None,
-) -> Denoiser:
+def make_denoiser(network: Network, parameterization: Parameterization, *, learned_variance: bool = False) -> Denoiser:
     """Returns a network as a denoiser, by solving for x_0 and eps
 
         x_t    = alpha x_0 + sigma eps
         output = a     x_0 + b     eps
 
     Args:
-        network: any function (x_t, condition) -> output; x_t [B, H, W, C], condition [B], output shaped like x_t.
-        predicts: what the output is. At a level that keeps nothing of the image, alpha = 0, 'eps' and 'score' say nothing of
-            x_0, and the prediction is NaN: use 'v' or 'x_0' there.
+        network: any function (x_t, c_noise) -> output; x_t [B, ..., C], c_noise [B], output shaped like x_t.
+        parameterization: what the output is, such as `EPS`, `V` or `edm()`. At a level that keeps nothing of the data,
+            alpha = 0, `EPS` and `SCORE` do not determine x_0, and the prediction is NaN: use `V` or `X_0` there.
         learned_variance: whether the output has a second half of channels, for the variance.
-        input_scale: of the x_t that the network sees, such as `edm_input_scale`; None for x_t itself.
 
     Raises:
-        ValueError: for an unknown `predicts`; the known ones are listed. When called: for an output of another shape.
+        ValueError: when called, for an output of another shape.
+
+    Example:
+        >>> denoise = make_denoiser(lambda x_t, c_noise: jnp.zeros_like(x_t), EPS)  # a network that sees no noise
+        >>> level = process.chain(schedules.linear(1000)).level(500)
+        >>> denoise(jnp.ones((2, 8, 8, 3)), level).x_0.shape
+        (2, 8, 8, 3)
     """
-    if not callable(predicts):
-        jax.eval_shape(lambda level: coefficients(predicts, Level(*[level] * 5)), 1.0)
+    if not isinstance(parameterization, Parameterization):
+        raise ValueError(f"parameterization = {parameterization!r} is not allowed; use denoiser.EPS, V, X_0, edm(), ...")
 
     def denoise(x_t: Array, level: Level) -> Prediction:
-        condition = jnp.broadcast_to(level.condition, x_t.shape[:1])
-        seen = x_t if input_scale is None else process.expand(input_scale(level), x_t) * x_t
-        output = network(seen, condition).astype(x_t.dtype)
+        c_noise = jnp.broadcast_to(level.c_noise, x_t.shape[:1])
+        output = network(process.expand(parameterization.input_scale(level), x_t) * x_t, c_noise).astype(x_t.dtype)
         if output.shape != (expected := (*x_t.shape[:-1], (1 + learned_variance) * x_t.shape[-1])):
             raise ValueError(
                 f"the network's output {list(output.shape)} is not allowed; for this x_t it must be {list(expected)}."
             )
         output, variance = jnp.split(output, 2, axis=-1) if learned_variance else (output, None)
-        a, b = coefficients(predicts, level)
+        a, b = parameterization.coefficients(level)
         scale = 1 / (level.alpha * b - level.sigma * a)
         x_0 = process.expand(scale * b, x_t) * x_t - process.expand(scale * level.sigma, x_t) * output
         eps = process.expand(scale * level.alpha, x_t) * output - process.expand(scale * a, x_t) * x_t
-        return Prediction(x_0, eps, variance)
+        return Prediction(x_0, eps, (a, b), variance)
 
     return denoise
 
 
 def reverse_log_variance(
-    learned: Array | None, x_t: Array, t: Level, s: Level, kind: VarianceKind, *, first: Array | float = -jnp.inf
+    learned: Array | None, x_t: Array, t: Level, s: Level, kind: VarianceKind, *, decoder: Array | float = -jnp.inf
 ) -> Array:
     """Returns the log-variance of the reverse step from t to s, in a shape that broadcasts against x_t.
 
@@ -131,8 +130,8 @@ def reverse_log_variance(
         t: from.
         s: to.
         kind: which.
-        first: what 'small' and 'large' are where s is the data: the posterior is a point there, of log-variance -inf. For a
-            likelihood Ho et al. take the posterior's of the step above, `likelihood.first_log_variance`.
+        decoder: what 'small' and 'large' are where s is the data: the posterior is a point there, of log-variance -inf. For a
+            likelihood Ho et al. take the posterior's of the step above, `likelihood.decoder_log_variance`.
 
     Raises:
         ValueError: for an unknown kind, or where a learned variance is asked of a network that has none.
@@ -141,12 +140,12 @@ def reverse_log_variance(
     if kind == "learned":
         return _needed(learned, kind)
     is_last = s.sigma == 0
-    small = process.expand(jnp.where(is_last, first, process.log_variance(t, s, "small")), x_t)
+    small = process.expand(jnp.where(is_last, decoder, process.log_variance(t, s, "small")), x_t)
     large = process.log_variance(t, s, "large")
     if kind == "learned_range":
         fraction = (_needed(learned, kind) + 1) / 2
         return fraction * process.expand(large, x_t) + (1 - fraction) * small
-    return {"small": small, "large": process.expand(jnp.where(is_last, first, large), x_t)}[kind]
+    return {"small": small, "large": process.expand(jnp.where(is_last, decoder, large), x_t)}[kind]
 
 
 def check_variance(kind: str) -> None:
@@ -161,25 +160,23 @@ def _needed(learned: Array | None, kind: str) -> Array:
     return learned
 
 
-def limit_x_0(
-    denoise: Denoiser, limit: Callable[[Array], Array], *, eps: Literal["follows", "kept"] = "follows"
-) -> Denoiser:
+def limit_x_0(denoise: Denoiser, limit: Callable[[Array], Array], *, recompute_eps: bool = True) -> Denoiser:
     """Returns the denoiser with x_0 limited, such as to the range of images. Apply it outermost.
 
     Args:
         denoise: any denoiser.
         limit: `clip` or `dynamic_threshold(...)`.
-        eps: 'follows' from the limited x_0, so that both still explain x_t, as in Ho et al.'s and improved DDPM's samplers;
-            or is 'kept', as in diffusers' DDIM.
+        recompute_eps: whether eps follows from the limited x_0, so that both still explain x_t, as in Ho et al.'s and
+            improved DDPM's samplers; or stays, as in diffusers' DDIM.
     """
 
     def limited(x_t: Array, level: Level) -> Prediction:
         prediction = denoise(x_t, level)
         x_0 = limit(prediction.x_0)
-        if eps == "kept":
+        if not recompute_eps:
             return prediction._replace(x_0=x_0)
-        following = (x_t - process.expand(level.alpha, x_t) * x_0) / process.expand(level.sigma, x_t)
-        return prediction._replace(x_0=x_0, eps=following)
+        eps = (x_t - process.expand(level.alpha, x_t) * x_0) / process.expand(level.sigma, x_t)
+        return prediction._replace(x_0=x_0, eps=eps)
 
     return limited
 
@@ -193,15 +190,15 @@ def dynamic_threshold(x_0: Array, *, quantile: float = 0.995, max_bound: float =
     """Returns x_0 clipped to [-s, s] and divided by s, a quantile of each image's |x_0|, at least 1. [Saharia et al. 2022]
 
     Args:
-        x_0: [B, H, W, C].
+        x_0: [B, ...].
         quantile: of |x_0| over an image, in (0, 1).
         max_bound: the most that s may be.
     """
-    s = jnp.quantile(jnp.abs(x_0), quantile, axis=(1, 2, 3), keepdims=True)
+    s = jnp.quantile(jnp.abs(x_0), quantile, axis=process.value_axes(x_0), keepdims=True)
     s = jnp.clip(s, 1, max_bound)
     return jnp.clip(x_0, -s, s) / s
 
 
 def clip_x_0(denoise: Denoiser) -> Denoiser:
-    """Returns the denoiser with x_0 clipped to [-1, 1] and eps following: `limit_x_0` as it is most often wanted."""
+    """Returns the denoiser with x_0 clipped to [-1, 1] and eps recomputed: `limit_x_0` as it is most often wanted."""
     return limit_x_0(denoise, clip)

@@ -1,7 +1,8 @@
-"""The variational bound on the negative log-likelihood, in bits per dimension. [Ho et al. 2020, eq. 5]
+"""Likelihoods in bits per dimension: the variational bound, and the probability flow's. They are two different numbers.
 
-A bound is the sum of one term for each step of a chain, of which the last is the decoder's, and of the prior's. It is never
-to be put beside the likelihood of a probability flow (`flow.py`), which is another number.
+`bound` is the sum of one term for each step of a chain, the decoder's last, and of the prior's. [Ho et al. 2020, eq. 5]
+`log_density` is of the density that the probability flow carries from the prior to the data. [Song et al. 2021, score SDE,
+section 4.3] Never compare one with the other.
 """
 
 import math
@@ -14,9 +15,9 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import log_ndtr
 
-from diffusion_jax import denoiser, process
+from diffusion_jax import denoiser, ode, process, samplers
 from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind
-from diffusion_jax.process import Gaussian, Level
+from diffusion_jax.process import Gaussian, Level, Process
 
 HALF_BIN = 1 / 255  # of uint8 values in [-1, 1]
 EDGE = 0.999  # beyond it lie the first and the last value alone, whose bins reach to infinity
@@ -52,9 +53,9 @@ def bound(
 
     Args:
         denoise: the denoiser, clipped as in sampling (the papers' figures) or not (as it was trained).
-        x_0: images, uint8 values in [-1, 1], [B, H, W, C].
+        x_0: images, uint8 values in [-1, 1], [B, ...].
         grid: `Level` of [S + 1], from T down to the data.
-        noise: number of the step -> standard normal draws, [B, H, W, C].
+        noise: number of the step -> standard normal draws, [B, ...].
         variance: of the reverse steps.
 
     Raises:
@@ -63,17 +64,17 @@ def bound(
     if not isinstance(grid.sigma, jax.core.Tracer) and np.asarray(grid.sigma)[-1] != 0:
         raise ValueError("the grid is not allowed; it must end at level 0, the data.")
     num_steps = len(grid.alpha) - 1
-    first = first_log_variance(grid)
+    decoder = decoder_log_variance(process.rows(grid, max(num_steps - 2, 0)), process.rows(grid, num_steps - 1))
 
     def step(_, index: Array) -> tuple[None, tuple[Array, Array, Array]]:
-        t, s, eps = process.at(grid, index), process.at(grid, index + 1), noise(index)
+        t, s, eps = process.rows(grid, index), process.rows(grid, index + 1), noise(index)
         x_t = process.diffuse(x_0, t, eps)
         prediction = denoise(x_t, t)
-        term = bound_term(prediction, x_0, x_t, t, s, variance=variance, first=first)
+        term = bound_term(prediction, x_0, x_t, t, s, variance=variance, decoder=decoder)
         return None, (term, _mean((prediction.x_0 - x_0) ** 2), _mean((prediction.eps - eps) ** 2))
 
     _, (terms, mse_x_0, mse_eps) = jax.lax.scan(step, None, jnp.arange(num_steps))
-    prior = prior_term(x_0, process.at(grid, 0))
+    prior = prior_term(x_0, process.rows(grid, 0))
     return Bound(jnp.sum(terms, axis=0) + prior, terms, prior, mse_x_0, mse_eps)
 
 
@@ -85,33 +86,37 @@ def bound_term(
     s: Level,
     *,
     variance: VarianceKind,
-    first: Array,
+    decoder: Array,
 ) -> Array:
     """Returns KL(q(x_s | x_t, x_0) || p(x_s | x_t)), or -log p(x_0 | x_t) where s is the data, in bits per dimension. # [B]
 
     Args:
         prediction: the denoiser's, at x_t.
-        x_0: images in [-1, 1], [B, H, W, C].
-        x_t: drawn from q(x_t | x_0), [B, H, W, C].
+        x_0: images in [-1, 1], [B, ...].
+        x_t: drawn from q(x_t | x_0), [B, ...].
         t: from, [] or [B].
         s: to, [] or [B].
         variance: of the reverse step.
-        first: `first_log_variance` of the chain.
+        decoder: `decoder_log_variance` of the chain.
     """
     is_last = s.sigma == 0
     truth = process.posterior(x_0, x_t, t, s)
-    truth = truth._replace(log_variance=process.expand(jnp.where(is_last, first, truth.log_variance), x_0))  # not -inf
-    log_variance = denoiser.reverse_log_variance(prediction.variance, x_t, t, s, variance, first=first)
+    truth = truth._replace(log_variance=process.expand(jnp.where(is_last, decoder, truth.log_variance), x_0))  # not -inf
+    log_variance = denoiser.reverse_log_variance(prediction.variance, x_t, t, s, variance, decoder=decoder)
     model = Gaussian(process.posterior(prediction.x_0, x_t, t, s).mean, log_variance)
-    decoder = -log_discretized_gaussian(x_0, model)
-    return _mean(jnp.where(process.expand(is_last, x_0), decoder, gaussian_kl(truth, model))) / math.log(2)
+    log_decoder = log_discretized_gaussian(x_0, model)
+    return _mean(jnp.where(process.expand(is_last, x_0), -log_decoder, gaussian_kl(truth, model))) / math.log(2)
 
 
-def first_log_variance(grid: Level) -> Array:
-    """Returns the log-variance of p(x_0 | x_1) for fixed variances: the posterior's one step above, as in Ho et al."""
-    last = len(grid.alpha) - 1
-    above = process.at(grid, max(last - 2, 0))
-    return process.log_variance(above, process.at(grid, last - 1), "small") if last > 1 else 2 * jnp.log(above.sigma)
+def decoder_log_variance(above: Level, first: Level) -> Array:
+    """Returns the log-variance of p(x_0 | x_1) for fixed variances: the posterior's one step above, as in Ho et al.
+
+    Args:
+        above: level 2 of the chain; level 1 again, where that is the only one. []
+        first: level 1. []
+    """
+    is_alone = above.log_snr == first.log_snr
+    return jnp.where(is_alone, 2 * jnp.log(first.sigma), process.log_variance(above, first, "small"))
 
 
 def prior_term(x_0: Array, level: Level) -> Array:
@@ -154,4 +159,76 @@ def _log1mexp(x: Array) -> Array:
 
 def _mean(x: Array) -> Array:
     """Returns the mean over all but the batch. # [B]"""
-    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+    return jnp.mean(x, axis=process.value_axes(x))
+
+
+class Density(NamedTuple):
+    """The density of images under a probability flow.
+
+    Attributes:
+        log_density: log p(x) in nats, [B].
+        x_T: where the flow takes the images, [B, ...].
+        num_evaluations: calls of the denoiser, int32 [B].
+        reached_end: whether the integrator's steps were enough, bool [B].
+    """
+
+    log_density: Array
+    x_T: Array  # noqa: N815
+    num_evaluations: Array
+    reached_end: Array
+
+
+def log_density(
+    denoise: Denoiser, x: Array, of: Process, *, probes: Array, rtol: float = 1e-5, atol: float = 1e-5
+) -> Density:
+    """Returns log p(x) for the density that the probability flow carries from the prior to the data.
+
+    The flow is that of `samplers.adaptive`: dy = (eps - x_0) du for y = x / r, r = alpha + sigma. The log-density of x = r y
+    changes by minus the trace of the Jacobian of eps - x_0 by y, and by that of the scaling by r. Probes estimate it:
+    E[v^T (...) v] for v of unit covariance, of the sum, since its parts all but cancel. Forward-mode derivatives alone go
+    through it. [Song et al. 2021, score SDE, eqs. 39 and 40]
+
+    Args:
+        denoise: the denoiser. It must not limit x_0: the flow must be smooth.
+        x: images, continuous in [-1, 1], as they are at the first time of the process, [B, ...].
+        of: the process; at its last time the density is that of `process.prior`.
+        probes: v, the same all the way, [K, B, ...]; Rademacher's signs are exact where the Jacobian is diagonal.
+        rtol: relative tolerance of the integration.
+        atol: absolute tolerance.
+    """
+    first, last = (of.level(np.float64(time)) for time in (of.first, of.last))
+    slope = samplers.flow_slope(denoise, of)
+
+    def slope_and_trace(u: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        dy, jacobian = jax.linearize(lambda y: slope(u, y), state[0])
+        traces = jax.vmap(lambda v: jnp.sum(v * jacobian(v), axis=process.value_axes(v)))(probes)
+        return dy, jnp.mean(traces, axis=0)
+
+    start = x / (first.alpha + first.sigma), jnp.zeros(len(x), x.dtype)
+    u_first, u_last = (level.sigma / (level.alpha + level.sigma) for level in (first, last))
+    found = ode.integrate(slope_and_trace, start, u_first, u_last, rtol=rtol, atol=atol)
+    y_T, carried = found.y
+    squares = jnp.mean(jnp.sum(probes**2, axis=tuple(range(2, probes.ndim))), axis=0)  # D, but for the probes' spread
+    carried = carried + squares * np.log((last.alpha + last.sigma) / (first.alpha + first.sigma))
+    x_T = (last.alpha + last.sigma) * y_T
+    log_prior = -x[0].size * (_mean((x_T / last.sigma) ** 2) + math.log(2 * math.pi * last.sigma**2)) / 2
+    return Density(log_prior + carried, x_T, found.num_evaluations, found.reached_end)
+
+
+def dequantise(x_0: Array, uniform: Array) -> Array:
+    """Returns uint8 values in [-1, 1] spread over their bins, which are 1 / 127.5 wide. # [B, ...]
+
+    Args:
+        x_0: as k / 127.5 - 1.
+        uniform: draws in [0, 1), of the same shape.
+    """
+    return x_0 + (uniform - 0.5) * (1 / 127.5)
+
+
+def bits_per_dim(log_density: Array, num_values: int) -> Array:
+    """Returns the bits per dimension of uint8 images from the log-density of their dequantised values in [-1, 1]. # [B]
+
+    -log2 p / D + log2(127.5): a bin is 1 / 127.5 wide. On average over the dequantisation it is an upper bound of that of
+    the model made discrete. [Theis et al. 2016, section 3.1]
+    """
+    return -log_density / (num_values * math.log(2)) + math.log2(127.5)

@@ -6,29 +6,32 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax import denoiser, likelihood, process
-from diffusion_jax.denoiser import Denoiser, Prediction, Predicts, VarianceKind
+from diffusion_jax import likelihood, process
+from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind
 from diffusion_jax.process import Level
 
 Loss = Callable[[Denoiser, Array, Level, Array], tuple[Array, dict[str, Array]]]
 Weighting = Callable[[Array], Array]  # SNR -> weight of the squared error of x_0
 
 
-def simple(*, predicts: Predicts, weighting: Weighting | None = None) -> Loss:
+def simple(*, weighting: Weighting | None = None) -> Loss:
     """Returns L_simple, the mean squared error of the network's output. [Ho et al. 2020, eq. 14, there for eps]
 
-    || a x_0 + b eps - output ||^2 / D with the coefficients (a, b) of the parameterization.
+    || a x_0 + b eps - output ||^2 / D with the coefficients (a, b) of the network's parameterization.
 
     Args:
-        predicts: what the network's output is; the error is measured there.
         weighting: None for L_simple itself, or the weight that the error of x_0 shall have at each SNR.
+
+    Example:
+        >>> level = process.chain(schedules.linear(1000)).level(jnp.array([1, 500]))  # of two images, t from 1
+        >>> losses, _ = simple()(denoise, x_0, level, jax.random.key(0))  # [2]
     """
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
         eps = jax.random.normal(key, x_0.shape, x_0.dtype)
         prediction = denoise(process.diffuse(x_0, level, eps), level)
-        mse = squared_error(prediction, x_0, eps, level, predicts)
-        return mse if weighting is None else mse * weighting(snr(level)) / error_ratio(predicts, level), {}
+        mse = squared_error(prediction, x_0, eps)
+        return mse if weighting is None else mse * weighting(snr(level)) / x_0_weight(prediction, level), {}
 
     return loss
 
@@ -39,7 +42,7 @@ def vlb(*, levels: Level, variance: VarianceKind) -> Loss:
     In bits per dimension. [Nichol & Dhariwal 2021, eq. 4; 'RESCALED_KL' of their code]
 
     Args:
-        levels: the chain, [T + 1].
+        levels: all rows of a chain, `process.level(np.arange(T + 1))`, [T + 1].
         variance: of the reverse steps.
     """
 
@@ -50,12 +53,11 @@ def vlb(*, levels: Level, variance: VarianceKind) -> Loss:
     return loss
 
 
-def hybrid(*, predicts: Predicts, levels: Level, vlb_weight: float = 0.001) -> Loss:
+def hybrid(*, levels: Level, vlb_weight: float = 0.001) -> Loss:
     """Returns L_simple + 0.001 L_vlb, in which L_vlb moves the learned variance alone. [Nichol & Dhariwal 2021, eq. 16]
 
     Args:
-        predicts: what the network's output is.
-        levels: the chain, [T + 1].
+        levels: as in `vlb`.
         vlb_weight: of L_vlb.
     """
 
@@ -63,7 +65,7 @@ def hybrid(*, predicts: Predicts, levels: Level, vlb_weight: float = 0.001) -> L
         eps = jax.random.normal(key, x_0.shape, x_0.dtype)
         x_t = process.diffuse(x_0, level, eps)
         prediction = denoise(x_t, level)
-        mse = squared_error(prediction, x_0, eps, level, predicts)
+        mse = squared_error(prediction, x_0, eps)
         mean_held = prediction._replace(x_0=jax.lax.stop_gradient(prediction.x_0))
         bits = _vlb(mean_held, x_0, x_t, level, levels, "learned_range")
         return mse + vlb_weight * bits, {"mse": mse, "vlb": bits}
@@ -72,27 +74,32 @@ def hybrid(*, predicts: Predicts, levels: Level, vlb_weight: float = 0.001) -> L
 
 
 def _vlb(prediction: Prediction, x_0: Array, x_t: Array, level: Level, levels: Level, variance: VarianceKind) -> Array:
-    first = likelihood.first_log_variance(jax.tree.map(lambda column: column[::-1], levels))
-    below = process.below(levels, level)
-    term = likelihood.bound_term(prediction, x_0, x_t, level, below, variance=variance, first=first)
-    return (len(levels.alpha) - 1) * term
+    num_steps = len(levels.alpha) - 1
+    decoder = likelihood.decoder_log_variance(process.rows(levels, min(2, num_steps)), process.rows(levels, 1))
+    below = process.one_below(levels, level)
+    return num_steps * likelihood.bound_term(prediction, x_0, x_t, level, below, variance=variance, decoder=decoder)
 
 
-def squared_error(prediction: Prediction, x_0: Array, eps: Array, level: Level, predicts: Predicts) -> Array:
-    """Returns the mean squared error of a network's output, given its prediction. # [B]"""
-    a, b = denoiser.coefficients(predicts, level)
-    error = process.expand(a, x_0) * (prediction.x_0 - x_0) + process.expand(b, x_0) * (prediction.eps - eps)
-    return jnp.mean(error**2, axis=(1, 2, 3))
+def squared_error(prediction: Prediction, x_0: Array, eps: Array) -> Array:
+    """Returns the mean squared error of the network's output that a prediction was made from. # [B]
+
+    Raises:
+        ValueError: for a prediction that no network made.
+    """
+    if prediction.coefficients is None:
+        raise ValueError("this loss needs the predictions of a network; use denoiser.make_denoiser.")
+    a, b = (process.expand(coefficient, x_0) for coefficient in prediction.coefficients)
+    return jnp.mean((a * (prediction.x_0 - x_0) + b * (prediction.eps - eps)) ** 2, axis=process.value_axes(x_0))
 
 
 def snr(level: Level) -> Array:
     """Returns alpha^2 / sigma^2. # [B]"""
-    return jnp.exp(level.log_snr + level.log_snr_lo)
+    return jnp.exp(level.log_snr)
 
 
-def error_ratio(predicts: Predicts, level: Level) -> Array:
-    """Returns the output's squared error over that of x_0, which share one x_t: (a - b alpha / sigma)^2. # [B]"""
-    a, b = denoiser.coefficients(predicts, level)
+def x_0_weight(prediction: Prediction, level: Level) -> Array:
+    """Returns the weight of the x_0 error in the output error, which share one x_t: (a - b alpha / sigma)^2. # [B]"""
+    a, b = prediction.coefficients
     return (a - b * level.alpha / level.sigma) ** 2
 
 

@@ -46,8 +46,8 @@ class _Walk(NamedTuple):
 def integrate(
     slope: Callable[[Array, Any], Any],
     y: Any,
-    start: float,
-    end: float,
+    start: Array | float,
+    end: Array | float,
     *,
     rtol: float,
     atol: float,
@@ -61,13 +61,14 @@ def integrate(
         slope: (t [B], y) -> dy/dt; image i of the result depends on image i alone.
         y: pytree of [B, ...].
         start: where to begin.
-        end: where to arrive, above `start`.
+        end: where to arrive, above `start` or below.
         rtol: relative tolerance.
         atol: absolute tolerance.
         max_steps: after which an image stops where it is.
     """
     [num_images] = {len(leaf) for leaf in jax.tree.leaves(y)}
-    dtype = jax.tree.leaves(y)[0].dtype
+    dtype, sign = jax.tree.leaves(y)[0].dtype, jnp.sign(end - start)
+    slope, start, end = _rising(slope, sign), sign * start, sign * end
     t = jnp.full(num_images, start, dtype)
     walk = _Walk(t, jnp.full(num_images, (end - start) / 100, dtype), y, slope(t, y), jnp.zeros(num_images, jnp.int32))
 
@@ -92,6 +93,11 @@ def integrate(
 
     walk = jax.lax.while_loop(lambda walk: jnp.any(going(walk)), step, walk)
     return Solution(walk.y, 1 + 6 * walk.num_steps, walk.t >= end)
+
+
+def _rising(slope: Callable[[Array, Any], Any], sign: Array) -> Callable[[Array, Any], Any]:
+    """Returns the slope by sign * t, which rises from start to end."""
+    return lambda t, y: jax.tree.map(lambda dy: sign * dy, slope(sign * t, y))
 
 
 def _stages(slope: Callable[[Array, Any], Any], walk: _Walk, h: Array) -> tuple[Any, Any]:

@@ -1,128 +1,277 @@
 """The diffusion process as noise levels: q(x_t | x_0), and the posterior q(x_s | x_t, x_0) of any two levels.
 
-Nothing here counts time. A level is what the mathematics needs (alpha, sigma and their ratio) and what the network is told;
-a discrete process is a table of levels, and so are a sampling grid and a training draw.
+Nothing here counts time. A level is what the mathematics needs (alpha, sigma and their ratio) and the network's c_noise.
+A process gives the level of any real-valued t; a discrete one is a process that also has rows, at whole t. A sampling grid
+and a training draw are levels too.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+Times = Any  # float, np.ndarray or jax.Array, any shape
+
 
 class Level(NamedTuple):
     """Noise levels, as columns of equal shape: x_t = alpha x_0 + sigma eps.
 
-    Level 0 of a table is the data: alpha 1, sigma 0, log_snr inf. The log-SNR is a pair, which in float32 keeps 48 bits,
-    because the posterior is decided by differences of neighbours, which one float32 column cannot resolve.
+    At the data alpha is 1, sigma 0 and log_snr inf. The log-SNR is a pair, which in float32 keeps 48 bits: differences of
+    neighbours decide the posterior, and one float32 column cannot resolve them. `make_level` makes the pair, `log_snr_gap`
+    reads it; `log_snr` alone is the rounded value.
 
     Attributes:
         alpha: the signal's coefficient, in [0, 1].
         sigma: the noise's standard deviation.
         log_snr: log(alpha^2 / sigma^2), rounded.
+        c_noise: what the network is given of the noise level.
         log_snr_lo: what the rounding left.
-        condition: what the network is told.
     """
 
     alpha: Array
     sigma: Array
     log_snr: Array
+    c_noise: Array
     log_snr_lo: Array
-    condition: Array
+
+
+class Process(NamedTuple):
+    """A process as functions of real-valued t. The data are at t = 0; noise grows with t.
+
+    The functions compute NumPy arrays and floats in float64 on the host, and jax arrays, traced ones too, in their own type.
+
+    Attributes:
+        level: t -> `Level` of the same shape.
+        time: log-SNR -> t.
+        first: the least noisy t that samplers ask the network about, above 0.
+        last: the noisiest t.
+        num_steps: T of a discrete process, whose rows 1 .. T are at whole t; 0 in real-valued time.
+    """
+
+    level: Callable[[Times], Level]
+    time: Callable[[Times], Times]
+    first: float
+    last: float
+    num_steps: int = 0
 
 
 class Gaussian(NamedTuple):
     """A diagonal Gaussian; the log-variance is -inf where it is a point."""
 
-    mean: Array  # [B, H, W, C]
+    mean: Array  # [B, ...]
     log_variance: Array  # [] or [B]
 
 
-def from_betas(betas: np.ndarray, *, condition: np.ndarray | None = None) -> Level:
-    """Returns the levels 0 .. T of the chain with alpha_bar_t = prod_{i <= t} (1 - beta_i). [Ho et al. 2020, eq. 4]
+def make_level(alpha: Array, sigma: Array, log_snr: Array, c_noise: Array) -> Level:
+    """Returns a `Level`; float64 columns of NumPy are cast to JAX's default precision, the one place where it is lost.
+
+    Args:
+        alpha: the signal's coefficient, any shape; the others have the same.
+        sigma: the noise's standard deviation.
+        log_snr: log(alpha^2 / sigma^2).
+        c_noise: what the network is given of the noise level.
+    """
+    if isinstance(log_snr, jax.Array):
+        return Level(alpha, sigma, log_snr, c_noise, jnp.zeros_like(log_snr))
+    dtype = jax.dtypes.canonicalize_dtype(np.float64)
+    high = np.asarray(log_snr, dtype)
+    low = np.subtract(log_snr, high, out=np.zeros(np.shape(log_snr)), where=np.isfinite(log_snr))
+    return Level(np.asarray(alpha, dtype), np.asarray(sigma, dtype), high, np.asarray(c_noise, dtype), low.astype(dtype))
+
+
+def chain(
+    betas: np.ndarray,
+    *,
+    c_noise: np.ndarray | None = None,
+    interpolation: Literal["log_alpha", "log_snr"] = "log_alpha",
+) -> Process:
+    """Returns the discrete process with alpha_bar_t = prod_{i <= t} (1 - beta_i). [Ho et al. 2020, eq. 4]
+
+    Between whole t the process is interpolated, c_noise too.
 
     Args:
         betas: beta_1 .. beta_T in (0, 1), the last may be 1; float64 [T].
-        condition: what the network is told at levels 0 .. T, [T + 1]; t - 1 by default, which published models expect.
-
-    Returns:
-        `Level` of [T + 1]; level t is index t.
+        c_noise: of the rows 0 .. T, [T + 1]; t - 1 by default, which published models expect.
+        interpolation: what is linear between rows: log alpha as in DPM-Solver's code, or log-SNR as in k-diffusion's. Below
+            t = 1 it is log alpha, since the log-SNR of the data is infinite.
 
     Raises:
-        ValueError: for a beta outside, or another number of conditions.
+        ValueError: for a beta outside, or another number of c_noise.
+
+    Example:
+        >>> process = chain(schedules.linear(1000))
+        >>> grid = process.level(np.array([1000, 500, 1, 0]))  # Level of [4]
     """
-    betas = np.asarray(betas, np.float64)
+    log_alpha, log_snr, c_noise = _rows_of_betas(np.asarray(betas, np.float64), c_noise)
+    t_of_rows = np.arange(len(log_alpha))
+
+    def level(t: Times) -> Level:
+        t = t if isinstance(t, jax.Array) else np.asarray(t)
+        table = make_level(np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha)), log_snr, c_noise)
+        if jnp.issubdtype(t.dtype, jnp.integer):
+            return rows(table, t)
+        xp = _xp(t)
+        whole = xp.clip(xp.round(t), 0, t_of_rows[-1]).astype(int)
+        exact, near = rows(table, whole), between(xp, t)
+        return jax.tree.map(lambda row, column: xp.where(whole == t, row, column), exact, near)
+
+    def between(xp: Any, t: Times) -> Level:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = xp.interp(t, t_of_rows, log_alpha)
+            if interpolation == "log_snr":
+                found = xp.where(t < 1, found, -xp.logaddexp(0.0, -xp.interp(t, t_of_rows[1:], log_snr[1:])) / 2)
+            sigma = xp.sqrt(-xp.expm1(2 * found))
+            return make_level(xp.exp(found), sigma, 2 * (found - xp.log(sigma)), xp.interp(t, t_of_rows, c_noise))
+
+    def time(wanted: Times) -> Times:
+        xp = _xp(wanted)
+        if interpolation == "log_snr":
+            return xp.interp(-wanted, -log_snr[1:], t_of_rows[1:])
+        return xp.interp(xp.logaddexp(0.0, -wanted) / 2, -log_alpha, t_of_rows)
+
+    return Process(level, time, first=1.0, last=float(t_of_rows[-1]), num_steps=len(log_alpha) - 1)
+
+
+def _rows_of_betas(betas: np.ndarray, c_noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns log alpha, log-SNR and c_noise of the rows 0 .. T. # float64 [T + 1]"""
     if betas.ndim != 1 or not betas.size:
         raise ValueError(f"betas of {list(betas.shape)} are not allowed; they must be [T], T at least 1.")
-    if condition is not None and np.shape(condition) != (len(betas) + 1,):
+    if c_noise is not None and np.shape(c_noise) != (len(betas) + 1,):
         raise ValueError(
-            f"condition of {list(np.shape(condition))} is not allowed; it must be [{len(betas) + 1}], levels 0 to T."
+            f"c_noise of {list(np.shape(c_noise))} is not allowed; it must be [{len(betas) + 1}], of the rows 0 to T."
         )
     if not (np.all(betas > 0) and np.all(betas[:-1] < 1) and betas[-1] <= 1):
         raise ValueError(f"betas must lie in (0, 1), the last may be 1; found {betas.min():g} to {betas.max():g}.")
     with np.errstate(divide="ignore"):  # beta_T = 1 leaves no signal: log alpha_bar = -inf
         log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
-        variance = -np.expm1(log_alpha_bar)
-        log_snr = log_alpha_bar - np.log(variance)
-    condition = np.arange(-1, len(betas)) if condition is None else np.asarray(condition)
-    return cast(np.exp(log_alpha_bar / 2), np.sqrt(variance), log_snr, condition)
+        log_snr = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
+    t = np.arange(-1.0, len(betas))
+    return log_alpha_bar / 2, log_snr, t if c_noise is None else np.asarray(c_noise, np.float64)
 
 
-def cast(alpha: np.ndarray, sigma: np.ndarray, log_snr: np.ndarray, condition: np.ndarray) -> Level:
-    """Returns float64 columns as a `Level` in JAX's default precision: the one place where precision is lost.
+def vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+    """Returns the variance-preserving SDE, t in (0, 1], c_noise = 999 t. [Song et al. 2021, score SDE, eq. 33]
 
-    Args:
-        alpha: the signal's coefficient, any shape; so are the others.
-        sigma: the noise's standard deviation.
-        log_snr: log(alpha^2 / sigma^2).
-        condition: what the network is told.
+    log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2: the limit of many steps of Ho et al.'s linear schedule.
+    Sampling goes down to t = 1e-3, as there.
     """
-    dtype = jax.dtypes.canonicalize_dtype(np.float64)
-    high = log_snr.astype(dtype)
-    low = np.subtract(log_snr, high, out=np.zeros_like(log_snr), where=np.isfinite(log_snr))
-    return Level(alpha.astype(dtype), sigma.astype(dtype), high, low.astype(dtype), np.asarray(condition, dtype))
+    slope = (beta_max - beta_min) / 2
+
+    def log_alpha(t: Times) -> Times:
+        return -(slope * t + beta_min) * t / 2
+
+    def time(log_snr: Times) -> Times:
+        log_alpha = -_xp(log_snr).logaddexp(0.0, -log_snr) / 2
+        return -4 * log_alpha / (beta_min + _xp(log_snr).sqrt(beta_min**2 - 8 * slope * log_alpha))
+
+    return _in_real_time(
+        alpha=lambda t: _xp(t).exp(log_alpha(t)),
+        sigma=lambda t: _xp(t).sqrt(-_xp(t).expm1(2 * log_alpha(t))),
+        c_noise=lambda t: 999 * t,
+        time=time,
+        first=1e-3,
+        last=1.0,
+    )
 
 
-def at(levels: Level, t: Array) -> Level:
-    """Returns rows `t` of a table of levels; the columns take the shape of `t`.
+def ve(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
+    """Returns the variance-exploding process with t = sigma and c_noise = ln(sigma) / 4. [Karras et al. 2022, EDM]
+
+    The VE SDE of [Song et al. 2021, score SDE] is the same with sigma from 0.01 to 50, its uniform time the logarithm.
+    """
+    return _in_real_time(
+        alpha=lambda t: 0 * t + 1,
+        sigma=lambda t: t,
+        c_noise=lambda t: _xp(t).log(t) / 4,
+        time=lambda log_snr: _xp(log_snr).exp(-log_snr / 2),
+        first=sigma_min,
+        last=sigma_max,
+    )
+
+
+def rectified_flow() -> Process:
+    """Returns the straight path x_t = (1 - t) x_0 + t eps with c_noise = 1000 t. [Liu et al. 2022, t reversed]"""
+    return _in_real_time(
+        alpha=lambda t: 1 - t,
+        sigma=lambda t: t,
+        c_noise=lambda t: 1000 * t,
+        time=lambda log_snr: 1 / (1 + _xp(log_snr).exp(log_snr / 2)),
+        first=1e-3,
+        last=1.0,
+    )
+
+
+def _in_real_time(
+    *, alpha: Callable, sigma: Callable, c_noise: Callable, time: Callable, first: float, last: float
+) -> Process:
+    def level(t: Times) -> Level:
+        t = t if isinstance(t, jax.Array) else np.asarray(t, np.float64)
+        with np.errstate(divide="ignore"):  # the data, and pure noise, are at infinity
+            log_snr = 2 * (_xp(t).log(alpha(t)) - _xp(t).log(sigma(t)))
+            return make_level(alpha(t), sigma(t), log_snr, c_noise(t))
+
+    return Process(level, time, first, last)
+
+
+def _xp(array: Times) -> Any:
+    """Returns the module whose functions take this array: jax.numpy or numpy."""
+    return jnp if isinstance(array, jax.Array) else np
+
+
+def level_of_log_snr(process: Process, log_snr: Times) -> Level:
+    """Returns the levels of a process that have these log-SNRs, of the same shape."""
+    return process.level(process.time(log_snr))
+
+
+def rows(levels: Level, index: Array) -> Level:
+    """Returns rows of a column of levels; they take the shape of `index`.
 
     Raises:
-        ValueError: for a row that the table lacks, where `t` is known; traced rows are the caller's care.
+        ValueError: for a row that there is not, where `index` is known; traced rows are the caller's care.
     """
     num_rows = len(levels.alpha)
-    if not isinstance(t, jax.core.Tracer) and np.size(t) and not (np.min(t) >= 0 and np.max(t) < num_rows):
-        raise ValueError(f"rows {np.min(t)} to {np.max(t)} are not all in a table of levels 0 to {num_rows - 1}.")
-    t = t if isinstance(t, jax.Array) else np.asarray(t)
-    return jax.tree.map(lambda column: jnp.asarray(column)[t], levels)
+    if not isinstance(index, jax.core.Tracer) and np.size(index) and not (np.min(index) >= 0 and np.max(index) < num_rows):
+        raise ValueError(f"rows {np.min(index)} to {np.max(index)} are not all in levels 0 to {num_rows - 1}.")
+    if not isinstance(index, jax.Array):
+        return jax.tree.map(lambda column: column[np.asarray(index)], levels)
+    return jax.tree.map(lambda column: jnp.asarray(column)[index], levels)
 
 
-def below(levels: Level, t: Level) -> Level:
-    """Returns the levels t - 1, for levels `t` that are rows of a table; level 0 has none below."""
-    return at(levels, jnp.searchsorted(-levels.log_snr, -t.log_snr) - 1)
-
-
-def between(levels: Level, log_snr: Array) -> Level:
-    """Returns levels of any log-SNR of a variance-preserving process; the condition is interpolated in its table.
-
-    Args:
-        levels: the table, [T + 1], falling in log-SNR.
-        log_snr: log(alpha^2 / sigma^2), any shape.
-    """
-    rising, conditions = jnp.asarray(levels.log_snr)[:0:-1], jnp.asarray(levels.condition)[:0:-1]  # level 0 is at infinity
-    alpha, sigma = jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
-    return Level(alpha, sigma, log_snr, jnp.zeros_like(log_snr), jnp.interp(log_snr, rising, conditions))
+def one_below(levels: Level, t: Level) -> Level:
+    """Returns the levels t - 1, for levels `t` that are rows of all levels of a chain; level 0 has none below."""
+    return rows(levels, jnp.searchsorted(-levels.log_snr, -t.log_snr) - 1)
 
 
 def expand(column: Array, x: Array) -> Array:
-    """Returns a level's column ([] or [B]) with the axes that broadcast it against x. # [B, 1, 1, 1]"""
+    """Returns a level's column ([] or [B]) with the axes that broadcast it against x. # [B, 1, ..., 1]"""
     return jnp.reshape(column, jnp.shape(column) + (1,) * (x.ndim - jnp.ndim(column)))
+
+
+def value_axes(x: Array) -> tuple[int, ...]:
+    """Returns all axes but the batch's: for a sum or a mean over the values of each image."""
+    return tuple(range(1, x.ndim))
+
+
+def prior(level: Level, noise: Array) -> Array:
+    """Returns x_T = sigma noise, where sampling starts: of the noisiest level, `process.level(process.last)`. # [B, ...]"""
+    return expand(level.sigma, noise) * noise
 
 
 def diffuse(x_0: Array, level: Level, eps: Array) -> Array:
     """Returns x_t = alpha x_0 + sigma eps, a draw from q(x_t | x_0). [Ho et al. 2020, eq. 4]"""
     return expand(level.alpha, x_0) * x_0 + expand(level.sigma, x_0) * eps
+
+
+def renoise(x_s: Array, s: Level, t: Level, eps: Array) -> Array:
+    """Returns a draw from q(x_t | x_s), for t noisier than s: a step up in noise. [Lugmayr et al. 2022, RePaint, eq. 1]
+
+    x_t = alpha_t / alpha_s x_s + sigma_t sqrt(1 - SNR_t / SNR_s) eps.
+    """
+    std = t.sigma * jnp.sqrt(-jnp.expm1(log_snr_gap(t, s)))
+    return expand(t.alpha / s.alpha, x_s) * x_s + expand(std, x_s) * eps
 
 
 def log_snr_gap(t: Level, s: Level) -> Array:
@@ -150,3 +299,8 @@ def log_variance(t: Level, s: Level, kind: Literal["small", "large"]) -> Array:
     """
     sigma = {"small": s.sigma, "large": t.sigma}[kind]
     return 2 * jnp.log(sigma) + jnp.log(-jnp.expm1(log_snr_gap(t, s)))
+
+
+def std(log_variance: Array, s: Level) -> Array:
+    """Returns the standard deviation of a step to s: as the log-variance says, and 0 where s is the data."""
+    return jnp.where(s.sigma > 0, jnp.exp(log_variance / 2), 0)

@@ -15,6 +15,11 @@ MEAN, STD = 0.3, 0.5
 WEIGHTS, MEANS, STDS = np.array([0.6, 0.4]), np.array([-0.7, 0.5]), np.array([0.15, 0.3])  # of a mixture
 
 
+def rows_of(betas, **options):
+    """Returns all rows of a chain, 0 .. T: `Level` of [T + 1]."""
+    return process.chain(betas, **options).level(np.arange(np.size(betas) + 1))
+
+
 def gaussian(mean=MEAN, std=STD):
     """Returns the denoiser E[x_0 | x_t] of data N(mean, std^2), each value on its own."""
 

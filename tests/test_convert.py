@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 import recorded
 from test_goldens_samplers import nchw, nhwc
@@ -177,7 +178,7 @@ def test_the_hybrid_loss_and_its_gradients_are_improved_diffusions(precision, mo
     suffix, dtype = ("__f64", np.float64) if is_double else ("", np.float32)
     params, _, _, cond, stored = recorded_of(name)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
-    levels = process.from_betas(schedules.cosine(1000))
+    levels = oracles.rows_of(schedules.cosine(1000))
     x_0, eps = (nhwc(stored[f"train.{key}"]).astype(dtype) for key in ("x_start", "noise"))
     monkeypatch.setattr(losses.jax.random, "normal", lambda key, shape, dtype: eps)
     network = network_of(name, str(np.dtype(dtype)))
@@ -186,9 +187,9 @@ def test_the_hybrid_loss_and_its_gradients_are_improved_diffusions(precision, mo
         def apply(x_t, condition):
             return network.apply(params, x_t, condition, cond, train=True, rngs={"dropout": jax.random.key(0)})
 
-        denoise = denoiser.make_denoiser(apply, predicts="eps", learned_variance=True)
-        loss = losses.hybrid(predicts="eps", levels=levels)
-        each, terms = loss(denoise, x_0, process.at(levels, stored["train.t"] + 1), jax.random.key(0))
+        denoise = denoiser.make_denoiser(apply, denoiser.EPS, learned_variance=True)
+        loss = losses.hybrid(levels=levels)
+        each, terms = loss(denoise, x_0, process.rows(levels, stored["train.t"] + 1), jax.random.key(0))
         return jnp.mean(each), (each, terms)
 
     (_, (each, terms)), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)

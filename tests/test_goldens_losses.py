@@ -3,12 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracles
 import pytest
 import recorded
 from test_goldens_samplers import nchw, network_of, nhwc, rows_of, x_previous
 
-from diffusion_jax import denoiser, losses, process, schedules, timesteps
-from diffusion_jax.compose import processes
+from diffusion_jax import denoiser, losses, process, samplers, schedules, timesteps
+from diffusion_jax.compose import choices
 from diffusion_jax.training import state as train_state
 
 G3, G9, G10 = (recorded.load(name) for name in ("g3_losses", "g9_training_utils", "g10_ho_tf"))
@@ -24,38 +25,38 @@ KINDS = {"fixed_small": "small", "fixed_large": "large", "fixedsmall": "small", 
 
 
 def setting(mean, variance, levels, clip=False):
-    """Returns (predicts, kind of variance, denoiser) by the references' names."""
+    """Returns (kind of variance, denoiser) by the references' names."""
     kind = KINDS.get(variance.lower(), variance.lower())
     network = network_of("tanh", np.ones(1), variance=kind, previous=PREDICTS[mean] == "x_previous")
-    predicts = x_previous(levels) if PREDICTS[mean] == "x_previous" else PREDICTS[mean]
-    denoise = denoiser.make_denoiser(network, predicts=predicts, learned_variance=kind.startswith("learned"))
+    predicts = x_previous(levels) if PREDICTS[mean] == "x_previous" else choices.PARAMETERIZATIONS[PREDICTS[mean]]
+    denoise = denoiser.make_denoiser(network, predicts, learned_variance=kind.startswith("learned"))
     if clip and PREDICTS[mean] == "x_previous":  # they clip what they report of x_0 alone, and the mean not
-        return predicts, kind, lambda x_t, level: denoise(x_t, level)._replace(x_0=denoiser.clip(denoise(x_t, level).x_0))
-    return predicts, kind, denoiser.clip_x_0(denoise) if clip else denoise
+        return kind, lambda x_t, level: denoise(x_t, level)._replace(x_0=denoiser.clip(denoise(x_t, level).x_0))
+    return kind, denoiser.clip_x_0(denoise) if clip else denoise
 
 
 def table(betas, rows=None):
     """Returns the levels of a chain, or of a shorter one on some of its rows (rising, from 0)."""
-    levels = process.from_betas(betas)
-    return levels if rows is None else process.at(levels, rows)
+    levels = oracles.rows_of(betas)
+    return levels if rows is None else process.rows(levels, rows)
 
 
 def mse_of(mean, variance, levels, x_0, eps, t):
-    predicts, _, denoise = setting(mean, variance, levels)
-    level = process.at(levels, t + 1)
+    _, denoise = setting(mean, variance, levels)
+    level = process.rows(levels, t + 1)
     x_0, eps = (jnp.asarray(x, level.alpha.dtype) for x in (x_0, eps))
-    return losses.squared_error(denoise(process.diffuse(x_0, level, eps), level), x_0, eps, level, predicts)
+    return losses.squared_error(denoise(process.diffuse(x_0, level, eps), level), x_0, eps)
 
 
 def p_mean_variance(mean, variance, clip, levels, x_0, eps, t):
     """Returns the fields of a reference's p_mean_variance at x_t ~ q(x_t | x_0)."""
-    _, kind, denoise = setting(mean, variance, levels, clip)
-    level, below = process.at(levels, t + 1), process.at(levels, t)
+    kind, denoise = setting(mean, variance, levels, clip)
+    level, below = process.rows(levels, t + 1), process.rows(levels, t)
     x_0, eps = (jnp.asarray(x, level.alpha.dtype) for x in (x_0, eps))
     x_t = process.diffuse(x_0, level, eps)
     prediction = denoise(x_t, level)
-    first = process.log_variance(process.at(levels, 2), process.at(levels, 1), "small")
-    log_variance = denoiser.reverse_log_variance(prediction.variance, x_t, level, below, kind, first=first)
+    first = process.log_variance(process.rows(levels, 2), process.rows(levels, 1), "small")
+    log_variance = denoiser.reverse_log_variance(prediction.variance, x_t, level, below, kind, decoder=first)
     return {
         "mean": process.posterior(prediction.x_0, x_t, level, below).mean,
         "log_variance": log_variance,
@@ -72,7 +73,7 @@ G3_LEVELS = {"loss": ("linear", 100, None), "pmv": ("linear", 100, None), "space
 
 def g3_levels(kind):
     name, num_steps, spec = G3_LEVELS[kind]
-    return table(processes.SCHEDULES[name](num_steps), None if spec is None else rows_of(spec, num_steps)[::-1])
+    return table(choices.SCHEDULES[name](num_steps), None if spec is None else rows_of(spec, num_steps)[::-1])
 
 
 G3_MSE = [key for key in G3 if key.split(".")[0] in ("loss", "spaced") and ".mse" in key]
@@ -97,8 +98,8 @@ def test_mse_is_improved_diffusions_in_float32(key):
 
 def test_the_short_chain_is_improved_diffusions(x64):
     levels = g3_levels("spaced")
-    np.testing.assert_array_equal(levels.condition[1:], G3["spaced.timestep_map"])
-    t, s = process.at(levels, np.arange(1, 21)), process.at(levels, np.arange(20))
+    np.testing.assert_array_equal(levels.c_noise[1:], G3["spaced.timestep_map"])
+    t, s = process.rows(levels, np.arange(1, 21)), process.rows(levels, np.arange(20))
     np.testing.assert_allclose(jnp.exp(process.log_variance(t, s, "large")), G3["spaced.betas"], rtol=1e-10)
 
 
@@ -153,12 +154,10 @@ def test_p_mean_variance_is_ho_et_als(key):
 def test_chains_are_ho_et_als(key):
     from test_goldens_samplers import chain
 
-    from diffusion_jax import samplers
-
     mean, variance = ("eps", "fixedsmall") if key.startswith("v1") else key.split(".")[1:3]
     levels = table(G10["betas"])
-    _, kind, denoise = setting(mean, variance, levels, clip=True)
-    grid = process.at(levels, np.arange(50, -1, -1))
+    kind, denoise = setting(mean, variance, levels, clip=True)
+    grid = process.rows(levels, np.arange(50, -1, -1))
     states, _ = chain(denoise, samplers.ancestral(variance=kind), jnp.asarray(G10["x_T"]), grid, jnp.asarray(G10["p_noise"]))
     np.testing.assert_allclose(states[-1] if key.endswith("final") else states, G10[key], atol=1e-4)
 
@@ -201,9 +200,12 @@ def test_the_averages_warm_up_is_diffusers(x64):
 @pytest.mark.parametrize(("predicts", "key"), [("eps", "snr.minsnr_eps"), ("v", "snr.minsnr_v"), ("x_0", "snr.minsnr_x0")])
 def test_min_snr_weights_are_those_of_the_diffusers_examples(predicts, key):
     """To 2e-4: theirs come from a float32 alpha_bar, of which 1 - alpha_bar keeps no more at t = 1."""
-    level = process.at(table(schedules.linear(1000)), G9["snr.t"] + 1)
+    level = process.rows(table(schedules.linear(1000)), G9["snr.t"] + 1)
     np.testing.assert_allclose(losses.snr(level), G9["snr.snr"], rtol=2e-4)
-    np.testing.assert_allclose(losses.min_snr(losses.snr(level)) / losses.error_ratio(predicts, level), G9[key], rtol=2e-4)
+    x = jnp.zeros((len(level.alpha), 1))
+    prediction = denoiser.make_denoiser(lambda x, c_noise: x, choices.PARAMETERIZATIONS[predicts])(x, level)
+    weight = losses.min_snr(losses.snr(level)) / losses.x_0_weight(prediction, level)
+    np.testing.assert_allclose(weight, G9[key], rtol=2e-4)
 
 
 def test_adam_with_clipping_is_torchs(x64):

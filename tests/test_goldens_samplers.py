@@ -8,11 +8,12 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 import recorded
 
-from diffusion_jax import denoiser, process, samplers, schedules, timesteps
-from diffusion_jax.compose import processes, sampling
+from diffusion_jax import denoiser, grids, process, samplers, schedules
+from diffusion_jax.compose import choices
 
 G2, G4A, G4B = (recorded.load(name) for name in ("g2_q_and_conversions", "g4a_openai_samplers", "g4b_diffusers"))
 
@@ -32,11 +33,13 @@ def x_previous(levels):
     """
 
     def of(t):
-        s = process.below(levels, t)
+        s = process.one_below(levels, t)
         return s.alpha, t.alpha * s.sigma**2 / (s.alpha * t.sigma)
 
-    return of
+    return denoiser.Parameterization(of)
 
+
+PARAMETERIZATIONS = choices.PARAMETERIZATIONS
 
 # ---- g2: q(x_t | x_0), the posterior, conversions between parameterizations
 
@@ -46,15 +49,15 @@ def conversions(prefix):
     """Returns every quantity of g2 for one schedule, from its stored inputs."""
     name, num_steps = prefix.split("_T")
     stored = {key.removeprefix(f"{prefix}."): G2[key] for key in G2 if key.startswith(f"{prefix}.")}
-    levels = process.from_betas(processes.SCHEDULES[name](int(num_steps)))
-    t, s = (process.at(levels, stored["t"] + 1 - back) for back in (0, 1))
-    first = process.log_variance(process.at(levels, 2), process.at(levels, 1), "small")
+    levels = oracles.rows_of(choices.SCHEDULES[name](int(num_steps)))
+    t, s = (process.rows(levels, stored["t"] + 1 - back) for back in (0, 1))
+    first = process.log_variance(process.rows(levels, 2), process.rows(levels, 1), "small")
     dtype = levels.alpha.dtype
     x_0, eps, x_t = (jnp.asarray(stored[key], dtype) for key in ("x_start", "noise", "q_sample"))
 
     def predicted(kind, key):
         output = jnp.asarray(stored[key], dtype)
-        return denoiser.make_denoiser(lambda x, condition: output, predicts=kind)(x_t, t)
+        return denoiser.make_denoiser(lambda x, c_noise: output, kind)(x_t, t)
 
     def wide(column):
         return jnp.broadcast_to(process.expand(column, x_t), x_t.shape)
@@ -69,14 +72,12 @@ def conversions(prefix):
         "q_posterior.mean": process.posterior(x_0, x_t, t, s).mean,
         "q_posterior.variance": wide(jnp.exp(small)),
         "q_posterior.log_variance_clipped": wide(jnp.maximum(small, first)),
-        "predict_xstart_from_eps": predicted("eps", "eps_pred").x_0,
-        "predict_eps_from_xstart": predicted("x_0", "xstart_pred").eps,
+        "predict_xstart_from_eps": predicted(denoiser.EPS, "eps_pred").x_0,
+        "predict_eps_from_xstart": predicted(denoiser.X_0, "xstart_pred").eps,
         "predict_xstart_from_xprev": predicted(x_previous(levels), "xprev_pred").x_0,
-        "get_velocity": sum(
-            process.expand(c, x_0) * x for c, x in zip(denoiser.coefficients("v", t), (x_0, eps), strict=True)
-        ),
-        "xstart_from_v": predicted("v", "v_pred").x_0,
-        "eps_from_v": predicted("v", "v_pred").eps,
+        "get_velocity": sum(process.expand(c, x_0) * x for c, x in zip(denoiser.V.coefficients(t), (x_0, eps), strict=True)),
+        "xstart_from_v": predicted(denoiser.V, "v_pred").x_0,
+        "eps_from_v": predicted(denoiser.V, "v_pred").eps,
     }
 
 
@@ -105,7 +106,7 @@ def tanh(x, t):
 
 
 def gmm(alpha_bar):
-    """Returns the exact eps of a mixture of two Gaussians; `alpha_bar` is indexed by the time that the network is told."""
+    """Returns the exact eps of a mixture of two Gaussians; `alpha_bar` is indexed by the network's c_noise."""
 
     def network(x, t):
         bar = jnp.asarray(alpha_bar)[t.astype(int)]
@@ -132,11 +133,11 @@ def with_variance(network, kind):
 
 
 def network_of(name, betas, *, variance="small", previous=False):
-    """Returns a network (x_t, condition [B]) -> output by its name in the recorded keys."""
+    """Returns a network (x_t, c_noise [B]) -> output by its name in the recorded keys."""
     plain = tanh if name == "tanh" else gmm(np.cumprod(1 - betas))
     inner = (lambda x, t: 0.97 * x + 0.05 * plain(x, t)) if previous else plain
     inner = with_variance(inner, variance) if variance.startswith("learned") else inner
-    return lambda x, condition: inner(x, condition[:, None, None, None])
+    return lambda x, c_noise: inner(x, c_noise[:, None, None, None])
 
 
 def chain(denoise, sampler, x_T, grid, noises):
@@ -144,20 +145,25 @@ def chain(denoise, sampler, x_T, grid, noises):
 
     def step(state, scanned):
         interval, noise = scanned
-        after = sampler.step(denoise, state, interval, lambda k: noise)
-        return after, (after.x, denoise(state.x, interval.t).x_0)
+        after, _ = sampler.step(denoise, state, interval, lambda k: noise)
+        return after, (sampler.x_of(after), denoise(sampler.x_of(state), interval.t).x_0)
 
     index = jnp.arange(len(grid.alpha) - 1)
-    intervals = samplers.Interval(process.at(grid, index), process.at(grid, index + 1), index, index[::-1])
-    _, (states, x_0) = jax.lax.scan(step, sampler.init(x_T), (intervals, noises[: len(index)]))
+    intervals = samplers.Interval(process.rows(grid, index), process.rows(grid, index + 1), index, index[::-1])
+    _, (states, x_0) = jax.lax.scan(step, sampler.init(x_T, grid), (intervals, noises[: len(index)]))
     return states, x_0
+
+
+def of_steps(num_steps):
+    """Returns a chain of so many steps."""
+    return process.chain(schedules.constant(num_steps))
 
 
 def rows_of(spec, num_steps):
     """Returns a grid by improved-diffusion's name for it."""
     if spec.startswith("ddim"):
-        return timesteps.ddim_uniform(num_steps, int(spec[4:]))
-    return timesteps.iddpm(num_steps, tuple(int(count) for count in spec.split(",")))
+        return grids.ddim_uniform(of_steps(num_steps), int(spec[4:]))
+    return grids.iddpm(of_steps(num_steps), tuple(int(count) for count in spec.split(",")))
 
 
 @pytest.mark.parametrize("key", recorded.keys("g4a_openai_samplers", "space."))
@@ -173,12 +179,12 @@ def test_grids_are_improved_diffusions(key):
 def openai_chain(key):
     """Returns (states, x_0 predictions) of an unguided chain of g4a, by its key without the last part."""
     betas, rows, predicts, sampler, clip, network = openai_setting(key)
-    levels = process.from_betas(betas)
-    predicts = x_previous(levels) if predicts == "x_previous" else predicts
+    levels = oracles.rows_of(betas)
+    predicts = x_previous(levels) if predicts == "x_previous" else PARAMETERIZATIONS[predicts]
     dtype = levels.alpha.dtype
-    denoise = denoiser.make_denoiser(network, predicts=predicts, learned_variance="learned" in str(key).lower())
+    denoise = denoiser.make_denoiser(network, predicts, learned_variance="learned" in str(key).lower())
     denoise = denoiser.clip_x_0(denoise) if clip else denoise
-    grid = process.at(levels, rows)
+    grid = process.rows(levels, rows)
     return chain(denoise, sampler, nhwc(G4A["x_T"]).astype(dtype), grid, nhwc(G4A["noise"]).astype(dtype))
 
 
@@ -191,7 +197,7 @@ def openai_setting(key):
         return betas, rows_of(spec, 1000), "eps", samplers.ddim(eta=float(eta)), clip == "1", network_of(name, betas)
     if kind == "psp":
         base, spec, name, variance = fields[:4]
-        betas = processes.SCHEDULES[base.removesuffix("1000")](1000)
+        betas = choices.SCHEDULES[base.removesuffix("1000")](1000)
         kind, clip, rows, predicts = variance.removeprefix("FIXED_").lower(), True, rows_of(spec, 1000), "eps"
     else:
         name, mean, variance, clip = fields[:4]
@@ -234,11 +240,11 @@ def inversion(key):
     """The reference steps to t + 1 but asks the network at t: a grid that rises, its last level pure noise."""
     _, name, clip = key.split(".")
     betas = schedules.linear(1000)
-    levels = process.from_betas(betas)
-    grid = process.at(levels, timesteps.ddim_uniform(1000, 25)[-2::-1])
+    levels = oracles.rows_of(betas)
+    grid = process.rows(levels, grids.ddim_uniform(of_steps(1000), 25)[-2::-1])
     end = process.Level(0.0, 1.0, -jnp.inf, 0.0, 0.0)
     grid = jax.tree.map(lambda column, last: jnp.append(column, jnp.asarray(last, column.dtype)), grid, end)
-    denoise = denoiser.make_denoiser(network_of(name, betas), predicts="eps")
+    denoise = denoiser.make_denoiser(network_of(name, betas), denoiser.EPS)
     denoise = denoiser.clip_x_0(denoise) if clip == "clip1" else denoise
     x_0, noises = (nhwc(G4A[name]).astype(grid.alpha.dtype) for name in ("rev.x0", "noise"))
     return chain(denoise, samplers.ddim(), x_0, grid, noises)
@@ -283,15 +289,15 @@ def diffusers_chain(run):
     t = G4B[f"{run}.timesteps"]
     is_ddim, stride = run.startswith("ddim"), 1000 // len(t)
     betas = schedules.zero_terminal_snr(BETAS) if "ztsnr" in run else BETAS
-    levels = process.from_betas(betas)
+    levels = oracles.rows_of(betas)
     dtype = levels.alpha.dtype
     predicts = "x_0" if ".sample" in run else "v" if "_v" in run or ".v_" in run else "eps"
     # The recorded runs that limit x_0 or learn the variance ask the network 'tanh', whose x_0 is often out of range.
     network = tanh if re.search("clip|thresholding|learned", run) else mixture(predicts, betas)
     network = with_variance(network, "learned_range") if "learned_range" in run else network
     denoise = denoiser.make_denoiser(
-        lambda x, condition: network(x, condition[:, None, None, None]),
-        predicts=predicts,
+        lambda x, c_noise: network(x, c_noise[:, None, None, None]),
+        PARAMETERIZATIONS[predicts],
         learned_variance="learned_range" in run,
     )
     denoise = limited(denoise, run)
@@ -303,11 +309,11 @@ def diffusers_chain(run):
     rows = np.where(to < 0, 1 if "one0" in run else 0, to + 1)
     x, noises = (nhwc(G4B[name]).astype(dtype) for name in ("x_T", "noise"))
     index = jnp.arange(len(t))
-    state, states = sampler.init(x), []
+    state, states = sampler.init(x, levels), []
     for k in index:
-        interval = samplers.Interval(process.at(levels, t[k] + 1), process.at(levels, rows[k]), k, len(t) - 1 - k)
-        state = sampler.step(denoise, state, interval, lambda _, k=k: noises[k])
-        states.append(state.x)
+        interval = samplers.Interval(process.rows(levels, t[k] + 1), process.rows(levels, rows[k]), k, len(t) - 1 - k)
+        state, _ = sampler.step(denoise, state, interval, lambda _, k=k: noises[k])
+        states.append(state)
     return jnp.stack(states), None
 
 
@@ -318,11 +324,11 @@ def limited(denoise, run):
         def limit(x_0):
             return denoiser.dynamic_threshold(x_0, quantile=0.9, max_bound=1.5)
 
-        return denoiser.limit_x_0(denoise, limit, eps="kept")
+        return denoiser.limit_x_0(denoise, limit, recompute_eps=False)
     if "clip_range" in run:
         return denoiser.limit_x_0(denoise, lambda x_0: denoiser.clip(x_0, bound=0.7))
     if "use_clipped" in run:
-        return denoiser.limit_x_0(denoise, denoiser.clip, eps="follows" if run.endswith("1") else "kept")
+        return denoiser.limit_x_0(denoise, denoiser.clip, recompute_eps=run.endswith("1"))
     clipped = (
         "ddpm.leading.fixed_small",
         "ddpm.trailing.fixed_small",
@@ -351,7 +357,7 @@ def test_diffusers_chains_in_float32(key):
 def test_grids_are_diffusers(key):
     t = G4B[key]
     name = key.split(".")[1]
-    rows = sampling.GRIDS[name.removesuffix("_offset1")](1000, len(t))[:-1] + name.endswith("_offset1")
+    rows = choices.GRIDS[name.removesuffix("_offset1")](of_steps(1000), len(t))[:-1] + name.endswith("_offset1")
     np.testing.assert_array_equal(rows - 1, t)
 
 

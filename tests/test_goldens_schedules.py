@@ -4,25 +4,26 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 import recorded
 
 from diffusion_jax import process, schedules
-from diffusion_jax.compose import processes
+from diffusion_jax.compose import choices
 
 G1 = recorded.load("g1_schedules")
 
 BETAS = {
     **{
-        f"{name}_T{T}.": processes.SCHEDULES[name](T)
+        f"{name}_T{T}.": choices.SCHEDULES[name](T)
         for name in ("linear", "cosine")
         for T in (100, 1000, 4000)
         if (name, T) != ("cosine", 100)
     },
     "ho.quad_T1000_0.0001_0.02": schedules.scaled_linear(1000),
     "ho.linear_T1000_0.0001_0.02": schedules.linear(1000),
-    "ho.warmup10_T1000_0.0001_0.02": processes.SCHEDULES["warmup10"](1000),
-    "ho.warmup50_T1000_0.0001_0.02": processes.SCHEDULES["warmup50"](1000),
+    "ho.warmup10_T1000_0.0001_0.02": choices.SCHEDULES["warmup10"](1000),
+    "ho.warmup50_T1000_0.0001_0.02": choices.SCHEDULES["warmup50"](1000),
     "ho.const_T1000_0.0001_0.02": schedules.constant(1000),
     "ho.jsd_T1000": schedules.jsd(1000),
     "ho.jsd_T10": schedules.jsd(10),
@@ -39,11 +40,11 @@ BETAS = {
 
 def derived(betas, field):
     """Returns a coefficient table of the one-step chain, from our levels and our posterior."""
-    levels = process.from_betas(betas)
+    levels = oracles.rows_of(betas)
     rows = np.arange(1, len(betas) + 1)
-    t, s = process.at(levels, rows), process.at(levels, rows - 1)
+    t, s = process.rows(levels, rows), process.rows(levels, rows - 1)
     one, zero = jnp.ones((len(betas), 1, 1, 1)), jnp.zeros((len(betas), 1, 1, 1))
-    first = process.log_variance(process.at(levels, 2), process.at(levels, 1), "small")
+    first = process.log_variance(process.rows(levels, 2), process.rows(levels, 1), "small")
     return {
         "betas": lambda: betas,
         "alphas_cumprod": lambda: t.alpha**2,

@@ -12,7 +12,7 @@ from test_goldens_losses import PREDICTS, setting
 from test_goldens_samplers import nhwc, rows_of
 
 from diffusion_jax import denoiser, likelihood, process, schedules
-from diffusion_jax.compose import processes
+from diffusion_jax.compose import choices
 from diffusion_jax.process import Gaussian
 
 G3, G10 = recorded.load("g3_losses"), recorded.load("g10_ho_tf")
@@ -53,7 +53,7 @@ def test_the_decoder_is_right_in_float32_far_into_both_tails():
 
 def test_the_bound_of_gaussian_data_is_above_the_mutual_information_and_falls_to_it(x64):
     """Exact denoiser. The terms from T down to level r sum to I(x_0; x_r) - I(x_0; x_T) and a gap, which goes as 1 / S."""
-    key, levels, r = jax.random.key(0), process.from_betas(schedules.linear(1000)), 50
+    key, levels, r = jax.random.key(0), oracles.rows_of(schedules.linear(1000)), 50
     x_0 = oracles.MEAN + oracles.STD * jax.random.normal(key, (64, 16, 16, 1))
 
     def information(row):
@@ -61,7 +61,7 @@ def test_the_bound_of_gaussian_data_is_above_the_mutual_information_and_falls_to
 
     gaps = []
     for num_steps in (38, 95, 190, 475):
-        grid = process.at(levels, np.append(np.arange(1000, r - 1, -950 // num_steps), 0))
+        grid = process.rows(levels, np.append(np.arange(1000, r - 1, -950 // num_steps), 0))
 
         def noise(index):
             return jax.random.normal(jax.random.fold_in(key, index + 1), x_0.shape)
@@ -73,7 +73,7 @@ def test_the_bound_of_gaussian_data_is_above_the_mutual_information_and_falls_to
 
 
 def test_a_grid_of_jax_arrays_may_be_used_under_jit():
-    grid = jax.tree.map(jnp.asarray, process.at(process.from_betas(schedules.linear(1000)), [1000, 500, 0]))
+    grid = jax.tree.map(jnp.asarray, process.rows(oracles.rows_of(schedules.linear(1000)), [1000, 500, 0]))
     x_0 = jnp.zeros((2, 4, 4, 1))
     got = jax.jit(lambda x_0: likelihood.bound(oracles.gaussian(), x_0, grid, lambda step: x_0, variance="small").total)(x_0)
     assert np.all(np.isfinite(got))
@@ -87,15 +87,15 @@ def test_a_grid_of_jax_arrays_may_be_used_under_jit():
     ],
 )
 def test_a_bound_without_its_decoder_or_of_no_known_variance_is_refused(rows, variance, sentence):
-    grid, x_0 = process.at(process.from_betas(schedules.linear(1000)), rows), jnp.zeros((2, 4, 4, 1))
+    grid, x_0 = process.rows(oracles.rows_of(schedules.linear(1000)), rows), jnp.zeros((2, 4, 4, 1))
     with pytest.raises(ValueError, match=sentence):
         likelihood.bound(oracles.gaussian(), x_0, grid, lambda step: x_0, variance=variance)
 
 
 def test_each_term_of_gaussian_data_is_a_strip_of_the_mutual_information(x64):
     """Exact denoiser, variance 'small': (SNR_s - SNR_t) Var(x_0 | x_t) / 2 nats; 16,384 values give each to 1%."""
-    key, levels = jax.random.key(0), process.from_betas(schedules.linear(1000))
-    grid = process.at(levels, np.array([1000, 800, 400, 200, 100, 50, 0]))
+    key, levels = jax.random.key(0), oracles.rows_of(schedules.linear(1000))
+    grid = process.rows(levels, np.array([1000, 800, 400, 200, 100, 50, 0]))
     x_0 = oracles.MEAN + oracles.STD * jax.random.normal(key, (64, 16, 16, 1))
     got = likelihood.bound(
         oracles.gaussian(),
@@ -147,12 +147,12 @@ def test_kl_is_improved_diffusions(x64):
 
 def term_of(mean, variance, clip, levels, x_0, eps, t):
     """Returns the bound's terms by the references' names; clipping does not change the mean of x_{t-1}."""
-    _, kind, denoise = setting(mean, variance, levels, clip and PREDICTS[mean] != "x_previous")
-    level, s = process.at(levels, t + 1), process.at(levels, t)
+    kind, denoise = setting(mean, variance, levels, clip and PREDICTS[mean] != "x_previous")
+    level, s = process.rows(levels, t + 1), process.rows(levels, t)
     x_0, eps = (jnp.asarray(x, level.alpha.dtype) for x in (x_0, eps))
     x_t = process.diffuse(x_0, level, eps)
-    first = likelihood.first_log_variance(jax.tree.map(lambda column: column[::-1], levels))
-    return likelihood.bound_term(denoise(x_t, level), x_0, x_t, level, s, variance=kind, first=first)
+    first = likelihood.decoder_log_variance(process.rows(levels, 2), process.rows(levels, 1))
+    return likelihood.bound_term(denoise(x_t, level), x_0, x_t, level, s, variance=kind, decoder=first)
 
 
 LINEAR100 = schedules.linear_rescaled(100)
@@ -166,7 +166,7 @@ def test_bound_terms_are_improved_diffusions(key, x64, with_published_decoder):
     if kind == "vb_all_t":
         t = np.arange(100)
         x_0, eps = (jnp.broadcast_to(x[:1], (100, *x.shape[1:])) for x in (x_0, eps))
-    got = term_of(mean, variance, clip == "clip1", process.from_betas(LINEAR100), x_0, eps, t)
+    got = term_of(mean, variance, clip == "clip1", oracles.rows_of(LINEAR100), x_0, eps, t)
     np.testing.assert_allclose(got, G3[key], rtol=rtol_of(key))
 
 
@@ -186,10 +186,10 @@ LOSSES += [key for key in G3 if key.startswith("spaced") and "KL" in key and "__
 def test_bound_losses_are_improved_diffusions(key, x64, with_published_decoder):
     """Rescaled by the length of the chain, and in the hybrid loss by a thousandth of it."""
     kind, mean, variance, name = key.split(".")[:4]
-    levels, t = process.from_betas(LINEAR100), G3["t"]
+    levels, t = oracles.rows_of(LINEAR100), G3["t"]
     if kind == "spaced":
         levels, t = (
-            process.at(process.from_betas(processes.SCHEDULES["cosine"](1000)), rows_of("20", 1000)[::-1]),
+            process.rows(oracles.rows_of(choices.SCHEDULES["cosine"](1000)), rows_of("20", 1000)[::-1]),
             G3["spaced.t"],
         )
     num_steps = len(levels.alpha) - 1
@@ -206,22 +206,22 @@ BPD = sorted({key.rsplit(".", 1)[0] for key in G3 if key.startswith("bpd.") and 
 def test_the_whole_bound_is_improved_diffusions(run, x64, with_published_decoder):
     """Their steps are ours: from T down."""
     _, model, mean, variance, clip = run.split(".")
-    levels = process.from_betas(LINEAR100)
-    _, kind, denoise = setting(mean, variance, levels, clip == "clip1" and PREDICTS[mean] != "x_previous")
+    levels = oracles.rows_of(LINEAR100)
+    kind, denoise = setting(mean, variance, levels, clip == "clip1" and PREDICTS[mean] != "x_previous")
     if model == "gauss":
         alpha_bar = np.cumprod(1 - LINEAR100)
 
-        def network(x, condition):
-            bar = jnp.asarray(alpha_bar)[condition.astype(int)][:, None, None, None]
+        def network(x, c_noise):
+            bar = jnp.asarray(alpha_bar)[c_noise.astype(int)][:, None, None, None]
             return jnp.sqrt(1 - bar) * (x - jnp.sqrt(bar) * 0.3) / (bar * 0.25 + 1 - bar)
 
-        denoise = denoiser.make_denoiser(network, predicts="eps")
+        denoise = denoiser.make_denoiser(network, denoiser.EPS)
         denoise = denoiser.clip_x_0(denoise) if clip == "clip1" else denoise
-    grid = process.at(levels, np.arange(100, -1, -1))
+    grid = process.rows(levels, np.arange(100, -1, -1))
     noises, x_0 = nhwc(G3["bpd.noise"]), nhwc(G3["x_start"])[:2]
     got = likelihood.bound(denoise, x_0, grid, lambda index: noises[index], variance=kind)
     if PREDICTS[mean] == "x_previous" and clip == "clip1":
-        _, _, reported = setting(mean, variance, levels, True)
+        _, reported = setting(mean, variance, levels, True)
         clipped = likelihood.bound(reported, x_0, grid, lambda index: noises[index], variance=kind)
         got = got._replace(mse_x_0=clipped.mse_x_0)
     fields = {"total_bpd": got.total, "prior_bpd": got.prior, "vb": got.terms.T, "xstart_mse": got.mse_x_0.T}
@@ -233,7 +233,7 @@ def test_the_whole_bound_is_improved_diffusions(run, x64, with_published_decoder
 def test_bound_losses_are_ho_et_als(key, with_published_decoder):
     """Their float32 decoder at t = 1 is only good to 15%."""
     _, mean, variance, _ = key.split(".")
-    got = term_of(mean, variance, False, process.from_betas(G10["betas"]), G10["x_start"], G10["noise"], G10["t"])
+    got = term_of(mean, variance, False, oracles.rows_of(G10["betas"]), G10["x_start"], G10["noise"], G10["t"])
     np.testing.assert_allclose(got[G10["t"] > 0], G10[key][G10["t"] > 0], rtol=1e-3)
     np.testing.assert_allclose(got[G10["t"] == 0], G10[key][G10["t"] == 0], rtol=0.15)
 
@@ -241,9 +241,9 @@ def test_bound_losses_are_ho_et_als(key, with_published_decoder):
 @pytest.mark.parametrize("run", sorted({key.rsplit(".", 1)[0] for key in G10 if key.startswith("bpd.")}))
 def test_the_whole_bound_is_ho_et_als(run):
     _, mean, variance, clip = run.split(".")
-    levels = process.from_betas(G10["betas"])
-    _, kind, denoise = setting(mean, variance, levels, clip == "clip1")
-    grid = process.at(levels, np.arange(50, -1, -1))
+    levels = oracles.rows_of(G10["betas"])
+    kind, denoise = setting(mean, variance, levels, clip == "clip1")
+    grid = process.rows(levels, np.arange(50, -1, -1))
     noises = jnp.asarray(G10["bpd_noise_by_t"])[::-1]
     got = likelihood.bound(denoise, jnp.asarray(G10["x_start"])[:2], grid, lambda index: noises[index], variance=kind)
     np.testing.assert_allclose(got.terms[:-1].T[:, ::-1], G10[f"{run}.terms_bpd"][:, 1:], rtol=1e-3)

@@ -3,17 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from diffusion_jax import denoiser, losses, process, schedules
+from diffusion_jax.compose import choices
 
-LEVELS = process.from_betas(schedules.cosine(1000))
+LEVELS = oracles.rows_of(schedules.cosine(1000))
 PREDICTS = pytest.mark.parametrize("predicts", ["eps", "x_0", "v"])
 
 
 def loss_of(network, predicts, x_0, t, seed=0):
-    denoise = denoiser.make_denoiser(network, predicts=predicts)
-    return losses.simple(predicts=predicts)(denoise, x_0, process.at(LEVELS, t), jax.random.key(seed))[0]
+    denoise = denoiser.make_denoiser(network, choices.PARAMETERIZATIONS[predicts])
+    return losses.simple()(denoise, x_0, process.rows(LEVELS, t), jax.random.key(seed))[0]
 
 
 @PREDICTS
@@ -21,10 +23,10 @@ def test_a_perfect_network_has_no_loss(predicts):
     """Data that is one image: x_t tells the noise, so the best network makes no error."""
     x_0 = jnp.full((3, 4, 4, 1), 0.25)
     t = np.array([1, 400, 999])
-    level = process.at(LEVELS, t)
+    level = process.rows(LEVELS, t)
     alpha, sigma = process.expand(level.alpha, x_0), process.expand(level.sigma, x_0)
 
-    def network(x_t, condition):
+    def network(x_t, c_noise):
         eps = (x_t - alpha * x_0) / sigma
         return {"eps": eps, "x_0": x_0, "v": alpha * eps - sigma * x_0}[predicts]
 
@@ -36,15 +38,15 @@ def test_a_silent_network_pays_the_square_of_its_target(predicts):
     """E eps^2 = 1, x_0^2 = 0.25, E v^2 = alpha^2 + sigma^2 x_0^2; 65,536 values an image, so 4 standard errors are 0.022."""
     x_0 = jnp.full((3, 256, 256, 1), 0.5)
     t = np.array([10, 500, 990])
-    level = process.at(LEVELS, t)
+    level = process.rows(LEVELS, t)
     expected = {"eps": np.ones(3), "x_0": np.full(3, 0.25), "v": level.alpha**2 + 0.25 * level.sigma**2}[predicts]
-    np.testing.assert_allclose(loss_of(lambda x_t, condition: 0 * x_t, predicts, x_0, t), expected, atol=0.023)
+    np.testing.assert_allclose(loss_of(lambda x_t, c_noise: 0 * x_t, predicts, x_0, t), expected, atol=0.023)
 
 
 def test_each_image_has_its_own_loss():
     x_0 = jnp.zeros((2, 4, 4, 1))
     wrong = jnp.array([0.0, 2.0]).reshape(2, 1, 1, 1)
-    got = loss_of(lambda x_t, condition: wrong + 0 * x_t, "x_0", x_0, np.array([300, 300]))
+    got = loss_of(lambda x_t, c_noise: wrong + 0 * x_t, "x_0", x_0, np.array([300, 300]))
     np.testing.assert_allclose(got, [0, 4], atol=1e-5)
 
 
@@ -61,17 +63,17 @@ def test_a_weighting_is_the_weight_of_the_error_of_x_0_whatever_is_predicted(nam
     """A network that is wrong by 0.1 in x_0, and says so in its own terms, pays 0.01 times the weight."""
     x_0 = jnp.full((3, 4, 4, 1), 0.25)
     t = np.array([50, 500, 900])
-    level = process.at(LEVELS, t)
+    level = process.rows(LEVELS, t)
     weighting, expected = WEIGHTINGS[name]
 
-    def network(x_t, condition):
+    def network(x_t, c_noise):
         alpha, sigma = process.expand(level.alpha, x_0), process.expand(level.sigma, x_0)
-        a, b = denoiser.coefficients(predicts, level)
+        a, b = choices.PARAMETERIZATIONS[predicts].coefficients(level)
         wrong = x_0 + 0.1
         return process.expand(a, x_0) * wrong + process.expand(b, x_0) * (x_t - alpha * wrong) / sigma
 
-    denoise = denoiser.make_denoiser(network, predicts=predicts)
-    got = losses.simple(predicts=predicts, weighting=weighting)(denoise, x_0, level, jax.random.key(0))[0]
+    denoise = denoiser.make_denoiser(network, choices.PARAMETERIZATIONS[predicts])
+    got = losses.simple(weighting=weighting)(denoise, x_0, level, jax.random.key(0))[0]
     snr = np.float64(level.alpha) ** 2 / np.float64(level.sigma) ** 2
     np.testing.assert_allclose(got, 0.01 * expected(snr), rtol=2e-3)
 
@@ -82,13 +84,14 @@ def wrong_by(of_x_0, of_variance):
     def denoise(x_t, level):
         x_0 = jnp.full(x_t.shape, 0.25 + of_x_0)
         alpha, sigma = process.expand(level.alpha, x_t), process.expand(level.sigma, x_t)
-        return denoiser.Prediction(x_0, (x_t - alpha * x_0) / sigma, jnp.full(x_t.shape, of_variance))
+        coefficients = denoiser.EPS.coefficients(level)
+        return denoiser.Prediction(x_0, (x_t - alpha * x_0) / sigma, coefficients, jnp.full(x_t.shape, of_variance))
 
     return denoise
 
 
 def gradient_of(loss, of_x_0=0.1, of_variance=0.2):
-    x_0, level = jnp.full((3, 4, 4, 1), 0.25), process.at(LEVELS, np.array([1, 300, 900]))
+    x_0, level = jnp.full((3, 4, 4, 1), 0.25), process.rows(LEVELS, np.array([1, 300, 900]))
 
     def total(of_x_0, of_variance):
         return jnp.sum(loss(wrong_by(of_x_0, of_variance), x_0, level, jax.random.key(0))[0])
@@ -97,16 +100,16 @@ def gradient_of(loss, of_x_0=0.1, of_variance=0.2):
 
 
 def test_in_the_hybrid_loss_the_bound_moves_the_variance_alone():
-    of_simple = gradient_of(losses.simple(predicts="v"))
+    of_simple = gradient_of(losses.simple())
     of_bound = gradient_of(losses.vlb(levels=LEVELS, variance="learned_range"))
-    of_hybrid = gradient_of(losses.hybrid(predicts="v", levels=LEVELS))
+    of_hybrid = gradient_of(losses.hybrid(levels=LEVELS))
     assert of_simple[1] == 0 and of_bound[0] != 0
     np.testing.assert_allclose(of_hybrid, [of_simple[0], 0.001 * of_bound[1]], rtol=1e-4)
 
 
 def test_the_bound_is_least_for_the_posterior_itself():
     """Right mean, and the variance's output at -1, which is 'small': the posterior's own."""
-    x_0, level = jnp.full((2, 4, 4, 1), 0.25), process.at(LEVELS, np.array([300, 900]))
+    x_0, level = jnp.full((2, 4, 4, 1), 0.25), process.rows(LEVELS, np.array([300, 900]))
 
     def bits(of_x_0, of_variance):
         loss = losses.vlb(levels=LEVELS, variance="learned_range")
@@ -114,3 +117,8 @@ def test_the_bound_is_least_for_the_posterior_itself():
 
     np.testing.assert_allclose(bits(0.0, -1.0), 0, atol=1e-3)
     assert np.all(bits(0.5, -1.0) > 1e-3) and np.all(bits(0.0, 0.0) > 0)
+
+
+def test_a_prediction_that_no_network_made_has_no_loss():
+    with pytest.raises(ValueError, match="this loss needs the predictions of a network; use denoiser.make_denoiser"):
+        losses.simple()(oracles.gaussian(), jnp.zeros((1, 4, 4, 1)), process.rows(LEVELS, [5]), jax.random.key(0))

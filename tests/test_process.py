@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +28,9 @@ def ho_posterior(betas):
 
 
 def neighbours(betas):
-    levels = process.from_betas(betas)
+    levels = oracles.rows_of(betas)
     rows = np.arange(1, len(betas) + 1)
-    return process.at(levels, rows), process.at(levels, rows - 1)
+    return process.rows(levels, rows), process.rows(levels, rows - 1)
 
 
 def images_of(values):
@@ -65,8 +66,8 @@ def test_large_variance_of_neighbours_is_beta(name, precision):
 def test_posterior_of_any_two_levels_keeps_the_marginal(name, rows):
     """If x_t ~ q(x_t | x_0), then a draw from q(x_s | x_t, x_0) is one from q(x_s | x_0)."""
     with jax.enable_x64(True):
-        levels = process.from_betas(SCHEDULES[name])
-        t, s = process.at(levels, rows[0]), process.at(levels, rows[1])
+        levels = oracles.rows_of(SCHEDULES[name])
+        t, s = process.rows(levels, rows[0]), process.rows(levels, rows[1])
         one, zero = jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1))
         of_x_0, of_x_t = process.posterior(one, zero, t, s), process.posterior(zero, one, t, s)
         np.testing.assert_allclose(of_x_0.mean + of_x_t.mean * t.alpha, s.alpha * one, rtol=1e-9)
@@ -79,10 +80,10 @@ def test_strided_coefficients_in_float32_are_within_1e5_of_float64(name):
     """Means and variances of 200 pairs of levels, any distance apart."""
 
     def coefficients():
-        levels = process.from_betas(SCHEDULES[name])
+        levels = oracles.rows_of(SCHEDULES[name])
         pairs = np.sort(np.random.default_rng(0).choice(len(SCHEDULES[name]), (200, 2), replace=False), axis=1) + 1
         pairs[:20, 0] = 0
-        s, t = process.at(levels, pairs[:, 0]), process.at(levels, pairs[:, 1])
+        s, t = process.rows(levels, pairs[:, 0]), process.rows(levels, pairs[:, 1])
         one, zero = images_of(np.ones((200, 1, 1, 1))), images_of(np.zeros((200, 1, 1, 1)))
         variances = [np.exp(process.log_variance(t, s, kind)) for kind in ("small", "large")]
         return [process.posterior(one, zero, t, s).mean, process.posterior(zero, one, t, s).mean, *variances]
@@ -96,19 +97,19 @@ def test_strided_coefficients_in_float32_are_within_1e5_of_float64(name):
 
 
 def test_level_zero_gives_x_0_exactly(precision):
-    levels = process.from_betas(SCHEDULES["linear"])
+    levels = oracles.rows_of(SCHEDULES["linear"])
     x_0, x_t = jax.random.normal(jax.random.key(0), (2, 7, 4, 4, 3))
     for row in (1, 500, 1000):
-        got = process.posterior(x_0, x_t, process.at(levels, row), process.at(levels, 0))
+        got = process.posterior(x_0, x_t, process.rows(levels, row), process.rows(levels, 0))
         np.testing.assert_array_equal(got.mean, x_0)
         assert np.exp(got.log_variance) == 0
 
 
 def test_zero_terminal_snr_is_finite(precision):
-    levels = process.from_betas(np.append(schedules.linear(999), 1.0))
+    levels = oracles.rows_of(np.append(schedules.linear(999), 1.0))
     assert levels.alpha[-1] == 0 and levels.log_snr[-1] == -np.inf
     x_0, x_t = jax.random.normal(jax.random.key(0), (2, 7, 4, 4, 3))
-    t, s = process.at(levels, 1000), process.at(levels, 999)
+    t, s = process.rows(levels, 1000), process.rows(levels, 999)
     got = process.posterior(x_0, x_t, t, s)
     np.testing.assert_allclose(got.mean, s.alpha * x_0, rtol=precision)
     np.testing.assert_allclose(got.log_variance, 2 * np.log(s.sigma), rtol=1e-5)
@@ -126,44 +127,44 @@ def test_log_snr_is_a_pair_because_one_float32_is_not_enough():
 
 
 def test_diffuse_takes_one_level_for_all_or_one_for_each(precision):
-    levels = process.from_betas(SCHEDULES["cosine"])
+    levels = oracles.rows_of(SCHEDULES["cosine"])
     x_0, eps = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 2))
-    each = process.diffuse(x_0, process.at(levels, np.array([5, 500, 5])), eps)
+    each = process.diffuse(x_0, process.rows(levels, np.array([5, 500, 5])), eps)
     for i, row in enumerate((5, 500, 5)):
-        level = process.at(levels, row)
+        level = process.rows(levels, row)
         np.testing.assert_array_equal(process.diffuse(x_0, level, eps)[i], each[i])
         np.testing.assert_allclose(each[i], level.alpha * x_0[i] + level.sigma * eps[i], rtol=precision, atol=precision)
 
 
-def test_the_network_is_told_t_minus_one_unless_told_otherwise():
-    assert process.from_betas(SCHEDULES["linear"]).condition[[1, 1000]].tolist() == [0, 999]
-    told = process.from_betas(SCHEDULES["linear"], condition=np.linspace(0, 1, 1001))
-    assert told.condition[1000] == 1
+def test_c_noise_is_t_minus_one_by_default():
+    assert oracles.rows_of(SCHEDULES["linear"]).c_noise[[1, 1000]].tolist() == [0, 999]
+    given = oracles.rows_of(SCHEDULES["linear"], c_noise=np.linspace(0, 1, 1001))
+    assert given.c_noise[1000] == 1
 
 
 @pytest.mark.parametrize("beta", [0.0, -0.1, 1.1, np.nan])
 def test_betas_outside_their_range_are_refused(beta):
     with pytest.raises(ValueError, match=r"betas must lie in \(0, 1\)"):
-        process.from_betas(np.array([0.1, beta]))
+        oracles.rows_of(np.array([0.1, beta]))
 
 
 @pytest.mark.parametrize("betas", [0.1, [], [[0.1, 0.2]]])
 def test_betas_of_another_shape_are_refused(betas):
     with pytest.raises(ValueError, match=r"betas of \[.*\] are not allowed; they must be \[T\]"):
-        process.from_betas(betas)
+        oracles.rows_of(betas)
 
 
-def test_a_condition_for_each_beta_is_one_too_few():
-    with pytest.raises(ValueError, match=r"condition of \[2\] is not allowed; it must be \[3\], levels 0 to T"):
-        process.from_betas([0.1, 0.2], condition=[0, 1])
+def test_c_noise_for_each_beta_is_one_too_few():
+    with pytest.raises(ValueError, match=r"c_noise of \[2\] is not allowed; it must be \[3\], of the rows 0 to T"):
+        oracles.rows_of([0.1, 0.2], c_noise=[0, 1])
 
 
 def test_only_the_last_beta_may_be_one():
     with pytest.raises(ValueError, match="the last may be 1"):
-        process.from_betas(np.array([0.1, 1.0, 0.1]))
+        oracles.rows_of(np.array([0.1, 1.0, 0.1]))
 
 
 @pytest.mark.parametrize("rows", [-1, 1001, np.array([3, 2000])])
-def test_a_row_that_the_table_lacks_is_refused(rows):
-    with pytest.raises(ValueError, match="are not all in a table of levels 0 to 1000"):
-        process.at(process.from_betas(SCHEDULES["linear"]), rows)
+def test_a_row_that_there_is_not_is_refused(rows):
+    with pytest.raises(ValueError, match="are not all in levels 0 to 1000"):
+        process.rows(oracles.rows_of(SCHEDULES["linear"]), rows)

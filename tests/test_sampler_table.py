@@ -19,8 +19,8 @@ from diffusion_jax.errors import UserError
 
 TEXT = (pathlib.Path(__file__).parents[1] / "docs" / "samplers.md").read_text()
 COLUMNS = {
-    "chain": {},
-    "chain without signal at T": {"process.zero_terminal_snr": True, "predicts": "v"},
+    "discrete": {},
+    "discrete without signal at T": {"process.zero_terminal_snr": True, "predicts": "v"},
     "vp": {"process.kind": "vp"},
     "ve": {"process.kind": "ve", "loss.time_density": "log_normal", "sample.grid": "karras"},
     "rectified_flow": {"process.kind": "rectified_flow", "predicts": "velocity"},
@@ -62,7 +62,7 @@ def networks(column):
         def denoise(x_t, level):
             wanted = exact(x_t, level)
             a, b = (jnp.reshape(c, jnp.shape(c) + (1,) * (x_t.ndim - jnp.ndim(c))) for c in coefficients(level))
-            network = lambda x, condition: a * wanted.x_0 + b * wanted.eps  # noqa: E731
+            network = lambda x, c_noise: a * wanted.x_0 + b * wanted.eps  # noqa: E731
             return denoiser.make_denoiser(network, predicts=coefficients)(x_t, level)
 
         return denoise
@@ -111,7 +111,7 @@ def test_a_parameterization_is_refused_where_the_table_says_so(predicts, column)
 
 @pytest.mark.parametrize("sampler", ["dpm_solver", "dpm_solver_singlestep", "unipc"])
 def test_solving_for_eps_is_refused_where_no_signal_is_left(sampler):
-    for column in ("chain without signal at T", "rectified_flow"):
+    for column in ("discrete without signal at T", "rectified_flow"):
         with pytest.raises(UserError, match="solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'"):
             sampling.solve(config_for(sampler, column, **{"sample.solves_for": "eps"}))
     sampling.solve(config_for(sampler, "vp", **{"sample.solves_for": "eps"}))
@@ -119,13 +119,13 @@ def test_solving_for_eps_is_refused_where_no_signal_is_left(sampler):
 
 def test_several_levels_without_signal_are_refused():
     """Between the last two levels of such a chain there is none either."""
-    config = config_for("ancestral", "chain without signal at T", **{"sample.grid": "uniform", "sample.num_steps": 2000})
+    config = config_for("ancestral", "discrete without signal at T", **{"sample.grid": "uniform", "sample.num_steps": 2000})
     with pytest.raises(UserError, match="sample.grid = 'uniform' visits several levels without signal"):
         sampling.solve(config)
 
 
 def test_churn_is_refused_where_the_chain_has_levels_without_signal():
-    config = config_for("heun", "chain without signal at T", **{"sample.churn": (40.0, 0.0, 50.0, 1.0)})
+    config = config_for("heun", "discrete without signal at T", **{"sample.churn": (40.0, 0.0, 50.0, 1.0)})
     with pytest.raises(UserError, match="sample.churn is impossible where the chain leaves no signal at T"):
         sampling.solve(config)
 
@@ -135,8 +135,8 @@ def test_the_inversion_of_the_document_gives_back_the_image(tmp_path):
     import diffusion_jax as dj
 
     [snippet] = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    levels, keys = dj.from_betas(dj.linear(1000)), streams.keys(0, "sampler", jnp.arange(4))
-    names = {"dj": dj, "levels": levels, "keys": keys, "denoise": oracles.gaussian()}
+    process, keys = dj.chain(dj.linear(1000)), streams.keys(0, "sampler", jnp.arange(4))
+    names = {"dj": dj, "np": np, "process": process, "keys": keys, "denoise": oracles.gaussian()}
     names["x_0"] = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     exec(snippet, names)
     assert np.std(names["latent"]) == pytest.approx(1, abs=0.1)
@@ -145,6 +145,6 @@ def test_the_inversion_of_the_document_gives_back_the_image(tmp_path):
 
 @pytest.mark.parametrize("grid", ["karras", "log_snr"])
 def test_grids_of_the_log_snr_are_refused_where_no_signal_is_left(grid):
-    for column in ("chain without signal at T", "rectified_flow"):
+    for column in ("discrete without signal at T", "rectified_flow"):
         with pytest.raises(UserError, match="are impossible where a process leaves no signal; use 'trailing'"):
             sampling.solve(config_for("ddim", column, **{"sample.grid": grid}))

@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 
-from diffusion_jax import denoiser, process, samplers, schedules, streams, timesteps
+from diffusion_jax import denoiser, grids, multistep, process, samplers, schedules, streams
 
 SAMPLERS = {
     "ancestral small": samplers.ancestral(variance="small"),
@@ -18,9 +18,10 @@ SAMPLERS = {
 NAMES = pytest.mark.parametrize("name", SAMPLERS)
 
 
-def grid_of(num_sampled, betas=None, grid=timesteps.trailing):
+def grid_of(num_sampled, betas=None, grid=grids.trailing):
     betas = schedules.linear(1000) if betas is None else betas
-    return process.at(process.from_betas(betas), grid(len(betas), num_sampled))
+    chain = process.chain(betas)
+    return chain.level(grid(chain, num_sampled))
 
 
 def draw(name, denoise, grid, shape=(4, 8, 8, 1), seed=0, **options):
@@ -32,7 +33,7 @@ def draw(name, denoise, grid, shape=(4, 8, 8, 1), seed=0, **options):
 
 @NAMES
 @pytest.mark.parametrize("num_sampled", [1, 17])
-@pytest.mark.parametrize("grid", [timesteps.trailing, timesteps.ddim_quadratic])
+@pytest.mark.parametrize("grid", [grids.trailing, grids.ddim_quadratic])
 def test_data_of_one_image_is_drawn_exactly_on_any_grid(name, num_sampled, grid, x64):
     x_0 = jax.random.uniform(jax.random.key(3), (8, 8, 1), minval=-1)
     got = draw(name, oracles.point(x_0), grid_of(num_sampled, grid=grid))
@@ -84,13 +85,13 @@ def test_ddim_without_noise_ignores_the_keys():
 def test_the_last_step_adds_no_noise(name, precision):
     """From the same state, steps to level 0 with different noises end in the same place: the predicted x_0."""
     grid = grid_of(3)
-    interval = samplers.Interval(process.at(grid, 2), process.at(grid, 3), jnp.array(2), jnp.array(0))
+    interval = samplers.Interval(process.rows(grid, 2), process.rows(grid, 3), jnp.array(2), jnp.array(0))
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
-    state = SAMPLERS[name].init(x)
+    state = SAMPLERS[name].init(x, grid)
     ends = [
-        SAMPLERS[name]
-        .step(oracles.gaussian(), state, interval, lambda k, seed=seed: jax.random.normal(jax.random.key(seed), x.shape))
-        .x
+        SAMPLERS[name].step(
+            oracles.gaussian(), state, interval, lambda k, seed=seed: jax.random.normal(jax.random.key(seed), x.shape)
+        )[0]
         for seed in (1, 2)
     ]
     np.testing.assert_array_equal(*ends)
@@ -108,12 +109,12 @@ def test_an_image_does_not_depend_on_its_batch(name, x64):
 def test_the_step_can_be_held_against_stored_noises(x64):
     """x_s = mean + std z with z given: what comparisons with recorded chains rest on."""
     grid = grid_of(10)
-    interval = samplers.Interval(process.at(grid, 4), process.at(grid, 5), jnp.array(4), jnp.array(5))
+    interval = samplers.Interval(process.rows(grid, 4), process.rows(grid, 5), jnp.array(4), jnp.array(5))
     x, z = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, 1))
     sampler = SAMPLERS["ancestral small"]
-    got = sampler.step(oracles.gaussian(), sampler.init(x), interval, lambda k: z)
+    got = sampler.step(oracles.gaussian(), sampler.init(x, grid), interval, lambda k: z)[0]
     law = process.posterior(oracles.gaussian()(x, interval.t).x_0, x, interval.t, interval.s)
-    np.testing.assert_allclose((got.x - law.mean) / jnp.exp(law.log_variance / 2), z, rtol=1e-10)
+    np.testing.assert_allclose((got - law.mean) / jnp.exp(law.log_variance / 2), z, rtol=1e-10)
 
 
 @NAMES
@@ -169,15 +170,14 @@ def test_bad_arguments_are_refused(call, sentence):
         call()
 
 
-TABLE = process.from_betas(schedules.linear(1000))
+TABLE = oracles.rows_of(schedules.linear(1000))
 WRONG = {  # an argument of `sample` -> its value, and what is said
-    "a name": ({"sampler": "ddim"}, "sampler = 'ddim' is no Sampler"),
-    "a sampler not made yet": ({"sampler": samplers.ddim}, "is no Sampler; use one such as samplers.ddim"),
-    "rows": ({"grid": timesteps.trailing(1000, 3)}, "grid is no Level"),
-    "one level": ({"grid": process.at(TABLE, [500])}, "the grid is not allowed; it must have two levels or more"),
-    "a level twice": ({"grid": process.at(TABLE, [1000, 500, 500, 0])}, "each noisier or each less noisy than before"),
-    "the data twice": ({"grid": process.at(TABLE, [1000, 0, 0])}, "each noisier or each less noisy than before"),
-    "down and up": ({"grid": process.at(TABLE, [1000, 0, 500])}, "each noisier or each less noisy than before"),
+    "a name": ({"sampler": "ddim"}, "sampler = 'ddim' is not a Sampler"),
+    "a sampler not made yet": ({"sampler": samplers.ddim}, "is not a Sampler; use one such as samplers.ddim"),
+    "rows": ({"grid": np.array([1000, 667, 333, 0])}, r"grid must be a Level with S \+ 1 rows"),
+    "one level": ({"grid": process.rows(TABLE, [500])}, "the grid is not allowed; it must have two levels or more"),
+    "a level twice": ({"grid": process.rows(TABLE, [1000, 500, 500, 0])}, "each different from the one before"),
+    "the data twice": ({"grid": process.rows(TABLE, [1000, 0, 0])}, "each different from the one before"),
     "few digits": ({"x_T": jnp.zeros((4, 8, 8, 1), jnp.bfloat16)}, "x_T of bfloat16 is not allowed on a grid of float32"),
     "one key": ({"keys": jax.random.key(0)}, r"keys of \[\] for 4 images are not allowed; every image needs its own"),
     "a key too few": ({"keys": jax.random.split(jax.random.key(0), 3)}, r"keys of \[3\] for 4 images"),
@@ -208,7 +208,7 @@ def test_the_gradient_through_a_learned_variance_is_finite():
     def network(x_t, condition):
         return jnp.concatenate([0.3 * x_t, jnp.sin(x_t)], axis=-1)
 
-    denoise = denoiser.make_denoiser(network, predicts="eps", learned_variance=True)
+    denoise = denoiser.make_denoiser(network, denoiser.EPS, learned_variance=True)
     sampler, keys = samplers.ancestral(variance="learned_range"), streams.keys(0, "sampler", jnp.arange(2))
     by_x_T = jax.grad(lambda x_T: jnp.sum(samplers.sample(denoise, sampler, x_T, grid_of(5), keys).x))(
         jnp.ones((2, 4, 4, 1))
@@ -225,3 +225,38 @@ def test_a_learned_variance_needs_a_network_that_has_one():
             grid_of(3),
             streams.keys(0, "sampler", jnp.arange(1)),
         )
+
+
+def test_a_grid_may_go_down_and_up_again(x64):
+    """RePaint's way: DDIM down to a level, `renoise` up, and down: the marginal of Gaussian data is kept."""
+    chain = process.chain(schedules.linear(1000))
+    down, up = chain.level(np.arange(1000, 399, -1)), chain.level(np.array([400, 700]))
+    keys, x_T = streams.keys(0, "sampler", jnp.arange(1)), jax.random.normal(jax.random.key(0), (1, 64, 64, 4))
+    x = samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, down, keys).x
+    x = process.renoise(x, process.rows(up, 0), process.rows(up, 1), jax.random.normal(jax.random.key(1), x.shape))
+    x = samplers.sample(oracles.gaussian(), samplers.ddim(), x, chain.level(np.arange(700, -1, -1)), keys).x
+    assert np.mean(x) == pytest.approx(oracles.MEAN, abs=0.02) and np.std(x) == pytest.approx(oracles.STD, abs=0.02)
+    there_and_back = chain.level(np.array([1000, 500, 750, 0]))
+    assert np.all(np.isfinite(samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, there_and_back, keys).x))
+
+
+def test_renoising_composes_with_diffusing(x64):
+    """A draw from q(x_s | x_0), renoised to t, is one from q(x_t | x_0): alpha_t, and sigma_t^2 from two draws."""
+    for of in (process.vp(), process.ve(), process.rectified_flow()):
+        s, t = (of.level(np.float64(0.3 * of.last)), of.level(np.float64(0.9 * of.last)))
+        one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
+        keep, std = process.renoise(one, s, t, zero), process.renoise(zero, s, t, one)
+        np.testing.assert_allclose(keep * s.alpha, t.alpha, rtol=1e-12)
+        np.testing.assert_allclose((keep * s.sigma) ** 2 + std**2, t.sigma**2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 7, 2), (2, 3, 4, 5, 1)])
+def test_data_need_not_be_images(shape, x64):
+    """Vectors, sequences and volumes, by samplers that draw, remember and integrate."""
+    of = process.vp()
+    grid, keys = of.level(grids.uniform(of, 6)), streams.keys(0, "sampler", jnp.arange(shape[0]))
+    x_0 = jax.random.uniform(jax.random.key(3), shape, minval=-1)
+    x_T = jax.random.normal(jax.random.key(0), shape)
+    denoise = denoiser.limit_x_0(oracles.point(x_0), denoiser.dynamic_threshold)
+    for sampler in (samplers.ancestral(variance="small"), multistep.unipc(), samplers.adaptive(of)):
+        np.testing.assert_allclose(samplers.sample(denoise, sampler, x_T, grid, keys).x, x_0, atol=1e-9)

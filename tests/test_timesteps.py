@@ -10,10 +10,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_jax import continuous, process, schedules, timesteps
-from diffusion_jax.compose import sampling
+from diffusion_jax import grids, process, schedules, timesteps
+from diffusion_jax.compose import choices
 from diffusion_jax.errors import UserError
 
+WHOLE = ["ddim_uniform", "iddpm", "leading", "linspace", "trailing"]  # grids of the rows of a chain
 DRAWS = {"uniform": timesteps.uniform, "stratified": timesteps.stratified}
 
 
@@ -35,6 +36,10 @@ def test_every_place_of_a_batch_is_uniform():
         t = jax.vmap(lambda key, drawn=drawn: drawn.draw((), key, 4)[0])(jax.random.split(jax.random.key(1), 2000))
         for place in np.asarray(t).T:
             assert np.sum((np.bincount(place, minlength=21)[1:] - 100) ** 2 / 100) < 66
+
+
+def chain(num_steps):
+    return process.chain(schedules.constant(num_steps))
 
 
 def seen(losses, history=2):
@@ -122,27 +127,27 @@ def test_plain_draws_learn_nothing(name):
 )
 def test_grids_fall_strictly_to_0_in_exactly_S_steps(name, sizes):
     num_steps, num_sampled = sizes
-    rows = sampling.GRIDS[name](num_steps, num_sampled)
+    rows = choices.GRIDS[name](chain(num_steps), num_sampled)
     assert len(rows) == num_sampled + 1 and rows[-1] == 0 and rows[0] <= num_steps
     assert np.all(np.diff(rows) < 0)
     if num_sampled > 1 and name != "leading":
         assert rows[0] == num_steps
 
 
-@pytest.mark.parametrize("name", sorted(sampling.GRIDS.keys() - {"ddim_quadratic"}))
+@pytest.mark.parametrize("name", WHOLE)
 def test_all_steps_are_all_rows(name):
-    np.testing.assert_array_equal(sampling.GRIDS[name](1000, 1000), np.arange(1000, -1, -1))
+    np.testing.assert_array_equal(choices.GRIDS[name](chain(1000), 1000), np.arange(1000, -1, -1))
 
 
 def test_trailing_is_the_published_list():
     """Lin et al. 2023, table 2, for S = 10, one more than their 0-based 999, 899, ..., 99."""
-    np.testing.assert_array_equal(timesteps.trailing(1000, 10), np.arange(1000, -1, -100))
+    np.testing.assert_array_equal(grids.trailing(chain(1000), 10), np.arange(1000, -1, -100))
 
 
 @pytest.mark.parametrize(("num_sampled", "num_visited"), [(50, 49), (100, 96), (1000, 688), (10, 10)])
 def test_ddim_quadratic_ends_at_four_fifths_and_visits_no_row_twice(num_sampled, num_visited):
     """The numbers of distinct timesteps that the authors' formula gives at T = 1000."""
-    rows = timesteps.ddim_quadratic(1000, num_sampled)
+    rows = grids.ddim_quadratic(chain(1000), num_sampled)
     assert rows[0] == 801 and rows[-2] == 1 and len(rows) == num_visited + 1
     assert np.all(np.diff(rows) < 0)
 
@@ -151,33 +156,35 @@ def test_ddim_quadratic_ends_at_four_fifths_and_visits_no_row_twice(num_sampled,
 @pytest.mark.parametrize("num_sampled", [0, 11])
 def test_a_grid_of_more_steps_than_the_process_is_refused(name, num_sampled):
     with pytest.raises(UserError, match=f"a grid of {num_sampled} steps is not allowed; it must have 1 to 10"):
-        sampling.GRIDS[name](10, num_sampled)
+        choices.GRIDS[name](chain(10), num_sampled)
 
 
 def test_a_stride_that_does_not_exist_and_a_section_that_is_too_small_are_refused():
     with pytest.raises(UserError, match="grid 'ddim_uniform' cannot take 300 of 1000 steps with one stride"):
-        timesteps.ddim_uniform(1000, 300)
+        grids.ddim_uniform(chain(1000), 300)
     with pytest.raises(UserError, match=r"sections = \(10, 60\): a section of 50 steps cannot give 60"):
-        timesteps.iddpm(100, (10, 60))
+        grids.iddpm(chain(100), (10, 60))
 
 
 PROCESSES = {
-    "vp": continuous.vp(),
-    "ve": continuous.ve(),
-    "rectified flow": continuous.rectified_flow()._replace(last=0.999),  # where there is some signal
-    "log_alpha": continuous.interpolated(process.from_betas(schedules.linear(1000))),
-    "log_snr": continuous.interpolated(process.from_betas(schedules.linear(1000)), of="log_snr"),
+    "vp": process.vp(),
+    "ve": process.ve(),
+    "rectified flow": process.rectified_flow()._replace(last=0.999),  # where there is some signal
+    "log_alpha": process.chain(schedules.linear(1000)),
+    "log_snr": process.chain(schedules.linear(1000), interpolation="log_snr"),
 }
 
 
 def kappa(of, t):
-    return of.sigma(t) / of.alpha(t)
+    with jax.enable_x64(True):
+        level = of.level(t)
+        return level.sigma / level.alpha
 
 
 EVEN_IN = {  # grid -> the quantity of which its times before 0 are evenly spaced
-    "uniform_grid": lambda of, t: t,
+    "uniform": lambda of, t: t,
     "quadratic": lambda of, t: np.sqrt(t),
-    "uniform_log_snr": lambda of, t: np.log(kappa(of, t)),
+    "log_snr": lambda of, t: np.log(kappa(of, t)),
     "karras": lambda of, t: kappa(of, t) ** (1 / 7),
 }
 
@@ -187,7 +194,7 @@ EVEN_IN = {  # grid -> the quantity of which its times before 0 are evenly space
 def test_real_valued_grids_are_even_in_what_they_promise_and_end_at_the_data(grid, name):
     """To the clock's rounding: between whole t of a chain it is a table's."""
     of = PROCESSES[name]
-    times = getattr(timesteps, grid)(of, 12)
+    times = getattr(grids, grid)(of, 12)
     assert len(times) == 13 and times.dtype == np.float64 and np.all(np.diff(times) < 0)
     np.testing.assert_allclose(times[[0, -2, -1]], [of.last, of.first, 0], rtol=1e-14)
     marks = EVEN_IN[grid](of, times[:-1])
@@ -202,33 +209,33 @@ def test_karras_levels_are_eq_5_for_any_rho():
             (sigma_max ** (1 / rho) + i / (num - 1) * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
             for i in range(num)
         ]
-        np.testing.assert_allclose(timesteps.karras(continuous.ve(), num, rho=rho), [*sigmas, 0], rtol=1e-12)
+        np.testing.assert_allclose(grids.karras(process.ve(), num, rho=rho), [*sigmas, 0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ["vp", "ve", "rectified flow"])
 def test_trailing_times_are_even_down_to_the_data(name):
     """The step to the data is as long as the others: the first time of the process plays no part."""
-    times = timesteps.trailing_time(PROCESSES[name], 7)
+    times = grids.trailing(PROCESSES[name], 7)
     assert times[0] == PROCESSES[name].last and times[-1] == 0 and len(times) == 8
     np.testing.assert_allclose(np.diff(times), -PROCESSES[name].last / 7, rtol=1e-12)
 
 
-def test_trailing_times_of_a_chain_are_its_trailing_rows_before_rounding():
-    np.testing.assert_array_equal(np.round(timesteps.trailing_time(PROCESSES["log_snr"], 7)), timesteps.trailing(1000, 7))
+def test_trailing_times_of_a_chain_are_rounded_to_its_rows():
+    np.testing.assert_array_equal(grids.trailing(PROCESSES["log_snr"], 7), np.round(np.linspace(1000, 0, 8)))
 
 
-@pytest.mark.parametrize("grid", ["trailing_time", *EVEN_IN])
+@pytest.mark.parametrize("grid", ["trailing", *EVEN_IN])
 def test_one_step_goes_from_the_last_time_to_the_data(grid):
     for of in PROCESSES.values():
-        np.testing.assert_allclose(getattr(timesteps, grid)(of, 1), [of.last, 0], rtol=1e-14)
+        np.testing.assert_allclose(getattr(grids, grid)(of, 1), [of.last, 0], rtol=1e-14)
 
 
-@pytest.mark.parametrize("grid", [timesteps.uniform_log_snr, timesteps.karras])
+@pytest.mark.parametrize("grid", [grids.log_snr, grids.karras])
 @pytest.mark.parametrize(
     "of",
     [
-        continuous.rectified_flow(),
-        continuous.interpolated(process.from_betas(schedules.zero_terminal_snr(schedules.linear(50)))),
+        process.rectified_flow(),
+        process.chain(schedules.zero_terminal_snr(schedules.linear(50))),
     ],
 )
 def test_grids_in_log_snr_are_refused_where_there_is_no_signal(grid, of):
@@ -238,7 +245,7 @@ def test_grids_in_log_snr_are_refused_where_there_is_no_signal(grid, of):
 
 @pytest.mark.parametrize("times", [(80.0, 3.0, 0.002), (80.0, 3.0, 0.002, 0.0), (5.0, 0.0), (2, 1)])
 def test_explicit_times_are_taken_as_they_are(times):
-    found = timesteps.explicit(continuous.ve(), times)
+    found = grids.explicit(process.ve(), times)
     assert found.dtype == np.float64 and tuple(found) == times
 
 
@@ -246,8 +253,10 @@ def test_explicit_times_are_taken_as_they_are(times):
     "times", [(), (1.0,), (0.0,), (1.0, 1.0), (1.0, 2.0), (81.0, 1.0), (1.0, 0.001), (1.0, -1.0), (1.0, np.nan), (1.0, 0, 0)]
 )
 def test_explicit_times_that_do_not_fall_or_leave_the_process_are_refused(times):
-    with pytest.raises(UserError, match=r"times = .* are no grid: two or more must fall, from at most 80 to at least 0.002"):
-        timesteps.explicit(continuous.ve(), times)
+    with pytest.raises(
+        UserError, match=r"times = .* are not a valid grid: two or more must fall, from at most 80 to at least 0.002"
+    ):
+        grids.explicit(process.ve(), times)
 
 
 REAL_DRAWS = {
@@ -264,7 +273,7 @@ def test_real_valued_draws_have_their_distribution(name, spread):
     """Kolmogorov-Smirnov with 20,000 independent draws; of spread batches of 8, 20,000 first places, so that no two are of
     one batch. False alarm 1e-4, were the key not fixed."""
     time_of, law = REAL_DRAWS[name]
-    drawn = timesteps.transformed(time_of, spread=spread)
+    drawn = timesteps.from_quantiles(time_of, stratified=spread)
     keys = jax.random.split(jax.random.key(2), 20_000)
     t, weight = jax.jit(jax.vmap(lambda key: drawn.draw(drawn.init(), key, 8 if spread else 1)))(keys)
     t = np.asarray(t[:, 0], np.float64)
@@ -275,7 +284,7 @@ def test_real_valued_draws_have_their_distribution(name, spread):
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_spread_draws_have_one_in_every_part(batch_size):
     """The parts of the unit interval, of which time is any increasing function."""
-    drawn = timesteps.transformed(functools.partial(timesteps.uniform_time, first=2.0, last=4.0), spread=True)
+    drawn = timesteps.from_quantiles(functools.partial(timesteps.uniform_time, first=2.0, last=4.0), stratified=True)
     for seed in range(5):
         t, _ = drawn.draw((), jax.random.key(seed), batch_size)
         part = np.floor((np.asarray(t) - 2) / 2 * batch_size)
@@ -286,7 +295,7 @@ def test_spread_draws_have_one_in_every_part(batch_size):
 def test_the_ends_of_the_unit_interval_are_times_too(name):
     """A uniform draw may be 0 exactly: no time is infinite or leaves its interval for that."""
     time_of, _ = REAL_DRAWS[name]
-    drawn = timesteps.transformed(lambda u: (u, time_of(u)), spread=False)
+    drawn = timesteps.from_quantiles(lambda u: (u, time_of(u)), stratified=False)
     (u, t), _ = drawn.draw((), jax.random.key(0), 4096)
     assert np.all((u > 0) & (u < 1)) and np.all(np.isfinite(t)) and np.all(t > 0)
     ends = np.asarray(time_of(jnp.array([1e-6, 1 - 1e-6])))
@@ -294,5 +303,5 @@ def test_the_ends_of_the_unit_interval_are_times_too(name):
 
 
 def test_real_valued_draws_learn_nothing():
-    drawn = timesteps.transformed(timesteps.log_normal, spread=True)
+    drawn = timesteps.from_quantiles(timesteps.log_normal, stratified=True)
     assert drawn.update(drawn.init(), jnp.ones(4), jnp.ones(4)) == ()

@@ -6,14 +6,15 @@ A function gets the fields of its section that it names: see `chosen`. Imports n
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from diffusion_jax import continuous, denoiser, losses, process, samplers, schedules, solvers, timesteps
+from diffusion_jax import denoiser, grids, losses, multistep, process, samplers, schedules, timesteps
 from diffusion_jax.data import sources
-from diffusion_jax.process import Level
+from diffusion_jax.process import Process
+from diffusion_jax.samplers import Sampler
 
 FIRST_TRAINED = 1e-5  # time, of uniform draws [Song et al. 2021, score SDE, appendix C]
 
@@ -39,12 +40,23 @@ def chosen(function: Callable, section: Any, **given: Any) -> Any:
     return function(**taken(function, dict(section) | given))
 
 
-def discrete(schedule: str, num_steps: int, zero_terminal_snr: bool, rescale_c_noise: bool) -> Level:
-    """Returns a process of T levels as a table. # [T + 1]"""
+def discrete(
+    schedule: str,
+    num_steps: int,
+    zero_terminal_snr: bool,
+    rescale_c_noise: bool,
+    interpolation: Literal["log_alpha", "log_snr"],
+) -> Process:
+    """Returns the process of a schedule of T betas."""
     betas = SCHEDULES[schedule](num_steps)
     betas = schedules.zero_terminal_snr(betas) if zero_terminal_snr else betas
     t = np.arange(-1, num_steps, dtype=np.float64)  # 0-based, as published networks count
-    return process.from_betas(betas, condition=t * 1000 / num_steps if rescale_c_noise else t)
+    return process.chain(betas, c_noise=t * 1000 / num_steps if rescale_c_noise else t, interpolation=interpolation)
+
+
+def ode(of: Process, tolerance: float) -> Sampler:
+    """Returns the adaptive sampler with one tolerance, relative and absolute."""
+    return samplers.adaptive(of, rtol=tolerance, atol=tolerance)
 
 
 SCHEDULES = {
@@ -61,11 +73,18 @@ SCHEDULES = {
 }
 PROCESSES = {
     "discrete": discrete,
-    "rectified_flow": continuous.rectified_flow,
-    "ve": continuous.ve,
-    "vp": continuous.vp,
+    "rectified_flow": process.rectified_flow,
+    "ve": process.ve,
+    "vp": process.vp,
 }
-PREDICTS = ("edm", "eps", "score", "v", "velocity", "x_0")
+PARAMETERIZATIONS = {
+    "edm": denoiser.edm(),
+    "eps": denoiser.EPS,
+    "score": denoiser.SCORE,
+    "v": denoiser.V,
+    "velocity": denoiser.VELOCITY,
+    "x_0": denoiser.X_0,
+}
 
 LOSSES = {"hybrid": losses.hybrid, "simple": losses.simple, "vlb": losses.vlb}
 WEIGHTINGS = {"constant": None, "min_snr": losses.min_snr, "p2": losses.p2, "truncated_snr": losses.truncated_snr}
@@ -90,34 +109,34 @@ DENSITIES_OF = {  # process.kind -> the densities that fit its times
 SAMPLERS = {
     "ancestral": samplers.ancestral,
     "ddim": samplers.ddim,
-    "dpm_solver": solvers.dpm_solver,
-    "dpm_solver_sde": solvers.sde_dpm_solver,
-    "dpm_solver_singlestep": solvers.singlestep,
+    "dpm_solver": multistep.dpm_solver,
+    "dpm_solver_sde": multistep.sde_dpm_solver,
+    "dpm_solver_singlestep": multistep.singlestep,
     "euler": functools.partial(samplers.ddim, eta=0.0),
     "euler_ancestral": functools.partial(samplers.ddim, eta=1.0),
-    "heun": solvers.heun,
-    "unipc": solvers.unipc,
+    "heun": samplers.heun,
+    "ode": ode,
+    "unipc": multistep.unipc,
 }
-GRIDS = {  # of a discrete process: (T, S) -> whole t
-    "ddim_quadratic": timesteps.ddim_quadratic,
-    "ddim_uniform": timesteps.ddim_uniform,
-    "iddpm": lambda num_steps, num_sampled: timesteps.iddpm(num_steps, (num_sampled,)),
-    "leading": timesteps.leading,
-    "linspace": timesteps.linspace,
-    "trailing": timesteps.trailing,
+GRIDS = {  # (process, S) or (process, times) -> t, falling
+    "ddim_quadratic": grids.ddim_quadratic,
+    "ddim_uniform": grids.ddim_uniform,
+    "explicit": grids.explicit,
+    "iddpm": grids.iddpm,
+    "karras": grids.karras,
+    "leading": grids.leading,
+    "linspace": grids.linspace,
+    "log_snr": grids.log_snr,
+    "quadratic": grids.quadratic,
+    "trailing": grids.trailing,
+    "uniform": grids.uniform,
 }
-REAL_GRIDS = {  # of any process: (process, S) -> real t
-    "karras": timesteps.karras,
-    "log_snr": timesteps.uniform_log_snr,
-    "quadratic": timesteps.quadratic,
-    "trailing": timesteps.trailing_time,  # of a discrete process it is rounded
-    "uniform": timesteps.uniform_grid,
-}
+GRIDS_OF_ROWS = ("ddim_quadratic", "ddim_uniform", "iddpm", "leading", "linspace")  # of discrete processes alone
 CLIPS = {
     "dynamic": functools.partial(denoiser.limit_x_0, limit=denoiser.dynamic_threshold),
     "none": lambda denoise: denoise,
     "static": denoiser.clip_x_0,
-    "static_keep_eps": functools.partial(denoiser.limit_x_0, limit=denoiser.clip, eps="kept"),
+    "static_keep_eps": functools.partial(denoiser.limit_x_0, limit=denoiser.clip, recompute_eps=False),
 }
 PROBES = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
 
@@ -133,5 +152,6 @@ TABLES = {  # the choices whose functions take fields of their own section
     "process.kind": PROCESSES,
     "loss.name": LOSSES,
     "sample.sampler": SAMPLERS,
+    "sample.grid": GRIDS,
     "data.source": SOURCES,
 }

@@ -101,8 +101,8 @@ class Data(Section):
 
 
 class Sample(Section):
-    sampler: one_of({"ode", *choices.SAMPLERS}) = field("ancestral", "docs/samplers.md says which for how many steps")
-    grid: one_of({"explicit", *choices.GRIDS, *choices.REAL_GRIDS}) = field("trailing", "levels to visit; see timesteps.py")
+    sampler: one_of(choices.SAMPLERS) = field("ancestral", "docs/samplers.md says which for how many steps")
+    grid: one_of(choices.GRIDS) = field("trailing", "levels to visit; see grids.py")
     num_steps: integer(1) = field(1000, "at most process.num_steps, but for grids of real-valued times")
     times: sections.Times = field((), "of the grid 'explicit', falling; 0, the data, may be the last")
     last_level: one_of(("data", "min_noise")) = field(
@@ -147,7 +147,7 @@ class Config(Section):
         True, "keep compiled programs in ~/.cache/diffusion_jax, or in $JAX_COMPILATION_CACHE_DIR", free=True
     )
     process: Process = field(Process(), "how noise is added")
-    predicts: one_of(choices.PREDICTS) = field("eps", "what the network's output is")
+    predicts: one_of(choices.PARAMETERIZATIONS) = field("eps", "what the network's output is")
     model: Model = field(Model(), "the network")
     loss: Loss = field(Loss(), "what training minimises")
     train: Train = field(Train(), "how training goes")

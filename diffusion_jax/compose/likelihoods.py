@@ -1,6 +1,5 @@
 """The likelihood that a config asks for."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax import flow, likelihood, process, streams
+from diffusion_jax import likelihood, streams
 from diffusion_jax.compose import choices, processes, sampling
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs
@@ -26,18 +25,19 @@ def likelihood_of(config: Config) -> Measure:
     Raises:
         UserError: where the process or the sampler has no such likelihood.
     """
-    if (kind := config.process.kind) != "discrete":
-        raise UserError(
-            f"config field process.kind = {kind!r}: likelihoods are of runs trained with process.kind = 'discrete'."
-        )
     return {"bound": _bound, "pf_ode": _pf_ode}[config.likelihood.kind](config)
 
 
 def _bound(config: Config) -> Measure:
+    if (kind := config.process.kind) != "discrete":
+        raise UserError(
+            f"config field process.kind = {kind!r} has no variational bound; set likelihood.kind = 'pf_ode', which every "
+            "process has."
+        )
     if config.sample.sampler != "ancestral":
         raise UserError(
-            f"config field sample.sampler = {config.sample.sampler!r} draws from no chain of Gaussians, and so has no "
-            "variational bound; set 'ancestral'."
+            f"config field sample.sampler = {config.sample.sampler!r} does not sample from a chain of Gaussians, "
+            "and so has no variational bound; set 'ancestral'."
         )
     grid, settings = sampling.grid(config), config.sample
     if grid.sigma[-1] > 0:
@@ -59,7 +59,7 @@ def _bound(config: Config) -> Measure:
 
 
 def _pf_ode(config: Config) -> Measure:
-    table = processes.levels_with_signal(config, "likelihood.kind = 'pf_ode'")
+    process = processes.checked_signal(processes.process_of(config), "likelihood.kind = 'pf_ode'")
     denoiser_of, settings = sampling.denoiser_of(config, "none"), config.likelihood
     draw_probe = choices.PROBES[settings.probes]
 
@@ -72,17 +72,15 @@ def _pf_ode(config: Config) -> Measure:
             return jax.random.uniform(key_bin, shape), draw_probe(key_probes, (settings.num_probes, *shape), x_0.dtype)
 
         uniform, probes = jax.vmap(draws)(keys)
-        found = flow.log_density(
+        found = likelihood.log_density(
             denoiser_of(params, batch["cond"]),
-            flow.dequantise(x_0, uniform),
-            functools.partial(process.between, table),
-            log_snr_first=float(table.log_snr[1]),
-            log_snr_last=float(table.log_snr[-1]),
+            likelihood.dequantise(x_0, uniform),
+            process,
             probes=jnp.swapaxes(probes, 0, 1),
             rtol=settings.tolerance,
             atol=settings.tolerance,
         )
-        bits = flow.bits_per_dim(found.log_density, x_0[0].size)
+        bits = likelihood.bits_per_dim(found.log_density, x_0[0].size)
         return {"bits": bits, "num_evaluations": found.num_evaluations, "reached_end": found.reached_end}
 
     return measure

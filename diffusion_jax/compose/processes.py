@@ -4,16 +4,14 @@ import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from jax import Array
 
-from diffusion_jax import continuous, denoiser, networks, process
-from diffusion_jax.compose.choices import PROCESSES, chosen
+from diffusion_jax import denoiser, networks
+from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen
 from diffusion_jax.compose.config import Config
-from diffusion_jax.continuous import Process
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.unet import multiple_of
-from diffusion_jax.process import Level
+from diffusion_jax.process import Process
 
 
 def image_shape(config: Config) -> tuple[int, int, int]:
@@ -34,56 +32,44 @@ def network(config: Config) -> networks.Network:
 
 
 def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
-    """Returns (x_t, condition) -> output of the config's network, as a function, -> the denoiser."""
+    """Returns (x_t, c_noise) -> output of the config's network, as a function, -> the denoiser."""
     return functools.partial(
         denoiser.make_denoiser,
-        predicts=config.predicts,
+        parameterization=PARAMETERIZATIONS[config.predicts],
         learned_variance=config.model.learned_variance,
-        input_scale=denoiser.edm_input_scale if config.predicts == "edm" else None,
     )
 
 
-def levels(config: Config) -> Level:
-    """Returns the chain as a table of levels. # [T + 1]"""
-    table = chosen(PROCESSES["discrete"], config.process)
-    _check_predicts(config, table.alpha[-1])
-    return table
-
-
-def levels_with_signal(config: Config, field: str) -> Level:
-    """Returns `levels`, for what a field of the config wants of them.
+def process_of(config: Config) -> Process:
+    """Returns the process.
 
     Raises:
-        UserError: where nothing of the image is left at T.
+        UserError: where its noisiest level leaves no signal, from which the network's output does not determine x_0.
     """
-    table = levels(config)
-    if table.alpha[-1] == 0:
-        raise UserError(f"config field {field} is impossible where the chain leaves no signal at T.")
-    return table
-
-
-def process_of(config: Config) -> Process:
-    """Returns the process in real-valued time; of a chain, as `sample.interpolation` says."""
-    if config.process.kind == "discrete":
-        return continuous.interpolated(levels(config), of=config.sample.interpolation)
-    found = PROCESSES[config.process.kind]()
-    _check_predicts(config, found.alpha(np.float64(found.last)))
-    return found
-
-
-def level_of(config: Config) -> Callable[[Array], Level]:
-    """Returns t -> `Level` as training draws t: rows of a chain's table, or real-valued times."""
-    if config.process.kind == "discrete":
-        return functools.partial(process.at, levels(config))
-    return functools.partial(continuous.level, process_of(config))
-
-
-def _check_predicts(config: Config, last_alpha: float) -> None:
-    if last_alpha == 0 and config.predicts in ("eps", "score"):
+    section = config.process
+    found = chosen(PROCESSES[section.kind], section, interpolation=config.sample.interpolation)
+    if config.predicts in ("eps", "score") and not has_signal(found):
         raise UserError(
             f"config field predicts = {config.predicts!r} is impossible where this process leaves no signal at T: x_T is "
             "the noise itself, and says nothing of x_0; use 'v', 'velocity', 'edm' or 'x_0'."
         )
+    return found
+
+
+def has_signal(of: Process) -> bool:
+    """Returns whether anything of the data is left at the noisiest level."""
+    return bool(of.level(np.float64(of.last)).alpha > 0)
+
+
+def checked_signal(of: Process, field: str) -> Process:
+    """Returns the process, for what a field of the config wants of it.
+
+    Raises:
+        UserError: where nothing of the image is left between two rows of a discrete process.
+    """
+    if of.num_steps and not has_signal(of):
+        raise UserError(f"config field {field} is impossible where the chain leaves no signal at T.")
+    return of
 
 
 def contradictions(config: Config) -> Iterator[str]:

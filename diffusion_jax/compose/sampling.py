@@ -1,4 +1,4 @@
-"""What a config says of drawing images."""
+"""What a config says of generating images."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import continuous, process, samplers, solvers, streams, timesteps
+from diffusion_jax import grids, process, samplers, streams
 from diffusion_jax.compose import processes
-from diffusion_jax.compose.choices import CLIPS, GRIDS, REAL_GRIDS, SAMPLERS, chosen
+from diffusion_jax.compose.choices import CLIPS, GRIDS, GRIDS_OF_ROWS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs
 from diffusion_jax.denoiser import Denoiser
@@ -33,8 +33,6 @@ def labels(config: Config) -> Callable[[Array], Array] | None:
 
 def doubts(config: Config) -> list[str]:
     """Returns a sentence for every setting of the section `sample` that may be, but gives poor images."""
-    if config.sample.sampler == "ode":
-        return []
     levels, found = grid(config), []
     if (snr := float(np.exp(levels.log_snr[0]))) > MAX_FIRST_SNR:
         found.append(f"drawing begins from noise alone, where images still show (signal-to-noise ratio {snr:.2g}).")
@@ -62,7 +60,7 @@ def draw(config: Config) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
 
     def drawn(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
         x = run(params, seed, numbers)[1].x
-        return codecs.to_uint8(x), jnp.all(jnp.isfinite(x), axis=(1, 2, 3))
+        return codecs.to_uint8(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
 
     return drawn
 
@@ -80,7 +78,7 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
 
     def predictions(params: Any, seed: Array, numbers: Array) -> Array:
         denoise, samples = run(params, seed, numbers, num_traced=k)
-        on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.at(levels, rows)))
+        on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.rows(levels, rows)))
         return codecs.to_uint8(jnp.concatenate([on_the_way, samples.x[None]]))
 
     return predictions
@@ -88,10 +86,7 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
 
 def grid(config: Config) -> Level:
     """Returns the levels that the section `sample` visits. # [S + 1]"""
-    times = grid_times(config)
-    if np.issubdtype(times.dtype, np.integer):
-        return process.at(processes.levels(config), times)
-    found = continuous.grid(processes.process_of(config), times)
+    found = processes.process_of(config).level(grid_times(config))
     if np.sum(found.alpha == 0) > 1:
         raise UserError(
             f"config field sample.grid = {config.sample.grid!r} visits several levels without signal, whose x_0 "
@@ -101,16 +96,17 @@ def grid(config: Config) -> Level:
 
 
 def grid_times(config: Config) -> np.ndarray:
-    """Returns the times t that the section `sample` visits, falling; whole ones where the grid is a chain's. # [S + 1]"""
-    settings, is_chain = config.sample, config.process.kind == "discrete"
+    """Returns the times t that the section `sample` visits, falling; whole ones where the grid is a chain's. # [S + 1]
+
+    'ode' chooses its own steps between the ends, or between as many times as `sample.strip` pictures.
+    """
+    settings, of = config.sample, processes.process_of(config)
     num_steps = settings.num_steps + (settings.last_level == "min_noise")
     try:
-        if settings.grid == "explicit":
-            return timesteps.explicit(processes.process_of(config), settings.times)
-        if is_chain and settings.grid in GRIDS:
-            times = GRIDS[settings.grid](config.process.num_steps, num_steps)
+        if settings.sampler == "ode":
+            times = grids.uniform(of, settings.strip) if settings.strip > 1 else grids.ends(of)
         else:
-            times = REAL_GRIDS[settings.grid](processes.process_of(config), num_steps)
+            times = chosen(GRIDS[settings.grid], settings, process=of, num_steps=num_steps)
     except UserError as error:
         raise UserError(f"config field sample.grid = {settings.grid!r}: {error}") from error
     return times[:-1] if settings.last_level == "min_noise" else times
@@ -137,47 +133,25 @@ def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
 
 def solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
     """Returns (denoiser, draws of N(0, I) [B, H, W, C], keys [B], num_traced) -> `Samples`, as `sample` says."""
-    if config.sample.sampler == "ode":
-        return _solve_ode(config)
     levels, sampler = grid(config), _sampler(config)
     of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
     if of_order and levels.alpha[0] == 0 and config.sample.solves_for == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
+    first = process.rows(levels, 0)
     return lambda denoise, noise, keys, num_traced: samplers.sample(
-        denoise, sampler, levels.sigma[0] * noise, levels, keys, num_traced=num_traced
+        denoise, sampler, process.prior(first, noise), levels, keys, num_traced=num_traced
     )
 
 
 def _sampler(config: Config) -> Sampler:
-    sampler = chosen(SAMPLERS[config.sample.sampler], config.sample)
-    amount, low, high, noise_std = config.sample.churn
+    settings, of = config.sample, processes.process_of(config)
+    of = processes.checked_signal(of, "sample.sampler = 'ode'") if settings.sampler == "ode" else of
+    sampler = chosen(SAMPLERS[settings.sampler], settings, of=of)
+    amount, low, high, noise_std = settings.churn
     if not amount:
         return sampler
-    level_of = _level_of_log_snr(config)
-    return solvers.churn(sampler, level_of=level_of, amount=amount, low=low, high=high, noise_std=noise_std)
-
-
-def _level_of_log_snr(config: Config) -> Callable[[Array], Level]:
-    if config.process.kind == "discrete":
-        return functools.partial(process.between, processes.levels_with_signal(config, "sample.churn"))
-    return functools.partial(continuous.level_of_log_snr, processes.process_of(config))
-
-
-def _solve_ode(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
-    """Returns the adaptive solver; its clock is log(alpha / sigma) for a chain, which is smooth there, and -t elsewhere."""
-    of, settings = processes.process_of(config), config.sample
-    if config.process.kind == "discrete":
-        table = processes.levels_with_signal(config, "sample.sampler = 'ode'")
-        level_of, ends = lambda clock: process.between(table, 2 * clock), (table.log_snr[-1] / 2, table.log_snr[1] / 2)
-    else:
-        level_of, ends = lambda clock: continuous.level(of, -clock), (-of.last, -of.first)
-    options = {"to_data": settings.last_level == "data", "rtol": settings.tolerance, "atol": settings.tolerance}
-
-    def solve(denoise: Denoiser, noise: Array, keys: Array, num_traced: int) -> Samples:
-        x_T = level_of(jnp.asarray(ends[0], noise.dtype)).sigma * noise
-        return solvers.probability_flow(denoise, x_T, level_of, first=float(ends[0]), last=float(ends[1]), **options)
-
-    return solve
+    of = processes.checked_signal(of, "sample.churn")
+    return samplers.churn(sampler, of, amount=amount, low=low, high=high, noise_std=noise_std)
 
 
 def contradictions(config: Config) -> Iterator[str]:
@@ -191,11 +165,8 @@ def contradictions(config: Config) -> Iterator[str]:
     if sample.ema_rate not in (0, *config.train.ema_rates):
         rates = f"train.ema_rates = {config.train.ema_rates!r}"
         yield f"{config.show('sample.ema_rate')} must be one of {rates}, or 0 for the parameters themselves."
-    num_steps = len(sample.times) - 1 if sample.times else sample.num_steps
-    if sample.strip > num_steps:
-        yield f"{config.show('sample.strip')} must be at most the number of steps, {num_steps}."
-    if kind != "discrete" and sample.grid not in ("explicit", *REAL_GRIDS):
-        known = ", ".join(["explicit", *REAL_GRIDS])
+    if kind != "discrete" and sample.grid in GRIDS_OF_ROWS:
+        known = ", ".join(sorted(GRIDS.keys() - set(GRIDS_OF_ROWS)))
         yield f"{config.show('sample.grid')} counts levels, and process.kind is {kind!r}; use one of {known}."
     if (sample.grid == "explicit") != bool(sample.times):
         yield (
@@ -208,21 +179,22 @@ def contradictions(config: Config) -> Iterator[str]:
 
 
 def _of_the_ode(config: Config) -> Iterator[str]:
-    sample, steps = config.sample, "sample.sampler = 'ode', which chooses its own steps"
+    sample = config.sample
     if sample.grid == "explicit":
-        yield f"{config.show('sample.grid')} is not for {steps}; set 'trailing'."
+        yield f"{config.show('sample.grid')} is not for sample.sampler = 'ode', which chooses its own steps; set 'trailing'."
     if sample.clip != "none":
         yield f"{config.show('sample.clip')} is not for sample.sampler = 'ode', which integrates a smooth field; set 'none'."
     if sample.churn[0] != 0:
         yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
-    if sample.strip != 0:
-        yield f"{config.show('sample.strip')} is impossible with {steps}; set 0."
 
 
 def _of_a_grid(config: Config) -> Iterator[str]:
     sample, most = config.sample, config.process.num_steps
+    num_steps = len(sample.times) - 1 if sample.times else sample.num_steps
+    if sample.strip > num_steps:
+        yield f"{config.show('sample.strip')} must be at most the number of steps, {num_steps}."
     num_levels = sample.num_steps + (sample.last_level == "min_noise")
-    if config.process.kind == "discrete" and sample.grid in GRIDS and num_levels > most:
+    if config.process.kind == "discrete" and sample.grid in ("trailing", *GRIDS_OF_ROWS) and num_levels > most:
         name = config.show("sample.num_steps")
         yield f"{name} must be at most process.num_steps = {most} for sample.grid = {sample.grid!r}."
     if sample.grid == "trailing" and sample.last_level == "min_noise":

@@ -4,11 +4,14 @@ import functools
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from diffusion_jax import losses, timesteps
 from diffusion_jax.compose import choices, processes
 from diffusion_jax.compose.choices import chosen, taken
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.process import Process
 from diffusion_jax.timesteps import Timesteps
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.loop import Parts
@@ -18,13 +21,13 @@ MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, a
 
 def parts(config: Config) -> Parts:
     """Returns what a training step is made of."""
-    train = config.train
+    train, process = config.train, processes.process_of(config)
     return Parts(
         network=processes.network(config),
         make_denoiser=processes.make_denoiser(config),
-        level_of=processes.level_of(config),
-        timesteps=_timesteps(config),
-        loss=_loss(config),
+        level_of=process.level,
+        timesteps=_timesteps(config, process),
+        loss=_loss(config, process),
         optimizer=train_state.make_optimizer(
             learning_rate=train.learning_rate,
             decay=train.decay,
@@ -41,24 +44,20 @@ def parts(config: Config) -> Parts:
     )
 
 
-def _timesteps(config: Config) -> Timesteps:
+def _timesteps(config: Config, process: Process) -> Timesteps:
     loss = config.loss
-    if config.process.kind == "discrete":
-        return chosen(choices.TIMESTEPS[loss.timesteps], loss, num_steps=config.process.num_steps)
-    of, quantile = processes.process_of(config), choices.TIME_DENSITIES[loss.time_density]
-    time_of = functools.partial(quantile, **taken(quantile, {"first": of.first, "last": of.last}))
-    return timesteps.transformed(time_of, spread=loss.timesteps == "stratified")
+    if process.num_steps:
+        return chosen(choices.TIMESTEPS[loss.timesteps], loss, num_steps=process.num_steps)
+    quantile = choices.TIME_DENSITIES[loss.time_density]
+    quantile = functools.partial(quantile, **taken(quantile, {"first": process.first, "last": process.last}))
+    return timesteps.from_quantiles(quantile, stratified=loss.timesteps == "stratified")
 
 
-def _loss(config: Config) -> losses.Loss:
-    return chosen(
-        choices.LOSSES[config.loss.name],
-        config.loss,
-        predicts=config.predicts,
-        weighting=choices.WEIGHTINGS[config.loss.weighting],
-        levels=processes.levels(config) if config.process.kind == "discrete" else None,
-        variance="learned_range",
-    )
+def _loss(config: Config, process: Process) -> losses.Loss:
+    loss = config.loss
+    levels = process.level(np.arange(process.num_steps + 1))  # of a discrete process; others have no bound to train
+    weighting = choices.WEIGHTINGS[loss.weighting]
+    return chosen(choices.LOSSES[loss.name], loss, weighting=weighting, levels=levels, variance="learned_range")
 
 
 def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:

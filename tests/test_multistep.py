@@ -10,13 +10,12 @@ import oracles
 import pytest
 import scipy.stats
 
-from diffusion_jax import continuous, denoiser, process, samplers, schedules, solvers, streams, timesteps
+from diffusion_jax import denoiser, grids, multistep, process, samplers, schedules, streams
 
-VP, VE, RECTIFIED = continuous.vp(), continuous.ve(), continuous.rectified_flow()
+VP, VE, RECTIFIED = process.vp(), process.ve(), process.rectified_flow()
 CHAIN = schedules.linear(1000)
 X_T = np.linspace(-2, 2, 9)
-FAMILIES = {"dpm_solver": solvers.dpm_solver, "singlestep": solvers.singlestep, "unipc": solvers.unipc}
-VP_LEVEL = functools.partial(continuous.level_of_log_snr, VP)
+FAMILIES = {"dpm_solver": multistep.dpm_solver, "singlestep": multistep.singlestep, "unipc": multistep.unipc}
 
 SOLVERS = {
     f"{name} {order} {solves_for}": make(order=order, solves_for=solves_for, lower_order_final=False)
@@ -25,17 +24,17 @@ SOLVERS = {
     for solves_for in ("x_0", "eps")
     if order > 1 or name == "unipc"  # order 1 of the others is DDIM, see below
 }
-FLOW = {"ddim": samplers.ddim(), "heun": solvers.heun(), **SOLVERS}  # those that follow the probability flow
+FLOW = {"ddim": samplers.ddim(), "heun": samplers.heun(), **SOLVERS}  # those that follow the probability flow
 CHURNED = {
-    "churned ddim": solvers.churn(samplers.ddim(), level_of=VP_LEVEL, amount=20.0),
-    "churned heun": solvers.churn(solvers.heun(), level_of=VP_LEVEL, amount=20.0),
+    "churned ddim": samplers.churn(samplers.ddim(), VP, amount=20.0),
+    "churned heun": samplers.churn(samplers.heun(), VP, amount=20.0),
 }
 NOISY = {
     "ancestral small": samplers.ancestral(variance="small"),
     "ancestral large": samplers.ancestral(variance="large"),
     "ddim eta 0.5": samplers.ddim(eta=0.5),
     "ddim eta 1": samplers.ddim(eta=1.0),
-    "sde_dpm_solver": solvers.sde_dpm_solver(),
+    "sde_dpm_solver": multistep.sde_dpm_solver(),
 }
 ALL = FLOW | NOISY | CHURNED
 SOME = [name for name in ALL if " 2 " not in name]  # order 2 is order 3 with a prediction less
@@ -46,11 +45,12 @@ def log_snr_grid(num_sampled, noisy=-10.0, clean=6.0):
     """Returns variance-preserving levels evenly spaced in log-SNR; the last is far from the data."""
     log_snr = np.linspace(noisy, clean, num_sampled + 1)
     alpha, sigma = (np.exp(-np.logaddexp(0, sign * log_snr) / 2) for sign in (-1, 1))
-    return process.cast(alpha, sigma, log_snr, log_snr)
+    return process.make_level(alpha, sigma, log_snr, log_snr)
 
 
 def chain_grid(num_sampled, betas=CHAIN):
-    return process.at(process.from_betas(betas), timesteps.trailing(len(betas), num_sampled))
+    chain = process.chain(betas)
+    return chain.level(grids.trailing(chain, num_sampled))
 
 
 def column(values):
@@ -73,7 +73,7 @@ def draw(denoise, sampler, x_T, grid, **options):
 
 def flow_error(sampler, grid):
     """Returns the largest error of the mixture's flow from nine values spread over its law at the first level."""
-    first, last = process.at(grid, 0), process.at(grid, len(grid.alpha) - 1)
+    first, last = process.rows(grid, 0), process.rows(grid, len(grid.alpha) - 1)
     x_T = column(X_T * first.sigma)
     return np.max(np.abs(np.ravel(draw(oracles.mixture(), sampler, x_T, grid).x) - oracles.carried(x_T, first, last)))
 
@@ -110,12 +110,12 @@ def test_the_order_is_the_same_in_any_process_and_time(name, levels, x64):
         "ve": (VE, functools.partial(np.geomspace, 80, 0.1)),
         "rectified flow": (RECTIFIED, functools.partial(np.linspace, 1, 0.2)),
     }[levels]
-    measured = slope(lambda num_sampled: flow_error(FLOW[name], continuous.grid(of, times(num_sampled + 1))))
+    measured = slope(lambda num_sampled: flow_error(FLOW[name], of.level(times(num_sampled + 1))))
     assert measured == pytest.approx(-order_of(name), abs=0.2)
 
 
 @pytest.mark.parametrize("solves_for", ["x_0", "eps"])
-@pytest.mark.parametrize("make", [solvers.dpm_solver, solvers.singlestep])
+@pytest.mark.parametrize("make", [multistep.dpm_solver, multistep.singlestep])
 def test_order_1_is_ddim(make, solves_for, x64):
     x_T, grid = column(X_T), chain_grid(20)
     one, two = (draw(oracles.mixture(), s, x_T, grid).x for s in (make(order=1, solves_for=solves_for), samplers.ddim()))
@@ -131,7 +131,7 @@ def test_low_orders_at_the_end_leave_order_2_of_3(make, x64):
 
 def intervals(grid):
     index = jnp.arange(len(grid.alpha) - 1)
-    return samplers.Interval(process.at(grid, index), process.at(grid, index + 1), index, index[::-1])
+    return samplers.Interval(process.rows(grid, index), process.rows(grid, index + 1), index, index[::-1])
 
 
 def law_after(sampler, grid):
@@ -140,10 +140,10 @@ def law_after(sampler, grid):
     def end(x_T, noises):
         def step(state, scanned):
             interval, z = scanned
-            return sampler.step(oracles.gaussian(), state, interval, lambda k: z.reshape(1, 1, 1, 1)), None
+            return sampler.step(oracles.gaussian(), state, interval, lambda k: z.reshape(1, 1, 1, 1))[0], None
 
-        state, _ = jax.lax.scan(step, sampler.init(x_T.reshape(1, 1, 1, 1)), (intervals(grid), noises))
-        return jnp.sum(state.x)
+        state, _ = jax.lax.scan(step, sampler.init(x_T.reshape(1, 1, 1, 1), grid), (intervals(grid), noises))
+        return jnp.sum(sampler.x_of(state))
 
     by_x_T, by_noise = jax.jit(jax.grad(end, argnums=(0, 1)))(jnp.zeros(()), jnp.zeros(len(grid.alpha) - 1))
     return float(by_x_T), float(jnp.sum(by_noise**2))
@@ -160,7 +160,7 @@ def test_variances_fall_to_the_marginals_with_the_weak_order(name, x64):
     def error(num_sampled):
         grid = log_snr_grid(num_sampled)
         keep, variance = law_after(ALL[name], grid)
-        first, last = (gaussian_variance(process.at(grid, row)) for row in (0, num_sampled))
+        first, last = (gaussian_variance(process.rows(grid, row)) for row in (0, num_sampled))
         return abs(keep**2 * first + variance - last)
 
     assert slope(error) == pytest.approx(-1 if name in FIRST_ORDER else -2, abs=0.2)
@@ -171,7 +171,7 @@ def test_means_given_the_start_are_exact_in_any_number_of_steps(name, x64):
     """E[x_0 | x_t] is a martingale of the reverse process, so that neither freezing nor extrapolating it shifts a mean."""
     for num_sampled in (1, 2, 7):
         grid = log_snr_grid(num_sampled, noisy=-3.0, clean=3.0)
-        t, s = process.at(grid, 0), process.at(grid, num_sampled)
+        t, s = process.rows(grid, 0), process.rows(grid, num_sampled)
         covariance = t.alpha * s.alpha * oracles.STD**2 + t.alpha / s.alpha * s.sigma**2
         assert law_after(ALL[name], grid)[0] == pytest.approx(float(covariance) / gaussian_variance(t), rel=1e-12)
 
@@ -198,7 +198,7 @@ def true_draws(row):
 def test_the_distribution_is_the_datas(name):
     """20,000 values of each law. False alarms, were the seed not fixed: mean and variance, 4 standard errors, 6e-5 each;
     two-sample Kolmogorov-Smirnov 1e-4. What the steps leave is at most two standard errors, 2% of the variance."""
-    grid = continuous.grid(VP, timesteps.uniform_log_snr(VP, 500 if name in FIRST_ORDER else 120))
+    grid = VP.level(grids.log_snr(VP, 500 if name in FIRST_ORDER else 120))
     x_T = jax.random.normal(jax.random.key(1), (20, 25, 40, 2))
     drawn = np.asarray(draw(both_laws, ALL[name], x_T, grid).x, np.float64)
     for row, law in enumerate(LAWS):
@@ -236,28 +236,28 @@ def test_evaluations_are_those_reported_and_one_a_step_but_heuns(name, x64):
 
 
 def test_heun_asks_twice_at_the_last_step_too_where_it_does_not_lead_to_the_data():
-    assert draw(oracles.gaussian(), solvers.heun(), column(X_T), log_snr_grid(7)).num_evaluations == 14
+    assert draw(oracles.gaussian(), samplers.heun(), column(X_T), log_snr_grid(7)).num_evaluations == 14
 
 
-def test_the_flow_reports_the_evaluations_of_its_slowest_image_and_one_for_the_data(x64):
-    calls = []
-    flow = functools.partial(solvers.probability_flow, counted(oracles.mixture(), calls), column(X_T))
-    flow = functools.partial(flow, lambda u: continuous.level(VP, -u), first=-1.0, last=-1e-3)
-    arrived, data = (jax.jit(functools.partial(flow, to_data=to_data))() for to_data in (False, True))
+@pytest.mark.parametrize("to_data", [False, True])
+def test_adaptive_steps_report_the_evaluations_of_the_slowest_image_and_one_for_the_data(to_data, x64):
+    calls, grid = [], VP.level(grids.ends(VP)[: 3 if to_data else 2])
+    got = draw(counted(oracles.mixture(), calls), samplers.adaptive(VP), column(X_T), grid, num_traced=1 + to_data)
     jax.effects_barrier()
-    assert len(calls) == arrived.num_evaluations + data.num_evaluations == 2 * arrived.num_evaluations + 1 > 80
-    last = continuous.level(VP, jnp.asarray(1e-3))
-    np.testing.assert_allclose(data.x, oracles.mixture()(arrived.x, last).x_0, atol=1e-12)
+    assert len(calls) == got.num_evaluations > 50
+    if to_data:
+        np.testing.assert_allclose(got.x, oracles.mixture()(got.trace[0], process.rows(grid, 1)).x_0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["dpm_solver 3 x_0", "singlestep 3 x_0", "unipc 3 x_0", "sde_dpm_solver", "churned heun"])
 def test_neither_program_nor_memory_grow_with_the_steps(name):
-    """But for the columns of the grid and of its indices, 16 at most: less than the images that one more state would be."""
+    """But for the columns of the grid, of its indices and of the solver's weights, 32 at most: less than the images that
+    one more state would be."""
     run, x_T = jax.jit(sampling(oracles.gaussian(), ALL[name])), jnp.zeros((9, 32, 32, 1))
     few, many = (run.lower(x_T, chain_grid(num_sampled)).compile() for num_sampled in (10, 200))
     assert few.as_text().count(" = ") == many.as_text().count(" = ")
     grown = many.memory_analysis().temp_size_in_bytes - few.memory_analysis().temp_size_in_bytes
-    assert grown <= 190 * 16 * 4 < x_T.nbytes
+    assert grown <= 190 * 32 * 4 < x_T.nbytes
 
 
 def draws_inside_cond(jaxpr, inside=False):
@@ -281,8 +281,10 @@ def test_noise_is_drawn_only_where_it_is_used(name):
 
 @pytest.mark.parametrize("limits", [{"amount": 0.0}, {"amount": 20.0, "low": 1e9}, {"amount": 20.0, "high": 1e-9}])
 def test_churn_of_nothing_changes_nothing(limits):
-    churned = solvers.churn(solvers.heun(), level_of=VP_LEVEL, **limits)
-    one, two = (draw(oracles.mixture(), sampler, column(np.ones(3)), chain_grid(9)) for sampler in (churned, solvers.heun()))
+    churned = samplers.churn(samplers.heun(), VP, **limits)
+    one, two = (
+        draw(oracles.mixture(), sampler, column(np.ones(3)), chain_grid(9)) for sampler in (churned, samplers.heun())
+    )
     np.testing.assert_array_equal(one.x, two.x)
 
 
@@ -296,7 +298,7 @@ def test_churn_goes_up_by_its_share_and_at_most_to_the_square_root_of_two(x64):
             jax.debug.callback(lambda kappa: asked.append(float(kappa)), level.sigma / level.alpha, ordered=True)
             return oracles.gaussian()(x_t, level)
 
-        draw(denoise, solvers.churn(samplers.ddim(), level_of=VP_LEVEL, amount=amount), column([0.0]), grid)
+        draw(denoise, samplers.churn(samplers.ddim(), VP, amount=amount), column([0.0]), grid)
         jax.effects_barrier()
         np.testing.assert_allclose(asked / (grid.sigma / grid.alpha)[:-1], expected, rtol=1e-9)
 
@@ -305,7 +307,7 @@ def test_churn_goes_up_by_its_share_and_at_most_to_the_square_root_of_two(x64):
 def test_the_step_to_the_data_is_the_last_prediction_of_x_0(name, x64):
     """UniPC for eps takes its x_0 from eps and the corrected point, where no one asks: in ten steps it is 0.1 off."""
     got, grid = ten_steps(name)[0], chain_grid(10)
-    predicted = oracles.mixture()(got.trace[-2], process.at(grid, 9)).x_0
+    predicted = oracles.mixture()(got.trace[-2], process.rows(grid, 9)).x_0
     close = name.startswith("unipc") and name.endswith("eps")
     np.testing.assert_allclose(got.x, predicted, atol=0.15 if close else 1e-12)
 
@@ -313,7 +315,7 @@ def test_the_step_to_the_data_is_the_last_prediction_of_x_0(name, x64):
 @pytest.mark.parametrize("name", ["ddim", "heun", "dpm_solver 3 x_0", "singlestep 3 eps", "unipc 3 x_0", "sde_dpm_solver"])
 def test_a_grid_that_ends_before_the_data_stops_there(name, x64):
     """It is the longer grid's state before its last step: nothing more is done."""
-    short = draw(oracles.mixture(), ALL[name], column(X_T), process.at(chain_grid(10), np.arange(10))).x
+    short = draw(oracles.mixture(), ALL[name], column(X_T), process.rows(chain_grid(10), np.arange(10))).x
     np.testing.assert_allclose(short, ten_steps(name)[0].trace[-2], atol=1e-12)
 
 
@@ -336,15 +338,15 @@ WITHOUT_SIGNAL = {  # for x_0: no eps can be known there
 def test_levels_without_signal_are_a_start(sampler):
     """A schedule of zero terminal SNR, and a network that is right about v."""
 
-    def network(x_t, condition):
-        level = process.at(levels, jnp.asarray(condition, jnp.int32) + 1)
-        x_0, eps, _ = oracles.mixture()(x_t, level)
-        return process.expand(level.alpha, x_t) * eps - process.expand(level.sigma, x_t) * x_0
+    def network(x_t, c_noise):
+        level = process.rows(levels, jnp.asarray(c_noise, jnp.int32) + 1)
+        truth = oracles.mixture()(x_t, level)
+        return process.expand(level.alpha, x_t) * truth.eps - process.expand(level.sigma, x_t) * truth.x_0
 
-    levels = process.from_betas(schedules.zero_terminal_snr(CHAIN))
+    levels = oracles.rows_of(schedules.zero_terminal_snr(CHAIN))
     assert levels.alpha[-1] == 0
-    grid = process.at(levels, timesteps.trailing(1000, 30))
-    x = draw(denoiser.make_denoiser(network, predicts="v"), sampler, column(X_T), grid).x
+    grid = process.rows(levels, np.round(np.linspace(1000, 0, 31)).astype(int))
+    x = draw(denoiser.make_denoiser(network, denoiser.V), sampler, column(X_T), grid).x
     assert np.all(np.isfinite(x)) and np.max(np.abs(x)) < 2
 
 
@@ -355,33 +357,35 @@ def test_an_image_goes_up_to_noise_and_comes_back(name, expected, x64):
 
     def error(num_sampled):
         down = log_snr_grid(num_sampled)
-        noise = draw(oracles.mixture(), FLOW[name], x, process.at(down, np.arange(num_sampled, -1, -1))).x
+        noise = draw(oracles.mixture(), FLOW[name], x, process.rows(down, np.arange(num_sampled, -1, -1))).x
         return np.max(np.abs(draw(oracles.mixture(), FLOW[name], noise, down).x - x))
 
     assert slope(error) == pytest.approx(expected, abs=0.2)
 
 
-CHAIN_ENDS = process.from_betas(CHAIN).log_snr[[1000, 1]] / 2
-FLOWS = {  # level_of, first, last
-    "chain": (lambda u: process.between(process.from_betas(CHAIN), 2 * u), *CHAIN_ENDS.tolist()),
-    "vp": (lambda u: continuous.level(VP, -u), -1.0, -1e-3),
-    "ve": (lambda u: continuous.level(VE, -u), -80.0, -0.002),
-    "rectified flow": (lambda u: continuous.level(RECTIFIED, -u), -1.0, -1e-3),
-}
+PROCESSES = {"chain": process.chain(CHAIN), "vp": VP, "ve": VE, "rectified flow": RECTIFIED}
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_the_flow_ends_where_the_law_says(name, x64):
-    """Within 100 times the tolerance of a step; rectified flow from t = 1, where there is no signal."""
-    level_of, first, last = FLOWS[name]
-    start, end = (level_of(jnp.asarray(time)) for time in (first, last))
-    x_T = column(X_T * start.sigma)
-    got = jax.jit(
-        lambda x_T: solvers.probability_flow(
-            oracles.mixture(), x_T, level_of, first=first, last=last, to_data=False, rtol=1e-7, atol=1e-7
-        )
-    )(x_T)
-    np.testing.assert_allclose(np.ravel(got.x), oracles.carried(x_T, start, end), atol=1e-5)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_adaptive_steps_end_where_the_law_says(name, x64):
+    """Within 100 times the tolerance of a step; rectified flow from t = 1, where there is no signal. In one step of the grid
+    and in several, which are of the same flow, and back up again."""
+    of = PROCESSES[name]
+    sampler = samplers.adaptive(of, rtol=1e-7, atol=1e-7)
+    for times in (grids.ends(of)[:-1], grids.quadratic(of, 4)[:-1]):
+        grid = of.level(times)
+        first, last = process.rows(grid, 0), process.rows(grid, len(times) - 1)
+        x_T = column(X_T * first.sigma)
+        got = draw(oracles.mixture(), sampler, x_T, grid)
+        np.testing.assert_allclose(np.ravel(got.x), oracles.carried(x_T, first, last), atol=1e-5)
+    again = draw(oracles.mixture(), sampler, got.x, of.level(grids.ends(of)[1::-1]))
+    np.testing.assert_allclose(again.x / first.sigma, x_T / first.sigma, atol=1e-4)
+
+
+def test_adaptive_steps_that_do_not_arrive_are_nan(x64):
+    """A tolerance that a thousand steps do not reach."""
+    got = draw(oracles.mixture(), samplers.adaptive(VP, rtol=1e-25, atol=1e-25), column(X_T), VP.level(grids.ends(VP)))
+    assert np.all(np.isnan(got.x))
 
 
 @pytest.mark.parametrize("make", FAMILIES.values())

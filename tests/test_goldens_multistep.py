@@ -4,17 +4,17 @@ In float64 within rounding, as it adds up over a chain; where a key says float32
 references' own float32 from their float64, as a share of the largest value. Images there are [B, C, H, W].
 """
 
-import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 import recorded
 from test_goldens_samplers import nchw, nhwc, run_of, tanh
 
-from diffusion_jax import continuous, denoiser, losses, process, samplers, schedules, solvers, timesteps
+from diffusion_jax import denoiser, grids, losses, multistep, process, samplers, schedules, timesteps
 
 G4B, G4C, G4D = (recorded.load(name) for name in ("g4b_diffusers", "g4c_dpm_solver", "g4d_edm_kdiffusion"))
 
@@ -42,28 +42,29 @@ def mixture(*components):
 MODELS = {"gmm": mixture((0.35, -0.6, 0.2), (0.65, 0.5, 0.3)), "gauss": mixture((1.0, 0.3, 0.5))}
 
 
-def network(x, condition):
-    return tanh(x, process.expand(condition, x))
+def network(x, c_noise):
+    return tanh(x, process.expand(c_noise, x))
 
 
 def through(predicts, exact):
-    """Returns an exact denoiser as that of a network that predicts it in some parameterization."""
+    """Returns an exact denoiser as that of a network of some parameterization."""
 
     def denoise(x, level):
         truth = exact(x, level)
-        a, b = denoiser.coefficients(predicts, level)
-        return denoiser.make_denoiser(lambda *_: a * truth.x_0 + b * truth.eps, predicts=predicts)(x, level)
+        a, b = predicts.coefficients(level)
+        output = a * truth.x_0 + b * truth.eps
+        return denoiser.make_denoiser(lambda *_: output, predicts)(x, level)
 
     return denoise
 
 
-def level_of(kappas, conditions=0.0, *, preserving):
+def level_of(kappas, c_noise=0.0, *, preserving):
     """Returns the levels of noise-to-signal ratios, of a variance-preserving or a variance-exploding process."""
     kappas = np.asarray(kappas, np.float64)
     alpha = 1 / np.sqrt(1 + kappas**2) if preserving else np.ones_like(kappas)
     with np.errstate(divide="ignore"):
         log_snr = -2 * np.log(kappas)
-    return process.cast(alpha, alpha * kappas, log_snr, np.broadcast_to(conditions, kappas.shape))
+    return process.make_level(alpha, alpha * kappas, log_snr, np.broadcast_to(c_noise, kappas.shape))
 
 
 def start(x, scale=1.0):
@@ -81,12 +82,12 @@ def visit(denoise, sampler, x_T, grid, noises=None):
 
     noises = None if noises is None else start(noises)
     with jax.disable_jit():
-        state = sampler.init(x_T)
+        state = sampler.init(x_T, grid)
         for k in range(num_steps):
-            t, s = process.at(grid, k), process.at(grid, k + 1)
+            t, s = process.rows(grid, k), process.rows(grid, k + 1)
             interval = samplers.Interval(t, s, jnp.array(k), jnp.array(num_steps - 1 - k))
-            state = sampler.step(asked, state, interval, lambda _, k=k: noises[k])
-    return jnp.stack([*points, state.x]), jax.tree.map(lambda *columns: jnp.stack(columns), *levels)
+            state, _ = sampler.step(asked, state, interval, lambda _, k=k: noises[k])
+    return jnp.stack([*points, sampler.x_of(state)]), jax.tree.map(lambda *columns: jnp.stack(columns), *levels)
 
 
 def compare(got, key, stored, *, rtol, atol, float32):
@@ -105,12 +106,12 @@ def precision_of(request):
 @pytest.fixture
 def half_the_curvature(monkeypatch):
     """The published order 3 takes half of the second difference, so that it is of order 2; ours takes it whole."""
-    weights = solvers._weights
+    weights = multistep.polynomial_weights
 
     def halved(nodes, moments):
         return weights(nodes, [*moments[:2], moments[2] / 2] if len(nodes) == 3 else moments)
 
-    monkeypatch.setattr(solvers, "_weights", halved)
+    monkeypatch.setattr(multistep, "polynomial_weights", halved)
 
 
 # ---- g4c: LuChengTHU/dpm-solver
@@ -121,27 +122,27 @@ def kept(name):
     base, num_steps = re.fullmatch(r"(\w+?)_?T?(\d+)", name).groups()
     betas = {"linear": schedules.linear_rescaled, "cosine": schedules.cosine}[base](int(num_steps))
     total = int(G4C[f"ns.{base}_T{num_steps}.total_N"])
-    return continuous.interpolated(process.from_betas(betas[:total]), of="log_alpha"), total
+    return process.chain(betas[:total]), total
 
 
 CURVES = {
-    "marginal_log_mean_coeff": lambda of, t: np.log(of.alpha(t)),
-    "marginal_alpha": lambda of, t: of.alpha(t),
-    "marginal_std": lambda of, t: of.sigma(t),
-    "marginal_lambda": lambda of, t: np.log(of.alpha(t) / of.sigma(t)),
-    "inverse_lambda": lambda of, t: of.time(2 * np.log(of.alpha(t) / of.sigma(t))),
+    "marginal_log_mean_coeff": lambda of, t: np.log(of.level(t).alpha),
+    "marginal_alpha": lambda of, t: of.level(t).alpha,
+    "marginal_std": lambda of, t: of.level(t).sigma,
+    "marginal_lambda": lambda of, t: of.level(t).log_snr / 2,
+    "inverse_lambda": lambda of, t: of.time(of.level(t).log_snr),
 }
 
 
 @pytest.mark.parametrize("key", [key for key in G4C if key.startswith("ns.") and key.split(".")[2] in CURVES])
 def test_processes_in_real_valued_time_are_dpm_solvers(key):
     _, name, curve = key.split(".")
-    of, total = (continuous.vp(), 1) if name == "linearSDE" else kept(name)
+    of, total = (process.vp(), 1) if name == "linearSDE" else kept(name)
     got = CURVES[curve](of, total * G4C[f"ns.{name}.t"])
     np.testing.assert_allclose(got / total if curve == "inverse_lambda" else got, G4C[key], rtol=1e-9)
 
 
-GRIDS = {"time_uniform": timesteps.uniform_grid, "logSNR": timesteps.uniform_log_snr, "time_quadratic": timesteps.quadratic}
+GRIDS = {"time_uniform": grids.uniform, "logSNR": grids.log_snr, "time_quadratic": grids.quadratic}
 
 
 @pytest.mark.parametrize("key", [key for key in G4C if ".steps." in key and key.startswith("ns.")])
@@ -157,17 +158,18 @@ def dpm_setting(run):
     solves_for, order, num_steps = {"dpmsolver++": "x_0", "dpmsolver": "eps"}[solves_for], int(order[1:]), int(num_steps[1:])
     of, _ = kept(schedule)
     times = GRIDS[skip](of, num_steps + 1)
-    grid = continuous.grid(of, times if "denoise0" in extra else times[:-1])
-    predicts = next(({"x_start": "x_0"}.get(kind, kind) for kind in extra if kind in ("x_start", "v", "score")), "eps")
-    denoise = denoiser.make_denoiser(network, predicts="eps") if model == "tanh" else through(predicts, MODELS[model])
+    grid = of.level(times if "denoise0" in extra else times[:-1])
+    named = {"x_start": denoiser.X_0, "v": denoiser.V, "score": denoiser.SCORE}
+    predicts = next((named[kind] for kind in extra if kind in named), denoiser.EPS)
+    denoise = denoiser.make_denoiser(network, denoiser.EPS) if model == "tanh" else through(predicts, MODELS[model])
     if "thr" in extra:  # recorded with this quantile
         denoise = denoiser.limit_x_0(denoise, lambda x_0: denoiser.dynamic_threshold(x_0, quantile=0.9))
     if method == "multistep":
         lower = num_steps < 10 and "lof0" not in extra
-        sampler = solvers.dpm_solver(order=order, solves_for=solves_for, lower_order_final=lower)
+        sampler = multistep.dpm_solver(order=order, solves_for=solves_for, lower_order_final=lower)
         return denoise, sampler, grid, slice(None)
     # Its blocks: of 12 steps 2, 2, 2, 2, 2, 2 or 3, 3, 3, 2, 1; only the ends of blocks are stored.
-    sampler = solvers.singlestep(order=order, solves_for=solves_for, lower_order_final=order == 3)
+    sampler = multistep.singlestep(order=order, solves_for=solves_for, lower_order_final=order == 3)
     return denoise, sampler, grid, np.array([3, 6, 9, 11, 12]) if order == 3 else slice(order, None, order)
 
 
@@ -203,35 +205,36 @@ def diffusers_sampler(run):
     """Returns the sampler that a run of g4b names."""
     name, *fields = run.split(".")
     if name in ("euler", "euler_a", "heun"):
-        return {"euler": samplers.ddim(), "euler_a": samplers.ddim(eta=1), "heun": solvers.heun()}[name]
+        return {"euler": samplers.ddim(), "euler_a": samplers.ddim(eta=1), "heun": samplers.heun()}[name]
     if "sde-dpmsolver++" in fields:
-        return samplers.ancestral(variance="small") if "o1" in fields else solvers.sde_dpm_solver()
+        return samplers.ancestral(variance="small") if "o1" in fields else multistep.sde_dpm_solver()
     order = int(re.search(r"\.o(\d)", run)[1])
     solves_for = "eps" if "dpmsolver" in fields or "predict_eps" in fields else "x_0"
     if name == "unipc":
-        return (solvers.dpm_solver if "nocorr" in fields else solvers.unipc)(order=order, solves_for=solves_for)
+        return (multistep.dpm_solver if "nocorr" in fields else multistep.unipc)(order=order, solves_for=solves_for)
     if name == "dpmss":  # the orders of 10 steps are 1, 2, ..., 1, 2, 1, 1
-        return solvers.singlestep(order=order, solves_for=solves_for, lower_order_final=order == 2)
+        return multistep.singlestep(order=order, solves_for=solves_for, lower_order_final=order == 2)
     lower = len(ratios(run)) - 1 < 15 and "lof0" not in fields
-    return solvers.dpm_solver(order=order, solves_for=solves_for, lower_order_final=lower)
+    return multistep.dpm_solver(order=order, solves_for=solves_for, lower_order_final=lower)
 
 
-TOLD = {  # what the runs of the network 'tanh' tell it; the others ask the exact model
-    "dpmpp.dpmsolver++.o2.thresholding": timesteps.linspace(1000, 21)[:-2] - 1,
-    "dpmpp.dpmsolver++.o2.leading": timesteps.leading(1000, 21)[:-2] - 1,
-    "dpmpp.dpmsolver++.o2.trailing": timesteps.trailing(1000, 20)[:-1] - 1,
-    "unipc.o2.bh2.trailing": timesteps.trailing(1000, 20)[:-1] - 1,
+CHAIN = process.chain(schedules.linear(1000))
+C_NOISE = {  # of the runs of the network 'tanh'; the others ask the exact model
+    "dpmpp.dpmsolver++.o2.thresholding": grids.linspace(CHAIN, 21)[:-2] - 1,
+    "dpmpp.dpmsolver++.o2.leading": grids.leading(CHAIN, 21)[:-2] - 1,
+    "dpmpp.dpmsolver++.o2.trailing": grids.trailing(CHAIN, 20)[:-1] - 1,
+    "unipc.o2.bh2.trailing": grids.trailing(CHAIN, 20)[:-1] - 1,
     "euler.tanh": np.linspace(999, 0, 20),
 }
 
 
 def diffusers_denoiser(run):
-    if run in TOLD:
-        seen = functools.partial(denoiser.edm_input_scale, sigma_data=1) if run.startswith("euler") else None
-        denoise = denoiser.make_denoiser(network, predicts="eps", input_scale=seen)
+    if run in C_NOISE:
+        predicts = denoiser.EPS._replace(input_scale=denoiser.edm(sigma_data=1).input_scale)
+        denoise = denoiser.make_denoiser(network, predicts if run.startswith("euler") else denoiser.EPS)
     else:
-        predicts = "x_0" if "sample" in run else "v" if "v_prediction" in run else minus_edm if run == "euler.v" else "eps"
-        denoise = through(predicts, MODELS["gmm"])
+        named = {"sample": denoiser.X_0, "v_prediction": denoiser.V, "euler.v": denoiser.Parameterization(minus_edm)}
+        denoise = through(next((named[name] for name in named if name in run), denoiser.EPS), MODELS["gmm"])
     if "thresholding" in run:
         return denoiser.limit_x_0(denoise, lambda x_0: denoiser.dynamic_threshold(x_0, quantile=0.9, max_bound=1.5))
     return denoise
@@ -239,14 +242,14 @@ def diffusers_denoiser(run):
 
 def minus_edm(level):
     """v of the variance-preserving process at the same noise-to-signal ratio."""
-    a, b = denoiser.edm(level, sigma_data=1)
+    a, b = denoiser.edm(sigma_data=1).coefficients(level)
     return -a, -b
 
 
 @recorded.once
 def diffusers_run(run):
     kappas, preserving = ratios(run), run.split(".")[0] in ("dpmpp", "dpmss", "unipc")
-    grid = level_of(kappas, np.append(TOLD[run], -1) if run in TOLD else 0.0, preserving=preserving)
+    grid = level_of(kappas, np.append(C_NOISE[run], -1) if run in C_NOISE else 0.0, preserving=preserving)
     x_T = start(G4B["x_T"], 1 if preserving else np.hypot(kappas[0], 1) if "leading" in run else kappas[0])
     return visit(diffusers_denoiser(run), diffusers_sampler(run), x_T, grid, G4B["noise"])[0][1:]
 
@@ -269,10 +272,10 @@ def test_levels_are_diffusers(key):
     """Their 'linspace' and 'leading' are of one more step than asked for, of which the last is not taken."""
     kappas = G4B[key]
     num_steps = len(kappas) - 1
-    rows = timesteps.leading(1000, num_steps + 1)[:-1] if "leading" in key else timesteps.linspace(1000, num_steps + 1)[:-1]
-    rows = timesteps.trailing(1000, num_steps) if "trailing" in key else rows
+    rows = grids.leading(CHAIN, num_steps + 1)[:-1] if "leading" in key else grids.linspace(CHAIN, num_steps + 1)[:-1]
+    rows = grids.trailing(CHAIN, num_steps) if "trailing" in key else rows
     rows[-1] = int(kappas[-1] > 0)
-    levels = process.at(process.from_betas(schedules.linear(1000)), rows)
+    levels = CHAIN.level(rows)
     np.testing.assert_allclose(levels.sigma / levels.alpha, kappas, rtol=1e-9)
 
 
@@ -287,13 +290,12 @@ def test_karras_grids_are_diffusers(run):
 
 
 def karras(num_steps, **ends):
-    of = continuous.ve(**ends)
-    return continuous.grid(of, timesteps.karras(of, num_steps))
+    of = process.ve(**ends)
+    return of.level(grids.karras(of, num_steps))
 
 
 def churned(sampler):
-    level_of_log_snr = functools.partial(continuous.level_of_log_snr, continuous.ve())
-    return solvers.churn(sampler, level_of=level_of_log_snr, amount=40, low=0.05, high=50, noise_std=1.003)
+    return samplers.churn(sampler, process.ve(), amount=40, low=0.05, high=50, noise_std=1.003)
 
 
 @recorded.once
@@ -303,12 +305,12 @@ def edm_run(run):
     grid = karras(10, sigma_min=0.03, sigma_max=14.6) if family == "k" else karras(18)
     samplers_of = {
         "euler": samplers.ddim(),
-        "heun": solvers.heun(),
-        "dpmpp_2m": solvers.dpm_solver(order=2, lower_order_final=False),
-        "dpmpp_2m_sde": solvers.sde_dpm_solver(),
+        "heun": samplers.heun(),
+        "dpmpp_2m": multistep.dpm_solver(order=2, lower_order_final=False),
+        "dpmpp_2m_sde": multistep.sde_dpm_solver(),
         "euler_ancestral": samplers.ddim(eta=0.5 if "eta0" in fields else 1),
     }
-    sampler = solvers.heun() if family == "edm" else samplers_of[fields[0]]
+    sampler = samplers.heun() if family == "edm" else samplers_of[fields[0]]
     sampler = churned(sampler) if {"churn", "churn1"} & set(fields) else sampler
     x_T = start(G4D["latents"], grid.sigma[0])
     return visit(MODELS["gauss" if "gauss" in fields else "gmm"], sampler, x_T, grid, G4D["noise"])
@@ -328,48 +330,49 @@ def test_samplers_are_edms_and_k_diffusions(key):
 
 
 SIGMAS = {
-    "sig.karras.n10_0.03_14.6_rho7": (timesteps.karras, continuous.ve(sigma_min=0.03, sigma_max=14.6), 10),
-    "sig.karras.n18_0.002_80_rho7": (timesteps.karras, continuous.ve(), 18),
-    "sig.exp.n10_0.03_14.6": (timesteps.uniform_log_snr, continuous.ve(sigma_min=0.03, sigma_max=14.6), 10),
-    "sig.exp.n18_0.002_80": (timesteps.uniform_log_snr, continuous.ve(), 18),
-    "sig.vp.n12": (timesteps.uniform_grid, continuous.vp(), 12),
+    "sig.karras.n10_0.03_14.6_rho7": (grids.karras, process.ve(sigma_min=0.03, sigma_max=14.6), 10),
+    "sig.karras.n18_0.002_80_rho7": (grids.karras, process.ve(), 18),
+    "sig.exp.n10_0.03_14.6": (grids.log_snr, process.ve(sigma_min=0.03, sigma_max=14.6), 10),
+    "sig.exp.n18_0.002_80": (grids.log_snr, process.ve(), 18),
+    "sig.vp.n12": (grids.uniform, process.vp(), 12),
 }
 
 
 @pytest.mark.parametrize("key", SIGMAS)
 def test_grids_are_k_diffusions(key):
     grid, of, num_sampled = SIGMAS[key]
-    levels = continuous.grid(of, grid(of, num_sampled))
+    levels = of.level(grid(of, num_sampled))
     np.testing.assert_allclose(levels.sigma / levels.alpha, G4D[key], rtol=1e-10)
 
 
 def test_tables_between_their_rows_are_k_diffusions():
-    of = continuous.interpolated(process.from_betas(schedules.linear_rescaled(1000)), of="log_snr")
-    np.testing.assert_allclose(of.condition(of.time(-2 * np.log(G4D["disc.sigma"]))), G4D["disc.sigma_to_t"], rtol=1e-10)
-    asked = {"t_to_sigma": np.array([1, 1.5, 11.25, 501, 1000]), "get_sigmas10": timesteps.uniform_grid(of, 10)}
+    of = process.chain(schedules.linear_rescaled(1000), interpolation="log_snr")
+    found = process.level_of_log_snr(of, -2 * np.log(G4D["disc.sigma"]))
+    np.testing.assert_allclose(found.c_noise, G4D["disc.sigma_to_t"], rtol=1e-10)
+    asked = {"t_to_sigma": np.array([1, 1.5, 11.25, 501, 1000]), "get_sigmas10": grids.uniform(of, 10)}
     for name, t in asked.items():  # which go through float32, there
-        np.testing.assert_allclose(of.sigma(t) / of.alpha(t), G4D[f"disc.{name}"], rtol=1e-6)
+        level = of.level(t)
+        np.testing.assert_allclose(level.sigma / level.alpha, G4D[f"disc.{name}"], rtol=1e-6)
 
 
 def test_time_of_the_vp_process_is_edms():
-    of = continuous.vp()
+    of = process.vp()
     t = np.array([1e-5, 1e-3, 0.1, 0.5, 1])
-    np.testing.assert_allclose(of.sigma(t) / of.alpha(t), G4D["pre.vp.sigma_of_t"], rtol=1e-8)
+    np.testing.assert_allclose(of.level(t).sigma / of.level(t).alpha, G4D["pre.vp.sigma_of_t"], rtol=1e-8)
     np.testing.assert_allclose(of.time(-2 * np.log(G4D["pre.sigma"])), G4D["pre.vp.sigma_inv"], rtol=1e-8)
 
 
 def test_cosine_chain_has_the_levels_of_edms_iddpm():
-    levels = process.from_betas(schedules.cosine(1000))
+    levels = oracles.rows_of(schedules.cosine(1000))
     np.testing.assert_allclose((levels.sigma / levels.alpha)[::-1], G4D["pre.iddpm.u"], rtol=1e-8)
 
 
-PROCESSES = {"edm": continuous.ve(), "vp": continuous.vp()}
-PARAMETERIZED = {"edm": denoiser.edm, "vp": "eps", "iddpm": "eps"}
+PROCESSES = {"edm": process.ve(), "vp": process.vp()}
+PARAMETERIZED = {"edm": denoiser.edm(), "vp": denoiser.EPS, "iddpm": denoiser.EPS}
 
 
 def edm_network(family):
-    seen = denoiser.edm_input_scale if family == "edm" else None
-    return denoiser.make_denoiser(network, predicts=PARAMETERIZED[family], input_scale=seen)
+    return denoiser.make_denoiser(network, PARAMETERIZED[family])
 
 
 @pytest.mark.parametrize("key", [key for key in G4D if re.match(r"pre\.\w+\.D", key)])
@@ -379,7 +382,7 @@ def test_preconditioning_is_edms(key):
     if family == "iddpm":
         levels = level_of(kappas, 999 - G4D["pre.iddpm.round_index"], preserving=True)
     else:
-        levels = continuous.grid(PROCESSES[family], PROCESSES[family].time(-2 * np.log(kappas)))
+        levels = PROCESSES[family].level(PROCESSES[family].time(-2 * np.log(kappas)))
     x_t = process.expand(levels.alpha, x) * x
     compare(edm_network(family)(x_t, levels).x_0, key, G4D, rtol=1e-8, atol=0, float32=10 * 2.0e-7)
 
@@ -391,8 +394,8 @@ def test_training_loss_is_edms(key):
     t = timesteps.log_normal(jax.scipy.stats.norm.cdf(G4D["edmloss.rnd_normal"].ravel()))
     if family == "vp":
         t = timesteps.uniform_time(jnp.asarray(1 - G4D["edmloss.rnd_uniform"].ravel()), first=1e-5, last=1)
-    levels = continuous.level(PROCESSES[family], t)
+    levels = PROCESSES[family].level(t)
     x_0, eps = start(G4D["edmloss.images"]), start(G4D["edmloss.n"])
     prediction = edm_network(family)(process.diffuse(x_0, levels, eps), levels)
-    got = losses.squared_error(prediction, x_0, eps, levels, PARAMETERIZED[family])
+    got = losses.squared_error(prediction, x_0, eps)
     np.testing.assert_allclose(got, np.mean(G4D[key], axis=(1, 2, 3)), rtol=1e-8)

@@ -1,0 +1,310 @@
+"""Fast samplers: solvers of the probability flow, and of its stochastic sibling, that remember predictions.
+
+With lambda = log(alpha / sigma) the flow from level t to level s is, exactly,
+
+    x_s = sigma_s / sigma_t x_t + alpha_s int_0^h e^{u - h} x_0(lambda_t + u) du          h = lambda_s - lambda_t
+    x_s = alpha_s / alpha_t x_t - sigma_s int_0^h e^{h - u} eps(lambda_t + u) du
+
+[Lu et al. 2022, DPM-Solver++, eq. 8 and DPM-Solver, eq. 3.4]. The solvers put a polynomial through predictions they have and
+integrate it exactly; they differ in which predictions those are. The weights depend on the grid alone: `init` computes
+them for all steps at once, and a step is
+
+    x_s = keep x_t + sum_j weights[j] outputs[j]                                           the latest output first
+
+Of order 2 with x_0, DPM-Solver++(2M), that is keep = sigma_s / sigma_t and, with m = alpha_s (1 - e^{-h}) and r = the step
+before over this one in lambda, weights = m (1 + 1 / (2 r)), -m / (2 r). Euler's method is `samplers.ddim()`.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion_jax import process
+from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.process import Level
+from diffusion_jax.samplers import Interval, Noise, Sampler
+
+SolvesFor = Literal["x_0", "eps"]
+
+TERMS = range(12)  # of the series of an integral over a step below 1/2: what is left out is below 1e-12 of it
+
+
+class Combination(NamedTuple):
+    """How steps combine what they have: keep x + sum_j weights[j] outputs[j].
+
+    Attributes:
+        keep: [S].
+        weights: of the outputs, the latest first; 0 where a step takes fewer, [S, n].
+    """
+
+    keep: Array
+    weights: Array
+
+
+class History(NamedTuple):
+    """A state that remembers the latest predictions.
+
+    Attributes:
+        x: [B, ...].
+        start: where the polynomial's step begins: the first level of a block for `singlestep`, the last corrected point for
+            `unipc`.
+        outputs: the predictions, the latest first, [n, B, ...].
+        plan: of all steps, a pytree of [S, ...].
+    """
+
+    x: Array
+    start: Array
+    outputs: Array
+    plan: Any
+
+
+def dpm_solver(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
+    """Returns the multistep sampler through the latest predictions: DPM-Solver++ for x_0, DPM-Solver for eps.
+
+    One evaluation a step. Order 2 is DPM-Solver++(2M): the slope of the line, held at the middle of the step. [Lu et al.
+    2022, DPM-Solver++, algorithm 2]. Order 3 integrates the parabola exactly; the published code of order 3 (DPM-Solver's,
+    and its copies) takes half of the second difference, and so stays of order 2.
+
+    Args:
+        order: 1 to 3, and 1 is DDIM. The first steps have fewer predictions: where x_0 already moves at the noisiest level
+            (above a log-SNR of about -8) they leave order 2 of order 3.
+        solves_for: which prediction the polynomial is of; 'x_0' where a level has no signal. Limits on x_0 act on either.
+        lower_order_final: whether the last steps go down to order 1, which is steadier for fewer than about 15 steps. A step
+            to the data always has order 1: no polynomial reaches there.
+
+    Raises:
+        ValueError: for another order.
+
+    Example:
+        >>> sampler = dpm_solver(order=2)  # 20 steps of it are about as good as 50 of DDIM; see `samplers.sample`
+    """
+    _check(order, solves_for)
+
+    def plan(grid: Level, index: Array) -> Combination:
+        num = _num_nodes(order, grid, index, lower_order_final)
+        return _combination(solves_for, grid, index, index + 1, _before(index, order), num, midpoint=True)
+
+    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
+        state = _remember(state, getattr(denoise(state.x, interval.t), solves_for))
+        return state._replace(x=_combined(state.plan, interval.index, state.x, state.outputs)), 1
+
+    return _sampler(order, plan, step)
+
+
+def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
+    """Returns UniPC: `dpm_solver`, its points corrected by the predictions made there. [Zhao et al. 2023, UniPC, B_2]
+
+    One evaluation a step: a corrected point is not evaluated again. The last point is not corrected, nor one that was
+    reached from a level without signal.
+
+    Args:
+        order: 1 to 3, of the predictor; the corrector's is one more. The first steps have less, as in `dpm_solver`.
+        solves_for: as in `dpm_solver`; with 'eps' the image may leave limits on x_0 a little, since the point is corrected.
+        lower_order_final: as in `dpm_solver`.
+
+    Raises:
+        ValueError: for another order.
+    """
+    _check(order, solves_for)
+
+    def plan(grid: Level, index: Array) -> tuple[Combination, Combination, Array]:
+        xp, before, remaining = _xp(grid), _xp(grid).maximum(index - 1, 0), index[::-1]
+        num = xp.minimum(order, index)  # of predictions that the step to t was made from
+        num = xp.minimum(num, remaining + 2) if lower_order_final else num
+        corrects = (index > 0) & (grid.alpha[before] > 0)
+        corrector = _combination(solves_for, grid, before, index, _before(index, order + 1), num + 1, midpoint=True)
+        corrector = jax.tree.map(
+            lambda column: xp.where(corrects.reshape(-1, *[1] * (column.ndim - 1)), column, 0), corrector
+        )
+        num = _num_nodes(order, grid, index, lower_order_final)
+        predictor = _combination(solves_for, grid, index, index + 1, _before(index, order + 1), num, midpoint=True)
+        return corrector, predictor, corrects
+
+    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
+        corrector, predictor, corrects = state.plan
+        state = _remember(state, getattr(denoise(state.x, interval.t), solves_for))
+        corrected = _combined(corrector, interval.index, state.start, state.outputs)
+        start = jnp.where(corrects[interval.index], corrected, state.x)
+        return state._replace(x=_combined(predictor, interval.index, start, state.outputs), start=start), 1
+
+    return _sampler(order + 1, plan, step)
+
+
+def singlestep(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
+    """Returns the singlestep DPM-Solver: blocks of `order` steps of the grid, each block a Runge-Kutta step of that order.
+
+    The grid's levels inside a block are its stages, so that an evaluation is a step here too. Order 2 is algorithm 1 of
+    [Lu et al. 2022, DPM-Solver], with its stage anywhere; order 3 takes the whole parabola through its stages ('taylor' in
+    their code), of which algorithm 2 leaves out the middle one: that has order 3 at a third and two thirds only.
+
+    Args:
+        order: 1 to 3.
+        solves_for: as in `dpm_solver`.
+        lower_order_final: whether the last step is a block of its own; it always is where it leads to the data.
+
+    Raises:
+        ValueError: for another order.
+    """
+    _check(order, solves_for)
+
+    def plan(grid: Level, index: Array) -> tuple[Combination, Array]:
+        xp = _xp(grid)
+        alone = (grid.sigma[1:] == 0) | (lower_order_final & (index[::-1] == 0))
+        stage = xp.where(alone, 0, index % order)
+        no_signal = grid.alpha[index - stage] == 0  # a step from there has no length: begin one level later
+        stage = xp.where(no_signal, xp.maximum(stage - 1, 0), stage)
+        nodes = _before(index, order)
+        block = _combination(solves_for, grid, index - stage, index + 1, nodes, stage + 1, midpoint=order == 2)
+        return block, stage == 0
+
+    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
+        block, begins = state.plan
+        state = _remember(state, getattr(denoise(state.x, interval.t), solves_for))
+        start = jnp.where(begins[interval.index], state.x, state.start)
+        return state._replace(x=_combined(block, interval.index, start, state.outputs), start=start), 1
+
+    return _sampler(order, plan, step)
+
+
+def sde_dpm_solver() -> Sampler:
+    """Returns SDE-DPM-Solver++(2M): ancestral sampling with x_0 extrapolated to the middle of the step.
+
+    x_s ~ q(x_s | x_t, x_0 + (x_0 - x_0 of the step before) / (2 r)), r the earlier step over this one in log-SNR. The first
+    step, and the last where it leads to the data, take x_0 as it is. [Lu et al. 2022, DPM-Solver++, section 5]
+    """
+
+    def plan(grid: Level, index: Array) -> Array:
+        t, s, before = (process.rows(grid, row) for row in (index, index + 1, _xp(grid).maximum(index - 1, 0)))
+        with np.errstate(all="ignore"):
+            ratio = process.log_snr_gap(s, t) / process.log_snr_gap(t, before)
+        return _xp(grid).where((index > 0) & (s.sigma > 0), ratio / 2, 0)
+
+    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
+        t, s = interval.t, interval.s
+        state = _remember(state, denoise(state.x, t).x_0)
+        x_0, earlier = state.outputs
+        law = process.posterior(x_0 + state.plan[interval.index] * (x_0 - earlier), state.x, t, s)
+        return state._replace(x=law.mean + process.std(law.log_variance, s) * noise(0)), 1
+
+    return _sampler(2, plan, step)
+
+
+def _sampler(num_outputs: int, plan: Any, step: Any) -> Sampler:
+    """Returns a sampler that remembers so many outputs, its plan made for the whole grid."""
+
+    def init(x_T: Array, grid: Level) -> History:
+        made = plan(grid, np.arange(len(grid.alpha) - 1))
+        made = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype if leaf.dtype == bool else x_T.dtype), made)
+        return History(x_T, x_T, jnp.zeros((num_outputs, *x_T.shape), x_T.dtype), made)
+
+    return Sampler(init, step, lambda state: state.x)
+
+
+def _check(order: int, solves_for: str) -> None:
+    if order not in (1, 2, 3):
+        raise ValueError(f"order = {order!r} is not allowed; it must be 1, 2 or 3.")
+    if solves_for not in get_args(SolvesFor):
+        raise ValueError(f"solves_for = {solves_for!r} is unknown; known: {', '.join(get_args(SolvesFor))}.")
+
+
+def _remember(state: History, output: Array) -> History:
+    """Returns the state after one more evaluation; the oldest is forgotten."""
+    return state._replace(outputs=jnp.concatenate([output[None], state.outputs[:-1]]))
+
+
+def _combined(combination: Combination, index: Array, x: Array, outputs: Array) -> Array:
+    """Returns what step `index` makes of x and of the outputs."""
+    keep, weights = combination.keep[index], combination.weights[index]
+    return keep * x + jnp.tensordot(weights, outputs[: len(weights)], 1)
+
+
+def _xp(grid: Level) -> Any:
+    """Returns numpy for a grid that is known, so that its weights are float64 constants, else jax.numpy."""
+    return jnp if isinstance(grid.log_snr, jax.Array) else np
+
+
+def _before(index: np.ndarray, num: int) -> np.ndarray:
+    """Returns the rows of the latest outputs after step `index`; those before the first do not count. # [S, n]"""
+    return np.maximum(index[:, None] - np.arange(num), 0)
+
+
+def _num_nodes(order: int, grid: Level, index: np.ndarray, lower_order_final: bool) -> Array:
+    """Returns how many predictions a multistep step is made from. # [S]"""
+    num = np.minimum(order, index + 1)
+    num = np.minimum(num, index[::-1] + 1) if lower_order_final else num
+    return _xp(grid).where(grid.sigma[1:] > 0, num, 1)
+
+
+def _combination(
+    solves_for: SolvesFor, grid: Level, start: Array, end: Array, nodes: np.ndarray, num: Array, *, midpoint: bool
+) -> Combination:
+    """Returns steps from rows `start` to rows `end`: the exact integrals of the polynomials through outputs at rows `nodes`.
+
+    Args:
+        solves_for: what the outputs are.
+        grid: [S + 1].
+        start: [S].
+        end: [S].
+        nodes: rows of the outputs, the latest first, [S, n].
+        num: how many of them the polynomial goes through, [S].
+        midpoint: whether a line counts as its value in the middle of the step, as published solvers of order 2 have it.
+    """
+    xp = _xp(grid)
+    with np.errstate(all="ignore"):  # steps from a level without signal and to the data are infinite
+        grid = jax.tree.map(lambda column: column.astype(np.float64), grid) if xp is np else grid
+        t, s = process.rows(grid, start), process.rows(grid, end)
+        h = process.log_snr_gap(s, t) / 2
+        if solves_for == "x_0":
+            keep, gain, moments = s.sigma / t.sigma, s.alpha, _moments(xp, h, nodes.shape[1], from_end=True)
+        else:
+            gain = -s.alpha * t.sigma / t.alpha
+            keep, moments = s.alpha / t.alpha, _moments(xp, h, nodes.shape[1], from_end=False)
+        gap = process.log_snr_gap(process.rows(grid, nodes), jax.tree.map(lambda column: column[:, None], t)) / (
+            2 * h[:, None]
+        )
+        places = list(xp.clip(gap, -1e12, 1e12).T)  # a level without signal is at -inf: so far that its weight is none
+        weights = xp.zeros(nodes.shape, gap.dtype)
+        for n in range(1, nodes.shape[1] + 1):
+            half = [moments[0], moments[0] / 2] if midpoint and n == 2 else moments
+            row = xp.stack(polynomial_weights(places[:n], half) + [xp.zeros_like(h)] * (nodes.shape[1] - n), axis=-1)
+            weights = xp.where((num == n)[:, None], gain[:, None] * row, weights)
+    return Combination(keep, weights)
+
+
+def _moments(xp: Any, h: Array, num: int, *, from_end: bool) -> list[Array]:
+    """Returns h int_0^1 w(v) v^j dv for j below num, w(v) = e^{-(1 - v) h} seen from the end of the step, else e^{-v h}.
+
+    By their recurrences, which cancel where h is small; there by the series.
+    """
+    is_small = xp.abs(h) < 0.5
+    small_h = xp.where(is_small, h, 0)
+    moments = [-xp.expm1(-h)]
+    for j in range(1, num):
+        moments.append(1 - j / h * moments[-1] if from_end else j / h * moments[-1] - xp.exp(-h))
+    for j in range(num):
+        divisors = [
+            math.factorial(k + j + 1) / math.factorial(j) if from_end else math.factorial(k) * (k + j + 1) for k in TERMS
+        ]
+        series = h * sum((-small_h) ** k / divisor for k, divisor in zip(TERMS, divisors, strict=True))
+        moments[j] = xp.where(is_small, series, moments[j])
+    return moments
+
+
+def polynomial_weights(nodes: list[Array], moments: list[Array]) -> list[Array]:
+    """Returns the weights of values at nodes in the integral of the polynomial through them; moments are those of v^j."""
+    weights = []
+    for node in range(len(nodes)):
+        basis = [
+            np.ones(nodes[0].shape, nodes[0].dtype)
+        ]  # Lagrange's polynomial of this node, coefficients of rising powers
+        for other in range(len(nodes)):
+            if other != node:
+                scale = 1 / (nodes[node] - nodes[other])
+                raised, shifted = [0.0, *basis], [*[-nodes[other] * c for c in basis], 0.0]
+                basis = [scale * (a + b) for a, b in zip(raised, shifted, strict=True)]
+        weights.append(sum(c * moment for c, moment in zip(basis, moments, strict=False)))
+    return weights
