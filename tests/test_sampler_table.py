@@ -56,14 +56,14 @@ def networks(column):
 
     def of(number):
         def coefficients(level):
-            each = [denoiser.coefficients(name, level) for name in usable]
+            each = [choices.PARAMETERIZATIONS[name].coefficients(level) for name in usable]
             return tuple(jnp.stack(jnp.broadcast_arrays(*column))[number] for column in zip(*each, strict=True))
 
         def denoise(x_t, level):
             wanted = exact(x_t, level)
             a, b = (jnp.reshape(c, jnp.shape(c) + (1,) * (x_t.ndim - jnp.ndim(c))) for c in coefficients(level))
             network = lambda x, c_noise: a * wanted.x_0 + b * wanted.eps  # noqa: E731
-            return denoiser.make_denoiser(network, predicts=coefficients)(x_t, level)
+            return denoiser.make_denoiser(network, denoiser.Parameterization(coefficients))(x_t, level)
 
         return denoise
 
@@ -77,7 +77,7 @@ WORKS = [cell for cell, text in table("sampler").items() if text == "yes"]
 def test_the_tables_have_every_sampler_process_and_parameterization():
     assert list(table("sampler")) == list(itertools.product(SAMPLERS, COLUMNS))
     assert list(table("network predicts")) == list(itertools.product(PREDICTS, COLUMNS))
-    assert {"ode", *choices.SAMPLERS} == set(SAMPLERS)
+    assert choices.SAMPLERS.keys() == set(SAMPLERS)
     assert set(re.findall(r"\w+", FIELDS["predicts"].allowed.removeprefix("one of "))) == set(PREDICTS)
 
 
