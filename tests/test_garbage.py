@@ -33,7 +33,7 @@ from diffusion_jax import model
 from diffusion_jax.compose import command, schema, stored
 from diffusion_jax.data import sources
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import checkpoint, dump, lock, logs, storage
+from diffusion_jax.runs import checkpoint, dump, lock, logs, shards, storage
 from diffusion_jax.training.state import TrainState
 
 IS_LONG = os.environ.get("GARBAGE") == "long"
@@ -319,11 +319,11 @@ def read_images(file):
 
 
 def read_shard(file):
-    arrays = dump.decode(storage.path(file))
+    arrays = shards.decode(storage.path(file))
     assert all(isinstance(array, np.ndarray) for array in arrays.values())
 
 
-READERS = {"sources.npz": read_images, "dump.decode": read_shard}
+READERS = {"sources.npz": read_images, "shards.decode": read_shard}
 DESCRIPTIONS = st.one_of(
     st.sampled_from(
         ["|u1", "|u1", "|O", "<f4", "<i8", "|b1", "<U3", "|V9", "|V999999999", "<M8[s]", "<M8[x]", "", "u", "O"]
@@ -554,7 +554,7 @@ def test_a_shard_of_something_else_is_named(tmp_path, name, number):
 def test_any_manifest_is_that_of_the_results_or_a_sentence(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)
     with sentence_at_most:
-        dump.claim(storage.path(tmp_path), MANIFEST)
+        shards.check_or_write_manifest(storage.path(tmp_path), MANIFEST)
         assert schema.flatten(json.loads(content)) == schema.flatten(MANIFEST)
     assert listing(tmp_path) == {"manifest.json": content}
 
@@ -562,7 +562,7 @@ def test_any_manifest_is_that_of_the_results_or_a_sentence(tmp_path, content):
 def test_a_deep_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text('{"a":' * 50_000)
     with pytest.raises(UserError, match="manifest.json' is damaged"):
-        dump.claim(storage.path(tmp_path), MANIFEST)
+        shards.check_or_write_manifest(storage.path(tmp_path), MANIFEST)
 
 
 def test_paths_in_a_manifest_lead_nowhere(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from diffusion_jax.compose import consistency
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs.dump import flatten
+from diffusion_jax.runs.shards import flatten
 
 FORMAT_VERSION = 5  # of config.json and of the checkpoints beside it
 ADDED = {  # format_version -> fields that the one before had not, with what was done before they could be said

@@ -5,7 +5,7 @@ import numpy as np
 from diffusion_jax import model
 from diffusion_jax.compose import sampling, stored
 from diffusion_jax.compose.processes import Config
-from diffusion_jax.runs import dump, logs, pictures, sharding, storage
+from diffusion_jax.runs import dump, logs, pictures, sharding, shards, storage
 
 NUM_STRIPS = 8  # images in strip.png
 
@@ -57,7 +57,7 @@ def _picture_strip(trained: model.Model, file: storage.Path) -> None:
 
 def _name(trained: model.Model, manifest: dict) -> str:
     """Returns a folder's name: what one looks for, and a digest of the rest."""
-    settings, digest = trained.config["sample"], dump.digest(manifest)
+    settings, digest = trained.config["sample"], shards.digest(manifest)
     return f"step_{trained.step:07d}_{settings['sampler']}{settings['num_steps']}_seed{settings['seed']}_{digest}"
 
 

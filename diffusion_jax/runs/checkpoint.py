@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from orbax.checkpoint import v1 as ocp
 
-from diffusion_jax.runs import logs, storage
 from diffusion_jax.errors import RunError, UserError
+from diffusion_jax.runs import logs, storage
 
 NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED")  # of XLA and of gs://
 TrainState = Any  # `training.state.TrainState`

@@ -9,8 +9,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from diffusion_jax.runs import logs, sharding, storage
 from diffusion_jax.errors import RunError, UserError
+from diffusion_jax.runs import logs, sharding, storage
 
 INTERVAL = 10.0  # seconds from one sign of life to the next
 

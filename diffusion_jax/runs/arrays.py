@@ -1,0 +1,48 @@
+"""Files of arrays, of which nothing is unpacked before it is known to be there."""
+
+import io
+import math
+import zipfile
+from collections.abc import Collection
+from typing import BinaryIO
+
+import numpy as np
+
+DEFLATE = 1032  # bytes that deflate can make of one, at most
+
+
+def read_npz(file: BinaryIO, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Returns arrays of an .npz file, as np.savez and np.savez_compressed write them, by name.
+
+    Nothing is unpacked before it is known to be there: a file takes at most `DEFLATE` times its size of memory.
+
+    Args:
+        file: opened; no pickle in it is ever loaded.
+        wanted: names of arrays, if they are there; None for all.
+
+    Raises:
+        Exception: of whatever kind, where the file is damaged.
+    """
+    most = file.seek(0, io.SEEK_END) * DEFLATE
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            name = entry.filename.removesuffix(".npy")
+            if wanted is not None and name not in wanted:
+                continue
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.file_size > most:
+                raise ValueError(f"{entry.filename!r} is not what np.savez writes")
+            with archive.open(entry) as member:
+                _check_head(member, entry.file_size)
+            with archive.open(entry) as member:
+                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    return arrays
+
+
+def _check_head(member: BinaryIO, size: int) -> None:
+    """Raises ValueError where the head of an .npy file promises other than what the file has."""
+    version = np.lib.format.read_magic(member)
+    read_head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, _, dtype = read_head(member)
+    if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - member.tell():
+        raise ValueError(f"{dtype} {list(shape)} are not {size - member.tell()} bytes")
