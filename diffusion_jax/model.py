@@ -99,7 +99,7 @@ def restore(workdir: storage.Path, config: Config) -> Model:
     """Returns the model of a run with the checkpoint and the average that the config's section `sample` asks for."""
     settings = config["sample"]
     abstract = jax.eval_shape(processes.network(config).init, jax.random.key(0))
-    like = sharding.described(abstract, sharding.replicated(sharding.local_mesh()))
+    like = sharding.with_shardings(abstract, sharding.replicated(sharding.local_mesh()))
     step, params = checkpoint.restore_weights(
         workdir,
         step=settings["step"],
@@ -175,7 +175,7 @@ def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.nda
 
     Args:
         model: whose config's section `likelihood` says what is asked.
-        batch: {"image": uint8 [N, H, W, C], "cond": pytree}.
+        batch: {"x": uint8 [N, H, W, C], "cond": pytree}.
         numbers: of the images, which address their noises, [N].
     """
     size, measure = _chunk_size(model.config, "likelihood"), _program(likelihoods.likelihood_of, model.config)

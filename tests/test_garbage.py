@@ -31,7 +31,7 @@ from tiny import ROOT, config_of
 import main
 from diffusion_jax import model
 from diffusion_jax.compose import command, schema, stored
-from diffusion_jax.data import sources
+from diffusion_jax.data import sources, transforms
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import checkpoint, dump, lock, logs, shards, storage
 from diffusion_jax.training.state import TrainState
@@ -314,7 +314,8 @@ def corrupt(whole, first, last):
 def read_images(file):
     source = sources.npz(path=str(file))
     for number in {0, source.num_images - 1}:
-        image, label = source.read(number)
+        record = source.read(number)
+        image, label = record["x"], record["cond"]["label"]
         assert image.dtype == np.uint8 and image.ndim == 3 and isinstance(label, int)
 
 
@@ -606,7 +607,8 @@ def read_idx(folder, images, labels=TWO_LABELS, suffix=""):
     (folder / f"train-images-idx3-ubyte{suffix}").write_bytes(images)
     (folder / "train-labels-idx1-ubyte").write_bytes(labels)
     source = sources.idx(path=str(folder), split="train")
-    image, label = source.read(source.num_images - 1)
+    record = source.read(source.num_images - 1)
+    image, label = record["x"], record["cond"]["label"]
     assert image.dtype == np.uint8 and image.ndim == 3 and min(image.shape) > 0 and isinstance(label, int)
 
 
@@ -825,14 +827,14 @@ def test_a_thin_image_is_not_scaled_beyond_the_limit_of_pixels(tmp_path):
     """1 x 60,000 pixels scaled to cover 256 x 256 would be 256 x 15,360,000."""
     Image.new("L", (1, 60_000)).save(tmp_path / "a.png")
     options = {"image_shape": (256, 256, 1), "center_crop": 0, "resize": True, "num_classes": 0}
-    source = sources.fitted(sources.folder(path=str(tmp_path)), **options)
+    source = transforms.resized(sources.folder(path=str(tmp_path)), **options)
 
     def resize(image, size, *arguments, **options):
         assert math.prod(size) <= Image.MAX_IMAGE_PIXELS
         return Image.new(image.mode, size)
 
     with mock.patch.object(Image.Image, "resize", resize), contextlib.suppress(UserError):
-        assert source.read(0)[0].shape == (256, 256, 1)
+        assert source.read(0)["x"].shape == (256, 256, 1)
 
 
 def test_an_image_file_starts_no_other_program(tmp_path):
@@ -887,7 +889,7 @@ def test_hidden_files_are_left_out_and_links_are_what_they_lead_to(tmp_path):
     (root / "dogs").symlink_to(elsewhere)
     (root / "cats" / "e.png").symlink_to(elsewhere / "d.png")
     source = sources.folder(path=str(root))
-    assert [source.read(number)[1] for number in range(source.num_images)] == [0, 0, 1]
+    assert [source.read(number)["cond"]["label"] for number in range(source.num_images)] == [0, 0, 1]
     assert source.class_names == ("cats", "dogs")
 
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from jax import Array
 
 from diffusion_jax import losses, timesteps
-from diffusion_jax.compose import processes
+from diffusion_jax.compose import inputs, processes
 from diffusion_jax.compose.processes import Config
 from diffusion_jax.continuous import Process
 from diffusion_jax.errors import UserError
 from diffusion_jax.timesteps import Timesteps
 from diffusion_jax.training import state as train_state
-from diffusion_jax.training.loop import Parts
+from diffusion_jax.training import step
+from diffusion_jax.training.step import Parts
 
 LOSSES = {
     "hybrid": lambda *, predicts, weighting, levels: losses.hybrid(predicts=predicts, levels=levels),
@@ -39,7 +40,7 @@ MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, a
 
 def parts(config: Config) -> Parts:
     """Returns what a training step is made of."""
-    train = config["train"]
+    train, codec, conditioning = config["train"], inputs.codec(config), inputs.conditioning(config)
     return Parts(
         network=processes.network(config),
         make_denoiser=processes.make_denoiser(config),
@@ -53,11 +54,11 @@ def parts(config: Config) -> Parts:
             num_steps=train["num_steps"],
             grad_clip=train["grad_clip"],
         ),
-        ema_rates=train["ema_rates"],
-        ema_warmup=train["ema_warmup"],
-        random_flip=config["data"]["random_flip"],
-        label_dropout=train["label_dropout"],
-        null_label=config["model"]["num_classes"],
+        ema=train_state.exponential(train["ema_rates"], warmup=train["ema_warmup"]),
+        codec=codec,
+        prepare=step.make_prepare(
+            codec, conditioning, random_flip=config["data"]["random_flip"], drop_rate=train["label_dropout"]
+        ),
         seed=train["seed"],
     )
 

@@ -1,7 +1,29 @@
 """How stored data becomes x_0 and comes back: uint8 pixels <-> [-1, 1]."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array
+
+
+class Codec(NamedTuple):
+    """Stored data <-> x_0.
+
+    Attributes:
+        encode: stored data [B, ...] -> x_0 [B, *shape].
+        decode: x_0 -> stored data.
+        shape: of one x_0.
+    """
+
+    encode: Callable[[Array], Array]
+    decode: Callable[[Array], Array]
+    shape: tuple[int, ...]
+
+
+def pixels(shape: tuple[int, ...]) -> Codec:
+    """Returns the codec of uint8 images of a shape, (H, W, C)."""
+    return Codec(from_uint8, to_uint8, shape)
 
 
 def from_uint8(images: Array) -> Array:

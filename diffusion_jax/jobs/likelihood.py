@@ -81,8 +81,8 @@ def _by_image(trained: model.Model, source: Source, first: int) -> Iterator[shar
     size = trained.config["likelihood"]["shard_size"]
     for start in range(first, source.num_images, size):
         numbers = np.arange(start, min(start + size, source.num_images))
-        batch = feed.as_batch(feed.read(source, numbers.tolist()), trained.config["model"]["num_classes"] > 0)
-        yield {name: np.moveaxis(rows, -1, 0) for name, rows in model.measure(trained, batch, numbers).items()}
+        found = model.measure(trained, feed.read(source, numbers.tolist()), numbers)
+        yield {name: np.moveaxis(rows, -1, 0) for name, rows in found.items()}
 
 
 def _mean_and_error(name: str, bits: np.ndarray) -> dict[str, float]:
