@@ -50,8 +50,9 @@ def run(config: Config, workdir: storage.Path) -> int:
         options = {"num_steps": per_call, "deterministic": train["deterministic"]}
         take = step.compile_step(parts, fed.batch, mesh, shardings, **options)
         with logs.Logs(workdir, first_step=first_step, tensorboard=train["tensorboard"]) as log:
-            watched = _watched(config, parts, mesh, log)
+            watched = watch.Run(parts, mesh, log, **{name: train[name] for name in watch.INTERVALS})
             watching, save = watch.Watch(watched), functools.partial(_save, config, workdir, source, checkpoints, log)
+            generate = functools.partial(sampling.draw(config), seed=config["sample"]["seed"])
             state = loop.run(
                 state,
                 lambda state, item: take(state, fed.store, item),
@@ -60,14 +61,14 @@ def run(config: Config, workdir: storage.Path) -> int:
                 num_steps=train["num_steps"],
                 steps_per_call=per_call,
                 on_metrics=watching,
-                hooks=watch.hooks(watched, _generate(config), held_out, save),
+                hooks=watch.hooks(watched, generate, held_out, save),
                 stop=lambda call: check_owner() or sharding.all_stop(call, caught),
             )
             if not watching.is_unreadable or int(state.step) > first_step:
                 save(state)
     if watching.is_unreadable:
         raise fed.failure() or RunError(
-            "another process could not read an image, and says which; the steps before are saved."
+            "another process could not read an image, and says which; what was learned is saved."
         )
     return _print_end(config, workdir, state, caught)
 
@@ -100,17 +101,6 @@ def _weights_of_another(config: Config) -> start.Weights:
         if raw.config[name] != config[name]:
             logs.say("warning", f"{name} was {raw.config[name]} there: the weights will have to learn another task.")
     return start.Weights(init_from, raw.params, model.load(origin).params)
-
-
-def _watched(config: Config, parts: step.Parts, mesh: Mesh, log: logs.Logs) -> watch.Run:
-    names = ("num_steps", "log_every", "sample_every", "checkpoint_every", "max_skipped")
-    return watch.Run(parts, mesh, log, **{name: config["train"][name] for name in names})
-
-
-def _generate(config: Config):
-    """Returns (params, image numbers) -> the images of the previews."""
-    draw, seed = sampling.draw(config), config["sample"]["seed"]
-    return lambda params, numbers: draw(params, seed, numbers)
 
 
 def _save(

@@ -19,6 +19,7 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import Parts
 
 NUM_PREVIEWED = 64
+INTERVALS = ("num_steps", "log_every", "sample_every", "checkpoint_every", "max_skipped")  # fields of a `Run`, in steps
 
 
 class Run(NamedTuple):
@@ -100,7 +101,7 @@ class Watch:
 
 def hooks(
     run: Run,
-    generate: Callable[[Any, Array], tuple[Array, Array]],
+    generate: Callable[..., tuple[Array, Array]],
     held_out: Batch | None,
     save: Callable[[TrainState], None],
 ) -> list[Hook]:
@@ -108,7 +109,7 @@ def hooks(
 
     Args:
         run: what is watched.
-        generate: (params, image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite.
+        generate: (params, numbers=image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite.
         held_out: stacked batches that are not trained on, or None.
         save: saves a state.
     """
@@ -116,7 +117,7 @@ def hooks(
     return found if held_out is None else [Hook(run.sample_every, _held_out_loss(run, held_out)), *found]
 
 
-def _preview(run: Run, generate: Callable[[Any, Array], tuple[Array, Array]]) -> Callable[[TrainState], None]:
+def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable[[TrainState], None]:
     """Returns what records a grid of images of each set of weights."""
     padded = -(-NUM_PREVIEWED // run.mesh.size) * run.mesh.size
     numbers = sharding.put_global(np.arange(padded), sharding.batched(run.mesh))
@@ -124,7 +125,7 @@ def _preview(run: Run, generate: Callable[[Any, Array], tuple[Array, Array]]) ->
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
-            images, _ = generate(params, numbers)
+            images, _ = generate(params, numbers=numbers)
             run.log.grid(int(state.step), name, np.asarray(images)[:NUM_PREVIEWED])
         run.log.loss_curve()
 
