@@ -8,17 +8,11 @@ from jax import Array
 
 
 class Codec(NamedTuple):
-    """Stored data <-> x_0.
+    """Stored data <-> x_0."""
 
-    Attributes:
-        encode: stored data [B, ...] -> x_0 [B, *shape].
-        decode: x_0 -> stored data.
-        shape: of one x_0.
-    """
-
-    encode: Callable[[Array], Array]
-    decode: Callable[[Array], Array]
-    shape: tuple[int, ...]
+    encode: Callable[[Array], Array]  # stored data [B, ...] -> x_0 [B, *shape]
+    decode: Callable[[Array], Array]  # x_0 -> stored data
+    shape: tuple[int, ...]  # of one x_0
 
 
 def pixels(shape: tuple[int, ...]) -> Codec:

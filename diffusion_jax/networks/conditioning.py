@@ -11,19 +11,12 @@ Cond = Any  # a pytree of arrays [B, ...]; {} for nothing
 
 
 class Conditioning(NamedTuple):
-    """What `cond` is.
+    """What `cond` is."""
 
-    Attributes:
-        spec: B -> `jax.ShapeDtypeStruct`s of `cond` for B images.
-        null: cond -> the same for a network that is given nothing; None where the network does not know that.
-        drop: (cond, key, rate) -> cond, which is the null of each image with that probability.
-        of_image: image numbers [B] -> the cond with which to generate these images.
-    """
-
-    spec: Callable[[int], Cond]
-    null: Callable[[Cond], Cond] | None
-    drop: Callable[[Cond, Array, float], Cond]
-    of_image: Callable[[Array], Cond]
+    spec: Callable[[int], Cond]  # B -> `jax.ShapeDtypeStruct`s of `cond` for B images
+    null: Callable[[Cond], Cond] | None  # cond -> the same with nothing given; None where the network does not know that
+    drop: Callable[[Cond, Array, float], Cond]  # (cond, key, rate) -> cond, null for each image with that probability
+    of_image: Callable[[Array], Cond]  # image numbers [B] -> the cond with which to generate these images
 
 
 def unconditional() -> Conditioning:

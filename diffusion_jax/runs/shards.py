@@ -16,15 +16,10 @@ Rows = dict[str, np.ndarray]  # a row for each image
 
 
 class Shards(NamedTuple):
-    """Files of images 0, 1, ..., in order.
-
-    Attributes:
-        files: their paths.
-        sizes: images in each.
-    """
+    """Files of images 0, 1, ..., in order."""
 
     files: list[storage.Path]
-    sizes: list[int]
+    sizes: list[int]  # images in each
 
 
 def by_image(

@@ -18,17 +18,11 @@ from diffusion_jax.training.step import Parts
 
 
 class Weights(NamedTuple):
-    """The weights of another run.
+    """The weights of another run."""
 
-    Attributes:
-        origin: its name.
-        params: for the parameters.
-        ema: for all EMA weights.
-    """
-
-    origin: str
-    params: Any
-    ema: Any
+    origin: str  # its name
+    params: Any  # for the parameters
+    ema: Any  # for all EMA weights
 
 
 def make_state(key: Array, *, parts: Parts) -> TrainState:

@@ -32,15 +32,10 @@ class TrainState(NamedTuple):
 
 
 class Ema(NamedTuple):
-    """How EMA weights follow the parameters.
+    """How EMA weights follow the parameters."""
 
-    Attributes:
-        init: params -> {name: EMA weights} before the first step.
-        update: (ema, params after a step, steps taken before it, int32 []) -> ema.
-    """
-
-    init: Callable[[Any], dict[str, Any]]
-    update: Callable[[dict[str, Any], Any, Array], dict[str, Any]]
+    init: Callable[[Any], dict[str, Any]]  # params -> {name: EMA weights} before the first step
+    update: Callable[[dict[str, Any], Any, Array], dict[str, Any]]  # (ema, params after a step, steps before it) -> ema
 
 
 def exponential(rates: Sequence[float], *, warmup: bool = False) -> Ema:

@@ -23,27 +23,16 @@ INTERVALS = ("num_steps", "log_every", "sample_every", "checkpoint_every", "max_
 
 
 class Run(NamedTuple):
-    """A run, for what watches it: its parts, its devices, its record, and how many steps lie between two looks.
-
-    Attributes:
-        parts: what a step is made of.
-        mesh: of the devices.
-        log: where metrics and pictures go.
-        num_steps: in all.
-        log_every: steps from one line of metrics to the next.
-        sample_every: from one grid of images, and one held-out loss, to the next.
-        checkpoint_every: from one checkpoint to the next.
-        max_skipped: non-finite steps in a row that end the run.
-    """
+    """A run, for what watches it."""
 
     parts: Parts
     mesh: Mesh
-    log: logs.Logs
-    num_steps: int
-    log_every: int
-    sample_every: int
-    checkpoint_every: int
-    max_skipped: int
+    log: logs.Logs  # where metrics and pictures go
+    num_steps: int  # in all
+    log_every: int  # steps from one line of metrics to the next
+    sample_every: int  # from one grid of images, and one held-out loss, to the next
+    checkpoint_every: int  # from one checkpoint to the next
+    max_skipped: int  # non-finite steps in a row that end the run
 
 
 class Watch:

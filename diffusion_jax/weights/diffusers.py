@@ -9,15 +9,7 @@ PARTS |= {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v",
 
 
 def read(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of a model.
-
-    Args:
-        tensors: its state dict, as NumPy arrays.
-        like: parameters of the network, for its structure.
-
-    Raises:
-        UserError: where a tensor is missing, or has another shape.
-    """
+    """Returns the parameters of a model, from its state dict as NumPy arrays; errors as for `maps.read`."""
     return maps.read(tensors, like, map_of(like))
 
 

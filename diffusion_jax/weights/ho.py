@@ -12,15 +12,7 @@ LEAVES = {"kernel": "W", "bias": "b", "scale": "gamma"}
 
 
 def read(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of a checkpoint.
-
-    Args:
-        tensors: by the names of its variables, with or without 'model/'.
-        like: parameters of the network, for its structure.
-
-    Raises:
-        UserError: where a tensor is missing, or has another shape.
-    """
+    """Returns the parameters of a checkpoint, from its variables, with or without 'model/'; errors as for `maps.read`."""
     return maps.read({name.removeprefix("model/"): value for name, value in tensors.items()}, like, map_of(like))
 
 

@@ -32,6 +32,11 @@ def of_leaves(like: Any, entry: Callable[[str, str], tuple[str, Layout]]) -> Map
 def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
     """Returns parameters like `like`, made of tensors; axes of size 1 may differ.
 
+    Args:
+        tensors: by their names.
+        like: parameters of the network, for its structure.
+        theirs: the map.
+
     Raises:
         UserError: where a tensor is missing, or has another shape.
     """

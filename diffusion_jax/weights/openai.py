@@ -15,7 +15,7 @@ QKV = ("query", "key", "value")
 
 
 def read(tensors: maps.Tensors, like: Any, *, num_heads: Callable[[int, str], int], split_heads_first: bool) -> Any:
-    """Returns the parameters of a model.
+    """Returns the parameters of a model; errors as for `maps.read`.
 
     Args:
         tensors: its state dict, as NumPy arrays.
@@ -23,9 +23,6 @@ def read(tensors: maps.Tensors, like: Any, *, num_heads: Callable[[int, str], in
         num_heads: (channels, our path) -> heads of that attention.
         split_heads_first: whether q, k and v are interleaved by head (improved-diffusion, and guided-diffusion unless
             `use_new_attention_order`).
-
-    Raises:
-        UserError: where a tensor is missing, or has another shape.
     """
     return maps.read(tensors, like, map_of(like, num_heads=num_heads, split_heads_first=split_heads_first))
 
