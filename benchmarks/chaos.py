@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from diffusion_jax.compose import stored, training
 from diffusion_jax.runs import checkpoint, storage
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
 
 FIELDS = {  # each thing that a resumed run could lose: Adam, two averages, a loss history, flips, dropout, several epochs
     "model.channels": 8,
@@ -357,7 +357,7 @@ def summary(rows: list[dict], undelivered: list[Kill]) -> dict:
 def last_checkpoint(workdir: pathlib.Path) -> dict[str, tuple[str, bytes]]:
     """Returns {name: (type and shape, bytes)} of every array of a run's latest checkpoint."""
     config = stored.read_config(storage.path(workdir))
-    abstract = jax.eval_shape(functools.partial(loop.make_state, parts=training.parts(config)), jax.random.key(0))
+    abstract = jax.eval_shape(functools.partial(start.make_state, parts=training.parts(config)), jax.random.key(0))
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract)
     with checkpoint.Checkpoints(storage.path(workdir), keep=config.train.keep_checkpoints) as checkpoints:

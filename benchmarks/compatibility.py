@@ -23,7 +23,8 @@ import diffusion_jax as dj
 from diffusion_jax import streams
 from diffusion_jax.compose import inputs, stored, training
 from diffusion_jax.data import feed
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
+from diffusion_jax.training import step as training_step
 
 EXPECTED = ROOT / "examples" / "digits" / "expected.npz"
 NUM_STEPS, NUM_IMAGES = 100, 64
@@ -53,9 +54,9 @@ def losses() -> np.ndarray:
     config = tiny.config_of({"model.dropout": 0.1, "model.attention_stages": (0,)})
     parts, source = training.parts(config), inputs.source(config)
     records = feed.read_all(source)
-    fed = feed.make_feed(source, records, batch_size=16, seed=0, first_step=0, with_labels=False)
-    step = jax.jit(functools.partial(loop.train_step, parts=parts))
-    state, found = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init")), []
+    fed = feed.make_feed(source, records, batch_size=16, seed=0, first_step=0)
+    step = jax.jit(functools.partial(training_step.train_step, parts=parts))
+    state, found = jax.jit(functools.partial(start.make_state, parts=parts))(streams.key(0, "init")), []
     for _ in range(NUM_STEPS):
         state, metrics = step(state, fed.batch(fed.store, next(fed.items)))
         found.append(float(metrics["loss"]))

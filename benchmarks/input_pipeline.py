@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 from diffusion_jax.compose import stored
-from diffusion_jax.data import feed, sources
+from diffusion_jax.data import feed, sources, tfds, transforms
 from diffusion_jax.data.sources import Source
 from diffusion_jax.runs import sharding
 
@@ -78,9 +78,9 @@ def row(name: str, source: Source, records: feed.Records | None) -> dict:
 
 def batches(source: Source, records: feed.Records | None):
     """Yields batches, or what the device needs to look them up, as they lie on the device."""
-    fed = feed.make_feed(source, records, batch_size=BATCH_SIZE, seed=0, first_step=0, with_labels=False)
+    fed = feed.make_feed(source, records, batch_size=BATCH_SIZE, seed=0, first_step=0)
     where = sharding.batched(sharding.make_mesh())
-    return (jax.block_until_ready(sharding.to_global(item, where)) for item in fed.items)
+    return (jax.block_until_ready(sharding.put_local_part(item, where)) for item in fed.items)
 
 
 def cost(source: Source, records: feed.Records | None) -> tuple[float, float]:
@@ -115,21 +115,21 @@ def made_up(size: int, number: int) -> np.ndarray:
 def array_record(folder: pathlib.Path) -> Source:
     """Returns a prepared set with the features of cifar10."""
     import tensorflow as tf
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
     records = {"id": [str(i) for i in range(NUM_IMAGES)], "image": [made_up(32, i) for i in range(NUM_IMAGES)]}
     records["label"] = np.zeros(NUM_IMAGES, np.int64)
-    tfds.dataset_builders.store_as_tfds_dataset(
+    tensorflow_datasets.dataset_builders.store_as_tfds_dataset(
         name="cifar10",
         version="3.0.2",
-        features=tfds.builder("cifar10:3.0.2", data_dir=str(folder / "none")).info.features,
+        features=tensorflow_datasets.builder("cifar10:3.0.2", data_dir=str(folder / "none")).info.features,
         split_datasets={"train": tf.data.Dataset.from_tensor_slices(records)},
         data_dir=str(folder),
         file_format="array_record",
         disable_shuffling=True,
     )
-    source = sources.tfds(name="cifar10:3.0.2", path=str(folder), split="train")
-    return sources.fitted(source, image_shape=(32, 32, 3), center_crop=0, resize=False, num_classes=0)
+    source = tfds.source(name="cifar10:3.0.2", path=str(folder), split="train")
+    return transforms.resized(source, image_shape=(32, 32, 3), center_crop=0, resize=False, num_classes=0)
 
 
 def jpegs(folder: pathlib.Path) -> Source:
@@ -137,7 +137,7 @@ def jpegs(folder: pathlib.Path) -> Source:
     folder.mkdir()
     for i in range(NUM_IMAGES // 4):
         Image.fromarray(made_up(256, i)).save(folder / f"{i:05d}.jpg", quality=90)
-    return sources.fitted(
+    return transforms.resized(
         sources.folder(path=str(folder)), image_shape=(64, 64, 3), center_crop=0, resize=True, num_classes=0
     )
 

@@ -110,9 +110,9 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int
 
 def reference(config: Config, num_images: int):
     """Returns (images -> Frechet distance to the training set, what is known of that measure)."""
-    source = inputs.source(config)
+    source = inputs.source({**config, "model": {**dict(config.model), "num_classes": 10}})  # with its labels
     records = feed.read_all(source)
-    pixels, labels = records["image"], records["label"]
+    pixels, labels = records["x"], records["cond"]["label"]
     flat = pixels.reshape(len(pixels), -1) / 255.0
     classifier = MLPClassifier((64,), random_state=0, max_iter=20 if len(flat) > 10_000 else 100)
     with warnings.catch_warnings():

@@ -69,13 +69,13 @@ def judge(samples: np.ndarray) -> dict:
         samples: uint8 [N, 8, 8, 1].
     """
     real = feed.read_all(sources.digits())
-    labels = real["label"]
-    order = np.random.default_rng(0).permutation(len(real["image"]))
+    labels = real["cond"]["label"]
+    order = np.random.default_rng(0).permutation(len(real["x"]))
     seen, unseen = np.array_split(order, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # probability=True is to go; what replaces it judges more mildly
-        classifier = SVC(C=10, probability=True, random_state=0).fit(flat(real["image"][seen]), labels[seen])
-    of_real = classifier.predict_proba(flat(real["image"][unseen]))
+        classifier = SVC(C=10, probability=True, random_state=0).fit(flat(real["x"][seen]), labels[seen])
+    of_real = classifier.predict_proba(flat(real["x"][unseen]))
     of_drawn = classifier.predict_proba(flat(samples))
     shares = np.bincount(np.argmax(of_drawn, axis=1), minlength=10) / len(samples)
     return {

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from diffusion_jax.compose import stored, training
 from diffusion_jax.compose.config import Config
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
 
 
 def main() -> None:
@@ -43,10 +43,10 @@ def main() -> None:
 
 def initialised() -> float:
     """Returns the seconds that compiling and drawing the first state of the CIFAR-10 run takes."""
-    make_state = jax.jit(functools.partial(loop.make_state, parts=training.parts(Config())))
-    start = time.perf_counter()
+    make_state = jax.jit(functools.partial(start.make_state, parts=training.parts(Config())))
+    began = time.perf_counter()
     jax.block_until_ready(make_state(jax.random.key(0)))
-    return time.perf_counter() - start
+    return time.perf_counter() - began
 
 
 def processes(folder: pathlib.Path):

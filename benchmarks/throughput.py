@@ -38,11 +38,10 @@ import profiles
 from diffusion_jax import streams
 from diffusion_jax.compose import processes, sampling, stored, training
 from diffusion_jax.compose.config import Config
-from diffusion_jax.data import feed
-from diffusion_jax.jobs import train
 from diffusion_jax.runs import sharding
 from diffusion_jax.tools.plan import flops, hardware
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
+from diffusion_jax.training import step as training_step
 
 NUM_IMAGES = 4096  # on the device, random: what they show makes no difference
 
@@ -187,7 +186,7 @@ class Ours:
 
     def __init__(self, config: Config):
         self.config, self.parts, self.mesh = config, training.parts(config), sharding.make_mesh(devices=jax.devices()[:1])
-        make_state = functools.partial(loop.make_state, parts=self.parts)
+        make_state = functools.partial(start.make_state, parts=self.parts)
         began = time.monotonic()
         self.state = jax.block_until_ready(jax.jit(make_state)(streams.key(0, "init")))
         self.init_s = time.monotonic() - began
@@ -220,10 +219,9 @@ class Ours:
         where = jax.tree.map(lambda leaf: sharding.replicated(self.mesh), self.state)
         self.state = jax.device_put(self.state, where)
         images = random_images(self.config)
-        label = np.zeros(len(images), np.int32)
-        store = sharding.place({"image": images, "label": label}, sharding.replicated(self.mesh))
-        batch_of = lambda store, item: feed.as_batch(jax.tree.map(lambda column: column[item], store), False)  # noqa: E731
-        step = train.compile_step(self.parts, batch_of, self.mesh, where, num_steps=num_steps)
+        store = sharding.put_global({"x": images, "cond": {}}, sharding.replicated(self.mesh))
+        batch_of = lambda store, item: jax.tree.map(lambda column: column[item], store)  # noqa: E731
+        step = training_step.compile_step(self.parts, batch_of, self.mesh, where, num_steps=num_steps)
         shape = (cell.batch_size,) if num_steps == 1 else (num_steps, cell.batch_size)
         numbers = np.random.default_rng(0).integers(0, len(images), shape, np.int32)
         item = jax.device_put(numbers, sharding.batched(self.mesh, axis=len(shape) - 1))

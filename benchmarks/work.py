@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 from diffusion_jax.compose import memory, processes, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.tools.plan import flops
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
+from diffusion_jax.training import step as training_step
 
 
 def main() -> None:
@@ -58,9 +59,9 @@ def config_of(name: str, **model) -> Config:
 def step(config: Config, shape: tuple[int, int, int]) -> int:
     """Returns the operations of a training step for one image."""
     parts = training.parts(config)
-    state = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
-    batch = {"image": jax.ShapeDtypeStruct((1, *shape), jnp.uint8), "cond": {}}
-    return flops.count(functools.partial(loop.train_step, parts=parts), state, batch)
+    state = jax.eval_shape(functools.partial(start.make_state, parts=parts), jax.random.key(0))
+    batch = {"x": jax.ShapeDtypeStruct((1, *shape), jnp.uint8), "cond": {}}
+    return flops.count(functools.partial(training_step.train_step, parts=parts), state, batch)
 
 
 def attention(params: dict, size: int) -> int:

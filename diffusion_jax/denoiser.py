@@ -130,8 +130,8 @@ def reverse_log_variance(
         t: from.
         s: to.
         kind: which.
-        decoder: what 'small' and 'large' are where s is the data: the posterior is a point there, of log-variance -inf. For a
-            likelihood Ho et al. take the posterior's of the step above, `likelihood.decoder_log_variance`.
+        decoder: what 'small' and 'large' are where s is the data. The posterior is a point there, of log-variance -inf. For
+            a likelihood Ho et al. take the posterior's of the step above, `likelihood.decoder_log_variance`.
 
     Raises:
         ValueError: for an unknown kind, or where a learned variance is asked of a network that has none.

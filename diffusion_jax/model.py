@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from diffusion_jax import networks
 from diffusion_jax.compose import checks, likelihoods, processes, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
@@ -49,16 +50,15 @@ class Model(NamedTuple):
         fits, allowed = (np.ndim(label) == 1, "int [B]") if num_classes else (label is None, "None")
         if not fits:
             raise UserError(f"label = {label!r} is not allowed; with {num_classes} classes it must be {allowed}.")
-        network = processes.network(self.config)
-        apply = functools.partial(network.apply, self.params, cond={} if label is None else {"label": label})
-        return processes.make_denoiser(self.config)(apply)
+        cond = {} if label is None else {"label": label}
+        return processes.make_denoiser(self.config)(networks.bind(processes.network(self.config), self.params, cond))
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
         """Returns images, uint8 [num_images, H, W, C].
 
         Args:
-            num_images: how many; image i depends on the seed and on i alone. The network always draws `batch_per_device` at
-                once on each device, so set that lower for a few images of a large network.
+            num_images: how many; image i depends on the seed and on i alone. The network always runs on `batch_per_device`
+                at once on each device, so set that lower for a few images of a large network.
             **settings: fields of the config's section `sample` to change, such as sampler="ddim", num_steps=50, seed=1.
 
         Raises:
@@ -99,7 +99,7 @@ def restore(workdir: storage.Path, config: Config) -> Model:
     """Returns the model of a run with the checkpoint and the average that the config's section `sample` asks for."""
     settings = config.sample
     abstract = jax.eval_shape(processes.network(config).init, jax.random.key(0))
-    like = sharding.described(abstract, sharding.replicated(sharding.local_mesh()))
+    like = sharding.with_shardings(abstract, sharding.replicated(sharding.local_mesh()))
     step, params = checkpoint.restore_weights(
         workdir,
         step=settings.step,
@@ -141,33 +141,27 @@ def provenance(model: Model) -> dict[str, Any]:
 def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
     """Yields the images that the config asks for from number `first` on, uint8 [B, H, W, C], in pieces.
 
-    The network always runs on whole chunks of `sample.batch_per_device` images on each device, the last one padded, so that
-    an image depends neither on how many there are nor on where drawing begins.
+    Chunks begin at multiples of their size, so that an image depends neither on how many there are nor on `first`.
 
     Raises:
         RunError: where an image is not finite.
     """
-    num_images, size = model.config.sample.num_images, _chunk_size(model.config, "sample")
-    for start in range(first - first % size, num_images, size):
-        drawn, finite = _drawn(model, sampling.draw, np.arange(start, start + size))
+    size = _chunk_size(model.config, "sample")
+    numbers = np.arange(first - first % size, model.config.sample.num_images)
+    for start, (images, finite) in in_chunks(_program(sampling.draw, model.config), model, size, numbers):
         if not np.all(finite):
             raise RunError(
                 f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
                 "too small for sample.sampler = 'ode'."
             )
-        yield drawn[max(first - start, 0) : num_images - start]
+        yield images[max(first - numbers[start], 0) : len(numbers) - start]
 
 
 def strip(model: Model, num_images: int) -> np.ndarray:
     """Returns predictions of x_0 at `sample.strip` times, for the first images. # uint8 [k, num_images, H, W, C]"""
-    return _drawn(model, sampling.strip, np.arange(_chunk_size(model.config, "sample")))[:, :num_images]
-
-
-def _drawn(model: Model, make: Callable, numbers: np.ndarray) -> Any:
-    """Returns what a function of `compose` draws for images with these numbers, in NumPy."""
-    draw = _program(make, model.config)
-    numbers = jax.device_put(numbers, sharding.batched(sharding.local_mesh()))
-    return jax.device_get(draw(model.params, model.config.sample.seed, numbers))
+    fn, size = _program(sampling.strip, model.config), _chunk_size(model.config, "sample")
+    found = [predictions for _, predictions in in_chunks(fn, model, size, np.arange(num_images))]
+    return np.concatenate(found, axis=1)[:, :num_images]
 
 
 def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -175,17 +169,31 @@ def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.nda
 
     Args:
         model: whose config's section `likelihood` says what is asked.
-        batch: {"image": uint8 [N, H, W, C], "cond": pytree}.
+        batch: {"x": uint8 [N, H, W, C], "cond": pytree}.
         numbers: of the images, which address their noises, [N].
     """
-    size, measure = _chunk_size(model.config, "likelihood"), _program(likelihoods.likelihood_of, model.config)
-    where, parts = sharding.batched(sharding.local_mesh()), []
+    fn, size = _program(likelihoods.likelihood_of, model.config), _chunk_size(model.config, "likelihood")
+    parts = [found for _, found in in_chunks(fn, model, size, numbers, batch)]
+    return {name: np.concatenate([part[name] for part in parts], axis=-1)[..., : len(numbers)] for name in parts[0]}
+
+
+def in_chunks(fn: Callable[..., Any], model: Model, size: int, numbers: np.ndarray, *more: Any) -> Iterator[tuple[int, Any]]:
+    """Yields (place of its first image, what a function finds, in NumPy) for each chunk of images.
+
+    The function always runs on whole chunks. The last one is padded with its last image, and so is what is found.
+
+    Args:
+        fn: (params, seed, numbers [size], *more) -> pytree.
+        model: for its weights and its seed.
+        size: images in a chunk, over all devices of this process.
+        numbers: of the images, [N].
+        *more: pytrees of what belongs to each image, [N, ...].
+    """
+    where = sharding.batched(sharding.local_mesh())
     for start in range(0, len(numbers), size):
-        rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)  # the last chunk is padded
-        chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, batch)), where)
-        found = jax.device_get(measure(model.params, model.config.sample.seed, *chosen))
-        parts.append({name: leaf[..., : len(numbers) - start] for name, leaf in found.items()})
-    return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+        rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)
+        chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, *more)), where)
+        yield start, jax.device_get(fn(model.params, model.config.sample.seed, *chosen))
 
 
 def _chunk_size(config: Config, section: str) -> int:

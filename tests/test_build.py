@@ -11,7 +11,8 @@ from tiny import config_of
 from diffusion_jax import streams
 from diffusion_jax.compose import processes, sampling, training
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
+from diffusion_jax.training import step as training_step
 
 
 @pytest.mark.parametrize("loss", ["hybrid", "vlb"])
@@ -19,10 +20,10 @@ def test_a_learned_variance_is_trained_and_sampled(loss):
     """Two real steps move the variance's half of the last layer; then images are drawn with it."""
     config = config_of({"loss.name": loss, "model.learned_variance": True, "sample.variance": "learned_range"})
     parts = training.parts(config)
-    state = jax.jit(lambda key: loop.make_state(key, parts=parts))(streams.key(0, "init"))
+    state = jax.jit(lambda key: start.make_state(key, parts=parts))(streams.key(0, "init"))
     before = np.asarray(state.params["conv_out"]["bias"])
-    step = jax.jit(lambda state, batch: loop.train_step(state, batch, parts=parts))
-    batch = {"image": np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8), "cond": {}}
+    step = jax.jit(lambda state, batch: training_step.train_step(state, batch, parts=parts))
+    batch = {"x": np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8), "cond": {}}
     for _ in range(3):  # the first has learning rate 0
         state, metrics = step(state, batch)
     after = np.asarray(state.params["conv_out"]["bias"])

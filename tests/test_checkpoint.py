@@ -14,14 +14,14 @@ from diffusion_jax import streams
 from diffusion_jax.compose import stored, training
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import checkpoint, sharding, storage
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
 
 
 @functools.cache
 def state_of(seed):
     config = config_of({"train.ema_rates": (0.9, 0.99), "train.batch_size": 8})
     parts = training.parts(config)
-    state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(seed, "init"))
+    state = jax.jit(functools.partial(start.make_state, parts=parts))(streams.key(seed, "init"))
     return state._replace(ema=jax.tree.map(lambda leaf: leaf * 2, state.ema))
 
 

@@ -16,7 +16,8 @@ from diffusion_jax import streams
 from diffusion_jax.compose import checks, memory, processes, sampling, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
+from diffusion_jax.training import step as training_step
 
 NUM_PARAMETERS = {
     "celeba64": 78_700_803,
@@ -92,10 +93,10 @@ def take_two_steps(config):
     checks.check(config)
     parts = training.parts(config)
     sampling.draw(config)  # its settings fit together
-    state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init"))
-    batch = {"image": np.zeros((2, *processes.image_shape(config)), np.uint8), "cond": {}}
+    state = jax.jit(functools.partial(start.make_state, parts=parts))(streams.key(0, "init"))
+    batch = {"x": np.zeros((2, *processes.image_shape(config)), np.uint8), "cond": {}}
     after, metrics = state, []
-    step = jax.jit(functools.partial(loop.train_step, parts=parts))
+    step = jax.jit(functools.partial(training_step.train_step, parts=parts))
     for _ in range(2):
         after, each = step(after, batch)
         metrics.append(each)

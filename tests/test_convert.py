@@ -13,7 +13,7 @@ from test_goldens_samplers import nchw, nhwc
 from diffusion_jax import denoiser, losses, networks, process, schedules
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
-from diffusion_jax.weights import convert
+from diffusion_jax.weights import diffusers, ho, openai
 
 ADM = {"norm_epsilon": 1e-5, "downsample_padding": "all_sides", "embedding_spacing": "half_open"}
 SMALL = {
@@ -49,12 +49,12 @@ def recorded_of(name):
     tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
     like = jax.eval_shape(network_of(name).init, jax.random.key(0))
     if name == "ho_unet":
-        params, layout = convert.from_ho(tensors, like), np.asarray
+        params, layout = ho.read(tensors, like), np.asarray
     elif name.startswith("unet2d"):
-        params, layout = convert.from_diffusers(tensors, like), nhwc
+        params, layout = diffusers.read(tensors, like), nhwc
     else:
         params, layout = (
-            convert.from_openai(tensors, like, num_heads=heads(name), split_heads_first="neworder" not in name),
+            openai.read(tensors, like, num_heads=heads(name), split_heads_first="neworder" not in name),
             nhwc,
         )
     cond = {"label": stored["in.y"]} if "in.y" in stored else {}
@@ -113,7 +113,7 @@ def test_every_option_matters(name, option, monkeypatch):
 def test_the_order_of_heads_matters():
     params, x_t, condition, cond, stored = recorded_of("guided_neworder")
     tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
-    wrong = convert.from_openai(tensors, params, num_heads=heads("guided_neworder"), split_heads_first=True)
+    wrong = openai.read(tensors, params, num_heads=heads("guided_neworder"), split_heads_first=True)
     assert np.max(np.abs(output_of("guided_neworder", wrong, x_t, condition, cond) - stored["out"])) > 0.1
 
 
@@ -130,12 +130,12 @@ def test_weights_of_another_network_are_refused():
     tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
     like = jax.eval_shape(networks.unet((8, 8, 3), dtype="float32", **SMALL | {"num_res_blocks": 2}).init, jax.random.key(0))
     with pytest.raises(UserError, match="the weights have no tensor 'down_0/block_1/conv1/b'"):
-        convert.from_ho(tensors, like)
+        ho.read(tensors, like)
     like = jax.eval_shape(
         networks.unet((8, 8, 3), dtype="float32", **SMALL | {"multipliers": (1, 2)}).init, jax.random.key(0)
     )
     with pytest.raises(UserError, match=r"the weights for down_1_0.conv1.bias are \[32\]; the network's are \[64\]"):
-        convert.from_ho(tensors, like)
+        ho.read(tensors, like)
 
 
 G6 = recorded.load("g6_embeddings")
@@ -154,17 +154,11 @@ def test_the_embeddings_are_the_references(key, x64):
     np.testing.assert_allclose(got, G6[key], rtol=0, atol=atol)
 
 
-def theirs_by_ours(like):
+def theirs_by_ours(name, like):
     """Returns {their tensor: our leaves that make it up}: q, k and v are one tensor of theirs."""
-    places = convert._openai_places(like)
     found = {}
-    for path, _ in jax.tree_util.tree_leaves_with_path(like):
-        *modules, leaf = (part.key for part in path)
-        module = ".".join(modules)
-        parent, _, part = module.rpartition(".")
-        fused = part in ("query", "key", "value")
-        name = f"{places[parent]}.qkv" if fused else convert._path(module, places, convert.OPENAI)
-        found.setdefault(f"{name}.{'bias' if leaf == 'bias' else 'weight'}", []).append(tuple(part.key for part in path))
+    for ours, (theirs, _) in openai.map_of(like, num_heads=heads(name), split_heads_first=True).items():
+        found.setdefault(theirs, []).append(tuple(ours.split(".")))
     return found
 
 
@@ -200,7 +194,7 @@ def test_the_hybrid_loss_and_its_gradients_are_improved_diffusions(precision, mo
     flat = {tuple(part.key for part in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
     norms = {
         theirs: np.sqrt(sum(np.sum(np.square(flat[ours])) for ours in leaves))
-        for theirs, leaves in theirs_by_ours(params).items()
+        for theirs, leaves in theirs_by_ours(name, params).items()
     }
     got = np.array([norms[str(theirs)] for theirs in stored["train.grad_names"]])
     expected = stored[f"train.grad_norm{suffix}"]

@@ -18,7 +18,7 @@ from diffusion_jax import samplers, schedules
 from diffusion_jax.compose import checks, describe, processes
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.data import sources
-from diffusion_jax.weights import convert
+from diffusion_jax.weights import diffusers
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -108,15 +108,12 @@ def test_the_recipe_for_published_weights_runs(monkeypatch):
 
 def as_diffusers_names_them(params):
     """Returns {name of a tensor: something with numpy()}, normal draws in PyTorch's order of axes."""
-    places, random, tensors = convert._diffusers_places(params), np.random.default_rng(0), {}
+    theirs, random, tensors = diffusers.map_of(params), np.random.default_rng(0), {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *modules, name = (part.key for part in path)
-        theirs = convert._path(".".join(modules), places, convert.DIFFUSERS)
+        name, _ = theirs[".".join(part.key for part in path)]
         shape = leaf.shape if leaf.ndim < 2 else (leaf.shape[-1], leaf.shape[-2], *leaf.shape[:-2])
         drawn = 0.05 * random.standard_normal(shape, np.float32)
-        tensors[f"{theirs}.{'bias' if name == 'bias' else 'weight'}"] = types.SimpleNamespace(
-            numpy=lambda drawn=drawn: drawn
-        )
+        tensors[name] = types.SimpleNamespace(numpy=lambda drawn=drawn: drawn)
     return tensors
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import dump, storage
+from diffusion_jax.runs import dump, shards, storage
 
 
 def image(number):
@@ -50,7 +50,7 @@ def test_exactly_n_images_in_order(tmp_path, num_images, chunk_size, shard_size)
         assert list(stored) == ["arr_0"]
         np.testing.assert_array_equal(stored["arr_0"], [image(i) for i in range(num_images)])
     assert (tmp_path / "grid.png").exists() and json.loads((tmp_path / "manifest.json").read_text()) == {"seed": 0}
-    sizes = [len(dump.decode(shard)["arr_0"]) for shard in sorted((tmp_path / "shards").iterdir())]
+    sizes = [len(shards.decode(shard)["arr_0"]) for shard in sorted((tmp_path / "shards").iterdir())]
     assert sum(sizes) == num_images and set(sizes[:-1]) <= {shard_size}
 
 

@@ -9,7 +9,8 @@ import tiny
 from diffusion_jax.compose import processes, sampling, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.tools.plan import flops
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
+from diffusion_jax.training import step as training_step
 
 F32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 
@@ -86,10 +87,10 @@ def test_the_cifar10_network_takes_what_a_sum_over_its_layers_gives():
 def test_a_training_step_takes_three_forward_passes():
     config = tiny.config_of({})
     network, parts = processes.network(config), training.parts(config)
-    state = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
-    batch = {"image": jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.uint8), "cond": {}}
+    state = jax.eval_shape(functools.partial(start.make_state, parts=parts), jax.random.key(0))
+    batch = {"x": jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.uint8), "cond": {}}
     forward = flops.count(lambda *args: network.apply(*args, {}), state.params, F32((4, 8, 8, 1)), F32((4,)))
-    step = flops.count(functools.partial(loop.train_step, parts=parts), state, batch)
+    step = flops.count(functools.partial(training_step.train_step, parts=parts), state, batch)
     first_layers = 2 * 4 * 8 * 8 * 9 * 8 + 2 * 4 * 8 * 32  # whose inputs need no gradient
     assert step == 3 * forward - first_layers
 

@@ -32,10 +32,10 @@ import main
 from diffusion_jax import model
 from diffusion_jax.compose import checks, choices, command, sections, stored
 from diffusion_jax.compose.config import FIELDS, Config
-from diffusion_jax.data import sources
+from diffusion_jax.data import sources, transforms
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import checkpoint, dump, lock, logs, storage
-from diffusion_jax.runs.dump import flatten
+from diffusion_jax.runs import checkpoint, dump, lock, logs, shards, storage
+from diffusion_jax.runs.shards import flatten
 from diffusion_jax.training.state import TrainState
 
 IS_LONG = os.environ.get("GARBAGE") == "long"
@@ -320,16 +320,17 @@ def corrupt(whole, first, last):
 def read_images(file):
     source = sources.npz(path=str(file))
     for number in {0, source.num_images - 1}:
-        image, label = source.read(number)
+        record = source.read(number)
+        image, label = record["x"], record["cond"]["label"]
         assert image.dtype == np.uint8 and image.ndim == 3 and isinstance(label, int)
 
 
 def read_shard(file):
-    arrays = dump.decode(storage.path(file))
+    arrays = shards.decode(storage.path(file))
     assert all(isinstance(array, np.ndarray) for array in arrays.values())
 
 
-READERS = {"sources.npz": read_images, "dump.decode": read_shard}
+READERS = {"sources.npz": read_images, "shards.decode": read_shard}
 DESCRIPTIONS = st.one_of(
     st.sampled_from(
         ["|u1", "|u1", "|O", "<f4", "<i8", "|b1", "<U3", "|V9", "|V999999999", "<M8[s]", "<M8[x]", "", "u", "O"]
@@ -560,7 +561,7 @@ def test_a_shard_of_something_else_is_named(tmp_path, name, number):
 def test_any_manifest_is_that_of_the_results_or_a_sentence(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)
     with sentence_at_most:
-        dump.claim(storage.path(tmp_path), MANIFEST)
+        shards.check_or_write_manifest(storage.path(tmp_path), MANIFEST)
         assert flatten(json.loads(content)) == flatten(MANIFEST)
     assert listing(tmp_path) == {"manifest.json": content}
 
@@ -568,7 +569,7 @@ def test_any_manifest_is_that_of_the_results_or_a_sentence(tmp_path, content):
 def test_a_deep_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text('{"a":' * 50_000)
     with pytest.raises(UserError, match="manifest.json' is damaged"):
-        dump.claim(storage.path(tmp_path), MANIFEST)
+        shards.check_or_write_manifest(storage.path(tmp_path), MANIFEST)
 
 
 def test_paths_in_a_manifest_lead_nowhere(tmp_path):
@@ -612,7 +613,8 @@ def read_idx(folder, images, labels=TWO_LABELS, suffix=""):
     (folder / f"train-images-idx3-ubyte{suffix}").write_bytes(images)
     (folder / "train-labels-idx1-ubyte").write_bytes(labels)
     source = sources.idx(path=str(folder), split="train")
-    image, label = source.read(source.num_images - 1)
+    record = source.read(source.num_images - 1)
+    image, label = record["x"], record["cond"]["label"]
     assert image.dtype == np.uint8 and image.ndim == 3 and min(image.shape) > 0 and isinstance(label, int)
 
 
@@ -831,14 +833,14 @@ def test_a_thin_image_is_not_scaled_beyond_the_limit_of_pixels(tmp_path):
     """1 x 60,000 pixels scaled to cover 256 x 256 would be 256 x 15,360,000."""
     Image.new("L", (1, 60_000)).save(tmp_path / "a.png")
     options = {"image_shape": (256, 256, 1), "center_crop": 0, "resize": True, "num_classes": 0}
-    source = sources.fitted(sources.folder(path=str(tmp_path)), **options)
+    source = transforms.resized(sources.folder(path=str(tmp_path)), **options)
 
     def resize(image, size, *arguments, **options):
         assert math.prod(size) <= Image.MAX_IMAGE_PIXELS
         return Image.new(image.mode, size)
 
     with mock.patch.object(Image.Image, "resize", resize), contextlib.suppress(UserError):
-        assert source.read(0)[0].shape == (256, 256, 1)
+        assert source.read(0)["x"].shape == (256, 256, 1)
 
 
 def test_an_image_file_starts_no_other_program(tmp_path):
@@ -893,7 +895,7 @@ def test_hidden_files_are_left_out_and_links_are_what_they_lead_to(tmp_path):
     (root / "dogs").symlink_to(elsewhere)
     (root / "cats" / "e.png").symlink_to(elsewhere / "d.png")
     source = sources.folder(path=str(root))
-    assert [source.read(number)[1] for number in range(source.num_images)] == [0, 0, 1]
+    assert [source.read(number)["cond"]["label"] for number in range(source.num_images)] == [0, 0, 1]
     assert source.class_names == ("cats", "dogs")
 
 

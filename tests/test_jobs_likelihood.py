@@ -10,7 +10,7 @@ import tiny
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.data import feed, sources
+from diffusion_jax.data import feed, transforms
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import likelihood, train
 from diffusion_jax.runs import storage
@@ -40,16 +40,16 @@ def measure(workdir, out, **changes):
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(workdir, tmp_path, monkeypatch):
     whole = measure(workdir, tmp_path / "whole")
-    write_shard, written = likelihood._write_shard, []
+    measured, ask = [], likelihood.model.measure
 
-    def dies_at_the_second(shard, *arguments):
-        if written:
+    def dies_at_the_second(*arguments):
+        if measured:
             raise KeyboardInterrupt
-        written.append(shard)
-        write_shard(shard, *arguments)
+        measured.append(arguments)
+        return ask(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(likelihood, "_write_shard", dies_at_the_second)
+        patched.setattr(likelihood.model, "measure", dies_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             measure(workdir, tmp_path / "stopped")
     first = (tmp_path / "stopped" / "shards" / "00000000.npz").stat().st_mtime_ns
@@ -63,8 +63,8 @@ def test_the_figures_are_those_of_the_library(workdir, tmp_path):
     """bound.json's mean and standard error, of the terms that `likelihood.bound` gives for the same images and noises."""
     result = measure(workdir, tmp_path)
     model = dj.load(workdir)
-    source = sources.thinned(sources.digits(), 23)
-    batch = feed.as_batch(feed.read_all(source), with_labels=False)
+    source = transforms.subsampled(tiny.digits_source(), 23)
+    batch = feed.read_all(source)
     found = dj.model.measure(model, batch, np.arange(23))
     assert result["bound_bits_per_dim"] == pytest.approx(np.mean(found["total"]), rel=1e-5)
     assert result["standard_error"] == pytest.approx(np.std(found["total"], ddof=1) / np.sqrt(23), rel=1e-4)
@@ -111,7 +111,7 @@ def test_the_flow_has_names_of_its_own(workdir, tmp_path):
 def test_noises_belong_to_images(workdir):
     """So an image's bound does not depend on its neighbours, nor on how many are asked at once."""
     model = dj.load(workdir)
-    batch = feed.as_batch(feed.read(sources.digits(), [5, 6, 7]), with_labels=False)
+    batch = feed.read(tiny.digits_source(), [5, 6, 7])
     together = dj.model.measure(model, batch, np.array([5, 6, 7]))
     alone = dj.model.measure(model, jax.tree.map(lambda leaf: leaf[1:2], batch), np.array([6]))
     np.testing.assert_allclose(together["total"][1:2], alone["total"], rtol=1e-5)

@@ -1,7 +1,6 @@
 """The training step and the loop: what one call does, in what order things happen, what a signal does."""
 
 import functools
-import itertools
 import json
 import os
 import signal
@@ -14,19 +13,21 @@ import tiny
 
 from diffusion_jax import networks, streams
 from diffusion_jax.compose import inputs, training
-from diffusion_jax.data import sources
+from diffusion_jax.data import feed, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
+from diffusion_jax.networks import conditioning
 from diffusion_jax.runs import checkpoint, pictures, sharding, storage
-from diffusion_jax.training import loop
+from diffusion_jax.training import loop, start
+from diffusion_jax.training import step as training_step
 
 
 @functools.cache
 def compiled():
     """Returns (parts, jitted step, state, batches of three steps) of a tiny run."""
     parts = training.parts(tiny.config_of({"model.dropout": 0.1}))
-    state = jax.jit(functools.partial(loop.make_state, parts=parts))(streams.key(0, "init"))
-    step = jax.jit(functools.partial(loop.train_step, parts=parts))
+    state = jax.jit(functools.partial(start.make_state, parts=parts))(streams.key(0, "init"))
+    step = jax.jit(functools.partial(training_step.train_step, parts=parts))
     return parts, step, state, tiny.batches(3)
 
 
@@ -55,7 +56,8 @@ def test_a_run_does_not_go_on_with_other_images_or_classes(tmp_path, capsys):
     (tmp_path / "set" / "dogs" / "0.png").unlink()
     with pytest.raises(UserError, match="was begun on other images .num_images: 8 -> 7., whose order and labels"):
         train.run(config, workdir)
-    assert train._seen(tiny.config_of(changes), inputs.source(config)) == {"num_images": 7, "class_names": []}
+    plain = tiny.config_of(changes)
+    assert inputs.data_fingerprint(plain, inputs.source(plain)) == {"num_images": 7, "class_names": []}
 
 
 def test_training_lowers_the_loss():
@@ -82,8 +84,8 @@ def test_steps_draw_new_noise():
 def test_fused_steps_are_the_same_steps():
     """One call of three steps against three calls: equal to rounding, which Adam's first steps magnify to 1e-4."""
     parts, step, state, batches = compiled()
-    stacked = {"image": np.stack([batch["image"] for batch in batches]), "cond": {}}
-    fused, metrics = jax.jit(functools.partial(loop.train_steps, parts=parts))(state, stacked)
+    stacked = {"x": np.stack([batch["x"] for batch in batches]), "cond": {}}
+    fused, metrics = jax.jit(functools.partial(training_step.train_steps, parts=parts))(state, stacked)
     losses = []
     for batch in batches:
         state, each = step(state, batch)
@@ -100,10 +102,38 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted():
         losses, terms = parts.loss(denoise, x_0, level, key)
         return losses * jnp.nan, terms
 
-    after, metrics = jax.jit(functools.partial(loop.train_step, parts=parts._replace(loss=poisoned)))(state, batches[0])
+    after, metrics = jax.jit(functools.partial(training_step.train_step, parts=parts._replace(loss=poisoned)))(
+        state, batches[0]
+    )
     assert not np.isfinite(metrics["loss"]) and metrics["skipped"] == metrics["skipped_in_a_row"] == 1
     leaves_equal((after.params, after.ema, after.opt_state), (state.params, state.ema, state.opt_state), rtol=0)
     assert after.step == 1
+
+
+def test_a_batch_with_a_record_that_could_not_be_read_changes_nothing():
+    _, step, state, batches = compiled()
+    state, _ = step(state, batches[0])
+    same, metrics = step(state, {**batches[1], "valid": np.arange(16) != 3})
+    assert metrics["unreadable"] == 1 and metrics["skipped"] == 0
+    leaves_equal(same, state, rtol=0)
+    taken, metrics = step(state, {**batches[1], "valid": np.ones(16, bool)})
+    assert metrics["unreadable"] == 0
+    leaves_equal(taken, step(state, batches[1])[0], rtol=0)
+
+
+def test_what_is_frozen_stays_and_is_in_no_checkpoint(tmp_path):
+    """So a checkpoint of a run without it is restored into a state that has it."""
+    _, _, state, batches = compiled()
+    parts, frozen = compiled()[0], {"teacher": jnp.arange(3.0)}
+    after, _ = jax.jit(functools.partial(training_step.train_step, parts=parts))(state._replace(frozen=frozen), batches[0])
+    leaves_equal(after.frozen, frozen, rtol=0)
+    for saved in (state, after):
+        folder = storage.path(tmp_path / str(int(saved.step)))
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            checkpoints.save(saved)
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            restored = checkpoints.restore_latest(saved._replace(frozen=frozen))
+        leaves_equal(restored, saved._replace(frozen=frozen), rtol=0)
 
 
 def test_the_training_job_donates_the_state():
@@ -112,27 +142,38 @@ def test_the_training_job_donates_the_state():
     mesh = sharding.make_mesh()
     where = sharding.replicated(mesh)
     state = jax.tree.map(lambda leaf: jax.device_put(leaf, where), state)
-    config, source = tiny.config_of({}), sources.digits()
-    feed = train._feed(config, source, train._read(config, source, mesh), mesh, 0, 1, [])
-    step = train.compile_step(parts, feed.batch, mesh, jax.tree.map(lambda leaf: leaf.sharding, state), num_steps=1)
-    text = step.lower(state, feed.store, next(feed.items)).as_text()
+    config = tiny.config_of({})
+    source = inputs.source(config)
+    fed = feed.make_feed(source, inputs.records(config, source, mesh), first_step=0, **inputs.batching(config))
+    fed = feed.on_devices(fed, mesh, steps_per_call=1)
+    step = training_step.compile_step(parts, fed.batch, mesh, jax.tree.map(lambda leaf: leaf.sharding, state), num_steps=1)
+    text = step.lower(state, fed.store, next(fed.items)).as_text()
     assert text.count("tf.aliasing_output") + text.count("jax.buffer_donor") == len(jax.tree.leaves(state))
 
 
 def test_random_flip_mirrors_half_of_the_images():
     x = jnp.broadcast_to(jnp.arange(4.0)[None, None, :, None], (2000, 1, 4, 1))
-    flipped = loop.random_flip(x, jax.random.key(0))[:, 0, :, 0]
+    flipped = training_step.flipped(x, jax.random.key(0))[:, 0, :, 0]
     is_flipped = np.all(flipped == x[0, 0, ::-1, 0], axis=1)
     assert np.all(is_flipped | np.all(flipped == x[0, 0, :, 0], axis=1))
     assert np.sum(is_flipped) == pytest.approx(1000, abs=100)  # 4.5 standard errors
 
 
-def test_labels_are_dropped_at_their_rate():
+def test_conditions_are_dropped_at_their_rate():
     label = jnp.arange(4000) % 10
-    dropped = loop.drop_labels({"label": label, "other": 1}, jax.random.key(0), 0.2, 10)
-    is_null = dropped["label"] == 10
+    labels = conditioning.labels(10, null_label=True)
+    dropped = labels.drop({"label": label, "other": 1}, jax.random.key(0), 0.2)
+    is_null = dropped["label"] == labels.null({"label": label})["label"]
     assert np.all(is_null | (dropped["label"] == label)) and dropped["other"] == 1
     assert np.sum(is_null) == pytest.approx(800, abs=114)  # 4.5 standard errors
+
+
+def test_conditions_of_images_cycle_through_the_classes_or_are_one():
+    assert conditioning.labels(3).of_image(np.arange(5))["label"].tolist() == [0, 1, 2, 0, 1]
+    assert conditioning.labels(3, label=2).of_image(np.arange(3))["label"].tolist() == [2, 2, 2]
+    assert conditioning.labels(3).null is None and conditioning.unconditional().of_image(np.arange(3)) == {}
+    spec = conditioning.labels(3).spec(7)["label"]
+    assert spec.shape == (7,) and spec.dtype == jnp.int32
 
 
 def run_recorded(**options):
@@ -148,9 +189,15 @@ def run_recorded(**options):
         options.pop("state", 0),
         step_fn,
         iter(range(100)),
-        on_metrics=lambda step, metrics: happened.append(f"metrics {step}"),
         hooks=hooks,
-        **{"first_step": 0, "num_steps": 6, "steps_per_call": 1, "stop": lambda call: False} | options,
+        **{
+            "first_step": 0,
+            "num_steps": 6,
+            "steps_per_call": 1,
+            "stop": lambda call: False,
+            "on_metrics": lambda step, metrics: happened.append(f"metrics {step}"),
+        }
+        | options,
     )
     return happened, last
 
@@ -167,6 +214,18 @@ def test_metrics_are_read_one_call_late_but_before_a_hook():
 def test_the_loop_goes_on_from_the_first_step():
     happened, last = run_recorded(first_step=4, state=4, steps_per_call=1)
     assert happened == ["step 0", "step 1", "metrics 5", "metrics 6", "save 6"] and last == 6
+
+
+def test_metrics_may_stop_the_loop_before_a_hook():
+    def on_metrics(step, metrics):
+        happened.append(f"metrics {step}")
+        if step == 3:
+            raise loop.StopError
+
+    happened = []
+    seen, last = run_recorded(steps_per_call=1, on_metrics=on_metrics)
+    assert seen == ["step 0", "step 1", "step 2", "step 3"] and happened == ["metrics 1", "metrics 2", "metrics 3"]
+    assert last == 4
 
 
 def test_the_loop_stops_between_calls():
@@ -194,11 +253,11 @@ def test_the_held_out_loss_has_the_same_levels_and_noises_every_time():
         return params * x_t
 
     parts = training.parts(tiny.config_of({"predicts": "x_0"}))._replace(network=networks.Network(None, apply))
-    batches = {"image": np.full((3, 16, 8, 8, 1), 255, np.uint8), "cond": {}}
-    loss = functools.partial(loop.held_out_loss, batches=batches, parts=parts)
+    batches = {"x": np.full((3, 16, 8, 8, 1), 255, np.uint8), "cond": {}}
+    loss = functools.partial(training_step.held_out_loss, batches=batches, parts=parts)
     assert float(loss(0.0)) == pytest.approx(1, rel=1e-6)
     assert float(loss(1.0)) == float(loss(1.0)) > 0.1
-    assert float(loop.held_out_loss(1.0, batches, parts=parts._replace(seed=1))) != float(loss(1.0))
+    assert float(training_step.held_out_loss(1.0, batches, parts=parts._replace(seed=1))) != float(loss(1.0))
 
 
 def test_a_run_logs_the_loss_of_images_it_is_not_trained_on(tmp_path):
@@ -214,28 +273,38 @@ def test_a_run_logs_the_loss_of_images_it_is_not_trained_on(tmp_path):
     assert all(0.1 < line["held_out_loss_ema0.99"] < 10 for line in logged)
 
 
-def test_a_broken_image_on_the_way_is_named_and_what_was_learned_is_saved(tmp_path, monkeypatch):
-    """A set that is read as needed, whose 100th reading fails."""
-    np.savez(tmp_path / "set.npz", images=np.zeros((40, 8, 8, 1), np.uint8))
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_a_broken_image_on_the_way_is_named_and_what_was_learned_is_saved(tmp_path, monkeypatch, steps_per_call):
+    """An image of the sixth batch: the run ends with the five steps before it, and goes on as if nothing had been."""
+    np.savez(tmp_path / "set.npz", images=np.random.default_rng(0).integers(0, 256, (120, 8, 8, 1), np.uint8))
     config = {"data.source": "npz", "data.path": str(tmp_path / "set.npz"), "data.device_cache_gib": 0.0}
-    config = tiny.config_of(config | {"train.num_steps": 1000, "train.checkpoint_every": 1000, "train.sample_every": 1000})
-    npz, readings = sources.npz, itertools.count()
+    config |= {"train.num_steps": 8, "train.checkpoint_every": 8, "train.sample_every": 8, "train.log_every": 2}
+    config |= {"train.steps_per_call": steps_per_call}
+    broken, npz = feed.make_order(120, batch_size=16, seed=0)(5)[3], sources.npz
 
     def breaking(*, path):
         source = npz(path=path)
 
         def read(number):
-            if next(readings) >= 300:
+            if number == broken:
                 raise UserError("image file '7.png' cannot be read")
             return source.read(number)
 
         return source._replace(read=read)
 
-    monkeypatch.setattr(sources, "npz", breaking)
-    with pytest.raises(UserError, match="7.png"):
-        train.run(config, storage.path(tmp_path / "run"))
-    [step] = (tmp_path / "run" / "checkpoints").iterdir()
-    assert 1 <= int(step.name) <= 19
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "npz", breaking)
+        with pytest.raises(UserError, match="7.png"):
+            train.run(tiny.config_of(config), storage.path(tmp_path / "run"))
+    assert [step.name for step in (tmp_path / "run" / "checkpoints").iterdir()] == ["5"]
+    states = []
+    for name in ("run", "whole"):
+        one = tiny.config_of(config | {"train.steps_per_call": 1})
+        assert train.run(one, storage.path(tmp_path / name)) == 0
+        like = jax.eval_shape(functools.partial(start.make_state, parts=training.parts(one)), jax.random.key(0))
+        with checkpoint.Checkpoints(storage.path(tmp_path / name)) as checkpoints:
+            states.append(checkpoints.restore_latest(like))
+    leaves_equal(*states, **({"rtol": 0} if steps_per_call == 1 else {"atol": 2e-4}))
 
 
 def test_a_loss_history_is_resumed_exactly(tmp_path):
@@ -248,7 +317,7 @@ def test_a_loss_history_is_resumed_exactly(tmp_path):
     for name, runs in {"whole": [whole], "resumed": [half, whole]}.items():
         for config in runs:
             assert train.run(config, storage.path(tmp_path / name)) == 0
-        like = jax.eval_shape(functools.partial(loop.make_state, parts=training.parts(whole)), jax.random.key(0))
+        like = jax.eval_shape(functools.partial(start.make_state, parts=training.parts(whole)), jax.random.key(0))
         with checkpoint.Checkpoints(storage.path(tmp_path / name)) as checkpoints:
             states.append(checkpoints.restore_latest(like))
     assert np.all(states[0].timestep_state.num_seen >= 10)

@@ -105,7 +105,7 @@ def test_its_denoiser_works_with_any_sampler(workdir):
     denoise = dj.clip_x_0(model.denoiser())
     got = dj.sample(denoise, dj.ddim(), grid.sigma[0] * x_T, grid, dj.streams.keys(0, "sampler", numbers))
     expected = model.sample(3, sampler="ddim", num_steps=5, seed=0)
-    assert np.max(np.abs(np.asarray(dj.codecs.to_uint8(got.x), int) - expected)) <= 1
+    assert np.max(np.abs(np.asarray(dj.to_uint8(got.x), int) - expected)) <= 1
 
 
 def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys):

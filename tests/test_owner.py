@@ -57,7 +57,9 @@ def test_an_owner_without_signs_of_life_is_waited_for_and_then_followed(workdir,
 def test_an_owner_on_this_machine_whose_process_is_gone_is_followed_at_once(workdir, capsys):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    signed(workdir, host=lock._host(), pid=gone.pid)
+    with lock.owning(workdir):
+        host = json.loads((workdir / "owner.json").read_text())["host"]
+    signed(workdir, host=host, pid=gone.pid)
     with lock.owning(workdir):
         assert "waiting" not in capsys.readouterr().out
 

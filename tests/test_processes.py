@@ -70,29 +70,30 @@ def test_two_processes_train_stop_together_and_go_on_as_one(tmp_path):
     check_dump(tmp_path)
 
 
-def test_an_image_that_one_process_cannot_read_ends_both(tmp_path):
+def test_an_image_that_one_process_cannot_read_ends_both_and_both_save_the_steps_before(tmp_path):
     """Of a set that is read while training; the one that met it says which, and nothing of its step or later is saved."""
     for number in range(12):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
         content = pictures.encode_png(pixels)
         (tmp_path / f"{number:02d}.png").write_bytes(content if number != 7 else content[:60])
     flags = [
-        *tiny.flags(tmp_path / "run", num_steps=50, checkpoint_every=1, log_every=1),
+        *tiny.flags(tmp_path / "run", num_steps=50, checkpoint_every=50, log_every=1),
         "--config.data.source=folder",
         f"--config.data.path={tmp_path}",
     ]
     flags += ["--config.data.channels=3", "--config.data.device_cache_gib=0", "--config.train.batch_size=4"]
     codes, said = end(start(2, *flags))
-    sentences = {
-        1: "another process could not read an image",
+    sentences = {  # both may have met it by the end
+        1: "another process could not read an image, and says which; what was learned is saved",
         2: "07.png' cannot be read",
-    }  # both may have met it by the end
+    }
     assert 2 in codes and all(sentences.get(code, "no such code") in text for code, text in zip(codes, said, strict=True)), (
         said
     )
     order = feed.make_order(12, batch_size=4, seed=0)
     taken = next(step for step in range(3) if 7 in order(step))
-    assert max((int(step) for step in os.listdir(tmp_path / "run" / "checkpoints")), default=0) == taken
+    assert taken > 0 and os.listdir(tmp_path / "run" / "checkpoints") == [str(taken)]
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, taken + 1))
 
 
 def check_dump(tmp_path):

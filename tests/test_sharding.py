@@ -15,7 +15,8 @@ from diffusion_jax.compose import training
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, sharding, storage
 from diffusion_jax.tools.plan import collectives
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
+from diffusion_jax.training import step as training_step
 
 
 def test_the_mesh_holds_all_devices():
@@ -34,7 +35,7 @@ def test_large_parameters_are_split_along_their_largest_dimension():
     mesh = sharding.make_mesh(num_fsdp=4)
     shapes = {"kernel": (3, 3, 128, 256), "square": (512, 512), "odd": (257, 1027), "bias": (256,), "step": ()}
     tree = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    specs = {name: where.spec for name, where in sharding.of_parameters(tree, mesh).items()}
+    specs = {name: where.spec for name, where in sharding.param_shardings(tree, mesh).items()}
     assert specs == {
         "kernel": P(None, None, None, ("fsdp",)),
         "square": P(("fsdp",)),
@@ -51,15 +52,17 @@ def wide_parts(**changes):
 
 def train(parts, mesh, *, shard_optimizer=False):
     """Returns the state and [loss, gradient norm] of three steps; mesh None is one device."""
-    key, make_state = streams.key(0, "init"), functools.partial(loop.make_state, parts=parts)
+    key, make_state = streams.key(0, "init"), functools.partial(start.make_state, parts=parts)
     abstract = jax.eval_shape(make_state, key)
-    where = sharding.of_state(abstract, mesh, shard_optimizer=shard_optimizer) if mesh else None
+    where = sharding.state_shardings(abstract, mesh, shard_optimizer=shard_optimizer) if mesh else None
     state = jax.jit(make_state, out_shardings=where)(key)
     replicated = sharding.replicated(mesh) if mesh else None
-    step = jax.jit(functools.partial(loop.train_step, parts=parts), out_shardings=(where, replicated) if mesh else None)
+    step = jax.jit(
+        functools.partial(training_step.train_step, parts=parts), out_shardings=(where, replicated) if mesh else None
+    )
     metrics = []
     for batch in batches(3):
-        batch = sharding.to_global(batch, sharding.batched(mesh)) if mesh else batch
+        batch = sharding.put_local_part(batch, sharding.batched(mesh)) if mesh else batch
         state, each = jax.block_until_ready(step(state, batch))  # eight devices on few cores: one program at a time
         metrics.append([float(each["loss"]), float(each["grad_norm"])])
     return state, metrics
@@ -88,9 +91,9 @@ def bytes_on_a_device(tree):
 def test_bytes_on_a_device_fall_with_the_number_that_share_them(num_fsdp, shard_optimizer):
     """Of the arrays that are large enough to split, which hold most of all bytes here."""
     parts, mesh = wide_parts(), sharding.make_mesh(num_fsdp=num_fsdp)
-    make_state = functools.partial(loop.make_state, parts=parts)
+    make_state = functools.partial(start.make_state, parts=parts)
     abstract = jax.eval_shape(make_state, jax.random.key(0))
-    where = sharding.of_state(abstract, mesh, shard_optimizer=shard_optimizer)
+    where = sharding.state_shardings(abstract, mesh, shard_optimizer=shard_optimizer)
     state = jax.jit(make_state, out_shardings=where)(jax.random.key(0))
     for name, num_parts in {"params": num_fsdp, "ema": 8 if shard_optimizer else num_fsdp, "opt_state": 8}.items():
         tree = getattr(state, name)
@@ -104,11 +107,13 @@ def test_bytes_on_a_device_fall_with_the_number_that_share_them(num_fsdp, shard_
 def test_a_step_sends_the_parameters_as_often_as_it_must(num_fsdp, shard_optimizer, most):
     """Summing gradients sends them once, handing out a split update once more; split parameters are gathered both ways."""
     parts, mesh = wide_parts(), sharding.make_mesh(num_fsdp=num_fsdp)
-    abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
-    where = sharding.of_state(abstract, mesh, shard_optimizer=shard_optimizer)
-    like = sharding.described(abstract, where)
-    batch = sharding.to_global(batches(1)[0], sharding.batched(mesh))
-    step = jax.jit(functools.partial(loop.train_step, parts=parts), out_shardings=(where, sharding.replicated(mesh)))
+    abstract = jax.eval_shape(functools.partial(start.make_state, parts=parts), jax.random.key(0))
+    where = sharding.state_shardings(abstract, mesh, shard_optimizer=shard_optimizer)
+    like = sharding.with_shardings(abstract, where)
+    batch = sharding.put_local_part(batches(1)[0], sharding.batched(mesh))
+    step = jax.jit(
+        functools.partial(training_step.train_step, parts=parts), out_shardings=(where, sharding.replicated(mesh))
+    )
     moved = collectives.moved(step.lower(like, batch).compile().as_text())
     num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract.params))
     assert num_bytes <= sum(moved.values()) <= most * num_bytes, moved
@@ -117,20 +122,20 @@ def test_a_step_sends_the_parameters_as_often_as_it_must(num_fsdp, shard_optimiz
 def test_a_run_goes_on_with_the_same_numbers_on_other_meshes(tmp_path):
     """8 devices split in parameters -> 1 -> 8 that share the batch and split the update: every byte is the same."""
     parts, folder = wide_parts(), storage.path(tmp_path)
-    make_state = functools.partial(loop.make_state, parts=parts)
+    make_state = functools.partial(start.make_state, parts=parts)
     abstract = jax.eval_shape(make_state, jax.random.key(0))
     one_device = jax.tree.map(lambda leaf: jax.sharding.SingleDeviceSharding(jax.devices()[3]), abstract)
     meshes = [
-        sharding.of_state(abstract, sharding.make_mesh(num_fsdp=8), shard_optimizer=False),
+        sharding.state_shardings(abstract, sharding.make_mesh(num_fsdp=8), shard_optimizer=False),
         one_device,
-        sharding.of_state(abstract, sharding.make_mesh(), shard_optimizer=True),
+        sharding.state_shardings(abstract, sharding.make_mesh(), shard_optimizer=True),
     ]
     first = state = jax.jit(make_state, out_shardings=meshes[0])(jax.random.key(0))
     for step, where in enumerate(meshes, start=1):
         with checkpoint.Checkpoints(folder) as checkpoints:
             checkpoints.save(state._replace(step=state.step * 0 + step))
         with checkpoint.Checkpoints(folder) as checkpoints:
-            state = checkpoints.restore_latest(sharding.described(abstract, where))
+            state = checkpoints.restore_latest(sharding.with_shardings(abstract, where))
         assert [leaf.sharding for leaf in jax.tree.leaves(state)] == jax.tree.leaves(where)
     for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_array_equal(one, other)

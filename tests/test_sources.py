@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.data import sources
+from diffusion_jax.data import sources, tfds, transforms
 from diffusion_jax.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
 
 
 def read_all(source):
-    images, labels = zip(*(source.read(number) for number in range(source.num_images)), strict=True)
-    return list(images), list(labels)
+    """Returns ([image], [label])."""
+    records = [source.read(number) for number in range(source.num_images)]
+    return [record["x"] for record in records], [record["cond"]["label"] for record in records]
 
 
 def test_digits_are_seventeen_grey_levels_over_the_whole_range():
@@ -167,7 +168,7 @@ def test_jpeg_is_read_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     save(tmp_path / "a.jpg", pixels, quality=100, subsampling=0, exif=exif)
-    image, _ = sources.folder(path=str(tmp_path)).read(0)
+    image = sources.folder(path=str(tmp_path)).read(0)["x"]
     assert image.shape == (32, 16, 3)
     np.testing.assert_allclose(image[:16], 0, atol=2)
     np.testing.assert_allclose(image[16:], 255, atol=2)
@@ -179,7 +180,7 @@ def test_transparent_pixels_are_white(tmp_path, channels):
     opacity = np.zeros((32, 32, 1), np.uint8)
     opacity[:, :16] = 255
     save(tmp_path / "a.png", np.concatenate([PIXELS[0, :, :, :channels], opacity], axis=-1))
-    pixels, _ = sources.folder(path=str(tmp_path)).read(0)
+    pixels = sources.folder(path=str(tmp_path)).read(0)["x"]
     assert pixels.shape == (32, 32, channels)
     np.testing.assert_array_equal(pixels[:, 16:], 255)
     np.testing.assert_array_equal(pixels[:, :16], PIXELS[0, :, :16, :channels])
@@ -212,12 +213,14 @@ def test_a_folder_without_images_is_named(tmp_path):
 
 
 def of(*images):
-    return sources.Source(len(images), lambda number: (images[number], 3))
+    return sources.Source(len(images), lambda number: sources.labelled(images[number], 3))
 
 
 def fit(image, shape, *, center_crop=0, resize=True, num_classes=0):
-    fitted = sources.fitted(of(image), image_shape=shape, center_crop=center_crop, resize=resize, num_classes=num_classes)
-    return fitted.read(0)[0]
+    fitted = transforms.resized(
+        of(image), image_shape=shape, center_crop=center_crop, resize=resize, num_classes=num_classes
+    )
+    return fitted.read(0)["x"]
 
 
 def test_shrinking_takes_the_mean_of_areas():
@@ -263,20 +266,28 @@ def test_a_shape_that_differs_from_the_config_says_what_to_set():
         fit(PIXELS[0], (8, 8, 3), resize=False)
 
 
+def test_a_network_without_classes_gets_no_label():
+    for num_classes, cond in ((0, {}), (4, {"label": 3})):
+        fitted = transforms.resized(
+            of(PIXELS[0]), image_shape=(32, 32, 3), center_crop=0, resize=True, num_classes=num_classes
+        )
+        assert fitted.read(0)["cond"] == cond
+
+
 def test_labels_beyond_the_networks_are_refused():
     fit(PIXELS[0], (32, 32, 3), num_classes=4)
     with pytest.raises(UserError, match=r"model.num_classes = 3 does not fit the data, which has an image of class 3\."):
         fit(PIXELS[0], (32, 32, 3), num_classes=3)
     named = of(PIXELS[0])._replace(class_names=(".", "cat", "cow", "dog"))
-    fitted = sources.fitted(named, image_shape=(32, 32, 3), center_crop=0, resize=True, num_classes=3)
+    fitted = transforms.resized(named, image_shape=(32, 32, 3), center_crop=0, resize=True, num_classes=3)
     with pytest.raises(UserError, match=r"an image of class 3, of \., cat, cow, dog\."):
         fitted.read(0)
 
 
 def test_thinning_keeps_images_from_everywhere():
-    numbers = sources.Source(100, lambda number: (number, 0))
-    assert [sources.thinned(numbers, 4).read(i)[0] for i in range(4)] == [0, 25, 50, 75]
-    assert sources.thinned(numbers, 1000).num_images == 100
+    numbers = sources.Source(100, lambda number: {"x": number, "cond": {}})
+    assert [transforms.subsampled(numbers, 4).read(i)["x"] for i in range(4)] == [0, 25, 50, 75]
+    assert transforms.subsampled(numbers, 1000).num_images == 100
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +310,7 @@ def prepared(tmp_path_factory):
 
 
 def test_tfds_sets_are_read_by_name(prepared):
-    images, labels = read_all(sources.tfds(name="cifar10:3.0.2", path=prepared, split="train"))
+    images, labels = read_all(tfds.source(name="cifar10:3.0.2", path=prepared, split="train"))
     order = np.argsort(labels)
     np.testing.assert_array_equal(np.array(labels)[order], np.arange(7))
     np.testing.assert_array_equal(np.array(images)[order], PIXELS)
@@ -307,28 +318,28 @@ def test_tfds_sets_are_read_by_name(prepared):
 
 def test_a_split_that_does_not_exist_is_named(prepared):
     with pytest.raises(UserError, match="split 'test' is unknown; 'cifar10:3.0.2' has train"):
-        sources.tfds(name="cifar10:3.0.2", path=prepared, split="test")
+        tfds.source(name="cifar10:3.0.2", path=prepared, split="test")
 
 
 def test_a_set_that_cannot_be_downloaded_is_said_at_once(tmp_path, monkeypatch):
     def no_network(*arguments):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(sources.socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(tfds.socket, "getaddrinfo", no_network)
     with pytest.raises(UserError, match="'cifar10:3.0.2' is not prepared in .* and there is no network to download it"):
-        sources.tfds(name="cifar10:3.0.2", path=str(tmp_path), split="train")
+        tfds.source(name="cifar10:3.0.2", path=str(tmp_path), split="train")
 
 
 def test_a_set_that_must_be_downloaded_by_hand_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.socket, "getaddrinfo", lambda *arguments: [])
+    monkeypatch.setattr(tfds.socket, "getaddrinfo", lambda *arguments: [])
     with pytest.raises(UserError, match=r"'celeb_a_hq/256:2.0.0' cannot be prepared \(AssertionError: Manual directory"):
-        sources.tfds(name="celeb_a_hq/256:2.0.0", path=str(tmp_path), split="train")
+        tfds.source(name="celeb_a_hq/256:2.0.0", path=str(tmp_path), split="train")
 
 
 @pytest.mark.parametrize("name", ["cifar11", "cifar10:9.9.9", "cifar10/none", "", "Cifar 10"])
 def test_a_set_that_does_not_exist_is_named(tmp_path, name):
     with pytest.raises(UserError, match=f"config field data.name = '{name}' is no set that TFDS knows, or not prepared"):
-        sources.tfds(name=name, path=str(tmp_path), split="train")
+        tfds.source(name=name, path=str(tmp_path), split="train")
 
 
 def test_a_cut_out_does_not_keep_the_photograph_in_memory():
@@ -338,4 +349,4 @@ def test_a_cut_out_does_not_keep_the_photograph_in_memory():
 def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match="data.source = 'tfds' needs a package: pip install tensorflow-datasets"):
-        sources.tfds(name="cifar10", path="", split="train")
+        tfds.source(name="cifar10", path="", split="train")

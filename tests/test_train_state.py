@@ -1,4 +1,4 @@
-"""Averages and the optimizer against closed forms."""
+"""EMA weights and the optimizer against closed forms."""
 
 import math
 
@@ -27,7 +27,7 @@ def steps_of(gradients, **options):
 def test_ema_is_a_geometric_mean_of_the_past():
     """After n steps: rate^n p_0 + (1 - rate) sum_i rate^(n - i) p_i."""
     rate, path = 0.9, np.array([1.0, 2.0, -1.0, 4.0])
-    state = train_state.make_train_state({"w": jnp.asarray(path[0])}, optax.sgd(1.0), (rate,), ())
+    state = train_state.make_train_state({"w": jnp.asarray(path[0])}, optax.sgd(1.0), train_state.exponential((rate,)), ())
     ema = state.ema
     for value in path[1:]:
         ema = train_state.update_ema(ema, {"w": jnp.asarray(value)})
@@ -35,7 +35,7 @@ def test_ema_is_a_geometric_mean_of_the_past():
     assert float(ema["0.9"]["w"]) == pytest.approx(np.dot(weights, path), rel=1e-6)
 
 
-def test_a_warmed_up_average_forgets_its_start_soon():
+def test_a_warmed_up_ema_forgets_its_start_soon():
     """From 1, with parameters 0: after n steps the product of (1 + k) / (10 + k), k < n, which is n! 9! / (n + 9)!."""
     ema = {"0.9999": {"w": jnp.ones(())}}
     for k in range(20):
@@ -46,10 +46,10 @@ def test_a_warmed_up_average_forgets_its_start_soon():
     assert float(kept["0.9"]["w"]) == pytest.approx(0.9)
 
 
-def test_an_average_is_no_alias_of_the_parameters():
+def test_ema_weights_are_no_alias_of_the_parameters():
     """A donated step would overwrite both."""
     params = {"w": jnp.ones(3)}
-    state = train_state.make_train_state(params, optax.sgd(1.0), (0.9, 0.99), ())
+    state = train_state.make_train_state(params, optax.sgd(1.0), train_state.exponential((0.9, 0.99)), ())
     pointers = {leaf.unsafe_buffer_pointer() for leaf in (params["w"], state.ema["0.9"]["w"], state.ema["0.99"]["w"])}
     assert len(pointers) == 3
 
@@ -92,7 +92,7 @@ def test_clipping_binds_above_the_norm_only():
 
 @pytest.mark.parametrize(("finite", "weight", "in_a_row"), [(True, 2.0, 0), (False, 1.0, 4)])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(finite, weight, in_a_row):
-    state = train_state.make_train_state({"w": jnp.ones(())}, optax.adam(0.1), (0.9,), jnp.ones(2))
+    state = train_state.make_train_state({"w": jnp.ones(())}, optax.adam(0.1), train_state.exponential((0.9,)), jnp.ones(2))
     state = state._replace(counters={"skipped": jnp.array(7), "skipped_in_a_row": jnp.array(3)})
     doubled = state._replace(
         params={"w": 2 * jnp.ones(())}, ema={"0.9": {"w": 2 * jnp.ones(())}}, timestep_state=2 * jnp.ones(2)

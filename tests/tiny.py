@@ -6,8 +6,8 @@ import pathlib
 
 from configs import digits
 from diffusion_jax.compose.config import Config
-from diffusion_jax.data import feed, sources
-from diffusion_jax.runs.dump import flatten
+from diffusion_jax.data import feed, sources, transforms
+from diffusion_jax.runs.shards import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = {
@@ -36,10 +36,15 @@ def flags(workdir, **train) -> list[str]:
     ]
 
 
+def digits_source(num_classes: int = 0) -> sources.Source:
+    """Returns the digits as a training set."""
+    return transforms.resized(sources.digits(), image_shape=(8, 8, 1), center_crop=0, resize=False, num_classes=num_classes)
+
+
 def batches(num: int) -> list[dict]:
     """Returns batches of 16 digits, as a training step takes them."""
-    source = sources.digits()
-    fed = feed.make_feed(source, feed.read_all(source), batch_size=16, seed=0, first_step=0, with_labels=False)
+    source = digits_source()
+    fed = feed.make_feed(source, feed.read_all(source), batch_size=16, seed=0, first_step=0)
     return [fed.batch(fed.store, item) for item in itertools.islice(fed.items, num)]
 
 

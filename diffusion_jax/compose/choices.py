@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import denoiser, grids, losses, multistep, process, samplers, schedules, timesteps
-from diffusion_jax.data import sources
+from diffusion_jax.data import sources, tfds
 from diffusion_jax.process import Process
 from diffusion_jax.samplers import Sampler
 
@@ -145,7 +145,7 @@ SOURCES = {
     "folder": sources.folder,
     "idx": sources.idx,
     "npz": sources.npz,
-    "tfds": sources.tfds,
+    "tfds": tfds.source,
 }
 
 TABLES = {  # the choices whose functions take fields of their own section

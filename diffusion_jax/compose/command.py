@@ -15,7 +15,7 @@ from diffusion_jax.compose import sections
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import storage
-from diffusion_jax.runs.dump import flatten
+from diffusion_jax.runs.shards import flatten
 
 RUN_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 Flags = Mapping[str, str]

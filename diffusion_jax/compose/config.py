@@ -9,7 +9,7 @@ import pydantic
 from diffusion_jax.compose import choices, sections
 from diffusion_jax.compose.sections import Field, Flag, Section, Text, field, integer, integers, one_of
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs.dump import flatten
+from diffusion_jax.runs.shards import flatten
 
 
 class Process(Section):

@@ -1,13 +1,35 @@
-"""The images that a config names."""
+"""The images that a config names, and what they become: x_0, conditions, batches."""
 
 import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
 
 from diffusion_jax.compose.choices import SOURCES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.processes import image_shape
-from diffusion_jax.data import sources
+from diffusion_jax.data import codecs, feed, transforms
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks import conditioning as conditionings
+from diffusion_jax.networks.conditioning import Conditioning
+from diffusion_jax.runs import logs, sharding
+
+NUM_HELD_OUT = 1024  # images at most of which the held-out loss is taken
+
+
+def codec(config: Config) -> codecs.Codec:
+    """Returns how stored images become x_0."""
+    return codecs.pixels(image_shape(config))
+
+
+def conditioning(config: Config) -> Conditioning:
+    """Returns what the network is given besides x_t and c_noise."""
+    section = config.model
+    if not section.num_classes:
+        return conditionings.unconditional()
+    return conditionings.labels(section.num_classes, section.null_label, label=config.sample.label)
 
 
 def source(config: Config) -> Source:
@@ -34,7 +56,7 @@ def held_out(config: Config) -> Source | None:
 def _source(config: Config, *, split: str) -> Source:
     section, make = config.data, SOURCES[config.data.source]
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
-    return sources.fitted(
+    return transforms.resized(
         chosen(make, section, **given),
         image_shape=image_shape(config),
         center_crop=section.center_crop,
@@ -46,6 +68,39 @@ def _source(config: Config, *, split: str) -> Source:
 def is_resident(config: Config, num_images: int) -> bool:
     """Returns whether so many images stay on the devices."""
     return num_images * math.prod(image_shape(config)) <= config.data.device_cache_gib * 2**30
+
+
+def records(config: Config, source: Source, mesh: Mesh) -> feed.Records | None:
+    """Returns all images of a source on every device, while a terminal shows how far it is; None if they are too many."""
+    if not is_resident(config, source.num_images):
+        feed.import_grain()
+        source.read(0)  # what is wrong with all images is said now
+        return None
+    progress = logs.Progress("images read", total=source.num_images)
+    found = feed.read_all(source, progress.update)
+    progress.clear()
+    return sharding.put_global(found, sharding.replicated(mesh))
+
+
+def held_out_batches(config: Config, mesh: Mesh) -> feed.Batch | None:
+    """Returns batches of images that are not trained on, stacked: always the same; None if the config names none."""
+    if (found := held_out(config)) is None:
+        return None
+    batches = feed.held_out_batches(transforms.subsampled(found, NUM_HELD_OUT), **batching(config))
+    return sharding.put_local_part(batches, sharding.batched(mesh, axis=1))
+
+
+def batching(config: Config) -> dict[str, Any]:
+    """Returns how images become batches: arguments of `feed.make_feed`."""
+    train = config.train
+    own = {"part": jax.process_index(), "num_parts": jax.process_count()}
+    return {"batch_size": train.batch_size, "seed": train.seed, **own}
+
+
+def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
+    """Returns what must stay of the images when a run goes on: their order and their labels depend on it."""
+    classes = list(source.class_names) if config.model.num_classes else []
+    return {"num_images": source.num_images, "class_names": classes}
 
 
 def evaluated(config: Config) -> Source:
@@ -60,4 +115,4 @@ def evaluated(config: Config) -> Source:
         raise UserError(
             "config field data.held_out = '' names no images; set it, or likelihood.held_out = False for the training set."
         )
-    return sources.thinned(found, settings.num_images or found.num_images)
+    return transforms.subsampled(found, settings.num_images or found.num_images)

@@ -48,7 +48,7 @@ def _bound(config: Config) -> Measure:
     denoiser_of, variance = sampling.denoiser_of(config, settings.clip), settings.variance
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
-        keys, x_0 = streams.keys(seed, "evaluate", numbers), codecs.from_uint8(batch["image"])
+        keys, x_0 = streams.keys(seed, "evaluate", numbers), codecs.from_uint8(batch["x"])
 
         def noise(step: Array) -> Array:
             return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), x_0.shape[1:]))(keys)
@@ -64,7 +64,7 @@ def _pf_ode(config: Config) -> Measure:
     draw_probe = choices.PROBES[settings.probes]
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
-        keys, x_0 = streams.keys(seed, "evaluate", numbers), codecs.from_uint8(batch["image"])
+        keys, x_0 = streams.keys(seed, "evaluate", numbers), codecs.from_uint8(batch["x"])
 
         def draws(key: Array) -> tuple[Array, Array]:
             key_bin, key_probes = jax.random.split(key)

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.compose import processes, training
+from diffusion_jax import networks
+from diffusion_jax.compose import inputs, processes, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.training import loop
+from diffusion_jax.training import start
 
 MAX_BATCH_SIZE = 128  # of the automatic choice: the paper's
 MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays
@@ -27,7 +28,7 @@ def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     Raises:
         UserError: where one image is too much.
     """
-    state = jax.eval_shape(functools.partial(loop.make_state, parts=training.parts(config)), jax.random.key(0))
+    state = jax.eval_shape(functools.partial(start.make_state, parts=training.parts(config)), jax.random.key(0))
     fixed = _num_bytes(state) + _num_bytes(state.params)  # the gradient is as large as the parameters
     free = MEMORY_USED * memory - fixed - config.data.device_cache_gib * 2**30  # the data set is at most that
     per_image = activation_bytes(config, 2) - activation_bytes(config, 1)
@@ -48,11 +49,11 @@ def activation_bytes(config: Config, num_images: int) -> int:
     params = jax.eval_shape(net.init, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.float32)
     condition = jax.ShapeDtypeStruct((num_images,), jnp.float32)
-    cond = {"label": jax.ShapeDtypeStruct((num_images,), jnp.int32)} if config.model.num_classes else {}
+    cond = inputs.conditioning(config).spec(num_images)
 
     def backward(params, x_t, condition, cond):
         rngs = {"dropout": jax.random.key(0)}
-        return jax.vjp(lambda params: net.apply(params, x_t, condition, cond, train=True, rngs=rngs), params)[1]
+        return jax.vjp(lambda params: networks.bind(net, params, cond, train=True, rngs=rngs)(x_t, condition), params)[1]
 
     return _num_bytes(jax.eval_shape(backward, params, x_t, condition, cond))
 

@@ -1,6 +1,5 @@
 """What a config says of generating images."""
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import grids, process, samplers, streams
-from diffusion_jax.compose import processes
+from diffusion_jax import grids, networks, process, samplers, streams
+from diffusion_jax.compose import inputs, processes
 from diffusion_jax.compose.choices import CLIPS, GRIDS, GRIDS_OF_ROWS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
-from diffusion_jax.data import codecs
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
 from diffusion_jax.process import Level
@@ -21,14 +19,6 @@ from diffusion_jax.samplers import Sampler, Samples
 
 MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
-
-
-def labels(config: Config) -> Callable[[Array], Array] | None:
-    """Returns image numbers [B] -> the labels to draw them with, int [B]; None where the network knows no classes."""
-    num_classes, wanted = config.model.num_classes, config.sample.label
-    if not num_classes:
-        return None
-    return lambda numbers: numbers % num_classes if wanted < 0 else numbers * 0 + wanted
 
 
 def doubts(config: Config) -> list[str]:
@@ -56,11 +46,11 @@ def draw(config: Config) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
 
     Image i depends on (seed, i) alone. The other settings are those of the section `sample`.
     """
-    run = _reverse_process(config)
+    run, codec = _reverse_process(config), inputs.codec(config)
 
     def drawn(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
         x = run(params, seed, numbers)[1].x
-        return codecs.to_uint8(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
+        return codec.decode(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
 
     return drawn
 
@@ -71,7 +61,7 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image.
     [Ho et al. 2020, section 4.3]
     """
-    run, levels = _reverse_process(config), grid(config)
+    run, levels, codec = _reverse_process(config), grid(config), inputs.codec(config)
     num_steps = len(levels.alpha) - 1  # some grids visit fewer than asked
     k = min(config.sample.strip, num_steps)
     rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
@@ -79,7 +69,7 @@ def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     def predictions(params: Any, seed: Array, numbers: Array) -> Array:
         denoise, samples = run(params, seed, numbers, num_traced=k)
         on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.rows(levels, rows)))
-        return codecs.to_uint8(jnp.concatenate([on_the_way, samples.x[None]]))
+        return codec.decode(jnp.concatenate([on_the_way, samples.x[None]]))
 
     return predictions
 
@@ -115,17 +105,18 @@ def grid_times(config: Config) -> np.ndarray:
 def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
     """Returns (params, conditions) -> the network as a denoiser, x_0 limited as a name of CLIPS says."""
     net, make_denoiser = processes.network(config), processes.make_denoiser(config)
-    return lambda params, cond: CLIPS[clip](make_denoiser(functools.partial(net.apply, net.cast(params), cond=cond)))
+    return lambda params, cond: CLIPS[clip](make_denoiser(networks.bind(net, net.cast(params), cond)))
 
 
 def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
     """Returns (params, seed, image numbers, num_traced) -> (the denoiser, what was drawn with it)."""
-    drawn_labels, make, draws = labels(config), denoiser_of(config, config.sample.clip), solve(config)
+    cond_of, shape = inputs.conditioning(config).of_image, inputs.codec(config).shape
+    make, draws = denoiser_of(config, config.sample.clip), solve(config)
 
     def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
-        denoise = make(params, {} if drawn_labels is None else {"label": drawn_labels(numbers)})
+        denoise = make(params, cond_of(numbers))
         keys_x_T = streams.keys(seed, "x_T", numbers)
-        noise = jax.vmap(lambda key: jax.random.normal(key, processes.image_shape(config)))(keys_x_T)
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_x_T)
         return denoise, draws(denoise, noise, streams.keys(seed, "sampler", numbers), num_traced)
 
     return run

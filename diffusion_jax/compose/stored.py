@@ -9,7 +9,7 @@ from diffusion_jax.compose import sections
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
-from diffusion_jax.runs.dump import flatten
+from diffusion_jax.runs.shards import flatten
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 FORMAT_VERSION = 6  # of config.json and of the checkpoints beside it

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffusion_jax import losses, timesteps
-from diffusion_jax.compose import choices, processes
+from diffusion_jax.compose import choices, inputs, processes
 from diffusion_jax.compose.choices import chosen, taken
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.process import Process
 from diffusion_jax.timesteps import Timesteps
 from diffusion_jax.training import state as train_state
-from diffusion_jax.training.loop import Parts
+from diffusion_jax.training import step
+from diffusion_jax.training.step import Parts
 
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
 
@@ -22,6 +23,7 @@ MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, a
 def parts(config: Config) -> Parts:
     """Returns what a training step is made of."""
     train, process = config.train, processes.process_of(config)
+    codec, conditioning = inputs.codec(config), inputs.conditioning(config)
     return Parts(
         network=processes.network(config),
         make_denoiser=processes.make_denoiser(config),
@@ -35,11 +37,9 @@ def parts(config: Config) -> Parts:
             num_steps=train.num_steps,
             grad_clip=train.grad_clip,
         ),
-        ema_rates=train.ema_rates,
-        ema_warmup=train.ema_warmup,
-        random_flip=config.data.random_flip,
-        label_dropout=train.label_dropout,
-        null_label=config.model.num_classes,
+        ema=train_state.exponential(train.ema_rates, warmup=train.ema_warmup),
+        codec=codec,
+        prepare=step.make_prepare(codec, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
         seed=train.seed,
     )
 

@@ -1,7 +1,23 @@
 """How stored data becomes x_0 and comes back: uint8 pixels <-> [-1, 1]."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array
+
+
+class Codec(NamedTuple):
+    """Stored data <-> x_0."""
+
+    encode: Callable[[Array], Array]  # stored data [B, ...] -> x_0 [B, *shape]
+    decode: Callable[[Array], Array]  # x_0 -> stored data
+    shape: tuple[int, ...]  # of one x_0
+
+
+def pixels(shape: tuple[int, ...]) -> Codec:
+    """Returns the codec of uint8 images of a shape, (H, W, C)."""
+    return Codec(from_uint8, to_uint8, shape)
 
 
 def from_uint8(images: Array) -> Array:

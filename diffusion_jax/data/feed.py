@@ -9,23 +9,33 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from diffusion_jax import streams
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import sharding
 
-Batch = dict[str, Any]  # {"image": uint8 [B, H, W, C], "cond": conditions, a pytree, maybe empty}
-Records = dict[str, np.ndarray]  # {"image": uint8 [..., H, W, C], "label": int32 [...]}
+Records = dict[str, Any]  # {"x": stored data [N, ...], "cond": pytree of arrays [N, ...], maybe empty}
+Batch = Records  # and "valid", bool [B], where a host reads while the devices work: whether each record could be read
 NUM_THREADS = 16  # that read and decode files; Pillow and TFDS release the interpreter while they do
 NUM_AHEAD = 2  # batches that wait whole: putting one together takes tens of milliseconds
 
 
 class Feed(NamedTuple):
-    """What a training step reads: arrays that stay on the devices, and what the host sends for each step."""
+    """What a training step reads: arrays that stay on the devices, and what the host sends for each step.
 
-    store: Any  # pytree of arrays; empty where the host sends whole batches
+    Attributes:
+        store: pytree of arrays; empty where the host sends whole batches.
+        items: what the host sends for each step. After a record that it could not read, nothing is valid.
+        batch: (store, item) -> batch; may be traced.
+        failure: () -> the error of the first record that this host could not read, None for none.
+    """
+
+    store: Any
     items: Iterator[Any]
-    batch: Callable[[Any, Any], Batch]  # (store, item) -> batch; may be traced
+    batch: Callable[[Any, Any], Batch]
+    failure: Callable[[], UserError | None] = lambda: None
 
 
 def make_feed(
@@ -35,7 +45,6 @@ def make_feed(
     batch_size: int,
     seed: int,
     first_step: int,
-    with_labels: bool,
     part: int = 0,
     num_parts: int = 1,
 ) -> Feed:
@@ -48,26 +57,31 @@ def make_feed(
         batch_size: B over all hosts.
         seed: decides the order, together with the step.
         first_step: where to begin.
-        with_labels: whether "cond" has the labels.
         part: which of `num_parts` equal parts of each batch is this host's own.
         num_parts: the number of hosts.
 
     Raises:
-        UserError: where grain is needed and missing; by the items, where an image cannot be read.
+        UserError: where grain is needed and missing, or image 0 cannot be read.
     """
     order = make_order(source.num_images, batch_size=batch_size, seed=seed)
     own = slice(part * batch_size // num_parts, (part + 1) * batch_size // num_parts)
     if records is None:
-        return Feed({}, _stream(source, order, own, first_step), lambda _, chosen: as_batch(chosen, with_labels))
+        return _stream(source, order, own, first_step)
     numbers = (order(step)[own].astype(np.int32) for step in itertools.count(first_step))
-    return Feed(
-        records, numbers, lambda store, item: as_batch(jax.tree.map(lambda column: column[item], store), with_labels)
-    )
+    return Feed(records, numbers, lambda store, item: jax.tree.map(lambda column: column[item], store))
 
 
-def as_batch(records: Records, with_labels: bool) -> Batch:
-    """Returns records as a training step takes them."""
-    return {"image": records["image"], "cond": {"label": records["label"]} if with_labels else {}}
+def on_devices(fed: Feed, mesh: Mesh, *, steps_per_call: int) -> Feed:
+    """Returns a feed whose items are global arrays, those of the steps of one call stacked."""
+    items = fed.items if steps_per_call == 1 else stacked(fed.items, steps_per_call)
+    where = sharding.batched(mesh, axis=0 if steps_per_call == 1 else 1)
+    return fed._replace(items=(sharding.put_local_part(item, where) for item in items))
+
+
+def held_out_batches(source: Source, *, batch_size: int, **batching) -> Batch:
+    """Returns the batches of one epoch, stacked, at least one; arguments as for `make_feed`. # [k, B, ...]"""
+    fed = make_feed(source, read_all(source), first_step=0, batch_size=batch_size, **batching)
+    return fed.batch(fed.store, next(stacked(fed.items, max(1, source.num_images // batch_size))))
 
 
 def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
@@ -86,25 +100,27 @@ def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int]
 
 
 def read_all(source: Source, on_progress: Callable[[int], None] = lambda done: None) -> Records:
-    """Returns all images of a source, see `read`."""
+    """Returns all records of a source, see `read`."""
     return read(source, range(source.num_images), on_progress)
 
 
 def read(source: Source, numbers: Sequence[int], on_progress: Callable[[int], None] = lambda done: None) -> Records:
-    """Returns images of a source, read by many threads. # image uint8 [N, H, W, C], label int32 [N]
+    """Returns records of a source, read by many threads. # [N, ...]
 
     Args:
         source: the images.
         numbers: which, [N].
         on_progress: gets how many have been read.
     """
-    shape = source.read(numbers[0])[0].shape
-    images, labels = np.empty((len(numbers), *shape), np.uint8), np.empty(len(numbers), np.int32)
+    like = jax.tree.map(np.asarray, source.read(numbers[0]))
+    records = jax.tree.map(lambda leaf: np.empty((len(numbers), *leaf.shape), leaf.dtype), like)
+    columns = jax.tree.leaves(records)
     with futures.ThreadPoolExecutor(NUM_THREADS) as pool:
-        for i, (image, label) in enumerate(pool.map(source.read, numbers)):
-            images[i], labels[i] = image, label
+        for i, record in enumerate(pool.map(source.read, numbers)):
+            for column, value in zip(columns, jax.tree.leaves(record), strict=True):
+                column[i] = value
             on_progress(i + 1)
-    return {"image": images, "label": labels}
+    return records
 
 
 def import_grain() -> types.ModuleType:
@@ -123,27 +139,40 @@ def import_grain() -> types.ModuleType:
     return grain
 
 
-def _stream(source: Source, order: Callable[[int], np.ndarray], own: slice, first_step: int) -> Iterator[Records]:
+def _stream(source: Source, order: Callable[[int], np.ndarray], own: slice, first_step: int) -> Feed:
     """Returns a host's own part of every batch, read ahead of time by grain's threads."""
     grain = import_grain()
-    size = own.stop - own.start
+    size, failures = own.stop - own.start, {}
+    nothing = {**jax.tree.map(np.zeros_like, source.read(0)), "valid": np.False_}
 
-    def read(position: int) -> dict[str, Any]:
+    def read(position: int) -> Records:
         step, place = divmod(position, size)
-        image, label = source.read(order(step)[own.start + place])
-        return {"image": image, "label": np.int32(label)}
+        try:
+            return {**source.read(order(step)[own.start + place]), "valid": np.True_}
+        except UserError as error:
+            failures[position] = error
+            return nothing
 
     options = grain.ReadOptions(num_threads=NUM_THREADS, prefetch_buffer_size=2 * size)
-    images = grain.MapDataset.range(first_step * size, 2**62).map(read).to_iter_dataset(options)
-    return _closed(iter(grain.experimental.ThreadPrefetchIterDataset(images.batch(size), prefetch_buffer_size=NUM_AHEAD)))
+    records = grain.MapDataset.range(first_step * size, 2**62).map(read).to_iter_dataset(options)
+    batches = iter(grain.experimental.ThreadPrefetchIterDataset(records.batch(size), prefetch_buffer_size=NUM_AHEAD))
+    return Feed(
+        {},
+        _valid_until_a_failure(batches),
+        lambda store, item: item,
+        lambda: failures[min(list(failures))] if failures else None,
+    )
 
 
-def _closed(iterator: Any) -> Iterator[Records]:
+def _valid_until_a_failure(batches: Any) -> Iterator[Batch]:
     """Yields what an iterator of grain's gives, and ends its threads when nobody wants more."""
+    is_whole = True
     try:
-        yield from iterator
+        for batch in batches:
+            is_whole = is_whole and bool(np.all(batch["valid"]))
+            yield {**batch, "valid": batch["valid"] & is_whole}
     finally:
-        iterator.close()
+        batches.close()
 
 
 def stacked(iterator: Iterator[Any], num_steps: int) -> Iterator[Any]:

@@ -3,9 +3,7 @@
 import gzip
 import importlib
 import io
-import logging
 import math
-import socket
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,19 +18,24 @@ from diffusion_jax.runs import arrays, storage
 UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")  # and no other, whatever the suffix: Pillow has Ghostscript execute PostScript
-Read = Callable[[int], tuple[np.ndarray, int]]  # number of an image -> (uint8 [H, W, C], its label)
+Record = dict[str, Any]  # {"x": uint8 [H, W, C], "cond": {"label": its class} or {}}
 
 
 class Source(NamedTuple):
     """One split of a data set, read by number, from any thread."""
 
     num_images: int
-    read: Read
+    read: Callable[[int], Record]  # number of an image -> its record
     class_names: tuple[str, ...] = ()  # of the labels 0, 1, ..., where they have names
 
 
+def labelled(pixels: np.ndarray, label: int) -> Record:
+    """Returns the record of an image and its class."""
+    return {"x": pixels, "cond": {"label": label}}
+
+
 def _of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
-    return Source(len(images), lambda number: (images[number], int(labels[number])))
+    return Source(len(images), lambda number: labelled(images[number], int(labels[number])))
 
 
 def digits(*, split: str = "") -> Source:
@@ -43,7 +46,7 @@ def digits(*, split: str = "") -> Source:
     """
     if split:
         raise UserError("data.source = 'digits' is one set without splits; \"\" for no held-out loss.")
-    stored = _needed("sklearn.datasets", "scikit-learn", "digits").load_digits()
+    stored = needed("sklearn.datasets", "scikit-learn", "digits").load_digits()
     return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
 
 
@@ -127,70 +130,6 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
     return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
-def tfds(*, name: str, path: str, split: str = "train") -> Source:
-    """Returns a split of an image set of TensorFlow Datasets, downloaded and prepared first where it is not yet.
-
-    Args:
-        name: of the set, such as 'cifar10:3.0.2'.
-        path: the folder of prepared sets; "" is TFDS's own.
-        split: such as 'train'.
-
-    Raises:
-        UserError: where the set or the split is unknown, or the set neither prepared nor to be had.
-    """
-    logging.getLogger("absl").addFilter(_is_news)
-    tensorflow_datasets = _needed("tensorflow_datasets", "tensorflow-datasets", "tfds")
-    try:
-        builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
-    except (AssertionError, ValueError) as error:  # of which TFDS's own, for a set that it does not know, is one
-        first_line = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"config field data.name = {name!r} is no set that TFDS knows, or not prepared as array_record ({first_line})."
-        ) from error
-    if not builder.is_prepared():
-        _prepare(name, builder)
-    if split not in builder.info.splits:
-        raise UserError(f"split {split!r} is unknown; {name!r} has {', '.join(builder.info.splits)}.")
-    records = builder.as_data_source(split=split)
-
-    def read(number: int) -> tuple[np.ndarray, int]:
-        record = records[number]
-        return record["image"], int(record.get("label", 0))
-
-    return Source(len(records), read)
-
-
-def _needed(module: str, package: str, source: str) -> Any:
-    """Returns a module that only one source needs."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"config field data.source = {source!r} needs a package: pip install {package}.") from error
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Returns whether what TFDS logs is of use: not that it looked in vain, or that Pillow decodes its images."""
-    return not any(text in record.getMessage() for text in ("has no dataset_info.json", "OpenCV is not installed"))
-
-
-def _prepare(name: str, builder: Any) -> None:
-    """Downloads and prepares a set. Raises UserError at once where there is no network: TFDS alone tries for minutes."""
-    try:
-        socket.getaddrinfo("storage.googleapis.com", 443)
-    except OSError as error:
-        raise UserError(
-            f"config field data.name = {name!r} is not prepared in {str(builder.data_path)!r}, and there is no network to "
-            "download it; set data.path to a folder of prepared sets."
-        ) from error
-    try:
-        builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # whatever a set's own script raises, such as for a download that must be done by hand
-        first_line = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"config field data.name = {name!r} cannot be prepared ({type(error).__name__}: {first_line})."
-        ) from error
-
-
 def folder(*, path: str) -> Source:
     """Returns the PNG, JPEG and WebP files of a folder and its sub-folders, in the order of their names.
 
@@ -205,8 +144,8 @@ def folder(*, path: str) -> Source:
     class_names = sorted({_class_of(root, file) for file in files})
     labels = {name: label for label, name in enumerate(class_names)}
 
-    def read(number: int) -> tuple[np.ndarray, int]:
-        return decode(files[number]), labels[_class_of(root, files[number])]
+    def read(number: int) -> Record:
+        return labelled(decode(files[number]), labels[_class_of(root, files[number])])
 
     return Source(len(files), read, tuple(class_names))
 
@@ -254,94 +193,9 @@ def decode(file: storage.Path) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def fitted(source: Source, *, image_shape: tuple[int, int, int], center_crop: int, resize: bool, num_classes: int) -> Source:
-    """Returns a source whose images have the configured shape.
-
-    Args:
-        source: of images of any size.
-        image_shape: (height, width, channels).
-        center_crop: side of the square that is cut out of the middle first, in pixels; 0 for none.
-        resize: whether to scale by area until the image just covers `image_shape`, and to cut out the middle; otherwise
-            another size is an error.
-        num_classes: that the network knows; 0 if it is told none.
-
-    Raises:
-        UserError: by `read`, where an image or its label does not fit.
-    """
-    height, width, channels = image_shape
-
-    def read(number: int) -> tuple[np.ndarray, int]:
-        pixels, label = source.read(number)
-        pixels = _with_channels(pixels, channels) if resize else pixels
-        if center_crop:
-            _check_crop(pixels, center_crop)
-            pixels = crop(pixels, center_crop, center_crop)
-        if resize and pixels.shape != image_shape:
-            pixels = crop(cover(pixels, height, width), height, width)
-        _check_shape(pixels, image_shape)
-        _check_label(label, num_classes, source.class_names)
-        return pixels.copy(), label  # a view would keep the whole photograph in memory
-
-    return source._replace(read=read)
-
-
-def thinned(source: Source, num_images: int) -> Source:
-    """Returns at most so many images of a source, evenly spaced."""
-    kept = min(num_images, source.num_images)
-    return source._replace(num_images=kept, read=lambda number: source.read(number * source.num_images // kept))
-
-
-def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Returns an image as grey or as RGB, where it is the other. # uint8 [H, W, channels]"""
-    if (pixels.shape[-1], channels) == (1, 3):
-        return pixels.repeat(3, axis=-1)
-    if (pixels.shape[-1], channels) == (3, 1):
-        return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-    return pixels
-
-
-def cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns an image scaled to cover (height, width): by area where it shrinks, bicubically where it grows."""
-    if pixels.shape[-1] > 4:
-        raise UserError(f"an image of {pixels.shape[-1]} channels cannot be scaled; set data.resize = False.")
-    scale = max(height / pixels.shape[0], width / pixels.shape[1])
-    size = round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)
-    if math.prod(size) > Image.MAX_IMAGE_PIXELS:
-        raise UserError(
-            f"an image of {list(pixels.shape)} would be scaled to {size[1]} x {size[0]} pixels to cover {height} x {width}; "
-            "remove it, or set data.center_crop."
-        )
-    kernel = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).resize(size, kernel)
-    return np.asarray(image).reshape(size[1], size[0], pixels.shape[-1])
-
-
-def crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns the middle of an image."""
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]
-
-
-def _check_crop(pixels: np.ndarray, center_crop: int) -> None:
-    if min(pixels.shape[:2]) < center_crop:
-        raise UserError(
-            f"config field data.center_crop = {center_crop} is larger than an image of {list(pixels.shape)}; 0 for none."
-        )
-
-
-def _check_shape(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> None:
-    found = pixels.shape
-    if found != image_shape:
-        raise UserError(
-            f"config fields data.image_size and data.channels say {list(image_shape)}, but the images are {list(found)}; "
-            f"set data.image_size = {tuple(found[:2])} and data.channels = {found[2]}, or data.resize = True."
-        )
-
-
-def _check_label(label: int, num_classes: int, names: tuple[str, ...]) -> None:
-    if num_classes and not 0 <= label < num_classes:
-        named = f", of {', '.join(names)}" if names else ""
-        raise UserError(
-            f"config field model.num_classes = {num_classes} does not fit the data, which has an image of class {label}"
-            f"{named}."
-        )
+def needed(module: str, package: str, source: str) -> Any:
+    """Returns a module that only one source needs."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"config field data.source = {source!r} needs a package: pip install {package}.") from error

@@ -4,7 +4,9 @@ The variational bound, or the likelihood of the probability flow: two numbers, i
 continues a run that was stopped, and gives the same bytes.
 """
 
+import functools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ from diffusion_jax.compose import inputs, likelihoods, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
-from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import dump, logs, plots, sharding, storage
+from diffusion_jax.errors import RunError
+from diffusion_jax.runs import logs, plots, sharding, shards, storage
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
@@ -37,11 +39,12 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     source, kind = inputs.evaluated(config), config.likelihood.kind
     trained = model.restore(workdir, config)
     manifest = _manifest(trained, source)
-    out = out or workdir / "likelihood" / f"{kind}_step_{trained.step:07d}_{dump.digest(manifest)}"
+    out = out or workdir / "likelihood" / f"{kind}_step_{trained.step:07d}_{shards.digest(manifest)}"
     logs.say(kind, f"of {source.num_images:,} images, into {out}")
-    storage.make_dir(out)
-    dump.claim(out, manifest)
-    by_image = _by_image(trained, source, out)
+    num_images, shard_size = source.num_images, config.likelihood.shard_size
+    on_progress = logs.progress_by_shard("likelihood", num_images, shard_size)
+    make = functools.partial(_by_image, trained, source)
+    by_image = shards.read_all(shards.by_image(out, manifest, num_images, shard_size, make, on_progress=on_progress))
     results = _bound_results(by_image, sampling.grid_times(config)[:-1]) if kind == "bound" else _pf_ode_results(by_image)
     if sharding.is_first():
         _write(out, kind, results, manifest)
@@ -75,33 +78,13 @@ def _manifest(trained: model.Model, source: Source) -> dict[str, Any]:
     }
 
 
-def _by_image(trained: model.Model, source: Source, out: storage.Path) -> dict[str, np.ndarray]:
-    """Returns what was found for each image, from the shards that are there and those that it adds. # [N] and [N, S]"""
-    shard_size = trained.config.likelihood.shard_size
-    on_progress = logs.progress_by_shard("likelihood", source.num_images, shard_size)
-    files = [out / "shards" / f"{start:08d}.npz" for start in range(0, source.num_images, shard_size)]
-    for number in dump.own(len(files)):
-        start, end = number * shard_size, min((number + 1) * shard_size, source.num_images)
-        if not files[number].exists():
-            _write_shard(files[number], trained, source, np.arange(start, end))
-            on_progress(end)
-    sharding.wait_for_all("shards")
-    shards = [dump.decode(shard) for shard in files]
-    for number, (file, shard) in enumerate(zip(files, shards, strict=True)):
-        size = min(shard_size, source.num_images - number * shard_size)
-        if {name: (size, *column.shape[1:]) for name, column in shards[0].items()} != {
-            name: column.shape for name, column in shard.items()
-        }:
-            raise UserError(f"shard {str(file)!r} holds something else; remove it, and the same command makes it again.")
-    return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
-
-
-def _write_shard(shard: storage.Path, trained: model.Model, source: Source, numbers: np.ndarray) -> None:
-    records = feed.read(source, numbers.tolist())
-    with_labels = trained.config.model.num_classes > 0
-    found = model.measure(trained, feed.as_batch(records, with_labels), numbers)
-    with storage.writing(shard) as file:
-        np.savez(file, **{name: np.moveaxis(column, -1, 0) for name, column in found.items()})
+def _by_image(trained: model.Model, source: Source, first: int) -> Iterator[shards.Rows]:
+    """Yields what is found for each image from number `first` on, a shard at a time. # [n] and [n, S]"""
+    size = trained.config.likelihood.shard_size
+    for start in range(first, source.num_images, size):
+        numbers = np.arange(start, min(start + size, source.num_images))
+        found = model.measure(trained, feed.read(source, numbers.tolist()), numbers)
+        yield {name: np.moveaxis(rows, -1, 0) for name, rows in found.items()}
 
 
 def _mean_and_error(name: str, bits: np.ndarray) -> dict[str, float]:

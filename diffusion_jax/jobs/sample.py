@@ -3,9 +3,9 @@
 import numpy as np
 
 from diffusion_jax import model
-from diffusion_jax.compose import sampling, stored
+from diffusion_jax.compose import inputs, sampling, stored
 from diffusion_jax.compose.config import Config
-from diffusion_jax.runs import dump, logs, pictures, sharding, storage
+from diffusion_jax.runs import dump, logs, pictures, sharding, shards, storage
 
 NUM_STRIPS = 8  # images in strip.png
 
@@ -30,14 +30,14 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     logs.say("sampling", f"{settings.num_images:,} images into {out}")
     for doubt in sampling.doubts(config):
         logs.say("warning", doubt)
-    labels = sampling.labels(config)
+    cond = inputs.conditioning(config).of_image(np.arange(settings.num_images))
     result = dump.write(
         out,
         lambda first: model.chunks(trained, first=first),
         num_images=settings.num_images,
         shard_size=settings.shard_size,
         manifest=manifest,
-        labels=labels and labels(np.arange(settings.num_images)),
+        labels=cond.get("label"),
         on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )
     logs.say("done", f"{result}; a picture is {out / 'grid.png'}")
@@ -57,7 +57,7 @@ def _picture_strip(trained: model.Model, file: storage.Path) -> None:
 
 def _name(trained: model.Model, manifest: dict) -> str:
     """Returns a folder's name: what one looks for, and a digest of the rest."""
-    settings, digest = trained.config.sample, dump.digest(manifest)
+    settings, digest = trained.config.sample, shards.digest(manifest)
     return f"step_{trained.step:07d}_{settings.sampler}{settings.num_steps}_seed{settings.seed}_{digest}"
 
 

@@ -1,12 +1,14 @@
 """Networks as pure functions. Nothing outside this package knows that they are Flax modules."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from diffusion_jax.networks import layers
+from diffusion_jax.networks import conditioning, layers
 from diffusion_jax.networks.unet import UNet, check
 
 
@@ -23,6 +25,13 @@ class Network(NamedTuple):
     init: Callable[..., Any]
     apply: Callable[..., Any]
     cast: Callable[[Any], Any] = lambda params: params
+
+
+def bind(
+    network: Network, params: Any, cond: Any, *, train: bool = False, rngs: dict[str, Array] | None = None
+) -> Callable[[Array, Array], Array]:
+    """Returns (x_t, c_noise) -> output, a network with everything else settled: what `denoiser.make_denoiser` takes."""
+    return functools.partial(network.apply, params, cond=cond, train=train, rngs=rngs)
 
 
 def unet(
@@ -46,7 +55,8 @@ def unet(
 
     def init(key):
         x_t, condition = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-        cond = {"label": jnp.zeros(1, jnp.int32)} if module.num_classes else {}
+        known = conditioning.labels(module.num_classes) if module.num_classes else conditioning.unconditional()
+        cond = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), known.spec(1))
         cond |= {"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {}
         key_module, key_kernels = jax.random.split(key)
         return layers.draw_kernels(module.init(key_module, x_t, condition, cond, train=False)["params"], key_kernels)

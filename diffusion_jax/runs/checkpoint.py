@@ -1,7 +1,7 @@
 """Checkpoints: <workdir>/checkpoints/<step>/."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class Checkpoints:
             self._known = step
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
-        """Returns the latest state that can be read, or None where none was ever saved.
+        """Returns the latest state that can be read, or None where none was ever saved. What is frozen is `like`'s own.
 
         Args:
             like: `jax.ShapeDtypeStruct`s with the shardings to restore onto.
@@ -66,7 +66,7 @@ class Checkpoints:
         if found is None:
             return None
         self._known, saved = found
-        return saved["training"]._replace(**saved["weights"])
+        return like._replace(**saved["training"]._asdict() | saved["weights"])
 
 
 def _open(workdir: storage.Path, **options) -> ocp.training.Checkpointer:
@@ -101,9 +101,21 @@ def _not_saved(error: Exception) -> RunError:
     return RunError(f"a checkpoint could not be saved ({_first_line(error)}); those before are whole.")
 
 
+class Saved(NamedTuple):
+    """What a checkpoint names 'training': these fields of a state, by these names and in this order for good."""
+
+    step: Any
+    params: Any
+    ema: Any
+    opt_state: Any
+    timestep_state: Any
+    counters: Any
+
+
 def _split(state: TrainState) -> dict[str, Any]:
     """Returns a state as what a checkpoint names: the weights, which sampling wants alone, and the rest."""
-    return {"weights": {"params": state.params, "ema": state.ema}, "training": state._replace(params=(), ema=())}
+    rest = Saved(state.step, (), (), state.opt_state, state.timestep_state, state.counters)
+    return {"weights": {"params": state.params, "ema": state.ema}, "training": rest}
 
 
 def checksums(saved: dict[str, Any]) -> dict[str, list[int]]:

@@ -17,9 +17,9 @@ INTERVAL = 10.0  # seconds from one sign of life to the next
 
 @contextlib.contextmanager
 def owning(workdir: storage.Path) -> Iterator[Callable[[], None]]:
-    """Owns a workdir, by the first process; gives what raises RunError once another has taken it.
+    """Locks a workdir for this run, by the first process. Yields check(), which raises RunError if another has taken it.
 
-    A later sign that cannot be written is no harm.
+    A later sign of life that cannot be written is ignored.
 
     Raises:
         UserError: where another process gives signs of life, or the workdir cannot be written.
@@ -105,7 +105,7 @@ def _host() -> str:
 
 
 def _read(file: storage.Path) -> dict:
-    """Returns who signed last, {} for nobody."""
+    """Returns what was signed last, {} for nothing."""
     try:
         found = json.loads(file.read_text()) if file.exists() else {}
     except (ValueError, RecursionError):

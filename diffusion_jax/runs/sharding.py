@@ -61,11 +61,6 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def any_process(mine: bool) -> bool:
-    """Returns whether something is so for any process; all have to ask."""
-    return bool(np.any(multihost_utils.process_allgather(np.array(mine))))
-
-
 def all_stop(call: int, caught: list[int]) -> bool:
     """Returns whether to stop before a call, where a signal was caught; several processes agree on the call.
 
@@ -113,7 +108,7 @@ def batched(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, P(*[None] * axis, AXES))
 
 
-def of_state(state: Any, mesh: Mesh, *, shard_optimizer: bool) -> Any:
+def state_shardings(state: Any, mesh: Mesh, *, shard_optimizer: bool) -> Any:
     """Returns a sharding for each array of a `TrainState`.
 
     Args:
@@ -122,14 +117,14 @@ def of_state(state: Any, mesh: Mesh, *, shard_optimizer: bool) -> Any:
         shard_optimizer: whether averages and optimizer state are split over all devices, so that each updates its part of
             the parameters only. [Xu et al. 2020, weight-update sharding]
     """
-    shardings = of_parameters(state, mesh)
+    shardings = param_shardings(state, mesh)
     if not shard_optimizer:
         return shardings
-    parts = {name: of_parameters(getattr(state, name), mesh, axes=AXES) for name in ("ema", "opt_state")}
+    parts = {name: param_shardings(getattr(state, name), mesh, axes=AXES) for name in ("ema", "opt_state")}
     return shardings._replace(**parts)
 
 
-def of_parameters(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",)) -> Any:
+def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",)) -> Any:
     """Returns a sharding for each array of a pytree: its largest dimension that the axes divide is split, if it is large.
 
     Args:
@@ -149,7 +144,7 @@ def of_parameters(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",)) -
     return jax.tree.map(rule, tree)
 
 
-def described(tree: Any, where: Any) -> Any:
+def with_shardings(tree: Any, where: Any) -> Any:
     """Returns a `jax.ShapeDtypeStruct` for each array of a pytree, with its sharding.
 
     Args:
@@ -185,7 +180,7 @@ def memory_per_device() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // jax.local_device_count()
 
 
-def place(tree: Any, sharding: NamedSharding) -> Any:
+def put_global(tree: Any, sharding: NamedSharding) -> Any:
     """Returns arrays that every process has whole as global arrays."""
 
     def placed(leaf: np.ndarray) -> jax.Array:
@@ -194,6 +189,6 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(placed, tree)
 
 
-def to_global(batch: Any, sharding: NamedSharding) -> Any:
+def put_local_part(batch: Any, sharding: NamedSharding) -> Any:
     """Returns a host's part of a batch as global arrays."""
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)

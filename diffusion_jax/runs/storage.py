@@ -44,7 +44,7 @@ def user_cache() -> Path:
 
 @contextlib.contextmanager
 def writing(name: Path) -> Iterator[BinaryIO]:
-    """Gives a file to write, which appears under its name when it is whole; its folder is made where it is missing."""
+    """Yields a file to write. It has a temporary name until it is whole; its folder is made where it is missing."""
     name.parent.mkdir(parents=True, exist_ok=True)
     if is_object_store(name):
         with tempfile.TemporaryFile() as local:
@@ -73,18 +73,18 @@ def write_text(name: Path, content: str) -> None:
     write_bytes(name, content.encode())
 
 
-def read_text(name: Path, belongs_to: str) -> str:
+def read_text(name: Path, kind: str) -> str:
     """Returns a text file's content.
 
     Args:
         name: of the file.
-        belongs_to: what its folder should be, for the error.
+        kind: what its folder should be, for the error.
 
     Raises:
         UserError: where there is no such file.
     """
     if not name.exists():
-        raise UserError(f"{str(name.parent)!r} has no {name.name}; it must be {belongs_to}.")
+        raise UserError(f"{str(name.parent)!r} has no {name.name}; it must be {kind}.")
     try:
         return name.read_text()
     except UnicodeDecodeError as error:

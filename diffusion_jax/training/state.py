@@ -1,6 +1,6 @@
-"""What training carries from step to step, and how parameters and their averages move."""
+"""What training carries from step to step, and how parameters and their EMA move."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,10 +15,11 @@ class TrainState(NamedTuple):
     Attributes:
         step: training steps taken, int32 [].
         params: the network's parameters.
-        ema: {rate: average of the parameters}; the rate as text.
+        ema: {rate: EMA of the parameters}; the rate as text.
         opt_state: the optimizer's.
         timestep_state: what the draws of t have learned; () for uniform draws.
         counters: {'skipped': non-finite steps so far, 'skipped_in_a_row': those just now}, int32 [].
+        frozen: what no step changes and no checkpoint holds, such as a teacher; a pytree.
     """
 
     step: Array
@@ -27,41 +28,62 @@ class TrainState(NamedTuple):
     opt_state: Any
     timestep_state: Any
     counters: dict[str, Array]
+    frozen: Any = ()
+
+
+class Ema(NamedTuple):
+    """How EMA weights follow the parameters."""
+
+    init: Callable[[Any], dict[str, Any]]  # params -> {name: EMA weights} before the first step
+    update: Callable[[dict[str, Any], Any, Array], dict[str, Any]]  # (ema, params after a step, steps before it) -> ema
+
+
+def exponential(rates: Sequence[float], *, warmup: bool = False) -> Ema:
+    """Returns an EMA for each rate, each beginning as a copy of the parameters; `warmup` as for `update_ema`."""
+
+    def init(params: Any) -> dict[str, Any]:
+        return {ema_name(rate): jax.tree.map(jnp.copy, params) for rate in rates}
+
+    def update(ema: dict[str, Any], params: Any, step: Array) -> dict[str, Any]:
+        return update_ema(ema, params, num_updates=step if warmup else None)
+
+    return Ema(init, update)
 
 
 def make_train_state(
-    params: Any, optimizer: optax.GradientTransformation, ema_rates: Sequence[float], timestep_state: Any
+    params: Any, optimizer: optax.GradientTransformation, ema: Ema, timestep_state: Any, frozen: Any = ()
 ) -> TrainState:
-    """Returns the state before the first step; every average starts as a copy of the parameters."""
+    """Returns the state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        ema={ema_name(rate): jax.tree.map(jnp.copy, params) for rate in ema_rates},
+        ema=ema.init(params),
         opt_state=optimizer.init(params),
         timestep_state=timestep_state,
         counters={"skipped": jnp.zeros((), jnp.int32), "skipped_in_a_row": jnp.zeros((), jnp.int32)},
+        frozen=frozen,
     )
 
 
 def ema_name(rate: float) -> str:
-    """Returns the name of the average with a rate: '0.9999'."""
+    """Returns the name of the EMA with a rate: '0.9999'."""
     return f"{rate:g}" if float(f"{rate:g}") == rate else repr(rate)
 
 
 def update_ema(ema: dict[str, Any], params: Any, *, num_updates: Array | None = None) -> dict[str, Any]:
-    """Returns each average moved to rate * average + (1 - rate) * params. [Ho et al. 2020, appendix B]
+    """Returns each EMA moved to rate * ema + (1 - rate) * params. [Ho et al. 2020, appendix B]
 
     Args:
-        ema: {rate: average}.
+        ema: {rate: EMA weights}.
         params: the parameters after a step.
         num_updates: n, for a warm-up: the rate is at most (1 + n) / (10 + n), so that the start is forgotten soon.
     """
 
-    def move(rate: float, averages: Any) -> Any:
+    def move(rate: float, weights: Any) -> Any:
         rate = rate if num_updates is None else jnp.minimum(rate, (1 + num_updates) / (10 + num_updates))
-        return jax.tree.map(lambda average, p: average + (1 - rate) * (p - average), averages, params)
+        return jax.tree.map(lambda average, p: average + (1 - rate) * (p - average), weights, params)
 
-    return {name: move(float(name), averages) for name, averages in ema.items()}
+    return {name: move(float(name), weights) for name, weights in ema.items()}
 
 
 def make_optimizer(
@@ -90,12 +112,24 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adam(rate))
 
 
-def advance(state: TrainState, moved: TrainState, finite: Array) -> TrainState:
-    """Returns `moved` one step on where the step was finite, else `state` one step on, with the skip counted."""
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+def advance(state: TrainState, moved: TrainState, finite: Array, readable: Array | bool = True) -> TrainState:
+    """Returns the state after a step.
+
+    Args:
+        state: before it.
+        moved: the parameters and what follows them after it.
+        finite: whether it was; else only the skip is counted.
+        readable: whether its whole batch was; else nothing changes at all, so that the state remains exact.
+    """
+
+    def chosen(condition: Array, new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda one, other: jnp.where(condition, one, other), new, old)
+
     skipped = 1 - finite.astype(jnp.int32)
     counters = {
         "skipped": state.counters["skipped"] + skipped,
         "skipped_in_a_row": (state.counters["skipped_in_a_row"] + 1) * skipped,
     }
-    return kept._replace(step=state.step + 1, counters=counters)
+    kept = chosen(finite & readable, moved._replace(frozen=()), state._replace(frozen=()))
+    step, counters = chosen(readable, (state.step + 1, counters), (state.step, state.counters))
+    return kept._replace(step=step, counters=counters, frozen=state.frozen)

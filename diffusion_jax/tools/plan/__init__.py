@@ -27,13 +27,12 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from diffusion_jax.compose import checks, command, memory, processes, sampling, training
+from diffusion_jax.compose import checks, command, inputs, memory, processes, sampling, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.jobs import train
 from diffusion_jax.runs import logs, sharding, storage
 from diffusion_jax.tools.plan import collectives, flops, hardware
-from diffusion_jax.training import loop
+from diffusion_jax.training import start, step
 
 GIB, MIB = 2**30, 2**20
 
@@ -121,24 +120,22 @@ def _devices(topology: str) -> list[jax.Device]:
 def _training(config: Config, mesh: Mesh) -> Plan:
     """Returns what one training step takes, its images sent by the host."""
     parts, num_images = training.parts(config), config.train.batch_size
-    abstract = jax.eval_shape(functools.partial(loop.make_state, parts=parts), jax.random.key(0))
-    shardings = sharding.of_state(abstract, mesh, shard_optimizer=config.train.shard_optimizer)
-    state = sharding.described(abstract, shardings)
-    where = sharding.batched(mesh)
+    abstract = jax.eval_shape(functools.partial(start.make_state, parts=parts), jax.random.key(0))
+    shardings = sharding.state_shardings(abstract, mesh, shard_optimizer=config.train.shard_optimizer)
+    state = sharding.with_shardings(abstract, shardings)
     batch = {
-        "image": jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.uint8, sharding=where),
-        "cond": {},
+        "x": jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.uint8),
+        "cond": inputs.conditioning(config).spec(num_images),
     }
-    if config.model.num_classes:
-        batch["cond"]["label"] = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=where)
-    step = train.compile_step(parts, lambda _, item: item, mesh, shardings, num_steps=1)
-    return _compiled(step, (state, {}, batch), mesh, flops.count(step, state, {}, batch))
+    batch = sharding.with_shardings(batch, sharding.batched(mesh))
+    take = step.compile_step(parts, lambda _, item: item, mesh, shardings, num_steps=1)
+    return _compiled(take, (state, {}, batch), mesh, flops.count(take, state, {}, batch))
 
 
 def _sampling(config: Config, mesh: Mesh) -> Plan:
     """Returns what one step of the sampler takes."""
     draw, whole = sampling.draw(config), sharding.replicated(mesh)
-    params = sharding.described(jax.eval_shape(processes.network(config).init, jax.random.key(0)), whole)
+    params = sharding.with_shardings(jax.eval_shape(processes.network(config).init, jax.random.key(0)), whole)
     num_images = config.sample.batch_per_device * mesh.size
     numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=sharding.batched(mesh))
     arguments = params, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), numbers

@@ -1,0 +1,65 @@
+"""Image sets of TensorFlow Datasets."""
+
+import logging
+import socket
+from typing import Any
+
+from diffusion_jax.data import sources
+from diffusion_jax.data.sources import Record, Source
+from diffusion_jax.errors import UserError
+
+
+def source(*, name: str, path: str, split: str = "train") -> Source:
+    """Returns a split of an image set of TensorFlow Datasets, downloaded and prepared first where it is not yet.
+
+    Args:
+        name: of the set, such as 'cifar10:3.0.2'.
+        path: the folder of prepared sets; "" is TFDS's own.
+        split: such as 'train'.
+
+    Raises:
+        UserError: where the set or the split is unknown, or the set neither prepared nor to be had.
+    """
+    logging.getLogger("absl").addFilter(_is_news)
+    tensorflow_datasets = sources.needed("tensorflow_datasets", "tensorflow-datasets", "tfds")
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
+    except (AssertionError, ValueError) as error:  # of which TFDS's own, for a set that it does not know, is one
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"config field data.name = {name!r} is no set that TFDS knows, or not prepared as array_record ({first_line})."
+        ) from error
+    if not builder.is_prepared():
+        _prepare(name, builder)
+    if split not in builder.info.splits:
+        raise UserError(f"split {split!r} is unknown; {name!r} has {', '.join(builder.info.splits)}.")
+    records = builder.as_data_source(split=split)
+
+    def read(number: int) -> Record:
+        stored = records[number]
+        return sources.labelled(stored["image"], int(stored.get("label", 0)))
+
+    return Source(len(records), read)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Returns whether what TFDS logs is of use: not that it looked in vain, or that Pillow decodes its images."""
+    return not any(text in record.getMessage() for text in ("has no dataset_info.json", "OpenCV is not installed"))
+
+
+def _prepare(name: str, builder: Any) -> None:
+    """Downloads and prepares a set. Raises UserError at once where there is no network: TFDS alone tries for minutes."""
+    try:
+        socket.getaddrinfo("storage.googleapis.com", 443)
+    except OSError as error:
+        raise UserError(
+            f"config field data.name = {name!r} is not prepared in {str(builder.data_path)!r}, and there is no network to "
+            "download it; set data.path to a folder of prepared sets."
+        ) from error
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # whatever a set's own script raises, such as for a download that must be done by hand
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"config field data.name = {name!r} cannot be prepared ({type(error).__name__}: {first_line})."
+        ) from error

@@ -1,0 +1,107 @@
+"""What a source's images become on their way to a batch. Each function takes a `Source` or pixels, and returns one."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from diffusion_jax.data.sources import Record, Source
+from diffusion_jax.errors import UserError
+
+
+def resized(
+    source: Source, *, image_shape: tuple[int, int, int], center_crop: int, resize: bool, num_classes: int
+) -> Source:
+    """Returns a source whose images have the configured shape.
+
+    Args:
+        source: of images of any size.
+        image_shape: (height, width, channels).
+        center_crop: side of the square that is cut out of the middle first, in pixels; 0 for none.
+        resize: whether to scale by area until the image just covers `image_shape`, and to cut out the middle; otherwise
+            another size is an error.
+        num_classes: that the network knows; with 0 `cond` is {}.
+
+    Raises:
+        UserError: by `read`, where an image or its label does not fit.
+    """
+    height, width, channels = image_shape
+
+    def read(number: int) -> Record:
+        record = source.read(number)
+        pixels, cond = record["x"], {}
+        pixels = _with_channels(pixels, channels) if resize else pixels
+        if center_crop:
+            _check_crop(pixels, center_crop)
+            pixels = crop(pixels, center_crop, center_crop)
+        if resize and pixels.shape != image_shape:
+            pixels = crop(resize_to_cover(pixels, height, width), height, width)
+        _check_shape(pixels, image_shape)
+        if num_classes:
+            _check_label(record["cond"]["label"], num_classes, source.class_names)
+            cond = {"label": np.int32(record["cond"]["label"])}
+        return {"x": pixels.copy(), "cond": cond}  # a view would keep the whole photograph in memory
+
+    return source._replace(read=read)
+
+
+def subsampled(source: Source, num_images: int) -> Source:
+    """Returns at most so many images of a source, evenly spaced."""
+    kept = min(num_images, source.num_images)
+    return source._replace(num_images=kept, read=lambda number: source.read(number * source.num_images // kept))
+
+
+def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Returns an image as grey or as RGB, where it is the other. # uint8 [H, W, channels]"""
+    if (pixels.shape[-1], channels) == (1, 3):
+        return pixels.repeat(3, axis=-1)
+    if (pixels.shape[-1], channels) == (3, 1):
+        return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return pixels
+
+
+def resize_to_cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns an image scaled to cover (height, width): by area where it shrinks, bicubically where it grows."""
+    if pixels.shape[-1] > 4:
+        raise UserError(f"an image of {pixels.shape[-1]} channels cannot be scaled; set data.resize = False.")
+    scale = max(height / pixels.shape[0], width / pixels.shape[1])
+    size = round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)
+    if math.prod(size) > Image.MAX_IMAGE_PIXELS:
+        raise UserError(
+            f"an image of {list(pixels.shape)} would be scaled to {size[1]} x {size[0]} pixels to cover {height} x {width}; "
+            "remove it, or set data.center_crop."
+        )
+    kernel = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).resize(size, kernel)
+    return np.asarray(image).reshape(size[1], size[0], pixels.shape[-1])
+
+
+def crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns the middle of an image."""
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
+
+
+def _check_crop(pixels: np.ndarray, center_crop: int) -> None:
+    if min(pixels.shape[:2]) < center_crop:
+        raise UserError(
+            f"config field data.center_crop = {center_crop} is larger than an image of {list(pixels.shape)}; 0 for none."
+        )
+
+
+def _check_shape(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> None:
+    found = pixels.shape
+    if found != image_shape:
+        raise UserError(
+            f"config fields data.image_size and data.channels say {list(image_shape)}, but the images are {list(found)}; "
+            f"set data.image_size = {tuple(found[:2])} and data.channels = {found[2]}, or data.resize = True."
+        )
+
+
+def _check_label(label: int, num_classes: int, names: tuple[str, ...]) -> None:
+    if not 0 <= label < num_classes:
+        named = f", of {', '.join(names)}" if names else ""
+        raise UserError(
+            f"config field model.num_classes = {num_classes} does not fit the data, which has an image of class {label}"
+            f"{named}."
+        )

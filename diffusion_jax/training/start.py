@@ -1,0 +1,81 @@
+"""The state with which a run starts: its latest checkpoint, new parameters, or the weights of another run."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from diffusion_jax import streams
+from diffusion_jax.runs import logs, sharding
+from diffusion_jax.runs.checkpoint import Checkpoints
+from diffusion_jax.training import state as train_state
+from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.step import Parts
+
+
+class Weights(NamedTuple):
+    """The weights of another run."""
+
+    origin: str  # its name
+    params: Any  # for the parameters
+    ema: Any  # for all EMA weights
+
+
+def make_state(key: Array, *, parts: Parts) -> TrainState:
+    """Returns the state before the first step."""
+    params = parts.network.init(key)
+    return train_state.make_train_state(params, parts.optimizer, parts.ema, parts.timesteps.init())
+
+
+def first_state(
+    parts: Parts,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    *,
+    shard_optimizer: bool,
+    weights: Callable[[], Weights] | None = None,
+) -> TrainState:
+    """Returns the latest checkpoint's state, or that before the first step, on its devices.
+
+    Args:
+        parts: what a step is made of.
+        mesh: of the devices.
+        checkpoints: of the run.
+        shard_optimizer: see `sharding.state_shardings`.
+        weights: returns what a new run starts with; None for new parameters.
+    """
+    make, key = functools.partial(make_state, parts=parts), streams.key(parts.seed, "init")
+    abstract = jax.eval_shape(make, key)
+    shardings = sharding.state_shardings(abstract, mesh, shard_optimizer=shard_optimizer)
+    if (state := checkpoints.restore_latest(sharding.with_shardings(abstract, shardings))) is not None:
+        logs.say("resumed", f"at step {int(state.step):,}")
+        return state
+    state = jax.jit(make, out_shardings=shardings)(key)
+    return state if weights is None else with_weights(state, weights())
+
+
+def with_weights(state: TrainState, weights: Weights) -> TrainState:
+    """Returns a new run's state with other weights wherever name and shape agree; it says which do not."""
+    params, fresh = copy_matching(state.params, weights.params)
+    logs.say("weights", f"from {weights.origin}; fresh: {', '.join(fresh) or 'none'}")
+    ema = {name: copy_matching(params, weights.ema)[0] for name, params in state.ema.items()}
+    return state._replace(params=params, ema=ema)
+
+
+def copy_matching(new: Any, old: Any) -> tuple[Any, list[str]]:
+    """Returns `new` with the arrays of `old` that fit, on the devices of `new`, and the names of those that did not."""
+    named = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+    fresh = []
+
+    def copy(path, leaf):
+        name = jax.tree_util.keystr(path)
+        if name in named and named[name].shape == leaf.shape:
+            return sharding.put_global(np.asarray(named[name]), leaf.sharding)
+        fresh.append(name)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(copy, new), fresh

@@ -1,0 +1,150 @@
+"""The training step. [Ho et al. 2020, Algorithm 1]"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from diffusion_jax import networks, streams
+from diffusion_jax.data.codecs import Codec
+from diffusion_jax.data.feed import Batch
+from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.losses import Loss
+from diffusion_jax.networks import Network
+from diffusion_jax.networks.conditioning import Conditioning
+from diffusion_jax.process import Level
+from diffusion_jax.runs import compiling, sharding
+from diffusion_jax.timesteps import Timesteps
+from diffusion_jax.training import state as train_state
+from diffusion_jax.training.state import Ema, TrainState
+
+
+class Parts(NamedTuple):
+    """What a training step is made of."""
+
+    network: Network
+    make_denoiser: Callable[[Callable[[Array, Array], Array]], Denoiser]  # (x_t, condition) -> output, as a denoiser
+    level_of: Callable[[Array], Level]  # t, as `timesteps` draws it -> Level
+    timesteps: Timesteps
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    ema: Ema
+    codec: Codec
+    prepare: Callable[[Batch, Array], tuple[Array, Any]]  # (batch, two keys) -> (x_0, cond), as training sees them
+    seed: int
+
+
+def make_prepare(
+    codec: Codec, conditioning: Conditioning, *, random_flip: bool, drop_rate: float
+) -> Callable[[Batch, Array], tuple[Array, Any]]:
+    """Returns (batch, two keys) -> (x_0, cond).
+
+    Args:
+        codec: what makes x_0 of stored data.
+        conditioning: what `cond` is.
+        random_flip: whether each image is mirrored left to right with probability 1/2.
+        drop_rate: probability with which each `cond` becomes the null.
+    """
+
+    def prepare(batch: Batch, keys: Array) -> tuple[Array, Any]:
+        key_flip, key_drop = keys
+        x_0, cond = codec.encode(batch["x"]), batch["cond"]
+        x_0 = flipped(x_0, key_flip) if random_flip else x_0
+        return x_0, conditioning.drop(cond, key_drop, drop_rate) if drop_rate else cond
+
+    return prepare
+
+
+def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainState, dict[str, Array]]:
+    """Returns (the state after one step, its metrics). A step whose loss or gradient is not finite changes no weight.
+
+    A step with a record that could not be read changes nothing at all.
+
+    Args:
+        state: before the step.
+        batch: {"x": stored data [B, ...], "cond": pytree}, and maybe "valid", see `feed.Batch`.
+        parts: what the step is made of.
+    """
+    keys = jax.random.split(streams.key(parts.seed, "train", state.step), 5)
+    key_t, key_loss, key_dropout = keys[2:]
+    x_0, cond = parts.prepare(batch, keys[:2])
+    t, weight = parts.timesteps.draw(state.timestep_state, key_t, len(x_0))
+
+    def objective(params):
+        network = networks.bind(parts.network, params, cond, train=True, rngs={"dropout": key_dropout})
+        losses, terms = parts.loss(parts.make_denoiser(network), x_0, parts.level_of(t), key_loss)
+        return jnp.mean(weight * losses), (losses, terms)
+
+    (loss, (losses, terms)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    grad_norm = optax.tree.norm(gradient)
+    updates, opt_state = parts.optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    moved = state._replace(
+        params=params,
+        ema=parts.ema.update(state.ema, params, state.step),
+        opt_state=opt_state,
+        timestep_state=parts.timesteps.update(state.timestep_state, t, losses),
+    )
+    unreadable = jnp.sum(~jnp.asarray(batch.get("valid", True)))
+    state = train_state.advance(state, moved, jnp.isfinite(loss) & jnp.isfinite(grad_norm), unreadable == 0)
+    terms = {name: jnp.mean(term) for name, term in terms.items()}
+    return state, {"loss": loss, "grad_norm": grad_norm, **terms, **state.counters, "unreadable": unreadable}
+
+
+def train_steps(state: TrainState, batches: dict[str, Any], *, parts: Parts) -> tuple[TrainState, dict[str, Array]]:
+    """Returns `train_step` taken once for each of the stacked batches, and the metrics of each. # {name: [k]}"""
+    return jax.lax.scan(lambda state, batch: train_step(state, batch, parts=parts), state, batches)
+
+
+def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Array:
+    """Returns the mean loss of stacked batches; the levels and the noises are the same every time. # []"""
+
+    def of_batch(numbered) -> Array:
+        index, batch = numbered
+        key_t, key_loss = jax.random.split(streams.key(parts.seed, "evaluate", index))
+        t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(batch["x"]))
+        denoise = parts.make_denoiser(networks.bind(parts.network, params, batch["cond"]))
+        losses, _ = parts.loss(denoise, parts.codec.encode(batch["x"]), parts.level_of(t), key_loss)
+        return jnp.mean(weight * losses)
+
+    return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["x"])), batches)))
+
+
+def flipped(x: Array, key: Array) -> Array:
+    """Returns images, each mirrored left to right with probability 1/2. # [B, H, W, C]"""
+    flip = jax.random.bernoulli(key, shape=(len(x), 1, 1, 1))
+    return jnp.where(flip, x[:, :, ::-1], x)
+
+
+def compile_step(
+    parts: Parts,
+    batch_of: Callable[[Any, Any], Batch],
+    mesh: Mesh,
+    shardings: TrainState,
+    *,
+    num_steps: int,
+    deterministic: bool = False,
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted training step (state, store, item) -> (state, metrics), the state donated.
+
+    Args:
+        parts: what a step is made of.
+        batch_of: (store, item) -> batch, see `feed.Feed`.
+        mesh: of the devices.
+        shardings: of the state.
+        num_steps: taken in one call; above one, items and metrics are stacked.
+        deterministic: see `compiling.options`.
+    """
+    take = functools.partial(train_step if num_steps == 1 else train_steps, parts=parts)
+    where, options = (shardings, sharding.replicated(mesh)), compiling.options(deterministic=deterministic)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=where, compiler_options=options)
+    def step(state: TrainState, store: Any, item: Any):
+        return take(state, batch_of(store, item))
+
+    return step

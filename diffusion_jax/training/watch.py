@@ -1,0 +1,138 @@
+"""What watches a run: metrics, pictures, the held-out loss, checkpoints, and what ends it early."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from diffusion_jax.data.feed import Batch
+from diffusion_jax.errors import RunError
+from diffusion_jax.runs import logs, sharding
+from diffusion_jax.training import loop, step
+from diffusion_jax.training.loop import Hook
+from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.step import Parts
+
+NUM_PREVIEWED = 64
+INTERVALS = ("num_steps", "log_every", "sample_every", "checkpoint_every", "max_skipped")  # fields of a `Run`, in steps
+
+
+class Run(NamedTuple):
+    """A run, for what watches it."""
+
+    parts: Parts
+    mesh: Mesh
+    log: logs.Logs  # where metrics and pictures go
+    num_steps: int  # in all
+    log_every: int  # steps from one line of metrics to the next
+    sample_every: int  # from one grid of images, and one held-out loss, to the next
+    checkpoint_every: int  # from one checkpoint to the next
+    max_skipped: int  # non-finite steps in a row that end the run
+
+
+class Watch:
+    """Receives every call's metrics: logs their means, and ends a run that has lost its way.
+
+    Attributes:
+        is_unreadable: whether a record of the latest batch could not be read, by whichever process.
+    """
+
+    def __init__(self, run: Run):
+        self._run, self._began = run, time.monotonic()
+        self.progress = logs.Progress("steps", total=run.num_steps)
+        self.is_unreadable = False
+        self._since: list[dict[str, np.ndarray]] = []
+
+    def __call__(self, step: int, metrics: dict[str, Any]) -> None:
+        """Takes the metrics of the call that ended with a step.
+
+        Raises:
+            loop.StopError: where a record could not be read: in every process at the same step, as metrics are of all.
+            RunError: after too many steps in a row that were not finite.
+        """
+        metrics = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        self.is_unreadable = bool(np.any(metrics.pop("unreadable")))
+        if self.is_unreadable:
+            raise loop.StopError
+        if self._began is not None:
+            waited, self._began = time.monotonic() - self._began, None
+            every = f"a line every {self._run.log_every:,}"
+            logs.say("started", f"step {step:,} is done after {waited:.0f} s, compiling included; {every}")
+        self._since.append(metrics)
+        self.progress.update(step, f"loss {metrics['loss'][-1]:.4f}")
+        self._check_finite(step, int(np.max(metrics["skipped_in_a_row"])))
+        if step % self._run.log_every == 0 or step == self._run.num_steps:
+            self._record(step)
+
+    def _check_finite(self, step: int, in_a_row: int) -> None:
+        if in_a_row >= self._run.max_skipped:
+            raise RunError(
+                f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step {step}; the checkpoints "
+                "are those before. Look at the data, or lower train.learning_rate (with checkpoints, in another workdir)."
+            )
+
+    def _record(self, step: int) -> None:
+        columns = {name: np.concatenate([metrics[name] for metrics in self._since]) for name in self._since[0]}
+        finite = {name: column[np.isfinite(column)] for name, column in columns.items() if not name.startswith("skipped")}
+        means = {name: float(np.mean(column)) for name, column in finite.items() if len(column)}
+        means["skipped"] = int(columns["skipped"][-1])
+        self._since = []
+        self._run.log.metrics(step, means)
+        self.progress.clear()
+        shown = "  ".join(f"{name} {means[name]:.4f}" for name in ("loss", "grad_norm") if name in means)
+        logs.say("train", f"{self.progress.text()}  {shown or 'no finite loss'}")
+
+
+def hooks(
+    run: Run,
+    generate: Callable[..., tuple[Array, Array]],
+    held_out: Batch | None,
+    save: Callable[[TrainState], None],
+) -> list[Hook]:
+    """Returns what is done with the state every so many steps; the save is last, and seals what was logged.
+
+    Args:
+        run: what is watched.
+        generate: (params, numbers=image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite.
+        held_out: stacked batches that are not trained on, or None.
+        save: saves a state.
+    """
+    found = [Hook(run.sample_every, _preview(run, generate)), Hook(run.checkpoint_every, save)]
+    return found if held_out is None else [Hook(run.sample_every, _held_out_loss(run, held_out)), *found]
+
+
+def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable[[TrainState], None]:
+    """Returns what records a grid of images of each set of weights."""
+    padded = -(-NUM_PREVIEWED // run.mesh.size) * run.mesh.size
+    numbers = sharding.put_global(np.arange(padded), sharding.batched(run.mesh))
+    generate = jax.jit(generate, out_shardings=sharding.replicated(run.mesh))
+
+    def preview(state: TrainState) -> None:
+        for name, params in _weights(state).items():
+            images, _ = generate(params, numbers=numbers)
+            run.log.grid(int(state.step), name, np.asarray(images)[:NUM_PREVIEWED])
+        run.log.loss_curve()
+
+    return preview
+
+
+def _held_out_loss(run: Run, held_out: Batch) -> Callable[[TrainState], None]:
+    """Returns what logs the loss of images that are not trained on: always with the same levels and noises."""
+    loss = jax.jit(functools.partial(step.held_out_loss, parts=run.parts))
+
+    def log_loss(state: TrainState) -> None:
+        losses = {f"held_out_loss_{name}": float(loss(params, held_out)) for name, params in _weights(state).items()}
+        run.log.metrics(int(state.step), losses)
+        logs.say("held out", "  ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+
+    return log_loss
+
+
+def _weights(state: TrainState) -> dict[str, Any]:
+    """Returns the parameters, as 'raw', and all EMA weights."""
+    return {"raw": state.params} | {f"ema{name}": params for name, params in state.ema.items()}

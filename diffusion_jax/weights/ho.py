@@ -1,0 +1,40 @@
+"""Weights of Ho et al.'s code (TensorFlow): [H, W, in, out] and [in, out]."""
+
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.weights import maps
+
+PARTS = maps.RES | {"embedding": "temb_proj", "shortcut": "nin_shortcut"}
+PARTS |= {"norm": "norm", "query": "q", "key": "k", "value": "v", "out": "proj_out"}
+LEAVES = {"kernel": "W", "bias": "b", "scale": "gamma"}
+
+
+def read(tensors: maps.Tensors, like: Any) -> Any:
+    """Returns the parameters of a checkpoint, from its variables, with or without 'model/'; errors as for `maps.read`."""
+    return maps.read({name.removeprefix("model/"): value for name, value in tensors.items()}, like, map_of(like))
+
+
+def map_of(like: Any) -> maps.Map:
+    """Returns {our path: (their name, layout)} of a network's parameters."""
+    places = _places(like)
+
+    def entry(module: str, leaf: str) -> tuple[str, maps.Layout]:
+        is_norm = module.split(".")[-1].startswith("norm")
+        name = "beta" if leaf == "bias" and is_norm else LEAVES[leaf]
+        return f"{maps.name_of(module, places, PARTS, '/')}/{name}", np.asarray
+
+    return maps.of_leaves(like, entry)
+
+
+def _places(like: Any) -> maps.Names:
+    """Returns their name of each of our blocks."""
+    places = {"embedding_0": "temb/dense0", "embedding_1": "temb/dense1"}
+    places |= {"middle_0": "mid/block_1", "middle_1": "mid/block_2", "middle_attention": "mid/attn_1"}
+    places |= {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "norm_out"}
+    for name in maps.of_stages(like):
+        way, stage, place, *attention = name.split("_")
+        block = f"{way}sample/conv" if place == "sample" else f"{'attn' if attention else 'block'}_{place}"
+        places[name] = f"{way}_{stage}/{block}"
+    return places
