@@ -1,4 +1,4 @@
-"""diffusion_jax: train diffusion models, and draw from them.
+"""diffusion_jax: train diffusion models, and generate images with them.
 
     python main.py --config=configs/digits.py --workdir=runs/digits     trains; the same command resumes
     python main.py --mode=sample --workdir=runs/digits [--out=DIR]      dumps images
@@ -73,7 +73,9 @@ def _check(flags: Flags) -> None:
     if not flags["workdir"]:
         raise UserError("flag --workdir is missing; it must be the folder of the run.")
     if flags["out"] and flags["mode"] == "train":
-        raise UserError(f"flag --out = {flags['out']!r} is for the other modes; training writes into --workdir.")
+        raise UserError(
+            f"flag --out = {flags['out']!r} does not fit --mode=train, which writes into --workdir; leave it out."
+        )
 
 
 def _stored_config(flags: Flags) -> Config:

@@ -88,7 +88,7 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int
     steps = (num + 1) // 2 if sampler == "heun" else num
     on_grid = {"grid": grid, "num_steps": steps} if num else {}
     config = model.with_settings(trained.config, **on_grid, **(SAMPLERS | ODE)[sampler])
-    solve, limit = sampling.solve(config), choices.CLIPS[config.sample.clip]
+    solve, limit = sampling.make_solve(config), choices.CLIPS[config.sample.clip]
 
     @jax.jit
     def draw(numbers):

@@ -246,7 +246,7 @@ class Ours:
         return lambda: [forward(*arguments).block_until_ready() for _ in range(num_steps)]
 
     def _sample(self, cell: Cell, num_steps: int) -> Callable[[], None]:
-        draw = sampling.draw(with_cell(self.config, cell))
+        draw = sampling.make_generate(with_cell(self.config, cell))
         arguments = self.state.params, jnp.int32(0), jnp.arange(cell.batch_size)
         self.num_flops = flops.count(draw, *arguments) / num_steps
         draw = self._compile(jax.jit(draw), *arguments)

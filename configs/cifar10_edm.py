@@ -6,7 +6,7 @@ Cost: 390,625 steps of 512 images; published, not measured: 2 days on 8 V100.
 Expected: published for EDM's own network (55.7M parameters), not measured: FID 1.97 with 35 evaluations.
 
 Differs from the paper in the network, which is Ho et al.'s with EDM's channels, blocks and dropout, without its rescaled
-skips and its resampling filter; in leaving out augmentation other than the flip; and in an average of a fixed rate, that of
+skips and its resampling filter; in leaving out augmentation other than the flip; and in an EMA of a fixed rate, that of
 a half-life of 500,000 images.
 """
 

@@ -1,4 +1,4 @@
-"""Improved DDPM on CIFAR-10, trained for likelihood: L_vlb, t drawn by its losses. [Nichol & Dhariwal 2021, table 2]
+"""Improved DDPM on CIFAR-10, trained for likelihood: L_vlb, t sampled by its losses. [Nichol & Dhariwal 2021, table 2]
 
     python main.py --config=configs/cifar10_vlb.py --workdir=runs/cifar10_vlb
     python main.py --mode=likelihood --workdir=runs/cifar10_vlb

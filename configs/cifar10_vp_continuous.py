@@ -5,7 +5,7 @@
 Cost: 1,300,000 steps of 128 images; not measured.
 Expected: FID 3.69 with the probability-flow ODE (--config.sample.sampler=ode), as score_sde's; published, not measured.
 
-Training draws t from 1e-5 to 1; sampling visits 1000 even times from 1 to 1e-3, then the data, and does not clip.
+In training t is from 1e-5 to 1; sampling visits 1000 even times from 1 to 1e-3, then the data, and does not clip.
 Differs from score_sde in the sampler, ancestral here and Euler-Maruyama there, and in the attention going up, which it has
 once a level and our network after every block, as Ho et al.
 """

@@ -3,9 +3,9 @@
     python main.py --config=configs/digits.py --workdir=runs/digits
 
 Cost: 2,000 steps of 64 images; two minutes on two CPU cores (benchmarks/quickstart.json).
-Expected: digits of which a classifier is 0.95 times as sure as of real ones; the picture is in the README.
+Expected: digits whose class a classifier gives 0.95 of the certainty of real ones; the picture is in docs/gallery.md.
 
-Differs from the paper in predicting v with the cosine schedule, in stratified draws of t and in a decaying learning rate,
+Differs from the paper in predicting v with the cosine schedule, in stratified t and in a decaying learning rate,
 because it has two thousand steps and not eight hundred thousand.
 """
 

@@ -5,7 +5,7 @@
 Cost and expected result: as configs/digits.py, from which the network and the training come.
 
 x_t = (1 - t) x_0 + t eps, the network predicts the velocity eps - x_0, log(t / (1 - t)) is N(0, 1) in training; Heun's
-method at 25 even times from 1 to 0 draws with 49 evaluations.
+method at 25 even times from 1 to 0 takes 49 evaluations an image.
 """
 
 from ml_collections import ConfigDict

@@ -3,12 +3,12 @@
     sudo apt install dataset-fashion-mnist
     python main.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-Where there is no apt, data.path is the folder of the four IDX files as published.
+Without apt, set data.path to a folder with the four published IDX files.
 
 Cost: 8,000 steps of 32 images; 39 minutes on two CPU cores that had other work too.
 Expected: a held-out loss of 0.155, and the clothes of docs/gallery.md.
 
-Differs from the paper in the small network, in predicting v with the cosine schedule, in stratified draws of t and in a
+Differs from the paper in the small network, in predicting v with the cosine schedule, in stratified t and in a
 decaying learning rate.
 """
 

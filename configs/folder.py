@@ -9,7 +9,7 @@ every field can be set as ever. Of each image the middle square is taken, shrunk
 Cost: 100,000 steps; hours on a GPU, depending on the size.
 Expected: with some thousands of images, new ones of their kind; with a few dozen, the same ones again.
 
-Differs from the paper in warming the average up, so that it is of use from the first thousand steps on.
+Differs from the paper in warming the EMA up, so that it is useful from the first thousand steps on.
 """
 
 from ml_collections import ConfigDict

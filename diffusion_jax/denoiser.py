@@ -26,12 +26,12 @@ class Parameterization(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What is believed about x_t = alpha x_0 + sigma eps.
+    """A network's estimate of x_0 and eps in x_t = alpha x_0 + sigma eps.
 
     Attributes:
         x_0: the image, [B, ..., C].
         eps: the noise, [B, ..., C].
-        coefficients: (a, b) of the network's output a x_0 + b eps, [] or [B] each; None where no network was asked.
+        coefficients: (a, b) of the network's output a x_0 + b eps, [] or [B] each; None if it is not from a network.
         variance: the network's raw output for the reverse variance, [B, ..., C], or None; see `reverse_log_variance`.
     """
 
@@ -134,7 +134,7 @@ def reverse_log_variance(
             a likelihood Ho et al. take the posterior's of the step above, `likelihood.decoder_log_variance`.
 
     Raises:
-        ValueError: for an unknown kind, or where a learned variance is asked of a network that has none.
+        ValueError: for an unknown kind, or if the network does not predict the variance that `kind` needs.
     """
     check_variance(kind)
     if kind == "learned":
@@ -200,5 +200,5 @@ def dynamic_threshold(x_0: Array, *, quantile: float = 0.995, max_bound: float =
 
 
 def clip_x_0(denoise: Denoiser) -> Denoiser:
-    """Returns the denoiser with x_0 clipped to [-1, 1] and eps recomputed: `limit_x_0` as it is most often wanted."""
+    """Returns the denoiser with x_0 clipped to [-1, 1] and eps recomputed: `limit_x_0` with its usual arguments."""
     return limit_x_0(denoise, clip)

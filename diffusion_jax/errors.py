@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """The input is at fault: one sentence with the field, its value and what is allowed."""
+    """The input is wrong: one sentence with the field, its value and what is allowed."""
 
 
 class RunError(RuntimeError):

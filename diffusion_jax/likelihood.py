@@ -93,7 +93,7 @@ def bound_term(
     Args:
         prediction: the denoiser's, at x_t.
         x_0: images in [-1, 1], [B, ...].
-        x_t: drawn from q(x_t | x_0), [B, ...].
+        x_t: a sample of q(x_t | x_0), [B, ...].
         t: from, [] or [B].
         s: to, [] or [B].
         variance: of the reverse step.

@@ -37,7 +37,7 @@ def simple(*, weighting: Weighting | None = None) -> Loss:
 
 
 def vlb(*, levels: Level, variance: VarianceKind) -> Loss:
-    """Returns L_vlb: T times the bound's term at the drawn level, an unbiased estimate of the bound without its prior.
+    """Returns L_vlb: T times the bound's term at the sampled level, an unbiased estimate of the bound without its prior.
 
     In bits per dimension. [Nichol & Dhariwal 2021, eq. 4; 'RESCALED_KL' of their code]
 

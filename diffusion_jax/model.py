@@ -65,7 +65,7 @@ class Model(NamedTuple):
             UserError: for an unknown setting, a value that is not allowed, or one that `load` decides.
         """
         if fixed := settings.keys() & {"step", "ema_rate"}:
-            raise UserError(f"setting {fixed.pop()!r} says which weights to use; give it to load().")
+            raise UserError(f"setting {fixed.pop()!r} selects the weights; pass it to load().")
         settings = {name: _plain(value) for name, value in settings.items()}
         model = self._replace(config=with_settings(self.config, num_images=_plain(num_images), **settings))
         return np.concatenate(list(chunks(model)))
@@ -77,10 +77,10 @@ def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None =
     Args:
         workdir: of the run; a folder or gs://.
         step: of the checkpoint; -1 is the latest.
-        ema_rate: which average of the parameters, 0 for the parameters themselves; None is the config's `sample.ema_rate`.
+        ema_rate: which EMA weights, 0 for the parameters themselves; None is the config's `sample.ema_rate`.
 
     Raises:
-        UserError: where there is no such run, checkpoint or average.
+        UserError: if the run, the checkpoint or the EMA does not exist.
     """
     workdir = storage.path(workdir)
     config = stored.read_config(workdir)
@@ -90,13 +90,13 @@ def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None =
 
 
 def _plain(value: Any) -> Any:
-    """Returns a setting as a config has it: NumPy's and JAX's numbers as Python's, lists and arrays as tuples."""
+    """Returns a setting in the form of a config: Python numbers for those of NumPy and JAX, tuples for lists and arrays."""
     value = value.tolist() if hasattr(value, "tolist") else value
     return tuple(value) if isinstance(value, list) else value
 
 
 def restore(workdir: storage.Path, config: Config) -> Model:
-    """Returns the model of a run with the checkpoint and the average that the config's section `sample` asks for."""
+    """Returns the model of a run, with the checkpoint and the EMA that the config's section `sample` names."""
     settings = config.sample
     abstract = jax.eval_shape(processes.network(config).init, jax.random.key(0))
     like = sharding.with_shardings(abstract, sharding.replicated(sharding.local_mesh()))
@@ -118,7 +118,7 @@ def with_settings(config: Config, **settings) -> Config:
 
 
 def provenance(model: Model) -> dict[str, Any]:
-    """Returns what tells results of this model from those of any other: for a manifest."""
+    """Returns what identifies results of this model: for a manifest."""
     config = model.config
     weights = hashlib.sha256()
     for leaf in jax.tree.leaves(model.params):
@@ -139,7 +139,7 @@ def provenance(model: Model) -> dict[str, Any]:
 
 
 def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
-    """Yields the images that the config asks for from number `first` on, uint8 [B, H, W, C], in pieces.
+    """Yields the images of the config from number `first` on, uint8 [B, H, W, C], in pieces.
 
     Chunks begin at multiples of their size, so that an image depends neither on how many there are nor on `first`.
 
@@ -148,7 +148,7 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
     """
     size = _chunk_size(model.config, "sample")
     numbers = np.arange(first - first % size, model.config.sample.num_images)
-    for start, (images, finite) in in_chunks(_program(sampling.draw, model.config), model, size, numbers):
+    for start, (images, finite) in in_chunks(_program(sampling.make_generate, model.config), model, size, numbers):
         if not np.all(finite):
             raise RunError(
                 f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
@@ -159,7 +159,7 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
 
 def strip(model: Model, num_images: int) -> np.ndarray:
     """Returns predictions of x_0 at `sample.strip` times, for the first images. # uint8 [k, num_images, H, W, C]"""
-    fn, size = _program(sampling.strip, model.config), _chunk_size(model.config, "sample")
+    fn, size = _program(sampling.make_strip, model.config), _chunk_size(model.config, "sample")
     found = [predictions for _, predictions in in_chunks(fn, model, size, np.arange(num_images))]
     return np.concatenate(found, axis=1)[:, :num_images]
 

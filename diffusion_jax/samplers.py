@@ -94,13 +94,13 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
 
 
 def _trace_rows(num_steps: int, num_traced: int) -> Array:
-    """Returns where the state after each step is kept; those not asked for all land in the last row. # int32 [S]"""
+    """Returns where the state after each step is kept; the other states land in the last row. # int32 [S]"""
     done = (jnp.arange(num_steps) + 1) * num_traced
     return jnp.where(done % num_steps < num_traced, done // num_steps - 1, num_traced)
 
 
 def _noise(keys: Array, index: Array, x: Array) -> Noise:
-    """Returns the draws of step `index`: addressed by (image, step, k), made only when asked for."""
+    """Returns the draws of step `index`: addressed by (image, step, k), computed only when needed."""
 
     def draw(key: Array, k: int) -> Array:
         return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index), k), x.shape[1:], x.dtype)
@@ -290,7 +290,7 @@ def _check(sampler: Sampler, x_T: Array, grid: Level, keys: Array, num_traced: i
 
 
 def _stands_still(grid: Level) -> bool:
-    """Returns whether neighbours are the same level; of a traced grid nobody knows."""
+    """Returns whether neighbours are the same level; False for a traced grid, where it is unknown."""
     if isinstance(grid.log_snr, jax.core.Tracer):
         return False
     grid = jax.tree.map(np.asarray, grid)

@@ -28,7 +28,7 @@ def test_a_learned_variance_is_trained_and_sampled(loss):
         state, metrics = step(state, batch)
     after = np.asarray(state.params["conv_out"]["bias"])
     assert after.shape == (2,) and after[1] != before[1] and np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
-    drawn, finite = jax.jit(sampling.draw(config))(state.params, 0, jnp.arange(2))
+    drawn, finite = jax.jit(sampling.make_generate(config))(state.params, 0, jnp.arange(2))
     assert finite.all() and drawn.shape == (2, 8, 8, 1) and np.std(drawn) > 10
 
 
@@ -60,7 +60,7 @@ def test_an_image_depends_on_seed_and_number_alone():
     """The same numbers in another order and another batch; and another seed changes everything."""
     config = config_of({"sample.num_steps": 5, "sample.clip": "none"})
     params = jax.jit(processes.network(config).init)(streams.key(0, "init"))
-    draw = jax.jit(lambda *arguments: sampling.draw(config)(*arguments)[0])
+    draw = jax.jit(lambda *arguments: sampling.make_generate(config)(*arguments)[0])
     one, two = draw(params, 0, jnp.array([3, 1, 2])), draw(params, 0, jnp.array([1, 2, 3]))
     difference = np.abs(np.asarray(one, int) - np.asarray(two, int)[[2, 0, 1]])
     assert np.max(difference) <= 1 and np.mean(difference > 0) < 1e-3
@@ -95,7 +95,7 @@ def test_fused_steps_meet_every_interval_after_a_stop_in_between():
 )
 def test_too_few_steps_are_doubted_aloud(sampler, num_steps, doubted):
     config = config_of({"process.num_steps": 1000, "sample.sampler": sampler, "sample.num_steps": num_steps})
-    doubts = sampling.doubts(config)
+    doubts = sampling.warnings(config)
     assert len(doubts) == doubted and all(f"sample.num_steps: {num_steps} steps are few" in doubt for doubt in doubts)
 
 
@@ -109,14 +109,14 @@ def test_too_few_steps_are_doubted_aloud(sampler, num_steps, doubted):
 )
 def test_what_begins_too_late_is_doubted_aloud(changes, sentence):
     defaults = {"process.num_steps": 1000, "sample.sampler": "ddim", "sample.num_steps": 50}
-    [doubt] = sampling.doubts(config_of(defaults | changes))
+    [doubt] = sampling.warnings(config_of(defaults | changes))
     assert re.search(sentence, doubt)
 
 
 def test_many_given_times_are_not_few():
     times = tuple(range(1000, -1, -5))
     changes = {"sample.grid": "explicit", "sample.times": times, "sample.num_steps": 5, "sample.strip": 8}
-    assert sampling.doubts(config_of({"process.num_steps": 1000, "sample.sampler": "ddim", **changes})) == []
+    assert sampling.warnings(config_of({"process.num_steps": 1000, "sample.sampler": "ddim", **changes})) == []
 
 
 @pytest.mark.parametrize(("rescaled", "last"), [(False, 3999), (True, 999.75)])

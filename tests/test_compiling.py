@@ -32,7 +32,7 @@ def test_a_sampler_converts_no_kernel_in_its_loop():
     config = tiny.config_of({"model.dtype": "bfloat16"})
     params = jax.eval_shape(processes.network(config).init, jax.random.key(0))
     kernels = {leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"}
-    draw = jax.make_jaxpr(sampling.draw(config))(params, 0, jnp.arange(2))
+    draw = jax.make_jaxpr(sampling.make_generate(config))(params, 0, jnp.arange(2))
     assert len(converted_in_loops(draw.jaxpr)) > 0 and not kernels & set(converted_in_loops(draw.jaxpr))
 
 

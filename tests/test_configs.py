@@ -72,7 +72,7 @@ def test_config(name, images):
     assert NUM_PARAMETERS[name] in (None, sum(leaf.size for leaf in jax.tree.leaves(params)))
     if name in SAME_WHEN_SMALL:  # compiling takes half a minute
         training.parts(config)
-        sampling.solve(config)
+        sampling.make_solve(config)
         return
     config = config.with_values("model", channels=4, num_groups=2, num_res_blocks=1, num_heads=1)
     take_two_steps(config.with_values("train", warmup_steps=0))
@@ -92,7 +92,7 @@ def check_shapes(config):
 def take_two_steps(config):
     checks.check(config)
     parts = training.parts(config)
-    sampling.draw(config)  # its settings fit together
+    sampling.make_generate(config)  # its settings fit together
     state = jax.jit(functools.partial(start.make_state, parts=parts))(streams.key(0, "init"))
     batch = {"x": np.zeros((2, *processes.image_shape(config)), np.uint8), "cond": {}}
     after, metrics = state, []

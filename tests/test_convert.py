@@ -147,7 +147,7 @@ def test_the_embeddings_are_the_references(key, x64):
     """Sines and cosines in either order; what is float32 there loses digits of t before the sine."""
     condition = G6["t_frac"] if ".frac." in key or key.startswith("edm") else G6["t_int"].astype(np.float64)
     spacing = "closed" if key.startswith(CLOSED) else "half_open"
-    got = layers.embed_condition(jnp.asarray(condition), G6[key].shape[-1], spacing=spacing)
+    got = layers.embed_c_noise(jnp.asarray(condition), G6[key].shape[-1], spacing=spacing)
     if key.startswith(("improved.", "diffusers.flip1", "edm.")):
         got = jnp.concatenate(jnp.split(got, 2, axis=-1)[::-1], axis=-1)
     atol = 2e-4 * max(1, np.max(condition) / 1000) if key.endswith("__f32") else 1e-11

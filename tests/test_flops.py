@@ -97,7 +97,7 @@ def test_a_training_step_takes_three_forward_passes():
 
 def test_a_sampler_takes_one_forward_pass_for_each_step():
     config = tiny.config_of({})
-    network, draw = processes.network(config), sampling.draw(config)
+    network, draw = processes.network(config), sampling.make_generate(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
     forward = flops.count(lambda *args: network.apply(*args, {}), params, F32((2, 8, 8, 1)), F32((2,)))
     numbers = jax.ShapeDtypeStruct((2,), jnp.int32)

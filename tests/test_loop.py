@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from diffusion_jax import networks, streams
-from diffusion_jax.compose import inputs, training
+from diffusion_jax.compose import choices, inputs, training
 from diffusion_jax.data import feed, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
@@ -293,7 +293,7 @@ def test_a_broken_image_on_the_way_is_named_and_what_was_learned_is_saved(tmp_pa
         return source._replace(read=read)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sources, "npz", breaking)
+        patched.setitem(choices.SOURCES, "npz", breaking)
         with pytest.raises(UserError, match="7.png"):
             train.run(tiny.config_of(config), storage.path(tmp_path / "run"))
     assert [step.name for step in (tmp_path / "run" / "checkpoints").iterdir()] == ["5"]

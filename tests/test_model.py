@@ -98,12 +98,14 @@ def test_images_that_are_not_finite_are_said_instead_of_drawn_black(workdir):
 def test_its_denoiser_works_with_any_sampler(workdir):
     """What the three lines do, by hand."""
     model = dj.load(workdir)
-    levels = dj.from_betas(dj.cosine(20))
-    grid = dj.at(levels, dj.trailing(20, 5))
+    process = dj.chain(dj.cosine(20))
+    grid = process.level(dj.trailing(process, 5))
     numbers = jnp.arange(3)
     x_T = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(dj.streams.keys(0, "x_T", numbers))
     denoise = dj.clip_x_0(model.denoiser())
-    got = dj.sample(denoise, dj.ddim(), grid.sigma[0] * x_T, grid, dj.streams.keys(0, "sampler", numbers))
+    got = dj.sample(
+        denoise, dj.ddim(), dj.prior(process.level(process.last), x_T), grid, dj.streams.keys(0, "sampler", numbers)
+    )
     expected = model.sample(3, sampler="ddim", num_steps=5, seed=0)
     assert np.max(np.abs(np.asarray(dj.to_uint8(got.x), int) - expected)) <= 1
 

@@ -161,7 +161,7 @@ def test_rematerialised_levels_are_the_same_function_in_less_memory():
 
 
 def test_embedding_starts_as_sines_and_cosines_from_fast_to_slow():
-    embedding = layers.embed_condition(jnp.array([0.0, 7.0]), 6, spacing="closed")
+    embedding = layers.embed_c_noise(jnp.array([0.0, 7.0]), 6, spacing="closed")
     np.testing.assert_array_equal(embedding[0], [0, 0, 0, 1, 1, 1])
     rates = np.array([1, 1e-2, 1e-4])
     np.testing.assert_allclose(embedding[1], np.concatenate([np.sin(7 * rates), np.cos(7 * rates)]), rtol=1e-5)

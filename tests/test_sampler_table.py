@@ -85,7 +85,7 @@ def test_the_tables_have_every_sampler_process_and_parameterization():
 def test_gaussian_data_is_drawn_whatever_the_network_predicts(sampler, column):
     """2,560 values for each parameterization: standard errors are 0.010 of the mean and 0.007 of the spread; tolerances 4 of
     them, and 0.02 for what 100 steps leave."""
-    solve, (denoise_of, num) = sampling.solve(config_for(sampler, column)), networks(column)
+    solve, (denoise_of, num) = sampling.make_solve(config_for(sampler, column)), networks(column)
     keys = streams.keys(0, "sampler", jnp.arange(40))
     noise = jax.random.normal(jax.random.key(1), (40, 8, 8, 1))
     x = jax.jit(jax.vmap(lambda number: solve(denoise_of(number), noise, keys, 0).x))(jnp.arange(num))
@@ -96,7 +96,7 @@ def test_gaussian_data_is_drawn_whatever_the_network_predicts(sampler, column):
 @pytest.mark.parametrize(("sampler", "column"), [cell for cell, text in table("sampler").items() if text != "yes"])
 def test_a_sampler_is_refused_where_the_table_says_so(sampler, column):
     with pytest.raises(UserError, match="is impossible where"):
-        sampling.solve(config_for(sampler, column))
+        sampling.make_solve(config_for(sampler, column))
 
 
 @pytest.mark.parametrize(("predicts", "column"), list(itertools.product(PREDICTS, COLUMNS)))
@@ -113,21 +113,21 @@ def test_a_parameterization_is_refused_where_the_table_says_so(predicts, column)
 def test_solving_for_eps_is_refused_where_no_signal_is_left(sampler):
     for column in ("discrete without signal at T", "rectified_flow"):
         with pytest.raises(UserError, match="solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'"):
-            sampling.solve(config_for(sampler, column, **{"sample.solves_for": "eps"}))
-    sampling.solve(config_for(sampler, "vp", **{"sample.solves_for": "eps"}))
+            sampling.make_solve(config_for(sampler, column, **{"sample.solves_for": "eps"}))
+    sampling.make_solve(config_for(sampler, "vp", **{"sample.solves_for": "eps"}))
 
 
 def test_several_levels_without_signal_are_refused():
     """Between the last two levels of such a chain there is none either."""
     config = config_for("ancestral", "discrete without signal at T", **{"sample.grid": "uniform", "sample.num_steps": 2000})
     with pytest.raises(UserError, match="sample.grid = 'uniform' visits several levels without signal"):
-        sampling.solve(config)
+        sampling.make_solve(config)
 
 
 def test_churn_is_refused_where_the_chain_has_levels_without_signal():
     config = config_for("heun", "discrete without signal at T", **{"sample.churn": (40.0, 0.0, 50.0, 1.0)})
     with pytest.raises(UserError, match="sample.churn is impossible where the chain leaves no signal at T"):
-        sampling.solve(config)
+        sampling.make_solve(config)
 
 
 def test_the_inversion_of_the_document_gives_back_the_image(tmp_path):
@@ -147,4 +147,4 @@ def test_the_inversion_of_the_document_gives_back_the_image(tmp_path):
 def test_grids_of_the_log_snr_are_refused_where_no_signal_is_left(grid):
     for column in ("discrete without signal at T", "rectified_flow"):
         with pytest.raises(UserError, match="are impossible where a process leaves no signal; use 'trailing'"):
-            sampling.solve(config_for("ddim", column, **{"sample.grid": grid}))
+            sampling.make_solve(config_for("ddim", column, **{"sample.grid": grid}))

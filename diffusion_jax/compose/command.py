@@ -60,10 +60,10 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[st
         print(f"error: {sentence}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
     except OSError as error:  # a full disk, a folder that became read-only, a share that went away
-        print(f"error: {error}; what is written is complete, and the same command goes on.", file=sys.stderr)
+        print(f"error: {error}; all written files are complete; the same command resumes.", file=sys.stderr)
         return RUN_FAILED
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; what is written is complete, and the same command goes on.", file=sys.stderr)
+        print("stopped by Ctrl-C; all written files are complete; the same command resumes.", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -191,7 +191,7 @@ class Config(Section):
         return f"config field {name} = {sections.shown(self.flat()[name])}"
 
     def identity(self) -> dict[str, Any]:
-        """Returns the fields that say which run this is: those that may not change on resume, flat."""
+        """Returns the fields that identify a run: those that may not change on resume, flat."""
         return {name: value for name, value in self.flat().items() if not FIELDS[name].free}
 
     def without_effect(self, names: Collection[str]) -> list[str]:
@@ -210,5 +210,5 @@ FIELDS: dict[str, Field] = sections.fields_of(Config)
 
 
 def not_allowed(name: str, value: Any) -> str:
-    """Returns what to say of a value that a field does not take."""
+    """Returns the error for a value that a field does not allow."""
     return f"config field {name} = {sections.shown(value)} is not allowed; it must be {FIELDS[name].allowed}."

@@ -33,12 +33,12 @@ def conditioning(config: Config) -> Conditioning:
 
 
 def source(config: Config) -> Source:
-    """Returns the training set, its images as the config says."""
+    """Returns the training set, with images of the configured shape."""
     return _source(config, split="")
 
 
 def held_out(config: Config) -> Source | None:
-    """Returns the set of which only the loss is taken, if the config names one."""
+    """Returns the held-out set, or None. It is used for its loss only."""
     if not (split := config.data.held_out):
         return None
     try:
@@ -66,7 +66,7 @@ def _source(config: Config, *, split: str) -> Source:
 
 
 def is_resident(config: Config, num_images: int) -> bool:
-    """Returns whether so many images stay on the devices."""
+    """Returns whether this many images fit in the cache on the devices."""
     return num_images * math.prod(image_shape(config)) <= config.data.device_cache_gib * 2**30
 
 
@@ -98,13 +98,13 @@ def batching(config: Config) -> dict[str, Any]:
 
 
 def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
-    """Returns what must stay of the images when a run goes on: their order and their labels depend on it."""
+    """Returns what must not change about the data when a run resumes: the order and the labels depend on it."""
     classes = list(source.class_names) if config.model.num_classes else []
     return {"num_images": source.num_images, "class_names": classes}
 
 
 def evaluated(config: Config) -> Source:
-    """Returns the images whose likelihood is asked for: of the held-out set or of the training set, evenly spaced.
+    """Returns the images to measure: of the held-out set or of the training set, evenly spaced.
 
     Raises:
         UserError: where the config names no held-out set.
@@ -113,6 +113,6 @@ def evaluated(config: Config) -> Source:
     found = held_out(config) if settings.held_out else source(config)
     if found is None:
         raise UserError(
-            "config field data.held_out = '' names no images; set it, or likelihood.held_out = False for the training set."
+            "config field data.held_out = '' is empty; set it, or set likelihood.held_out = False to use the training set."
         )
     return transforms.subsampled(found, settings.num_images or found.num_images)

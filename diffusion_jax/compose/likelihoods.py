@@ -1,4 +1,4 @@
-"""The likelihood that a config asks for."""
+"""The likelihood that a config names."""
 
 from collections.abc import Callable
 from typing import Any

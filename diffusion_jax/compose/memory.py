@@ -35,7 +35,7 @@ def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     if free < per_image:
         num_levels = len(config.model.multipliers)
         raise UserError(
-            f"config field train.batch_size = 0 finds no batch: one image takes {per_image / 2**30:.1f} GiB and "
+            f"config field train.batch_size = 0 is not possible: one image takes {per_image / 2**30:.1f} GiB and "
             f"{max(free, 0) / 2**30:.1f} GiB are free; set model.num_remat_stages = {num_levels}, or lower "
             "data.image_size or model.channels."
         )

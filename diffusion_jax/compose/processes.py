@@ -51,7 +51,7 @@ def process_of(config: Config) -> Process:
     if config.predicts in ("eps", "score") and not has_signal(found):
         raise UserError(
             f"config field predicts = {config.predicts!r} is impossible where this process leaves no signal at T: x_T is "
-            "the noise itself, and says nothing of x_0; use 'v', 'velocity', 'edm' or 'x_0'."
+            "the noise itself and does not determine x_0; use 'v', 'velocity', 'edm' or 'x_0'."
         )
     return found
 
@@ -86,6 +86,6 @@ def contradictions(config: Config) -> Iterator[str]:
     if section.zero_terminal_snr and section.num_steps <= 1:
         yield f"{config.show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."
     if section.kind != "discrete" and section.zero_terminal_snr:
-        yield f"{config.show('process.kind')} has no schedule to rescale; set process.zero_terminal_snr = False."
+        yield f"{config.show('process.kind')} does not use a schedule; set process.zero_terminal_snr = False."
     if section.kind != "discrete" and section.rescale_c_noise:
         yield f"{config.show('process.rescale_c_noise')} is for process.kind = 'discrete', and {kind}; set False."

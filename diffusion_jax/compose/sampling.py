@@ -21,11 +21,13 @@ MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedu
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
 
 
-def doubts(config: Config) -> list[str]:
+def warnings(config: Config) -> list[str]:
     """Returns a sentence for every setting of the section `sample` that may be, but gives poor images."""
     levels, found = grid(config), []
     if (snr := float(np.exp(levels.log_snr[0]))) > MAX_FIRST_SNR:
-        found.append(f"drawing begins from noise alone, where images still show (signal-to-noise ratio {snr:.2g}).")
+        found.append(
+            f"sampling starts from pure noise, but the first level still holds signal (signal-to-noise ratio {snr:.2g})."
+        )
     return found + _too_few(config, len(levels.alpha) - 1)
 
 
@@ -41,21 +43,21 @@ def _too_few(config: Config, num_steps: int) -> list[str]:
     return [f"{few} for DDIM: below {least} images lose detail; 'dpm_solver' needs fewer."]
 
 
-def draw(config: Config) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
+def make_generate(config: Config) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
     """Returns (params, seed, image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite, bool [B].
 
     Image i depends on (seed, i) alone. The other settings are those of the section `sample`.
     """
     run, codec = _reverse_process(config), inputs.codec(config)
 
-    def drawn(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
+    def generate(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
         x = run(params, seed, numbers)[1].x
         return codec.decode(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
 
-    return drawn
+    return generate
 
 
-def strip(config: Config) -> Callable[[Any, Array, Array], Array]:
+def make_strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     """Returns (params, seed, image numbers [B]) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
 
     k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image.
@@ -79,7 +81,7 @@ def grid(config: Config) -> Level:
     found = processes.process_of(config).level(grid_times(config))
     if np.sum(found.alpha == 0) > 1:
         raise UserError(
-            f"config field sample.grid = {config.sample.grid!r} visits several levels without signal, whose x_0 "
+            f"config field sample.grid = {config.sample.grid!r} visits several levels without signal. There x_0 "
             "is unknown; take fewer steps, or 'trailing'."
         )
     return found
@@ -109,9 +111,9 @@ def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
 
 
 def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
-    """Returns (params, seed, image numbers, num_traced) -> (the denoiser, what was drawn with it)."""
+    """Returns (params, seed, image numbers, num_traced) -> (the denoiser, its samples)."""
     cond_of, shape = inputs.conditioning(config).of_image, inputs.codec(config).shape
-    make, draws = denoiser_of(config, config.sample.clip), solve(config)
+    make, draws = denoiser_of(config, config.sample.clip), make_solve(config)
 
     def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
         denoise = make(params, cond_of(numbers))
@@ -122,8 +124,8 @@ def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
     return run
 
 
-def solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
-    """Returns (denoiser, draws of N(0, I) [B, H, W, C], keys [B], num_traced) -> `Samples`, as `sample` says."""
+def make_solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
+    """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says."""
     levels, sampler = grid(config), _sampler(config)
     of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
     if of_order and levels.alpha[0] == 0 and config.sample.solves_for == "eps":
@@ -190,6 +192,6 @@ def _of_a_grid(config: Config) -> Iterator[str]:
         yield f"{name} must be at most process.num_steps = {most} for sample.grid = {sample.grid!r}."
     if sample.grid == "trailing" and sample.last_level == "min_noise":
         name = config.show("sample.last_level")
-        yield f"{name} is not for sample.grid = 'trailing', which leads to the data; set 'uniform'."
+        yield f"{name} does not fit sample.grid = 'trailing', which always ends at the data; set sample.grid = 'uniform'."
     if sample.churn[0] != 0 and sample.sampler not in ("euler", "heun"):
         yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."

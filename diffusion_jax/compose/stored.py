@@ -72,17 +72,17 @@ def to_json(config: Config, **more: Any) -> str:
 
 
 def write_config(workdir: storage.Path, config: Config, **more: Any) -> None:
-    """Writes a run's config, with the versions of what runs it, and what else is given as JSON can have it."""
+    """Writes a run's config, the versions of the packages, and the other values given."""
     storage.write_text(workdir / "config.json", to_json(config, **more))
 
 
 def check_images(workdir: storage.Path, seen: dict[str, Any]) -> None:
-    """Raises UserError where a run was begun on other images, as far as `seen`, stored beside its config, tells."""
+    """Raises UserError if the run was begun on other images. `seen` is stored beside the config."""
     stored = json.loads(storage.read_text(workdir / "config.json", "the workdir of a run")).get("images", seen)
     if differences := [f"{name}: {stored.get(name)} -> {seen[name]}" for name in seen if stored.get(name) != seen[name]]:
         raise UserError(
-            f"workdir {str(workdir)!r} was begun on other images ({'; '.join(differences)}), whose order and labels would "
-            "change; take those, or another workdir with train.init_from."
+            f"workdir {str(workdir)!r} was begun on other images ({'; '.join(differences)}); the order of the "
+            "batches and the labels would change. Use those images, or another workdir with train.init_from."
         )
 
 
@@ -101,7 +101,7 @@ def read_config(workdir: storage.Path) -> Config:
 
 
 def agreed_config(workdir: storage.Path, config: Config) -> Config:
-    """Returns the config as the workdir's run has it: where the batch size is left to choose, it is that of the run.
+    """Returns the config as the workdir's run has it: a batch size of 0 becomes the run's own.
 
     Raises:
         UserError: where the workdir belongs to another run: a field differs that may not change.

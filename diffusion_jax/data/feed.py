@@ -124,7 +124,7 @@ def read(source: Source, numbers: Sequence[int], on_progress: Callable[[int], No
 
 
 def import_grain() -> types.ModuleType:
-    """Returns the package, which nothing needs but a set that is read while training.
+    """Returns grain, which only data sets read while training need.
 
     Raises:
         UserError: where it is not installed.
@@ -133,7 +133,7 @@ def import_grain() -> types.ModuleType:
         import grain
     except ImportError as error:
         raise UserError(
-            "config field data.device_cache_gib is smaller than the data set, and reading that while training needs grain: "
+            "config field data.device_cache_gib is smaller than the data set. Reading while training needs grain: "
             "pip install grain, or set a larger one."
         ) from error
     return grain
@@ -165,7 +165,7 @@ def _stream(source: Source, order: Callable[[int], np.ndarray], own: slice, firs
 
 
 def _valid_until_a_failure(batches: Any) -> Iterator[Batch]:
-    """Yields what an iterator of grain's gives, and ends its threads when nobody wants more."""
+    """Yields the items of a grain iterator, and ends its threads at the end."""
     is_whole = True
     try:
         for batch in batches:

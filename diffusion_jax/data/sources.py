@@ -1,4 +1,4 @@
-"""Where images come from. Each function returns a `Source`, and says in one sentence what is wrong with which file."""
+"""Where images come from. Each function returns a `Source`. An error names the file and its fault in one sentence."""
 
 import gzip
 import importlib
@@ -45,7 +45,7 @@ def digits(*, split: str = "") -> Source:
         UserError: for a split, since the set has none.
     """
     if split:
-        raise UserError("data.source = 'digits' is one set without splits; \"\" for no held-out loss.")
+        raise UserError("data.source = 'digits' does not have splits; use \"\" to turn the held-out loss off.")
     stored = needed("sklearn.datasets", "scikit-learn", "digits").load_digits()
     return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
 
@@ -123,10 +123,10 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
     except UNREADABLE as error:
         raise UserError(f"data file {str(file)!r} cannot be read ({type(error).__name__}: {error}).") from error
     if not is_idx:
-        raise UserError(f"data file {str(file)!r} is no IDX file of unsigned bytes with {num_dimensions} dimension(s).")
+        raise UserError(f"data file {str(file)!r} is not an IDX file of unsigned bytes with {num_dimensions} dimension(s).")
     if len(pixels) != math.prod(shape):
         follow = "more" if len(pixels) > math.prod(shape) else f"{len(pixels):,}"
-        raise UserError(f"data file {str(file)!r} is damaged: its head says {list(shape)}, and {follow} bytes follow.")
+        raise UserError(f"data file {str(file)!r} is damaged: its header says {list(shape)}, but {follow} bytes follow.")
     return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
@@ -137,7 +137,7 @@ def folder(*, path: str) -> Source:
     them come first, as a class ".".
 
     Raises:
-        UserError: where there is no such folder, or no image in it; by `read`, for a file that is no image.
+        UserError: if the folder does not exist or contains no images; by `read`, for a file that is not an image.
     """
     root = storage.path(path)
     files = image_files(path)
@@ -158,10 +158,14 @@ def image_files(path: str) -> list[storage.Path]:
     """
     root = storage.path(path)
     if not path or not root.is_dir():
-        raise UserError(f"config field data.path = {path!r} is no folder; data.source = 'folder' needs one with images.")
+        raise UserError(
+            f"config field data.path = {path!r} is not a folder; data.source = 'folder' needs a folder with images."
+        )
     files = sorted(storage.files(root, IMAGE_SUFFIXES), key=lambda file: file.parts)
     if not files:
-        raise UserError(f"config field data.path = {path!r} has no image; it must have {', '.join(IMAGE_SUFFIXES)} files.")
+        raise UserError(
+            f"config field data.path = {path!r} does not contain images; it must contain {', '.join(IMAGE_SUFFIXES)} files."
+        )
     return files
 
 
@@ -172,7 +176,7 @@ def _class_of(root: storage.Path, file: storage.Path) -> str:
 
 
 def decode(file: storage.Path) -> np.ndarray:
-    """Returns an image file as it is meant to be seen, upright and on white. # uint8 [H, W, 1] or [H, W, 3]
+    """Returns an image file, rotated as its EXIF data says, on white. # uint8 [H, W, 1] or [H, W, 3]
 
     Raises:
         UserError: where the file is damaged, or grey with more than 8 bits. (Pillow reads 16-bit colours as 8 bits.)

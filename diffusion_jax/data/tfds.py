@@ -27,7 +27,8 @@ def source(*, name: str, path: str, split: str = "train") -> Source:
     except (AssertionError, ValueError) as error:  # of which TFDS's own, for a set that it does not know, is one
         first_line = str(error).strip().split("\n")[0]
         raise UserError(
-            f"config field data.name = {name!r} is no set that TFDS knows, or not prepared as array_record ({first_line})."
+            f"config field data.name = {name!r} is not a data set that TFDS knows, or not prepared as array_record "
+            f"({first_line})."
         ) from error
     if not builder.is_prepared():
         _prepare(name, builder)
@@ -43,7 +44,7 @@ def source(*, name: str, path: str, split: str = "train") -> Source:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Returns whether what TFDS logs is of use: not that it looked in vain, or that Pillow decodes its images."""
+    """Returns whether a log record of TFDS is useful to users."""
     return not any(text in record.getMessage() for text in ("has no dataset_info.json", "OpenCV is not installed"))
 
 
@@ -53,8 +54,8 @@ def _prepare(name: str, builder: Any) -> None:
         socket.getaddrinfo("storage.googleapis.com", 443)
     except OSError as error:
         raise UserError(
-            f"config field data.name = {name!r} is not prepared in {str(builder.data_path)!r}, and there is no network to "
-            "download it; set data.path to a folder of prepared sets."
+            f"config field data.name = {name!r} is not prepared in {str(builder.data_path)!r}, and there is no "
+            "network to download it; set data.path to a folder of prepared sets."
         ) from error
     try:
         builder.download_and_prepare(file_format="array_record")

@@ -46,7 +46,7 @@ def resized(
 
 
 def subsampled(source: Source, num_images: int) -> Source:
-    """Returns at most so many images of a source, evenly spaced."""
+    """Returns a source of at most this many images, evenly spaced."""
     kept = min(num_images, source.num_images)
     return source._replace(num_images=kept, read=lambda number: source.read(number * source.num_images // kept))
 

@@ -106,7 +106,7 @@ def _pf_ode_results(by_image: dict[str, np.ndarray]) -> dict[str, Any]:
     if lost == len(bits):
         raise RunError("the integration took too many steps for every image; raise likelihood.tolerance.")
     if lost:
-        logs.say("warning", f"{lost} images are left out: their integration took too many steps.")
+        logs.say("warning", f"{lost} images are left out, because their integration took too many steps.")
     means = _mean_and_error("pf_ode_bits_per_dim", bits[reached]) | {
         "evaluations": float(np.mean(by_image["num_evaluations"])),
         "not_integrated": lost,

@@ -1,4 +1,4 @@
-"""Dumping images: python main.py --mode=sample --workdir=<workdir> [--out=<folder>]; the same command continues."""
+"""Generating images: python main.py --mode=sample --workdir=<workdir> [--out=<folder>]; the same command continues."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ NUM_STRIPS = 8  # images in strip.png
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
-    """Draws `sample.num_images` images with the settings of the section `sample`.
+    """Generates `sample.num_images` images with the settings of the section `sample`.
 
     Args:
         config: checked by `checks.check`.
@@ -22,14 +22,14 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
         The exit code, 0.
     """
     config = stored.agreed_config(workdir, config)
-    sampling.solve(config)  # its settings fit together
+    sampling.make_solve(config)  # its settings fit together
     trained = model.restore(workdir, config)
     settings = config.sample
     manifest = _manifest(trained)
     out = out or workdir / "samples" / _name(trained, manifest)
     logs.say("sampling", f"{settings.num_images:,} images into {out}")
-    for doubt in sampling.doubts(config):
-        logs.say("warning", doubt)
+    for sentence in sampling.warnings(config):
+        logs.say("warning", sentence)
     cond = inputs.conditioning(config).of_image(np.arange(settings.num_images))
     result = dump.write(
         out,
@@ -47,16 +47,16 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
 
 
 def _picture_strip(trained: model.Model, file: storage.Path) -> None:
-    """Writes a picture with a row for each of the first images: what the network takes it for, from x_T on to the end."""
+    """Writes the network's predictions of x_0 for the first images, one row each, from noise (left) to image (right)."""
     predictions = model.strip(trained, NUM_STRIPS).swapaxes(0, 1)  # [images, k, H, W, C]
     num_columns = predictions.shape[1]
     grid = pictures.grid(predictions.reshape(-1, *predictions.shape[2:]), num_columns=num_columns)
     storage.write_bytes(file, pictures.encode_png(grid))
-    logs.say("strip", f"{file}: x_0 as predicted at {num_columns} times, a row for each image")
+    logs.say("strip", f"{file}: the network's prediction of x_0 at {num_columns} times, one row for each image")
 
 
 def _name(trained: model.Model, manifest: dict) -> str:
-    """Returns a folder's name: what one looks for, and a digest of the rest."""
+    """Returns a folder's name: the settings that people look for, and a digest of the others."""
     settings, digest = trained.config.sample, shards.digest(manifest)
     return f"step_{trained.step:07d}_{settings.sampler}{settings.num_steps}_seed{settings.seed}_{digest}"
 

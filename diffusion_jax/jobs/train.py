@@ -52,7 +52,7 @@ def run(config: Config, workdir: storage.Path) -> int:
         with logs.Logs(workdir, first_step=first_step, tensorboard=train.tensorboard) as log:
             watched = watch.Run(parts, mesh, log, **{name: getattr(train, name) for name in watch.INTERVALS})
             watching, save = watch.Watch(watched), functools.partial(_save, config, workdir, source, checkpoints, log)
-            generate = functools.partial(sampling.draw(config), seed=config.sample.seed)
+            generate = functools.partial(sampling.make_generate(config), seed=config.sample.seed)
             state = loop.run(
                 state,
                 lambda state, item: take(state, fed.store, item),
@@ -88,7 +88,7 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
         logs.say("picked", f"batches of {size}")
         config = config.with_values("train", batch_size=size)
     sharding.check_batch_size(config.train.batch_size, mesh)
-    sampling.solve(config)  # the settings of the pictures fit together
+    sampling.make_solve(config)  # the settings of the pictures fit together
     return config
 
 
@@ -118,7 +118,7 @@ def _save(
 
 
 def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState, per_call: int) -> None:
-    """Prints what is about to run, a line each."""
+    """Prints what will run, one line for each fact."""
     train, device = config.train, jax.devices()[0]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     height, width, channels = processes.image_shape(config)
@@ -132,15 +132,16 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
         logs.say("classes", ", ".join(f"{label} {name}" for label, name in enumerate(source.class_names)))
         if (num_classes := config.model.num_classes) > len(source.class_names):
             logs.say(
-                "warning", f"config field model.num_classes = {num_classes} is more than these; the others learn nothing."
+                "warning",
+                f"config field model.num_classes = {num_classes} is more than the data has; the others are not trained.",
             )
     logs.say("network", f"{num_params:,} parameters, {config.model.dtype}")
     span = f"{int(state.step):,} to {train.num_steps:,}"
-    logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} in a call")
+    logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} steps a call")
     if state.step >= train.num_steps:
-        logs.say("note", "train.num_steps are taken already; set more to go on.")
-    for doubt in sampling.doubts(config):
-        logs.say("warning", doubt)
+        logs.say("note", "all train.num_steps are done; set a larger value to go on.")
+    for sentence in sampling.warnings(config):
+        logs.say("warning", sentence)
     logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
 
 

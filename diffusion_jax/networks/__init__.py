@@ -17,8 +17,8 @@ class Network(NamedTuple):
 
     Attributes:
         init: key -> params, float32.
-        apply: (params, x_t [B, H, W, C], condition [B], cond, *, train, rngs) -> output [B, H, W, C]; `cond` is a dict of
-            what else the network is told, see `UNet`.
+        apply: (params, x_t [B, H, W, C], c_noise [B], cond, *, train, rngs) -> output [B, H, W, C]; `cond` is a dict of
+            the other inputs of the network, see `UNet`.
         cast: params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them.
     """
 
@@ -43,7 +43,7 @@ def unet(
         image_shape: (H, W, C).
         dtype: 'float32', computed at the highest precision that the device has, or 'bfloat16'.
         learned_variance: whether the output has twice the channels.
-        cond_channels: channels of cond['image']; 0 for no such condition.
+        cond_channels: channels of cond['image']; 0 for none.
         **options: the other attributes of `UNet`.
 
     Raises:
@@ -54,16 +54,16 @@ def unet(
     precision = "default" if dtype == "bfloat16" else "highest"
 
     def init(key):
-        x_t, condition = jnp.zeros((1, *image_shape)), jnp.zeros(1)
+        x_t, c_noise = jnp.zeros((1, *image_shape)), jnp.zeros(1)
         known = conditioning.labels(module.num_classes) if module.num_classes else conditioning.unconditional()
         cond = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), known.spec(1))
         cond |= {"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {}
         key_module, key_kernels = jax.random.split(key)
-        return layers.draw_kernels(module.init(key_module, x_t, condition, cond, train=False)["params"], key_kernels)
+        return layers.draw_kernels(module.init(key_module, x_t, c_noise, cond, train=False)["params"], key_kernels)
 
-    def apply(params, x_t, condition, cond, *, train=False, rngs=None):
+    def apply(params, x_t, c_noise, cond, *, train=False, rngs=None):
         with jax.default_matmul_precision(precision):
-            return module.apply({"params": params}, x_t, condition, cond, train=train, rngs=rngs)
+            return module.apply({"params": params}, x_t, c_noise, cond, train=train, rngs=rngs)
 
     def cast(params):
         return jax.tree_util.tree_map_with_path(

@@ -27,7 +27,7 @@ def half_width(scale: float) -> nn.initializers.Initializer:
 
 
 def draw_kernels(params: Any, key: Array) -> Any:
-    """Returns parameters with every kernel r drawn from U(-r, r): Ho et al.'s initialisation of every weight."""
+    """Returns parameters with every kernel r replaced by a sample of U(-r, r): Ho et al.'s initialisation."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     is_kernel = [path[-1].key == "kernel" for path, _ in leaves]
     total = sum(leaf.size for (_, leaf), drawn in zip(leaves, is_kernel, strict=True) if drawn)
@@ -66,7 +66,7 @@ class Style(NamedTuple):
     Attributes:
         num_groups: groups of each normalisation.
         norm_epsilon: added to each variance; it moves outputs by 1e-4, so published weights need their own.
-        scale_shift_norm: whether the level's embedding scales and shifts the second norm (FiLM) or is added before it.
+        scale_shift_norm: whether the embedding scales and shifts the second norm (FiLM) or is added before it.
         dropout: probability, inside each residual block.
         dtype: of the arithmetic; parameters are float32.
     """
@@ -83,11 +83,11 @@ def norm(style: Style, *, name: str) -> nn.GroupNorm:
     return nn.GroupNorm(style.num_groups, epsilon=style.norm_epsilon, dtype=style.dtype, name=name, use_fast_variance=False)
 
 
-def embed_condition(condition: Array, features: int, *, spacing: Literal["closed", "half_open"]) -> Array:
+def embed_c_noise(c_noise: Array, features: int, *, spacing: Literal["closed", "half_open"]) -> Array:
     """Returns [sin(w_i c), cos(w_i c)] for i = 0 .. n - 1, n = features / 2. [after Vaswani et al. 2017, section 3.5]
 
     Args:
-        condition: what the network is told of the level, [B].
+        c_noise: the noise level, as an input of the network, [B].
         features: an even number, at least 4.
         spacing: w_i = 10000^(-i / (n - 1)), which reaches 1/10000, is 'closed', as in Ho et al.; w_i = 10000^(-i / n) is
             'half_open', as in improved DDPM.
@@ -97,14 +97,14 @@ def embed_condition(condition: Array, features: int, *, spacing: Literal["closed
     """
     half = features // 2
     last = {"closed": half - 1, "half_open": half}[spacing]
-    condition = condition.astype(jnp.promote_types(condition.dtype, jnp.float32))
-    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=condition.dtype) / last)
-    angles = condition[:, None] * frequencies  # [B, half]
+    c_noise = c_noise.astype(jnp.promote_types(c_noise.dtype, jnp.float32))
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=c_noise.dtype) / last)
+    angles = c_noise[:, None] * frequencies  # [B, half]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class ResBlock(nn.Module):
-    """A residual block that is told the noise level; a 1x1 shortcut where the number of channels changes.
+    """A residual block with the embedding of c_noise as input; a 1x1 shortcut where the number of channels changes.
 
     Attributes:
         features: channels of the output.
@@ -121,13 +121,13 @@ class ResBlock(nn.Module):
         style, resample = self.style, self.resample or (lambda x: x)
         h = resample(nn.swish(norm(style, name="norm1")(x)))
         h = conv(self.features, 3, style.dtype, name="conv1")(h)
-        told = dense((1 + style.scale_shift_norm) * self.features, style.dtype, name="embedding")(nn.swish(embedding))
-        told = told[:, None, None, :]
+        emb = dense((1 + style.scale_shift_norm) * self.features, style.dtype, name="embedding")(nn.swish(embedding))
+        emb = emb[:, None, None, :]
         if style.scale_shift_norm:
-            scale, shift = jnp.split(told, 2, axis=-1)
+            scale, shift = jnp.split(emb, 2, axis=-1)
             h = nn.swish(norm(style, name="norm2")(h) * (1 + scale) + shift)
         else:
-            h = nn.swish(norm(style, name="norm2")(h + told))
+            h = nn.swish(norm(style, name="norm2")(h + emb))
         h = nn.Dropout(style.dropout, deterministic=not train, name="dropout")(h)
         h = conv(self.features, 3, style.dtype, scale=0.0, name="conv2")(h)
         x = resample(x)

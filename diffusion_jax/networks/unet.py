@@ -13,31 +13,31 @@ from diffusion_jax.networks import layers
 
 
 class UNet(nn.Module):
-    """Levels of residual blocks going down, a middle, and the same levels going up, joined by skip connections.
+    """Stages of residual blocks going down, a middle, and the same stages going up, joined by skip connections.
 
     Level i works at 1 / 2^i of the image's size with channels * multipliers[i] channels, so that height and width must be
-    multiples of 2^(levels - 1). The defaults are Ho et al.'s; others change the function to that of improved DDPM or ADM.
+    multiples of 2^(stages - 1). The defaults are Ho et al.'s; others change the function to that of improved DDPM or ADM.
 
     Attributes:
         out_channels: channels of the output.
-        channels: width of the first level, a multiple of `num_groups`.
-        multipliers: width of each level, relative to the first.
-        num_res_blocks: residual blocks of each level going down; one more going up.
-        attention_stages: the levels with self-attention after each block; the middle always has it.
+        channels: width of the first stage, a multiple of `num_groups`.
+        multipliers: width of each stage, relative to the first.
+        num_res_blocks: residual blocks of each stage going down; one more going up.
+        attention_stages: the stages with self-attention after each block; the middle always has it.
         dropout: probability, inside each residual block.
         num_groups: groups of each normalisation.
         dtype: of the arithmetic; parameters are float32.
         norm_epsilon: of each normalisation.
         scale_shift_norm: see `layers.Style`.
-        resample: between levels, a 3x3 'conv' or a whole 'res_block'. [Dhariwal & Nichol 2021, section 3]
+        resample: between stages, a 3x3 'conv' or a whole 'res_block'. [Dhariwal & Nichol 2021, section 3]
         downsample_padding: of a 'conv' of stride 2: 'bottom_right', as TensorFlow pads, or 'all_sides', as torch code does.
-        embedding_spacing: see `layers.embed_condition`.
+        embedding_spacing: see `layers.embed_c_noise`.
         num_heads: of attention.
         num_heads_up: of attention going up; 0 is `num_heads`.
         head_channels: channels of each head, instead of a number of heads; 0 is off.
-        num_remat_stages: levels, from the largest on, whose blocks are computed again in the backward pass instead of kept.
-        num_classes: labels 0 .. num_classes - 1 that the network is told; 0 for none.
-        null_label: whether there is one label more, num_classes, for "not told".
+        num_remat_stages: stages, from the largest on, whose blocks are computed again in the backward pass instead of kept.
+        num_classes: labels 0 .. num_classes - 1 are an input; 0 for none.
+        null_label: whether there is one more label, num_classes, for "unknown".
     """
 
     out_channels: int
@@ -61,22 +61,22 @@ class UNet(nn.Module):
     null_label: bool = False
 
     @nn.compact
-    def __call__(self, x_t: Array, condition: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
-        """Returns the network's output in x_t's shape but for the channels.
+    def __call__(self, x_t: Array, c_noise: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
+        """Returns the network's output: the shape of x_t, except for the channels.
 
         Args:
             x_t: [B, H, W, C].
-            condition: what the network is told of the level, [B].
+            c_noise: the noise level, as an input of the network, [B].
             cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer.
             train: whether dropout drops; it then needs the rng "dropout".
 
         Raises:
-            ValueError: for a height or width that the levels do not divide.
+            ValueError: for a height or width that the stages do not divide.
         """
         multiple = multiple_of(self.multipliers)
         if x_t.shape[1] % multiple or x_t.shape[2] % multiple:
             raise ValueError(f"images of {x_t.shape[1]} x {x_t.shape[2]} do not fit: both must be multiples of {multiple}.")
-        told = self._embed(condition, cond.get("label"))
+        emb = self._embed(c_noise, cond.get("label"))
         h = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
         h = layers.conv(self.channels, 3, self.dtype, name="conv_in")(h.astype(self.dtype))
         skips = [h]
@@ -84,22 +84,22 @@ class UNet(nn.Module):
 
         for i in range(last + 1):
             for j in range(self.num_res_blocks):
-                h = self._block(h, told, i, f"down_{i}_{j}", train, self.num_heads)
+                h = self._block(h, emb, i, f"down_{i}_{j}", train, self.num_heads)
                 skips.append(h)
             if i < last:
-                h = self._downsample(h, told, i, train)
+                h = self._downsample(h, emb, i, train)
                 skips.append(h)
 
-        h = self._res(h, told, last, "middle_0", train)
+        h = self._res(h, emb, last, "middle_0", train)
         h = self._attention(h, last, "middle_attention", self.num_heads)
-        h = self._res(h, told, last, "middle_1", train)
+        h = self._res(h, emb, last, "middle_1", train)
 
         for i in reversed(range(last + 1)):
             for j in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(h, told, i, f"up_{i}_{j}", train, self.num_heads_up or self.num_heads)
+                h = self._block(h, emb, i, f"up_{i}_{j}", train, self.num_heads_up or self.num_heads)
             if i > 0:
-                h = self._upsample(h, told, i, train)
+                h = self._upsample(h, emb, i, train)
 
         h = nn.swish(layers.norm(self._style(), name="norm_out")(h))
         return layers.conv(self.out_channels, 3, self.dtype, scale=0.0, name="conv_out")(h).astype(x_t.dtype)
@@ -107,44 +107,44 @@ class UNet(nn.Module):
     def _style(self) -> layers.Style:
         return layers.Style(self.num_groups, self.norm_epsilon, self.scale_shift_norm, self.dropout, self.dtype)
 
-    def _embed(self, condition: Array, label: Array | None) -> Array:
-        """Returns the embedding of the level, and of the label where there are classes. # [B, 4 * channels]"""
-        told = layers.embed_condition(condition, self.channels, spacing=self.embedding_spacing)
-        told = layers.dense(4 * self.channels, self.dtype, name="embedding_0")(told)
-        told = layers.dense(4 * self.channels, self.dtype, name="embedding_1")(nn.swish(told))
+    def _embed(self, c_noise: Array, label: Array | None) -> Array:
+        """Returns the embedding of c_noise, and of the label where there are classes. # [B, 4 * channels]"""
+        emb = layers.embed_c_noise(c_noise, self.channels, spacing=self.embedding_spacing)
+        emb = layers.dense(4 * self.channels, self.dtype, name="embedding_0")(emb)
+        emb = layers.dense(4 * self.channels, self.dtype, name="embedding_1")(nn.swish(emb))
         if self.num_classes:
             rows = self.num_classes + self.null_label
-            told = told + nn.Embed(rows, 4 * self.channels, dtype=self.dtype, name="label")(label)
-        return told
+            emb = emb + nn.Embed(rows, 4 * self.channels, dtype=self.dtype, name="label")(label)
+        return emb
 
-    def _block(self, h: Array, told: Array, level: int, name: str, train: bool, num_heads: int) -> Array:
-        """Returns a residual block's output, with attention after it where the level has attention."""
-        h = self._res(h, told, level, name, train)
-        return self._attention(h, level, f"{name}_attention", num_heads) if level in self.attention_stages else h
+    def _block(self, h: Array, emb: Array, stage: int, name: str, train: bool, num_heads: int) -> Array:
+        """Returns a residual block's output, with attention after it where the stage has attention."""
+        h = self._res(h, emb, stage, name, train)
+        return self._attention(h, stage, f"{name}_attention", num_heads) if stage in self.attention_stages else h
 
-    def _res(self, h: Array, told: Array, level: int, name: str, train: bool, resample=None) -> Array:
-        again = level < self.num_remat_stages
+    def _res(self, h: Array, emb: Array, stage: int, name: str, train: bool, resample=None) -> Array:
+        again = stage < self.num_remat_stages
         block = nn.remat(layers.ResBlock, static_argnums=(3,)) if again else layers.ResBlock
-        return block(self.channels * self.multipliers[level], self._style(), resample, name=name)(h, told, train)
+        return block(self.channels * self.multipliers[stage], self._style(), resample, name=name)(h, emb, train)
 
-    def _attention(self, h: Array, level: int, name: str, num_heads: int) -> Array:
+    def _attention(self, h: Array, stage: int, name: str, num_heads: int) -> Array:
         num_heads = h.shape[-1] // self.head_channels if self.head_channels else num_heads
-        attention = nn.remat(layers.Attention) if level < self.num_remat_stages else layers.Attention
+        attention = nn.remat(layers.Attention) if stage < self.num_remat_stages else layers.Attention
         return attention(num_heads, self._style(), name=name)(h)
 
-    def _downsample(self, h: Array, told: Array, level: int, train: bool) -> Array:
+    def _downsample(self, h: Array, emb: Array, stage: int, train: bool) -> Array:
         """Returns h at half the size."""
-        name = f"down_{level}_sample"
+        name = f"down_{stage}_sample"
         if self.resample == "res_block":
-            return self._res(h, told, level, name, train, layers.halve)
+            return self._res(h, emb, stage, name, train, layers.halve)
         padding = {"bottom_right": ((0, 1), (0, 1)), "all_sides": ((1, 1), (1, 1))}[self.downsample_padding]
         return layers.conv(h.shape[-1], 3, self.dtype, stride=2, padding=padding, name=name)(h)
 
-    def _upsample(self, h: Array, told: Array, level: int, train: bool) -> Array:
+    def _upsample(self, h: Array, emb: Array, stage: int, train: bool) -> Array:
         """Returns h at twice the size."""
-        name = f"up_{level}_sample"
+        name = f"up_{stage}_sample"
         if self.resample == "res_block":
-            return self._res(h, told, level, name, train, layers.double)
+            return self._res(h, emb, stage, name, train, layers.double)
         return layers.conv(h.shape[-1], 3, self.dtype, name=name)(layers.double(h))
 
 

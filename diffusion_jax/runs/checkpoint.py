@@ -70,7 +70,7 @@ class Checkpoints:
 
 
 def _open(workdir: storage.Path, **options) -> ocp.training.Checkpointer:
-    """Returns orbax's Checkpointer, which reads what stands beside every checkpoint at once.
+    """Returns orbax's Checkpointer, which reads the metadata of every checkpoint at once.
 
     Raises:
         UserError: where that is damaged for a checkpoint; it is named.
@@ -85,7 +85,7 @@ def _open(workdir: storage.Path, **options) -> ocp.training.Checkpointer:
 
 
 def _damaged(workdir: storage.Path) -> list[str]:
-    """Returns the checkpoints of which what stands beside them cannot be read."""
+    """Returns the checkpoints with unreadable metadata."""
     found = []
     for folder in sorted(_folder(workdir).iterdir()):
         try:
@@ -98,7 +98,7 @@ def _damaged(workdir: storage.Path) -> list[str]:
 
 
 def _not_saved(error: Exception) -> RunError:
-    return RunError(f"a checkpoint could not be saved ({_first_line(error)}); those before are whole.")
+    return RunError(f"a checkpoint could not be saved ({_first_line(error)}); earlier checkpoints are whole.")
 
 
 class Saved(NamedTuple):
@@ -113,13 +113,13 @@ class Saved(NamedTuple):
 
 
 def _split(state: TrainState) -> dict[str, Any]:
-    """Returns a state as what a checkpoint names: the weights, which sampling wants alone, and the rest."""
+    """Returns a state as the parts of a checkpoint: the weights, which sampling reads alone, and the rest."""
     rest = Saved(state.step, (), (), state.opt_state, state.timestep_state, state.counters)
     return {"weights": {"params": state.params, "ema": state.ema}, "training": rest}
 
 
 def checksums(saved: dict[str, Any]) -> dict[str, list[int]]:
-    """Returns for each part of a checkpoint a number for each of its arrays, which one changed byte always changes.
+    """Returns the checksum of each array, by part of a checkpoint. One changed byte always changes it.
 
     sum of (2 i + 1) byte_i modulo 2^32: of whole numbers, so that it is the same however the array lies on the devices.
 
@@ -147,11 +147,11 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
         workdir: of the run.
         step: of the checkpoint; -1 is the latest that can be read.
         like: the parameters as `jax.ShapeDtypeStruct`s with shardings.
-        ema: the name of an average, or "" for the parameters themselves.
-        all_ema: the names of all averages in the checkpoint.
+        ema: the name of an EMA rate, or "" for the parameters themselves.
+        all_ema: the names of all EMA rates in the checkpoint.
 
     Raises:
-        UserError: where there is no such checkpoint; the sentence lists those there are.
+        UserError: if the checkpoint does not exist; the sentence lists those that do.
     """
     unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
     averages = {name: like if name == ema else unread for name in all_ema}
@@ -159,16 +159,18 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
     with _open(workdir) as checkpointer:
         steps = [found.step for found in checkpointer.checkpoints]
         if steps and step not in (-1, *steps):
-            raise UserError(f"{str(workdir)!r} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
+            raise UserError(
+                f"{str(workdir)!r} does not have a checkpoint of step {step}; it has {', '.join(map(str, steps))}."
+            )
         found = _load_latest(checkpointer, wanted, [step] if step in steps else steps)
     if found is None:
-        raise UserError(f"{str(workdir)!r} has no checkpoint yet.")
+        raise UserError(f"{str(workdir)!r} does not have a checkpoint yet.")
     step, weights = found[0], found[1]["weights"]
     return step, weights["ema"][ema] if ema else weights["params"]
 
 
 def save_weights(workdir: storage.Path, step: int, params: Any) -> None:
-    """Saves one set of weights as a checkpoint of a run without averages, from which training cannot go on.
+    """Saves one set of weights as a checkpoint of a run without EMA. Training cannot resume from it.
 
     Raises:
         RunError: where it could not be saved.
@@ -184,7 +186,7 @@ def save_weights(workdir: storage.Path, step: int, params: Any) -> None:
 def _load_latest(
     checkpointer: ocp.training.Checkpointer, wanted: dict[str, Any], steps: list[int] | None = None
 ) -> tuple[int, dict[str, Any]] | None:
-    """Returns (step, what was wanted) of the latest step that can be read; those that cannot are named."""
+    """Returns (step, the wanted part) of the latest readable step; unreadable ones are named."""
     steps = [found.step for found in checkpointer.checkpoints] if steps is None else steps
     for step in sorted(steps, reverse=True):
         try:
@@ -195,17 +197,18 @@ def _load_latest(
         except Exception as error:  # orbax and tensorstore have many names for a file that is cut short or missing
             what = f"the checkpoint of step {step:,} cannot be read ({type(error).__name__}: {_first_line(error)})"
             if isinstance(error, MemoryError) or any(word in str(error) for word in NOT_DAMAGE):
-                raise RunError(f"{what}; that is no fault of its own, try again.") from error
+                raise RunError(f"{what}; this looks like a temporary storage error; try again.") from error
             logs.say("warning", f"{what}.")
     if steps:
         raise UserError(
-            f"{str(checkpointer.directory)!r} has no checkpoint that can be read, of {', '.join(map(str, sorted(steps)))}."
+            f"{str(checkpointer.directory)!r} does not have a readable checkpoint; tried "
+            f"{', '.join(map(str, sorted(steps)))}."
         )
     return None
 
 
 def _verify(saved: dict[str, Any], expected: dict[str, list[int]]) -> None:
-    """Raises ValueError where what was read is not what was saved."""
+    """Raises ValueError if an array is not what was saved."""
     read = jax.tree.map(lambda leaf: () if leaf is ocp.PLACEHOLDER else leaf, saved)
     for name, found in checksums(read).items():
         if found and (wrong := sum(one != other for one, other in zip(found, expected.get(name, found), strict=True))):

@@ -1,4 +1,4 @@
-"""How programs are compiled: kept between runs, and reproducible where that is asked for."""
+"""How programs are compiled: kept between runs, and on request reproducible."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from diffusion_jax.runs import storage
 
 
 def keep_compiled() -> None:
-    """Keeps what takes more than a second to compile in a folder of the user's, so that the next start takes it from there.
+    """Keeps programs that compile for more than a second in the user's cache folder, for the next start.
 
-    Where JAX was told another folder (JAX_COMPILATION_CACHE_DIR, which may be gs://), it stays with that.
+    JAX_COMPILATION_CACHE_DIR, which may be gs://, names another folder.
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(storage.user_cache() / "compiled"))

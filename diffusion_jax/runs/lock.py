@@ -65,7 +65,7 @@ def owning(workdir: storage.Path) -> Iterator[Callable[[], None]]:
 
 
 def _wait_for(file: storage.Path) -> None:
-    """Returns once it is sure that nobody owns a workdir any more.
+    """Returns when it is certain that the workdir is not locked.
 
     Raises:
         UserError: where somebody does.
@@ -79,7 +79,7 @@ def _wait_for(file: storage.Path) -> None:
         time.sleep(INTERVAL / 10)
         if _read(file) != found:
             raise UserError(
-                f"workdir {str(file.parent)!r} is being trained by {_name(found)}; stop it or use another workdir."
+                f"workdir {str(file.parent)!r} is in use by {_name(found)}; stop that run, or use another workdir."
             )
 
 
@@ -97,7 +97,7 @@ def _is_dead(found: dict) -> bool:
 
 
 def _host() -> str:
-    """Returns this machine's name, and that of its process numbers: containers may share the first only."""
+    """Returns this machine's name and the name of its PID namespace: containers may share the first only."""
     try:
         return f"{socket.gethostname()} ({os.readlink('/proc/self/ns/pid')})"
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run says: console lines, metrics.jsonl, pictures, and TensorBoard through clu.
+"""The output of a run: console lines, metrics.jsonl, pictures, and TensorBoard through clu.
 
 All files are written in the background, in order: metrics.jsonl in one thread, what may take seconds (pictures, TensorBoard)
 in another. A writer that fails is reported once and never stops training.
@@ -25,7 +25,7 @@ def say(label: str, text: str) -> None:
 
 
 def read_metrics(file: storage.Path) -> list[dict[str, float]]:
-    """Returns the lines of a metrics.jsonl; what is no whole line with a step is left out."""
+    """Returns the lines of a metrics.jsonl; incomplete lines and lines without a step are left out."""
     lines = []
     for text in file.read_bytes().splitlines() if file.exists() else []:
         try:
@@ -60,7 +60,7 @@ class Logs:
         self._thread.shutdown(wait=True)
 
     def wait_for_metrics(self) -> None:
-        """Returns when metrics.jsonl has every line so far."""
+        """Waits until metrics.jsonl has every line so far."""
         self._lines.submit(lambda: None).result()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -154,7 +154,7 @@ class Progress:
 
 
 def progress_by_shard(label: str, num_images: int, shard_size: int) -> Callable[[int], None]:
-    """Returns what is told how many images are done: it keeps the terminal's line up to date, and prints one a shard."""
+    """Returns done -> None, which updates the terminal's line and prints one line for each shard."""
     progress = Progress("images", total=num_images)
     shards = 0
 

@@ -1,4 +1,4 @@
-"""Curves as PNG. matplotlib is imported when one is drawn."""
+"""Curves as PNG. matplotlib is imported when the first is plotted."""
 
 import io
 from collections.abc import Sequence

@@ -51,12 +51,12 @@ def _may_have_tpus() -> bool:
 
 
 def is_first() -> bool:
-    """Returns whether this process is the one that writes what is written once."""
+    """Returns whether this process writes the files that are written once: the first one."""
     return jax.process_index() == 0
 
 
 def wait_for_all(what: str) -> None:
-    """Returns when every process has come to the same place."""
+    """Waits until every process has come to the same place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
@@ -74,7 +74,7 @@ def all_stop(call: int, caught: list[int]) -> bool:
 
 
 def local_mesh() -> Mesh:
-    """Returns a mesh of this process's devices, for work that processes share without talking, such as sampling."""
+    """Returns a mesh of this process's devices, for work that processes share without communication, such as sampling."""
     return make_mesh(devices=jax.local_devices())
 
 
@@ -128,7 +128,7 @@ def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",))
     """Returns a sharding for each array of a pytree: its largest dimension that the axes divide is split, if it is large.
 
     Args:
-        tree: arrays or `jax.ShapeDtypeStruct`s: parameters, averages, optimizer state.
+        tree: arrays or `jax.ShapeDtypeStruct`s: parameters, EMA weights, optimizer state.
         mesh: from `make_mesh`.
         axes: of the mesh.
     """
@@ -167,7 +167,7 @@ def memory_per_device() -> int:
     """Returns how many bytes a device may use; on a CPU half of the machine's memory, shared by all devices.
 
     Raises:
-        UserError: where the device does not tell.
+        UserError: if the device's memory is unknown.
     """
     device = jax.local_devices()[0]
     statistics = device.memory_stats() or {}
@@ -175,7 +175,7 @@ def memory_per_device() -> int:
         return statistics["bytes_limit"]
     if device.platform != "cpu":
         raise UserError(
-            f"config field train.batch_size = 0 cannot be chosen: {device.device_kind} does not tell its memory."
+            f"config field train.batch_size = 0 cannot be chosen: the memory of {device.device_kind} is unknown."
         )
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // jax.local_device_count()
 

@@ -108,7 +108,9 @@ def read(shards: Shards, fits: Callable[[Rows], bool] = lambda rows: True) -> It
         expected = expected or shapes
         has_rows = all(column.ndim and len(column) == size for column in found.values())
         if not found or not has_rows or shapes != expected or not fits(found):
-            raise UserError(f"shard {str(file)!r} holds something else; remove it, and the same command makes it again.")
+            raise UserError(
+                f"shard {str(file)!r} does not hold results of this run; remove it, and the same command makes it again."
+            )
         yield found
 
 
@@ -133,7 +135,7 @@ def decode(shard: storage.Path) -> Rows:
 
 
 def digest(manifest: Mapping[str, Any]) -> str:
-    """Returns eight letters that tell this manifest from others."""
+    """Returns eight letters that identify this manifest."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:8]
 
 

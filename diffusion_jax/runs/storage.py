@@ -28,7 +28,7 @@ def path(name: str | os.PathLike) -> Path:
 
 
 def absolute(name: Path) -> Path:
-    """Returns a folder's path from the root, which orbax wants."""
+    """Returns a folder's absolute path, which orbax needs."""
     return name if is_object_store(name) else epath.Path(os.path.abspath(name))
 
 
@@ -38,7 +38,7 @@ def is_object_store(name: Path) -> bool:
 
 
 def user_cache() -> Path:
-    """Returns the folder for what can be made again: $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache."""
+    """Returns the user's cache folder: $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache."""
     return path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "diffusion_jax"
 
 
@@ -81,14 +81,14 @@ def read_text(name: Path, kind: str) -> str:
         kind: what its folder should be, for the error.
 
     Raises:
-        UserError: where there is no such file.
+        UserError: if the file does not exist.
     """
     if not name.exists():
         raise UserError(f"{str(name.parent)!r} has no {name.name}; it must be {kind}.")
     try:
         return name.read_text()
     except UnicodeDecodeError as error:
-        raise UserError(f"file {str(name)!r} is damaged: it is no text ({error}).") from error
+        raise UserError(f"file {str(name)!r} is damaged: it is not text ({error}).") from error
 
 
 def append_text(name: Path, content: str) -> None:

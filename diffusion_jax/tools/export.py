@@ -2,7 +2,7 @@
 
     python -m diffusion_jax.tools.export --workdir=runs/digits --out=shared/digits
 
-writes a workdir with the config and the averaged weights of the latest checkpoint (--config.sample.step and
+writes a workdir with the config and the EMA weights of the latest checkpoint (--config.sample.step and
 --config.sample.ema_rate choose others): a fraction of the run's size, enough to sample from and to start another run from
 (train.init_from), not to resume.
 
@@ -21,7 +21,7 @@ from diffusion_jax.runs import checkpoint, logs, storage
 
 
 def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
-    """Writes a workdir with one set of weights, as the parameters of a run without averages; returns the exit code, 0.
+    """Writes a workdir with one set of weights, as the parameters of a run without EMA; returns the exit code, 0.
 
     Raises:
         UserError: where `workdir` is not that of a run, or `out` is one already.

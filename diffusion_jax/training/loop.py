@@ -49,7 +49,7 @@ def run(
         steps_per_call: must divide `num_steps - first_step` and every hook's interval.
         on_metrics: gets (steps taken, metrics) of every call in turn; may raise `StopError`.
         hooks: called with the state, in order.
-        stop: asked before every call, with its number from 0.
+        stop: called before every call, with its number from 0.
     """
     previous = None
     with contextlib.suppress(StopError):
@@ -74,7 +74,7 @@ def run(
 def catch_signals() -> Iterator[list[int]]:
     """Yields a list to which SIGINT and SIGTERM are appended instead of ending the process; a second SIGINT ends it.
 
-    With several processes SIGTERM is JAX's, which tells the others of it, and SIGINT becomes one; see `sharding.all_stop`.
+    With several processes JAX handles SIGTERM and informs the others; SIGINT becomes SIGTERM. See `sharding.all_stop`.
     """
     caught: list[int] = []
     interrupts: list[int] = []

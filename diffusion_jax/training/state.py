@@ -10,14 +10,14 @@ from jax import Array
 
 
 class TrainState(NamedTuple):
-    """Arrays only: everything that a checkpoint holds, and nothing that can be had from the config.
+    """Arrays only: everything that a checkpoint holds, and nothing that follows from the config.
 
     Attributes:
         step: training steps taken, int32 [].
         params: the network's parameters.
         ema: {rate: EMA of the parameters}; the rate as text.
         opt_state: the optimizer's.
-        timestep_state: what the draws of t have learned; () for uniform draws.
+        timestep_state: the history of losses that the distribution of t uses; () for uniform t.
         counters: {'skipped': non-finite steps so far, 'skipped_in_a_row': those just now}, int32 [].
         frozen: what no step changes and no checkpoint holds, such as a teacher; a pytree.
     """

@@ -25,7 +25,7 @@ from diffusion_jax.training.state import Ema, TrainState
 
 
 class Parts(NamedTuple):
-    """What a training step is made of."""
+    """The parts of a training step."""
 
     network: Network
     make_denoiser: Callable[[Callable[[Array, Array], Array]], Denoiser]  # (x_t, condition) -> output, as a denoiser

@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 class Watch:
-    """Receives every call's metrics: logs their means, and ends a run that has lost its way.
+    """Receives every call's metrics: logs their means, and ends a run that diverges.
 
     Attributes:
         is_unreadable: whether a record of the latest batch could not be read, by whichever process.
@@ -73,7 +73,7 @@ class Watch:
         if in_a_row >= self._run.max_skipped:
             raise RunError(
                 f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step {step}; the checkpoints "
-                "are those before. Look at the data, or lower train.learning_rate (with checkpoints, in another workdir)."
+                "before are whole. Look at the data, or lower train.learning_rate (with checkpoints, in another workdir)."
             )
 
     def _record(self, step: int) -> None:

@@ -45,7 +45,7 @@ def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
         where = ".".join(part.key for part in path)
         name, layout = theirs[where]
         if name not in tensors:
-            raise UserError(f"the weights have no tensor {name!r}: they are of a network with other options.")
+            raise UserError(f"the weights do not contain tensor {name!r}: their network has other options.")
         found = layout(np.asarray(tensors[name]))
         if [size for size in found.shape if size > 1] != [size for size in old.shape if size > 1]:
             raise UserError(f"the weights for {where} are {list(found.shape)}; the network's are {list(old.shape)}.")

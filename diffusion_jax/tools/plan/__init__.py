@@ -134,7 +134,7 @@ def _training(config: Config, mesh: Mesh) -> Plan:
 
 def _sampling(config: Config, mesh: Mesh) -> Plan:
     """Returns what one step of the sampler takes."""
-    draw, whole = sampling.draw(config), sharding.replicated(mesh)
+    draw, whole = sampling.make_generate(config), sharding.replicated(mesh)
     params = sharding.with_shardings(jax.eval_shape(processes.network(config).init, jax.random.key(0)), whole)
     num_images = config.sample.batch_per_device * mesh.size
     numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=sharding.batched(mesh))
@@ -187,7 +187,7 @@ def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) ->
         logs.say("  roofline", "  ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in bounds.items()))
         logs.say("", f"so about {1e3 * least:.3g} ms a step at best, for the {limit}")
     else:
-        logs.say("  roofline", "unknown: no speed of this device is published here")
+        logs.say("  roofline", "unknown: the speed of this device is not in the table")
     logs.say("  compiled", f"in {plan.seconds:.0f} s")
     return {
         **plan._asdict(),

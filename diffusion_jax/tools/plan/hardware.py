@@ -1,4 +1,4 @@
-"""What the makers of accelerators say of them: published, not measured."""
+"""The makers' figures of accelerators: published, not measured."""
 
 import math
 from typing import NamedTuple
@@ -40,5 +40,5 @@ PUBLISHED = {  # by `device_kind`: the system pages of Cloud TPU, NVIDIA's data 
 
 
 def unknown(memory: float) -> Chip:
-    """Returns a device of which only the memory is known: its speeds are infinite, so that no time follows from them."""
+    """Returns a device with known memory and unknown speeds; these are infinite."""
     return Chip(memory, *[math.inf] * 4)
