@@ -122,15 +122,15 @@ def test_changed_values_are_checked():
         ({"sample.label": 0}, "sample.label = 0 is not a label of model.num_classes = 0; -1 goes through all"),
         (
             {"sample.num_steps": 21},
-            "sample.num_steps = 21 must be at most process.num_steps = 20 for sample.grid = 'trailing'",
+            "sample.num_steps = 21 and sample.grid = 'trailing' do not fit the process: a grid of 21 steps is not allowed",
         ),
-        ({"process.kind": "vp", "process.zero_terminal_snr": True}, "process.kind = 'vp' has no schedule to rescale"),
+        ({"process.kind": "vp", "process.zero_terminal_snr": True}, "process.kind = 'vp' does not use a schedule"),
         (
             {"process.kind": "vp", "loss.name": "vlb", "model.learned_variance": True},
             "loss.name = 'vlb' is a bound of discrete processes, and process.kind is 'vp'",
         ),
         ({"process.kind": "ve", "loss.timesteps": "loss_second_moment"}, "counts levels, and process.kind is 've'"),
-        ({"loss.time_density": "log_normal"}, "loss.time_density = 'log_normal' is of real-valued times"),
+        ({"loss.time_density": "log_normal"}, "loss.time_density = 'log_normal' needs a process in real-valued time"),
         (
             {"process.kind": "ve"},
             "loss.time_density = 'uniform' does not fit the times of process 've'; set 'log_normal' or 'log_uniform'",
@@ -142,16 +142,16 @@ def test_changed_values_are_checked():
         ),
         (
             {"sample.last_level": "min_noise"},
-            "sample.last_level = 'min_noise' is not for sample.grid = 'trailing', which leads to the data",
+            "sample.last_level = 'min_noise' does not fit sample.grid = 'trailing', which always ends at the data",
         ),
         (
             {"sample.grid": "linspace", "sample.last_level": "min_noise", "sample.num_steps": 20},
-            "sample.num_steps = 20 must be at most",
+            "sample.num_steps = 20 and sample.grid = 'linspace' do not fit the process: a grid of 21 steps is not allowed",
         ),
         ({"sample.sampler": "ode"}, "sample.clip = 'static' is not for sample.sampler = 'ode'"),
         (
             {"process.kind": "vp", "sample.grid": "leading"},
-            "sample.grid = 'leading' counts levels, and process.kind is 'vp'; use one of explicit, karras, log_snr",
+            "sample.grid = 'leading' do not fit the process: this grid counts the rows of a discrete process; ",
         ),
         ({"sample.grid": "explicit"}, r"sample.times = \(\) does not fit sample.grid = 'explicit'"),
         ({"sample.times": (3, 1, 0)}, r"sample.times = \(3, 1, 0\) does not fit sample.grid = 'trailing'"),

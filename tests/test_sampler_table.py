@@ -12,7 +12,7 @@ import oracles
 import pytest
 from tiny import config_of
 
-from diffusion_jax import denoiser, streams
+from diffusion_jax import denoiser, process, samplers, streams
 from diffusion_jax.compose import checks, choices, sampling, training
 from diffusion_jax.compose.config import FIELDS
 from diffusion_jax.errors import UserError
@@ -49,25 +49,33 @@ def config_for(sampler, column, **more):
     return config
 
 
-def networks(column):
-    """Returns a denoiser of Gaussian data that goes through each parameterization in turn, by its number."""
+def denoiser_of(number):
+    """Returns the exact denoiser of Gaussian data, as that of a network of the parameterization with this number."""
     exact = oracles.gaussian()
-    usable = [name for name in PREDICTS if (name, column) not in REFUSED]
 
-    def of(number):
-        def coefficients(level):
-            each = [choices.PARAMETERIZATIONS[name].coefficients(level) for name in usable]
-            return tuple(jnp.stack(jnp.broadcast_arrays(*column))[number] for column in zip(*each, strict=True))
+    def coefficients(level):
+        each = [choices.PARAMETERIZATIONS[name].coefficients(level) for name in PREDICTS]
+        return tuple(jnp.stack(jnp.broadcast_arrays(*column))[number] for column in zip(*each, strict=True))
 
-        def denoise(x_t, level):
-            wanted = exact(x_t, level)
-            a, b = (jnp.reshape(c, jnp.shape(c) + (1,) * (x_t.ndim - jnp.ndim(c))) for c in coefficients(level))
-            network = lambda x, c_noise: a * wanted.x_0 + b * wanted.eps  # noqa: E731
-            return denoiser.make_denoiser(network, denoiser.Parameterization(coefficients))(x_t, level)
+    def denoise(x_t, level):
+        wanted = exact(x_t, level)
+        a, b = (process.expand(coefficient, x_t) for coefficient in coefficients(level))
+        output = a * wanted.x_0 + b * wanted.eps
+        return denoiser.make_denoiser(lambda x, c_noise: output, denoiser.Parameterization(coefficients))(x_t, level)
 
-        return denoise
+    return denoise
 
-    return of, len(usable)
+
+@functools.cache
+def compiled(sampler, column):
+    """Returns (numbers of parameterizations, noise, grid) -> images: one program for all processes."""
+    found = sampling.make_sampler(config_for(sampler, column))
+
+    def generate(numbers, noise, grid):
+        keys, x_T = streams.keys(0, "sampler", jnp.arange(len(noise))), process.prior(process.rows(grid, 0), noise)
+        return jax.vmap(lambda number: samplers.sample(denoiser_of(number), found, x_T, grid, keys).x)(numbers)
+
+    return jax.jit(generate)
 
 
 REFUSED = {cell for cell, text in table("network predicts").items() if text == "refused"}
@@ -82,13 +90,14 @@ def test_the_tables_have_every_sampler_process_and_parameterization():
 
 
 @pytest.mark.parametrize(("sampler", "column"), WORKS)
-def test_gaussian_data_is_drawn_whatever_the_network_predicts(sampler, column):
+def test_gaussian_data_is_generated_whatever_the_network_predicts(sampler, column):
     """2,560 values for each parameterization: standard errors are 0.010 of the mean and 0.007 of the spread; tolerances 4 of
     them, and 0.02 for what 100 steps leave."""
-    solve, (denoise_of, num) = sampling.make_solve(config_for(sampler, column)), networks(column)
-    keys = streams.keys(0, "sampler", jnp.arange(40))
+    usable = [number for number, name in enumerate(PREDICTS) if (name, column) not in REFUSED]
+    numbers = jnp.resize(jnp.array(usable), len(PREDICTS))  # as many in every column, some twice
     noise = jax.random.normal(jax.random.key(1), (40, 8, 8, 1))
-    x = jax.jit(jax.vmap(lambda number: solve(denoise_of(number), noise, keys, 0).x))(jnp.arange(num))
+    generate = compiled(sampler, column if sampler == "ode" else "discrete")  # 'ode' alone knows the process
+    x = generate(numbers, noise, sampling.grid(config_for(sampler, column)))
     np.testing.assert_allclose(np.mean(x, axis=(1, 2, 3, 4)), oracles.MEAN, atol=0.06)
     np.testing.assert_allclose(np.std(x, axis=(1, 2, 3, 4)), oracles.STD, atol=0.05)
 
@@ -101,7 +110,9 @@ def test_a_sampler_is_refused_where_the_table_says_so(sampler, column):
 
 @pytest.mark.parametrize(("predicts", "column"), list(itertools.product(PREDICTS, COLUMNS)))
 def test_a_parameterization_is_refused_where_the_table_says_so(predicts, column):
-    make = functools.partial(training.parts, config_for("ddim", column, predicts=predicts))
+    def make():
+        return training.parts(config_for("ddim", column, predicts=predicts))
+
     if (predicts, column) in REFUSED:
         with pytest.raises(UserError, match=f"predicts = '{predicts}' is impossible where this process leaves no signal"):
             make()
@@ -119,15 +130,13 @@ def test_solving_for_eps_is_refused_where_no_signal_is_left(sampler):
 
 def test_several_levels_without_signal_are_refused():
     """Between the last two levels of such a chain there is none either."""
-    config = config_for("ancestral", "discrete without signal at T", **{"sample.grid": "uniform", "sample.num_steps": 2000})
     with pytest.raises(UserError, match="sample.grid = 'uniform' visits several levels without signal"):
-        sampling.make_solve(config)
+        config_for("ancestral", "discrete without signal at T", **{"sample.grid": "uniform", "sample.num_steps": 2000})
 
 
 def test_churn_is_refused_where_the_chain_has_levels_without_signal():
-    config = config_for("heun", "discrete without signal at T", **{"sample.churn": (40.0, 0.0, 50.0, 1.0)})
     with pytest.raises(UserError, match="sample.churn is impossible where the chain leaves no signal at T"):
-        sampling.make_solve(config)
+        config_for("heun", "discrete without signal at T", **{"sample.churn": (40.0, 0.0, 50.0, 1.0)})
 
 
 def test_the_inversion_of_the_document_gives_back_the_image(tmp_path):

@@ -131,7 +131,6 @@ GRIDS = {  # (process, S) or (process, times) -> t, falling
     "trailing": grids.trailing,
     "uniform": grids.uniform,
 }
-GRIDS_OF_ROWS = ("ddim_quadratic", "ddim_uniform", "iddpm", "leading", "linspace")  # of discrete processes alone
 CLIPS = {
     "dynamic": functools.partial(denoiser.limit_x_0, limit=denoiser.dynamic_threshold),
     "none": lambda denoise: denoise,

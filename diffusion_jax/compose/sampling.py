@@ -10,7 +10,7 @@ from jax import Array
 
 from diffusion_jax import grids, networks, process, samplers, streams
 from diffusion_jax.compose import inputs, processes
-from diffusion_jax.compose.choices import CLIPS, GRIDS, GRIDS_OF_ROWS, SAMPLERS, chosen
+from diffusion_jax.compose.choices import CLIPS, GRIDS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
@@ -100,7 +100,8 @@ def grid_times(config: Config) -> np.ndarray:
         else:
             times = chosen(GRIDS[settings.grid], settings, process=of, num_steps=num_steps)
     except UserError as error:
-        raise UserError(f"config field sample.grid = {settings.grid!r}: {error}") from error
+        what = f"sample.num_steps = {settings.num_steps} and sample.grid = {settings.grid!r}"
+        raise UserError(f"config fields {what} do not fit the process: {error}") from error
     return times[:-1] if settings.last_level == "min_noise" else times
 
 
@@ -126,7 +127,7 @@ def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
 
 def make_solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
     """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says."""
-    levels, sampler = grid(config), _sampler(config)
+    levels, sampler = grid(config), make_sampler(config)
     of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
     if of_order and levels.alpha[0] == 0 and config.sample.solves_for == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
@@ -136,7 +137,12 @@ def make_solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Sample
     )
 
 
-def _sampler(config: Config) -> Sampler:
+def make_sampler(config: Config) -> Sampler:
+    """Returns the sampler that the section `sample` names.
+
+    Raises:
+        UserError: where it cannot start from this process.
+    """
     settings, of = config.sample, processes.process_of(config)
     of = processes.checked_signal(of, "sample.sampler = 'ode'") if settings.sampler == "ode" else of
     sampler = chosen(SAMPLERS[settings.sampler], settings, of=of)
@@ -149,7 +155,7 @@ def _sampler(config: Config) -> Sampler:
 
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the section `sample`."""
-    sample, model, kind = config.sample, config.model, config.process.kind
+    sample, model = config.sample, config.model
     if sample.label >= model.num_classes + (model.null_label and model.num_classes > 0):
         known = f"model.num_classes = {model.num_classes}"
         yield f"{config.show('sample.label')} is not a label of {known}; -1 goes through all."
@@ -158,9 +164,6 @@ def contradictions(config: Config) -> Iterator[str]:
     if sample.ema_rate not in (0, *config.train.ema_rates):
         rates = f"train.ema_rates = {config.train.ema_rates!r}"
         yield f"{config.show('sample.ema_rate')} must be one of {rates}, or 0 for the parameters themselves."
-    if kind != "discrete" and sample.grid in GRIDS_OF_ROWS:
-        known = ", ".join(sorted(GRIDS.keys() - set(GRIDS_OF_ROWS)))
-        yield f"{config.show('sample.grid')} counts levels, and process.kind is {kind!r}; use one of {known}."
     if (sample.grid == "explicit") != bool(sample.times):
         yield (
             f"{config.show('sample.times')} does not fit sample.grid = {sample.grid!r}: 'explicit' needs "
@@ -182,14 +185,10 @@ def _of_the_ode(config: Config) -> Iterator[str]:
 
 
 def _of_a_grid(config: Config) -> Iterator[str]:
-    sample, most = config.sample, config.process.num_steps
+    sample = config.sample
     num_steps = len(sample.times) - 1 if sample.times else sample.num_steps
     if sample.strip > num_steps:
         yield f"{config.show('sample.strip')} must be at most the number of steps, {num_steps}."
-    num_levels = sample.num_steps + (sample.last_level == "min_noise")
-    if config.process.kind == "discrete" and sample.grid in ("trailing", *GRIDS_OF_ROWS) and num_levels > most:
-        name = config.show("sample.num_steps")
-        yield f"{name} must be at most process.num_steps = {most} for sample.grid = {sample.grid!r}."
     if sample.grid == "trailing" and sample.last_level == "min_noise":
         name = config.show("sample.last_level")
         yield f"{name} does not fit sample.grid = 'trailing', which always ends at the data; set sample.grid = 'uniform'."
