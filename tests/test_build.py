@@ -9,7 +9,7 @@ import pytest
 from tiny import config_of
 
 from diffusion_jax import streams
-from diffusion_jax.compose import processes, sampling, training
+from diffusion_jax.compose import checks, processes, sampling, training
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
@@ -103,7 +103,7 @@ def test_too_few_steps_are_doubted_aloud(sampler, num_steps, doubted):
     ("changes", "sentence"),
     [
         ({"sample.grid": "explicit", "sample.times": (1000, 500, 0)}, "sample.times: 2 steps are few for DDIM"),
-        ({"sample.grid": "explicit", "sample.times": tuple(range(300, -1, -1))}, "where images still show"),
+        ({"sample.grid": "explicit", "sample.times": tuple(range(300, -1, -1))}, "the first level still holds signal"),
         ({"process.schedule": "linear_raw", "process.num_steps": 100}, r"\(signal-to-noise ratio 0\.57\)"),
     ],
 )
@@ -125,3 +125,27 @@ def test_the_c_noise_that_the_network_gets(rescaled, last):
     config = config_of({"process.num_steps": 4000, "process.rescale_c_noise": rescaled})
     condition = processes.process_of(config).level(np.arange(4001)).c_noise
     np.testing.assert_allclose(condition[1:], np.linspace(0, last, 4000), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"sample.num_steps": 21},
+            "sample.grid = 'trailing' with sample.num_steps = 21 does not fit the process: a grid of 21 steps is not allowed",
+        ),
+        (
+            {"sample.grid": "linspace", "sample.last_level": "min_noise", "sample.num_steps": 20},
+            "sample.grid = 'linspace' with sample.num_steps = 20 does not fit the process: a grid of 21 steps is not allowed",
+        ),
+        (
+            {"process.kind": "vp", "sample.grid": "leading"},
+            "sample.grid = 'leading' with sample.num_steps = 3 does not fit the process: this grid counts the rows of a discrete process; ",
+        ),
+    ],
+)
+def test_a_grid_that_does_not_fit_the_process_is_a_sentence(changes, sentence):
+    config = config_of(changes)
+    checks.check(config)
+    with pytest.raises(UserError, match=f"config field {sentence}"):
+        sampling.make_solve(config)

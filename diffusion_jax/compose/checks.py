@@ -11,4 +11,3 @@ def check(config: Config) -> None:
     for part in (processes, training, sampling):
         for sentence in part.contradictions(config):
             raise UserError(sentence)
-    sampling.make_solve(config)  # the grid and the sampler fit the process

@@ -100,8 +100,8 @@ def grid_times(config: Config) -> np.ndarray:
         else:
             times = chosen(GRIDS[settings.grid], settings, process=of, num_steps=num_steps)
     except UserError as error:
-        what = f"sample.num_steps = {settings.num_steps} and sample.grid = {settings.grid!r}"
-        raise UserError(f"config fields {what} do not fit the process: {error}") from error
+        what = f"sample.grid = {settings.grid!r} with sample.num_steps = {settings.num_steps}"
+        raise UserError(f"config field {what} does not fit the process: {error}") from error
     return times[:-1] if settings.last_level == "min_noise" else times
 
 

@@ -88,6 +88,7 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
         logs.say("picked", f"batches of {size}")
         config = config.with_values("train", batch_size=size)
     sharding.check_batch_size(config.train.batch_size, mesh)
+    sampling.make_solve(config)  # grid and sampler fit the process
     return config
 
 
