@@ -148,7 +148,7 @@ MISTAKES = {
     "out in training": ([DIGITS, "--workdir=x", "--out=y"], "flag --out = 'y' is for the other modes"),
     "too many steps": (
         [DIGITS, "--workdir=x", "--config.sample.num_steps=4000"],
-        "config field sample.grid = 'trailing' with sample.num_steps = 4000 does not fit the process: a grid of 4000 steps is",
+        "config field sample.grid = 'trailing' with sample.num_steps = 4000 does not fit the process: a grid of 4000",
     ),
     "no images": ([DIGITS, "--workdir=x", "--config.sample.num_images=0"], "sample.num_images = 0 is not allowed"),
     "impossible size": (

@@ -128,15 +128,19 @@ def test_solving_for_eps_is_refused_where_no_signal_is_left(sampler):
     sampling.make_solve(config_for(sampler, "vp", **{"sample.solves_for": "eps"}))
 
 
+def make(sampler, **changes):
+    return sampling.make_solve(config_for(sampler, "discrete without signal at T", **changes))
+
+
 def test_several_levels_without_signal_are_refused():
     """Between the last two levels of such a chain there is none either."""
     with pytest.raises(UserError, match="sample.grid = 'uniform' visits several levels without signal"):
-        config_for("ancestral", "discrete without signal at T", **{"sample.grid": "uniform", "sample.num_steps": 2000})
+        make("ancestral", **{"sample.grid": "uniform", "sample.num_steps": 2000})
 
 
 def test_churn_is_refused_where_the_chain_has_levels_without_signal():
     with pytest.raises(UserError, match="sample.churn is impossible where the chain leaves no signal at T"):
-        config_for("heun", "discrete without signal at T", **{"sample.churn": (40.0, 0.0, 50.0, 1.0)})
+        make("heun", **{"sample.churn": (40.0, 0.0, 50.0, 1.0)})
 
 
 def test_the_inversion_of_the_document_gives_back_the_image(tmp_path):
