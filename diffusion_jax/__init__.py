@@ -10,7 +10,7 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion_jax import denoiser, grids, losses, multistep, process, samplers, schedules, streams, timesteps
+from diffusion_jax import denoiser, grids, likelihood, losses, multistep, process, samplers, schedules, streams, timesteps
 from diffusion_jax.data.codecs import from_uint8, to_uint8
 from diffusion_jax.denoiser import EPS, SCORE, VELOCITY, X_0, Denoiser, Prediction, V, clip_x_0, make_denoiser
 from diffusion_jax.grids import trailing
@@ -49,6 +49,7 @@ __all__ = [
     "from_uint8",
     "grids",
     "heun",
+    "likelihood",
     "linear",
     "linear_rescaled",
     "load",

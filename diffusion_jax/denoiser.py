@@ -91,10 +91,11 @@ def make_denoiser(network: Network, parameterization: Parameterization, *, learn
         ValueError: when called, for an output of another shape.
 
     Example:
-        >>> denoise = make_denoiser(lambda x_t, c_noise: jnp.zeros_like(x_t), EPS)  # a network that sees no noise
-        >>> level = process.chain(schedules.linear(1000)).level(500)
-        >>> denoise(jnp.ones((2, 8, 8, 3)), level).x_0.shape
-        (2, 8, 8, 3)
+        >>> denoise = dj.make_denoiser(lambda x_t, c_noise: jnp.zeros_like(x_t), dj.EPS)  # a network that sees no noise
+        >>> level = dj.chain(dj.linear(1000)).level(500)
+        >>> prediction = denoise(level.alpha * jnp.ones((2, 8, 8, 3)), level)
+        >>> bool(jnp.allclose(prediction.x_0, 1)), bool(jnp.allclose(prediction.eps, 0))
+        (True, True)
     """
     if not isinstance(parameterization, Parameterization):
         raise ValueError(f"parameterization = {parameterization!r} is not allowed; use denoiser.EPS, V, X_0, edm(), ...")

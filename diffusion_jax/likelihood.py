@@ -60,6 +60,15 @@ def bound(
 
     Raises:
         ValueError: for a grid that ends before the data, where the decoder's term would be missing.
+
+    Example:
+        >>> process, x_0 = dj.chain(dj.linear(1000)), -jnp.ones((4, 8, 8, 1))
+        >>> grid, key = process.level(dj.trailing(process, 10)), jax.random.key(0)
+        >>> denoise = dj.make_denoiser(lambda x_t, c_noise: 0 * x_t - 1, dj.X_0)  # right: all is black
+        >>> noise = lambda step: jax.random.normal(jax.random.fold_in(key, step), x_0.shape)
+        >>> found = dj.likelihood.bound(denoise, x_0, grid, noise, variance="small")
+        >>> bool(jnp.all(found.total < 1))  # bits per dimension, nearly all of them of the last step
+        True
     """
     if not isinstance(grid.sigma, jax.core.Tracer) and np.asarray(grid.sigma)[-1] != 0:
         raise ValueError("the grid is not allowed; it must end at level 0, the data.")

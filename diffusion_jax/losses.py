@@ -23,8 +23,11 @@ def simple(*, weighting: Weighting | None = None) -> Loss:
         weighting: None for L_simple itself, or the weight that the error of x_0 shall have at each SNR.
 
     Example:
-        >>> level = process.chain(schedules.linear(1000)).level(jnp.array([1, 500]))  # of two images, t from 1
-        >>> losses, _ = simple()(denoise, x_0, level, jax.random.key(0))  # [2]
+        >>> level = dj.chain(dj.linear(1000)).level(jnp.array([1, 500]))  # of two images, t from 1
+        >>> denoise = dj.make_denoiser(lambda x_t, c_noise: 0 * x_t, dj.X_0)  # the error is then x_0 itself
+        >>> losses, _ = dj.simple()(denoise, jnp.ones((2, 8, 8, 1)), level, jax.random.key(0))
+        >>> bool(jnp.allclose(losses, 1))
+        True
     """
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:

@@ -81,6 +81,10 @@ def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None =
 
     Raises:
         UserError: if the run, the checkpoint or the EMA does not exist.
+
+    Example:
+        >>> dj.load("examples/digits").sample(4, sampler="ddim", num_steps=10, batch_per_device=4).shape
+        (4, 8, 8, 1)
     """
     workdir = storage.path(workdir)
     config = stored.read_config(workdir)

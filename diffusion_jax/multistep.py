@@ -80,7 +80,11 @@ def dpm_solver(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_fin
         ValueError: for another order.
 
     Example:
-        >>> sampler = dpm_solver(order=2)  # 20 steps of it are about as good as 50 of DDIM; see `samplers.sample`
+        >>> process = dj.chain(dj.linear(1000))
+        >>> denoise, keys = dj.make_denoiser(lambda x_t, c_noise: x_t, dj.V), jax.random.split(jax.random.key(1), 4)
+        >>> grid, x_T = process.level(dj.trailing(process, 20)), jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+        >>> int(dj.sample(denoise, dj.dpm_solver(order=2), x_T, grid, keys).num_evaluations)
+        20
     """
     _check(order, solves_for)
 

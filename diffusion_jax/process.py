@@ -102,8 +102,9 @@ def chain(
         ValueError: for a beta outside, or another number of c_noise.
 
     Example:
-        >>> process = chain(schedules.linear(1000))
-        >>> grid = process.level(np.array([1000, 500, 1, 0]))  # Level of [4]
+        >>> process = dj.chain(dj.linear(1000))
+        >>> process.level(np.array([1000, 500, 1, 0])).c_noise  # of a grid of three steps
+        array([999., 499.,   0.,  -1.], dtype=float32)
     """
     log_alpha, log_snr, c_noise = _rows_of_betas(np.asarray(betas, np.float64), c_noise)
     t_of_rows = np.arange(len(log_alpha))

@@ -73,8 +73,9 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
         >>> grid = process.level(dj.trailing(process, 50))
         >>> denoise = dj.clip_x_0(dj.make_denoiser(lambda x_t, c_noise: x_t, dj.EPS))
         >>> noise, keys = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jax.random.split(jax.random.key(1), 4)
-        >>> dj.sample(denoise, dj.ddim(), dj.prior(process.level(process.last), noise), grid, keys).x.shape
-        (4, 8, 8, 1)
+        >>> samples = dj.sample(denoise, dj.ddim(), dj.prior(process.level(process.last), noise), grid, keys)
+        >>> samples.x.shape, int(samples.num_evaluations)
+        ((4, 8, 8, 1), 50)
     """
     _check(sampler, x_T, grid, keys, num_traced)
     num_steps = len(grid.alpha) - 1
@@ -149,7 +150,10 @@ def ddim(*, eta: float = 0.0) -> Sampler:
         ValueError: for eta outside [0, 1].
 
     Example:
-        >>> sampler = ddim(eta=0.5)  # between DDIM and ancestral sampling; see `sample` for its use
+        >>> sampler = dj.ddim(eta=0.5)  # between DDIM and ancestral sampling; see `sample` for its use
+        >>> dj.ddim(eta=2)
+        Traceback (most recent call last):
+        ValueError: eta = 2 is not allowed; it must be from 0 to 1.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta = {eta} is not allowed; it must be from 0 to 1.")

@@ -1,5 +1,6 @@
 """What the documents say: links lead somewhere, commands name what exists, and code runs."""
 
+import doctest
 import inspect
 import pathlib
 import re
@@ -8,6 +9,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -125,3 +127,14 @@ def test_the_python_of_a_document_runs(document, monkeypatch):
     for block in blocks(ROOT / document, "python"):
         exec(block, names)
         assert names["images"].shape[1:] in ((8, 8, 1), (32, 32, 3))
+
+
+EXAMPLES = [dj.sample, dj.make_denoiser, dj.ddim, dj.dpm_solver, dj.chain, dj.simple, dj.load, dj.likelihood.bound]
+
+
+@pytest.mark.parametrize("function", EXAMPLES, ids=lambda function: function.__name__)
+def test_the_example_of_a_docstring_runs(function, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {"dj": dj, "jax": jax, "jnp": jnp, "np": np}
+    [example] = doctest.DocTestFinder(recurse=False).find(function, function.__name__, globs=names)
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
