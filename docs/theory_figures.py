@@ -26,14 +26,20 @@ sys.path.insert(0, str(ROOT))
 import diffusion_jax as dj
 from diffusion_jax import denoiser, losses, model, process, schedules, streams
 from diffusion_jax.compose import processes
+from diffusion_jax.runs import pictures
 
 OUT = ROOT / "docs" / "images"
 T = 1000
 PAD = 4  # pixels between pictures
 COLOURS = {"blue": "#3b6ea5", "orange": "#d9822b", "green": "#4f8f5b", "red": "#b5485d", "grey": "#7a7a7a", "ink": "#222222"}
-PRETTY = {"eps": r"$\epsilon$", "x_0": r"$x_0$", "v": r"$v$", "edm": r"EDM, $\sigma_{data} = 0.5$"}
+PARAMETERIZATIONS = {
+    "eps": (denoiser.EPS, r"$\epsilon$", "blue"),
+    "x_0": (denoiser.X_0, r"$x_0$", "orange"),
+    "v": (denoiser.V, r"$v$", "green"),
+    "edm": (denoiser.edm(sigma_data=0.5), r"EDM, $\sigma_{data} = 0.5$", "red"),
+}
 FROM_GALLERY = (4, 3)  # row and column in emoji.png
-SHOWN = (4, 8, 11)  # numbers of the digits drawn, three of the first sixteen
+SHOWN = (4, 8, 11)  # numbers of the generated digits, three of the first sixteen
 
 
 def main() -> None:
@@ -54,16 +60,15 @@ def forward() -> None:
     x_0 = jnp.asarray(gallery_picture())[None]
     eps = jax.random.normal(jax.random.key(0), x_0.shape)
     rows = {"linear": schedules.linear(T), "cosine": schedules.cosine(T)}
-    drawn = [process.diffuse(jnp.repeat(x_0, len(t), 0), dj.at(dj.from_betas(betas), t), eps) for betas in rows.values()]
-    pictures = np.stack([dj.codecs.to_uint8(x) for x in drawn])
-    show("theory_forward", [pictures], list(rows), [f"t = {each}" for each in t], size=96)
+    x_t = [process.diffuse(jnp.repeat(x_0, len(t), 0), dj.chain(betas).level(t), eps) for betas in rows.values()]
+    show("theory_forward", [np.stack([dj.to_uint8(x) for x in x_t])], list(rows), [f"t = {each}" for each in t], size=96)
 
 
 def gallery_picture() -> np.ndarray:
-    """Returns an emoji that the gallery's network drew, in [-1, 1]. # [32, 32, 3]"""
+    """Returns an emoji that the gallery's network generated, in [-1, 1]. # [32, 32, 3]"""
     top, left = (2 + 66 * place for place in FROM_GALLERY)  # cells of `pictures.grid`: 64 pixels and 2 between
     pixels = np.asarray(Image.open(OUT / "emoji.png").convert("RGB"))[top : top + 64 : 2, left : left + 64 : 2]
-    return np.asarray(dj.codecs.from_uint8(jnp.asarray(pixels)))
+    return np.asarray(dj.from_uint8(jnp.asarray(pixels)))
 
 
 def schedule_curves() -> None:
@@ -73,13 +78,13 @@ def schedule_curves() -> None:
         "cosine": schedules.cosine(T),
         "linear, zero terminal SNR": schedules.zero_terminal_snr(schedules.linear(T)),
     }
-    levels = {name: dj.from_betas(betas) for name, betas in chains.items()}
     rows = np.unique(np.r_[1, np.arange(10, T, 10), T - 1, T])
+    levels = {name: dj.chain(betas).level(rows) for name, betas in chains.items()}
     columns = {"t": rows}
     signal, ratio = figure(1, 2)
     for (name, level), colour, dash in zip(levels.items(), ["blue", "orange", "blue"], ["-", "-", (0, (4, 2))], strict=True):
-        columns[f"alpha_bar {name}"] = np.asarray(level.alpha, np.float64)[rows] ** 2
-        columns[f"log_snr {name}"] = level.log_snr[rows]
+        columns[f"alpha_bar {name}"] = level.alpha.astype(np.float64) ** 2
+        columns[f"log_snr {name}"] = level.log_snr
         shown = {"color": COLOURS[colour], "linestyle": dash, "label": name}
         signal.plot(rows / T, columns[f"alpha_bar {name}"], **shown)
         ratio.plot(rows / T, columns[f"log_snr {name}"], **shown)
@@ -93,15 +98,15 @@ def schedule_curves() -> None:
 def parameterizations() -> None:
     """The coefficients (a, b), and the weights of the error of x_0, over the log-SNR of a variance-preserving process."""
     log_snr = np.linspace(-10, 10, 81)
-    level = process.between(dj.from_betas(schedules.cosine(T)), jnp.asarray(log_snr))
+    level = process.level_of_log_snr(dj.chain(schedules.cosine(T)), log_snr)
     columns = {"log_snr": log_snr}
     of_a, of_b, implied, chosen = figure(2, 2)
-    for name, colour in {"eps": "blue", "x_0": "orange", "v": "green", "edm": "red"}.items():
-        a, b = (np.asarray(column) for column in denoiser.coefficients(name, level))
-        ratio = np.asarray(losses.error_ratio(name, level))
+    for name, (parameterization, label, colour) in PARAMETERIZATIONS.items():
+        a, b = (np.asarray(column) for column in parameterization.coefficients(level))
+        ratio = np.asarray(losses.x_0_weight(denoiser.Prediction(None, None, (a, b)), level))
         columns |= {f"a {name}": a, f"b {name}": b, f"weight {name}": ratio}
         for axes, column in ((of_a, a), (of_b, b), (implied, ratio)):
-            axes.plot(log_snr, column, color=COLOURS[colour], label=PRETTY[name])
+            axes.plot(log_snr, column, color=COLOURS[colour], label=label)
     chosen.plot(
         log_snr, losses.snr(level), color=COLOURS["grey"], linestyle=":", linewidth=2, label=r"SNR, as of $\epsilon$"
     )
@@ -125,19 +130,20 @@ def parameterizations() -> None:
 
 def reverse(trained: model.Model, *, num_shown: int = 10) -> None:
     """x_t and the predicted x_0 on the way from noise to digits, by ancestral sampling on every level."""
-    levels, denoise = processes.levels(trained.config), dj.clip_x_0(trained.denoiser())
+    of, denoise = processes.process_of(trained.config), dj.clip_x_0(trained.denoiser())
     shape, t = processes.image_shape(trained.config), np.arange(T, 0, -(T // num_shown))
 
     @jax.jit
     def run(numbers):
-        x_T = jax.vmap(lambda key: jax.random.normal(key, shape))(streams.keys(0, "x_T", numbers))
-        keys, every = streams.keys(0, "sampler", numbers), dj.at(levels, np.arange(T, -1, -1))
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(streams.keys(0, "x_T", numbers))
+        x_T = process.prior(of.level(of.last), noise)
+        keys, every = streams.keys(0, "sampler", numbers), of.level(np.arange(T, -1, -1))
         found = dj.sample(denoise, dj.ancestral(variance="small"), x_T, every, keys, num_traced=num_shown)
         x_t = jnp.concatenate([x_T[None], found.trace])
-        x_0 = jax.lax.map(lambda kept: denoise(*kept).x_0, (x_t[:-1], dj.at(levels, t)))
+        x_0 = jax.lax.map(lambda kept: denoise(*kept).x_0, (x_t[:-1], of.level(t)))
         return x_t, jnp.concatenate([x_0, found.x[None]])
 
-    x_t, x_0 = (np.swapaxes(dj.codecs.to_uint8(found), 0, 1) for found in run(jnp.array(SHOWN)))  # [digits, times, H, W, 1]
+    x_t, x_0 = (np.swapaxes(dj.to_uint8(found), 0, 1) for found in run(jnp.array(SHOWN)))  # [digits, times, H, W, 1]
     groups = [np.stack(pair) for pair in zip(x_t, x_0, strict=True)]
     show("theory_reverse", groups, [r"$x_t$", r"predicted $x_0$"], [f"t = {each}" for each in [*t, 0]], size=64)
 
@@ -194,7 +200,7 @@ def show(name: str, groups: Sequence[np.ndarray], row_labels: list[str], column_
         size: pixels of a picture's shorter side, at least.
     """
     canvases = [
-        dj.pictures.grid(group.reshape(-1, *group.shape[2:]), num_columns=len(column_labels), pad=PAD, min_size=size)
+        pictures.grid(group.reshape(-1, *group.shape[2:]), num_columns=len(column_labels), pad=PAD, min_size=size)
         for group in groups
     ]
     (height, width), gap = canvases[0].shape[:2], 8  # pixels
