@@ -97,7 +97,7 @@ def test_a_missing_step_lists_those_there_are(tmp_path):
     with checkpoint.Checkpoints(storage.path(tmp_path), keep=2) as checkpoints:
         for step in (1, 2):
             checkpoints.save(at_step(state_of(0), step))
-    with pytest.raises(UserError, match="has no checkpoint of step 5; it has 1, 2"):
+    with pytest.raises(UserError, match="does not have a checkpoint of step 5; it has 1, 2"):
         checkpoint.restore_weights(
             storage.path(tmp_path), step=5, like=like(state_of(0).params), ema="", all_ema=["0.9", "0.99"]
         )
@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, kind, capsys
     assert_same(weights(step=2)[1], state_of(1).params)
     for step in (1, 2):
         damage(tmp_path / "checkpoints" / str(step), kind)
-    with pytest.raises(UserError, match=r"checkpoints' has no checkpoint that can be read, of 1, 2\."):
+    with pytest.raises(UserError, match=r"checkpoints' does not have a readable checkpoint; tried 1, 2\."):
         weights(step=-1)
 
 

@@ -5,7 +5,7 @@ import json
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import config_of
 
@@ -171,6 +171,7 @@ def test_a_missing_field_is_named():
         Config.of(nested)
 
 
+@settings(deadline=None)  # the first call imports
 @given(
     st.sampled_from(sorted(FIELDS)),
     st.one_of(

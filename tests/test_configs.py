@@ -158,6 +158,6 @@ def test_a_batch_follows_from_the_memory():
     assert of(memory=80e9, num_devices=6) == 6 * 16
     assert 1 <= of(memory=20e6, num_devices=1) < of(memory=40e6, num_devices=1) < 128
     with pytest.raises(
-        UserError, match=r"train.batch_size = 0 finds no batch: one image takes 0.0 GiB and 0.0 GiB are free"
+        UserError, match=r"train.batch_size = 0 is not possible: one image takes 0.0 GiB and 0.0 GiB are free"
     ):
         of(memory=1e6, num_devices=1)

@@ -129,7 +129,7 @@ def test_weights_of_another_network_are_refused():
     stored = recorded.load("g7_net_ho_unet")
     tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
     like = jax.eval_shape(networks.unet((8, 8, 3), dtype="float32", **SMALL | {"num_res_blocks": 2}).init, jax.random.key(0))
-    with pytest.raises(UserError, match="the weights have no tensor 'down_0/block_1/conv1/b'"):
+    with pytest.raises(UserError, match="the weights do not contain tensor 'down_0/block_1/conv1/b'"):
         ho.read(tensors, like)
     like = jax.eval_shape(
         networks.unet((8, 8, 3), dtype="float32", **SMALL | {"multipliers": (1, 2)}).init, jax.random.key(0)

@@ -79,7 +79,7 @@ def test_a_feed_that_has_read_everything_has_no_failure():
 def test_a_streamed_set_without_grain_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
     with pytest.raises(
-        UserError, match="config field data.device_cache_gib is smaller than the data set, .* pip install grain"
+        UserError, match="config field data.device_cache_gib is smaller than the data set. .* pip install grain"
     ):
         batches(1, resident=False)
 

@@ -39,7 +39,7 @@ def test_another_run_starts_from_it_but_it_cannot_be_resumed(workdir, tmp_path, 
     assert main.main(["main.py", *again]) == 0 and "fresh: none" in capsys.readouterr().out
     flags = [*tiny.flags(out, num_steps=4, decay="constant"), "--config.train.ema_rates=()", "--config.sample.ema_rate=0.0"]
     assert main.main(["main.py", *flags]) == command.BAD_INPUT
-    assert "has no checkpoint that can be read" in capsys.readouterr().err
+    assert "does not have a readable checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_another_run_starts_from_it_but_it_cannot_be_resumed(workdir, tmp_path, 
         ([], "flag --workdir or --out is missing; they must be the folder of a run and the folder to make."),
         (["--workdir=nowhere", "--out=x"], "'nowhere' has no config.json"),
         (["--workdir={run}", "--out={run}"], "is the workdir of a run already; choose another."),
-        (["--workdir={run}", "--out=x", "--config.sample.step=7"], "has no checkpoint of step 7; it has 2."),
+        (["--workdir={run}", "--out=x", "--config.sample.step=7"], "does not have a checkpoint of step 7; it has 2."),
         (
             ["--workdir={run}", "--out=x", "--config.predicts=x_0"],
             "was trained with another config (predicts: 'v' -> 'x_0')",

@@ -643,7 +643,7 @@ def test_any_idx_file_is_images_or_a_sentence_and_takes_little_memory(tmp_path, 
     ],
 )
 def test_an_idx_file_that_cannot_be_is_named(tmp_path, content):
-    with pytest.raises(UserError, match="is damaged|is no IDX file"), little_memory():
+    with pytest.raises(UserError, match="is damaged|is not an IDX file"), little_memory():
         read_idx(tmp_path, content)
 
 

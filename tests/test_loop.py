@@ -48,7 +48,7 @@ def test_a_run_does_not_go_on_with_other_images_or_classes(tmp_path, capsys):
     config = tiny.config_of({**changes, "model.num_classes": 3, "train.sample_every": 100})
     workdir = storage.path(tmp_path / "run")
     assert train.run(config, workdir) == 0
-    assert "model.num_classes = 3 is more than these; the others learn nothing" in capsys.readouterr().out
+    assert "model.num_classes = 3 is more than the data has; the others are not trained" in capsys.readouterr().out
     (tmp_path / "set" / "cats").rename(tmp_path / "set" / "horses")
     with pytest.raises(UserError, match=r"class_names: \['cats', 'dogs'\] -> \['dogs', 'horses'\]"):
         train.run(config, workdir)

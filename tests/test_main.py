@@ -90,7 +90,7 @@ def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path, capsys, monke
 
     monkeypatch.setattr("diffusion_jax.jobs.train.run", interrupted)
     assert main.main(["main.py", *tiny.flags(tmp_path / "run")]) == command.INTERRUPTED
-    assert capsys.readouterr().err == "stopped by Ctrl-C; what is written is complete, and the same command goes on.\n"
+    assert capsys.readouterr().err == "stopped by Ctrl-C; all written files are complete; the same command resumes.\n"
 
 
 def test_a_run_that_diverges_stops_with_a_sentence(tmp_path):
@@ -145,7 +145,7 @@ MISTAKES = {
         ["--mode=sample", "--workdir=nowhere"],
         "'nowhere' has no config.json; it must be the workdir of a run.",
     ),
-    "out in training": ([DIGITS, "--workdir=x", "--out=y"], "flag --out = 'y' is for the other modes"),
+    "out in training": ([DIGITS, "--workdir=x", "--out=y"], "flag --out = 'y' does not fit --mode=train"),
     "too many steps": (
         [DIGITS, "--workdir=x", "--config.sample.num_steps=4000"],
         "config field sample.grid = 'trailing' with sample.num_steps = 4000 does not fit the process: a grid of 4000",
@@ -165,7 +165,7 @@ MISTAKES = {
     ),
     "no held-out images": (
         [DIGITS, "--workdir=x", "--config.data.held_out=test"],
-        "config field data.held_out = 'test': data.source = 'digits' is one set without splits",
+        "config field data.held_out = 'test': data.source = 'digits' does not have splits",
     ),
     "no IDX files": (
         ["--config=configs/fashion_mnist.py", "--workdir=x", "--config.data.path=nowhere"],
@@ -177,7 +177,7 @@ MISTAKES = {
     ),
     "no folder": (
         [DIGITS, "--workdir=x", "--config.data.source=folder", "--config.data.path=nowhere"],
-        "config field data.path = 'nowhere' is no folder",
+        "config field data.path = 'nowhere' is not a folder",
     ),
     "no weights to start from": (
         [DIGITS, "--workdir=x", "--config.train.init_from=nowhere"],
@@ -209,7 +209,7 @@ def test_a_mistake_is_one_sentence(name, capsys, tmp_path, monkeypatch):
     ("config", "sentence"),
     [
         ("folder", "configs/folder.py needs the folder of images"),
-        ("folder:nowhere", "data.path = 'nowhere' is no folder"),
+        ("folder:nowhere", "data.path = 'nowhere' is not a folder"),
         ("lsun:dog", "configs/lsun.py:dog is unknown; it must be"),
     ],
 )
@@ -276,7 +276,7 @@ def test_another_config_for_the_same_workdir_is_refused(tmp_path):
     code, _, err = run("--mode=sample", f"--workdir={workdir}", "--config.predicts=eps")
     assert code == command.BAD_INPUT and "predicts: 'v' -> 'eps'" in err
     code, _, err = run("--mode=sample", f"--workdir={workdir}", "--config.sample.step=7")
-    assert code == command.BAD_INPUT and "has no checkpoint of step 7; it has 2." in err
+    assert code == command.BAD_INPUT and "does not have a checkpoint of step 7; it has 2." in err
 
 
 def test_every_field_can_be_overridden():

@@ -50,7 +50,7 @@ def test_each_average_is_its_own(workdir):
     ("call", "sentence"),
     [
         (lambda workdir: dj.load(workdir, ema_rate=0.7), "sample.ema_rate = 0.7 must be one of train.ema_rates"),
-        (lambda workdir: dj.load(workdir, step=3), "has no checkpoint of step 3; it has 2, 4"),
+        (lambda workdir: dj.load(workdir, step=3), "does not have a checkpoint of step 3; it has 2, 4"),
         (lambda workdir: dj.load(workdir / "nowhere"), "has no config.json; it must be the workdir of a run"),
         (
             lambda workdir: dj.load(workdir).sample(3, num_stepz=5),
@@ -58,7 +58,7 @@ def test_each_average_is_its_own(workdir):
         ),
         (
             lambda workdir: dj.load(workdir).sample(3, ema_rate=0.5),
-            "setting 'ema_rate' says which weights to use; give it to load",
+            "setting 'ema_rate' selects the weights; pass it to load",
         ),
         (lambda workdir: dj.load(workdir).sample(0), "sample.num_images = 0 is not allowed"),
     ],

@@ -41,7 +41,7 @@ def test_a_second_trainer_on_another_machine_is_told_of_the_first(workdir, monke
     """Its clock is not asked: what counts is that the file changes."""
     with lock.owning(workdir):
         monkeypatch.setattr(lock.socket, "gethostname", lambda: "elsewhere")
-        sentence = rf"is being trained by process {os.getpid()} of .*; stop it or use another"
+        sentence = rf"is in use by process {os.getpid()} of .*; stop that run, or use another"
         with pytest.raises(UserError, match=sentence), lock.owning(workdir):
             pass
 

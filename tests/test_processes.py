@@ -117,4 +117,4 @@ def test_variables_that_do_not_fit_together_are_a_sentence(monkeypatch):
     except UserError as error:
         assert "needs JAX_NUM_PROCESSES = 1, 2, ... and JAX_PROCESS_ID below it" in str(error)
     else:
-        raise AssertionError("'two' is no number of processes")
+        raise AssertionError("'two' is not a number of processes")

@@ -67,7 +67,7 @@ def test_a_shard_unlike_the_first_is_named(tmp_path, rows):
     made = by_image(tmp_path)
     with (tmp_path / "shards" / "00000004.npz").open("wb") as file:
         np.savez(file, **rows)
-    with pytest.raises(UserError, match="00000004.npz' holds something else; remove it"):
+    with pytest.raises(UserError, match="00000004.npz' does not hold results of this run; remove it"):
         shards.read_all(made)
 
 

@@ -25,7 +25,7 @@ def test_digits_are_seventeen_grey_levels_over_the_whole_range():
     assert np.shape(images) == (1797, 8, 8, 1) and images[0].dtype == np.uint8
     np.testing.assert_array_equal(np.unique(images), np.round(np.arange(17) * 255 / 16))
     assert sorted(set(labels)) == list(range(10))
-    with pytest.raises(UserError, match="without splits"):
+    with pytest.raises(UserError, match="does not have splits"):
         sources.digits(split="test")
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_idx_file_is_named(tmp_path, damage):
     write_idx(tmp_path, PIXELS[..., 0], np.arange(7, dtype=np.uint8))
     file = tmp_path / "train-images-idx3-ubyte.gz"
     file.write_bytes(gzip.compress(IDX_DAMAGE[damage](gzip.decompress(file.read_bytes()))))
-    with pytest.raises(UserError, match=r"data file '.*train-images-idx3-ubyte.gz' (is damaged|is no IDX file)"):
+    with pytest.raises(UserError, match=r"data file '.*train-images-idx3-ubyte.gz' (is damaged|is not an IDX file)"):
         sources.idx(path=str(tmp_path), split="train")
 
 
@@ -205,10 +205,10 @@ def test_sixteen_bits_are_not_cut_in_silence(tmp_path):
 
 
 def test_a_folder_without_images_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"has no image; it must have .jpeg, .jpg, .png, .webp files"):
+    with pytest.raises(UserError, match=r"does not contain images; it must contain .jpeg, .jpg, .png, .webp files"):
         sources.folder(path=str(tmp_path))
     for path in ("", str(tmp_path / "nowhere")):
-        with pytest.raises(UserError, match="is no folder; data.source = 'folder' needs one"):
+        with pytest.raises(UserError, match="is not a folder; data.source = 'folder' needs one"):
             sources.folder(path=path)
 
 
@@ -338,7 +338,9 @@ def test_a_set_that_must_be_downloaded_by_hand_is_said(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar11", "cifar10:9.9.9", "cifar10/none", "", "Cifar 10"])
 def test_a_set_that_does_not_exist_is_named(tmp_path, name):
-    with pytest.raises(UserError, match=f"config field data.name = '{name}' is no set that TFDS knows, or not prepared"):
+    with pytest.raises(
+        UserError, match=f"config field data.name = '{name}' is not a data set that TFDS knows, or not prepared"
+    ):
         tfds.source(name=name, path=str(tmp_path), split="train")
 
 
