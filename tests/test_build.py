@@ -9,7 +9,7 @@ import pytest
 from tiny import config_of
 
 from diffusion_jax import streams
-from diffusion_jax.compose import checks, processes, sampling, training
+from diffusion_jax.compose import checks, likelihoods, processes, sampling, training
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
@@ -143,3 +143,21 @@ def test_a_grid_that_does_not_fit_the_process_is_a_sentence(changes, sentence):
     checks.check(config)
     with pytest.raises(UserError, match=f"config field sample.grid = .* does not fit the process: {sentence}"):
         sampling.make_solve(config)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "rectified_flow", "ve", "vp"])
+def test_every_process_has_the_likelihood_of_its_probability_flow(kind):
+    """A network that always answers x_0 = 0 makes of any image a linear flow: x_T = sigma_T / sigma_first x."""
+    changes = {"process.kind": kind, "predicts": "x_0", "likelihood.kind": "pf_ode", "likelihood.tolerance": 1e-6}
+    config = config_of(changes | ({"loss.time_density": "log_normal"} if kind == "ve" else {}))
+    params = jax.tree.map(jnp.zeros_like, processes.network(config).init(jax.random.key(0)))
+    x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
+    found = jax.jit(likelihoods.likelihood_of(config))(params, 0, np.arange(3), {"x": x, "cond": {}})
+    of = processes.process_of(config)
+    ratio = float(of.level(np.float64(of.last)).sigma / of.level(np.float64(of.first)).sigma)
+    x_T = ratio * (x / 127.5 - 1)  # but for where in its bin each value lies, which moves the mean square by a little
+    last = float(of.level(np.float64(of.last)).sigma)
+    nats = (x_T / last) ** 2 / 2 + np.log(2 * np.pi * last**2) / 2 - np.log(ratio)
+    expected = np.mean(nats, axis=(1, 2, 3)) / np.log(2) + np.log2(127.5)
+    np.testing.assert_allclose(found["bits"], expected, rtol=0.02)
+    assert np.all(found["reached_end"])
