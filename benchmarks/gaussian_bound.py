@@ -6,6 +6,7 @@ Gaussian data with its exact denoiser, so that nothing but the number of steps p
 image and level r, which it estimates. Writes benchmarks/gaussian_bound.json and docs/images/gaussian_bound.png.
 """
 
+import argparse
 import json
 import pathlib
 import sys
@@ -25,6 +26,7 @@ STEPS = (5, 10, 25, 50, 100, 200, 475, 950)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     jax.config.update("jax_enable_x64", True)
     levels = oracles.rows_of(schedules.linear(1000))
     x_0 = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), (256, 16, 16, 1))

@@ -1,11 +1,33 @@
 """What the benchmarks compute by themselves."""
 
+import importlib
+import pathlib
+import sys
+
 import pytest
 import recorded
 
 from benchmarks import quality_vs_steps
 
 G8 = recorded.load("g8_metrics")
+NAMES = sorted(file.stem for file in (pathlib.Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+COMMANDS = [name for name in NAMES if name not in ("profiles", "torch_peer")]  # those are parts of throughput
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_benchmark_says_what_it_measures(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))  # some add to it when they are imported
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main()
+    assert ended.value.code == 0 and benchmark.__doc__ in capsys.readouterr().out
+
+
+def test_the_pytorch_side_of_throughput_is_imported():
+    for package in ("torch", "diffusers"):
+        pytest.importorskip(package)
+    assert importlib.import_module("benchmarks.torch_peer").TorchPeer
 
 
 @pytest.mark.parametrize("name", ["pytorch_fid", "torch_fidelity", "edm", "guided"])
