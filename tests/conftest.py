@@ -6,13 +6,26 @@ import tempfile
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # all workers, and the processes that they start, share one
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="xla_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+# Each worker shares one with the processes that it starts; JAX writes there in place, so that two workers would read halves.
+os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ.get("PYTEST_XDIST_WORKER", "")
 
 import jax
 import pytest
+import tiny
+
+import main
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The workdir of a tiny run of two steps, to be read; `shutil.copytree` gives one to write in."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert main.main(["main.py", *tiny.flags(workdir, num_steps=2)]) == 0
+    return workdir
 
 
 @pytest.fixture

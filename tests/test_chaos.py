@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks import chaos
 
 FIELDS = chaos.FIELDS | {
@@ -13,6 +15,7 @@ FIELDS = chaos.FIELDS | {
 SLOW_LOGS = FIELDS | {"train.tensorboard": True}  # takes seconds to import, for which no line of metrics.jsonl may wait
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(tmp_path):
     """Killed while a checkpoint is written, and in the steps after one has just become whole; each metric once."""
     reference, run = tmp_path / "reference", tmp_path / "run"

@@ -8,21 +8,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 from tiny import config_of
 
-from diffusion_jax import streams
-from diffusion_jax.compose import stored, training
+from diffusion_jax.compose import stored
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import checkpoint, sharding, storage
-from diffusion_jax.training import start
+from diffusion_jax.training.state import TrainState
 
 
 @functools.cache
 def state_of(seed):
-    config = config_of({"train.ema_rates": (0.9, 0.99), "train.batch_size": 8})
-    parts = training.parts(config)
-    state = jax.jit(functools.partial(start.make_state, parts=parts))(streams.key(seed, "init"))
-    return state._replace(ema=jax.tree.map(lambda leaf: leaf * 2, state.ema))
+    """Returns a small state, of matrices, vectors and whole numbers."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = {"dense": {"kernel": jax.random.normal(keys[0], (96, 64)), "bias": jax.random.normal(keys[1], (64,))}}
+    moments = {"mu": params, "count": jnp.array(3, jnp.int32), "nu": jax.random.normal(keys[2], (8, 4))}
+    zero = jnp.zeros((), jnp.int32)
+    ema = {rate: jax.tree.map(lambda leaf: 2 * leaf, params) for rate in ("0.9", "0.99")}
+    return TrainState(zero, params, ema, moments, zero, {"skipped": zero})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A workdir with the checkpoints 1 and 2 of `state_of(0)`."""
+    workdir = tmp_path_factory.mktemp("saved")
+    with checkpoint.Checkpoints(storage.path(workdir), keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(at_step(state_of(0), step))
+    return workdir
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    """The same, to change."""
+    return shutil.copytree(saved, tmp_path / "run")
 
 
 def like(state, where=None):
@@ -93,14 +112,10 @@ def test_one_set_of_weights_is_restored_alone(tmp_path, ema):
     assert_same(params, state.ema[ema] if ema else state.params)
 
 
-def test_a_missing_step_lists_those_there_are(tmp_path):
-    with checkpoint.Checkpoints(storage.path(tmp_path), keep=2) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(at_step(state_of(0), step))
+def test_a_missing_step_lists_those_there_are(saved):
+    wanted = {"like": like(state_of(0).params), "ema": "", "all_ema": ["0.9", "0.99"]}
     with pytest.raises(UserError, match="does not have a checkpoint of step 5; it has 1, 2"):
-        checkpoint.restore_weights(
-            storage.path(tmp_path), step=5, like=like(state_of(0).params), ema="", all_ema=["0.9", "0.99"]
-        )
+        checkpoint.restore_weights(storage.path(saved), step=5, **wanted)
 
 
 def damage(step, kind):
@@ -139,18 +154,15 @@ def test_a_checksum_does_not_depend_on_where_the_array_lies():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_flipped_bit_in_a_checkpoint_is_noticed_or_harmless(tmp_path, seed, capsys):
+def test_a_flipped_bit_in_a_checkpoint_is_noticed_or_harmless(run, seed, capsys):
     """Anywhere in the files that hold the arrays: either the checkpoint before is used, or every byte is as it was saved."""
-    state, folder = state_of(0), storage.path(tmp_path)
-    with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(at_step(state, step))
+    state = state_of(0)
     rng = np.random.default_rng(seed)
-    data = sorted(file for file in (tmp_path / "checkpoints" / "2").rglob("*") if file.is_file() and file.parent.name == "d")
+    data = sorted(file for file in (run / "checkpoints" / "2").rglob("*") if file.is_file() and file.parent.name == "d")
     content = bytearray(data[seed % len(data)].read_bytes())
     content[rng.integers(len(content))] ^= 1 << rng.integers(8)
     data[seed % len(data)].write_bytes(content)
-    with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
+    with checkpoint.Checkpoints(storage.path(run), keep=2) as checkpoints:
         restored = checkpoints.restore_latest(like(state))
     noticed = "the checkpoint of step 2 cannot be read" in capsys.readouterr().out
     assert_same(restored, at_step(state, 1 if noticed else 2))
@@ -158,11 +170,15 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed_or_harmless(tmp_path, seed, ca
 
 def test_arrays_that_are_not_what_was_saved_are_noticed(tmp_path, capsys, monkeypatch):
     """As if the store had given back other bytes without a word."""
-    state, folder = state_of(0), storage.path(tmp_path)
+    state, folder, checksums = state_of(0), storage.path(tmp_path), checkpoint.checksums
+
+    def zeros(saved):
+        return {name: [0] * len(numbers) for name, numbers in checksums(saved).items()}
+
     with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
         checkpoints.save(at_step(state, 1))
         with monkeypatch.context() as patched:
-            patched.setattr(checkpoint, "_checksum", lambda array: np.uint32(0))
+            patched.setattr(checkpoint, "checksums", zeros)
             checkpoints.save(at_step(state, 2))
     with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
         assert_same(checkpoints.restore_latest(like(state)), at_step(state, 1))
@@ -170,13 +186,10 @@ def test_arrays_that_are_not_what_was_saved_are_noticed(tmp_path, capsys, monkey
 
 
 @pytest.mark.parametrize("kind", ["largest file cut short", "all files empty", "weights missing", "manifests missing"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, kind, capsys):
-    state, folder = state_of(0), storage.path(tmp_path)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, kind, capsys):
+    state, folder = state_of(0), storage.path(run)
     weights = functools.partial(checkpoint.restore_weights, folder, like=like(state.params), ema="", all_ema=["0.9", "0.99"])
-    with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(at_step(state, step))
-    damage(tmp_path / "checkpoints" / "2", kind)
+    damage(run / "checkpoints" / "2", kind)
     assert weights(step=-1)[0] == 1
     with checkpoint.Checkpoints(folder, keep=2) as checkpoints:
         restored = checkpoints.restore_latest(like(state))
@@ -185,24 +198,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, kind, capsys
         checkpoints.save(at_step(state_of(1), 2))  # training comes to the same step again
     assert_same(weights(step=2)[1], state_of(1).params)
     for step in (1, 2):
-        damage(tmp_path / "checkpoints" / str(step), kind)
+        damage(run / "checkpoints" / str(step), kind)
     with pytest.raises(UserError, match=r"checkpoints' does not have a readable checkpoint; tried 1, 2\."):
         weights(step=-1)
 
 
-def test_a_store_that_is_down_is_not_taken_for_damage(tmp_path, monkeypatch):
+def test_a_store_that_is_down_is_not_taken_for_damage(saved, monkeypatch):
     """The checkpoint must not be passed over, and replaced later."""
-    with checkpoint.Checkpoints(storage.path(tmp_path), keep=2) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(at_step(state_of(0), step))
 
     def down(*arguments):
         raise ValueError("UNAVAILABLE: the store does not answer")
 
-    with checkpoint.Checkpoints(storage.path(tmp_path), keep=2) as checkpoints:
-        monkeypatch.setattr(checkpoints._checkpointer, "load_checkpointables", down)
-        with pytest.raises(RunError, match="step 2 cannot be read .ValueError: UNAVAILABLE.* try again"):
-            checkpoints.restore_latest(like(state_of(0)))
+    monkeypatch.setattr(ocp.training.Checkpointer, "load_checkpointables", down)
+    sentence = "step 2 cannot be read .ValueError: UNAVAILABLE.* try again"
+    with checkpoint.Checkpoints(storage.path(saved), keep=2) as checkpoints, pytest.raises(RunError, match=sentence):
+        checkpoints.restore_latest(like(state_of(0)))
 
 
 def test_the_config_is_stored_with_versions(tmp_path):

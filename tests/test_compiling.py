@@ -39,7 +39,7 @@ def test_a_sampler_converts_no_kernel_in_its_loop():
 def test_converting_before_the_loop_changes_no_bit():
     config = tiny.config_of({"model.dtype": "bfloat16"})
     network = processes.network(config)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     x_t, condition = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.array([3.0, 7.0])
     apply = jax.jit(lambda params: network.apply(params, x_t, condition, {}))
     np.testing.assert_array_equal(apply(params), apply(network.cast(params)))

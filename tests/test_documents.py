@@ -108,6 +108,14 @@ def test_the_recipe_for_published_weights_runs(monkeypatch):
     assert names["images"].shape == (16, 32, 32, 3) and len(np.unique(names["images"])) > 10
 
 
+def test_the_first_lines_of_the_readme_run(monkeypatch):
+    """Of fewer images than there."""
+    monkeypatch.chdir(ROOT)
+    (names, lines) = ({}, blocks(ROOT / "README.md", "python")[0])
+    exec(lines.replace("sample(64, ", "sample(3, batch_per_device=1, ").replace("num_steps=50", "num_steps=5"), names)
+    assert names["images"].shape == (3, 8, 8, 1) and np.std(names["images"]) > 50
+
+
 def as_diffusers_names_them(params):
     """Returns {name of a tensor: something with numpy()}, normal draws in PyTorch's order of axes."""
     theirs, random, tensors = diffusers.map_of(params), np.random.default_rng(0), {}
@@ -119,7 +127,7 @@ def as_diffusers_names_them(params):
     return tensors
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/own_network.md"])
+@pytest.mark.parametrize("document", [pytest.param("README.md", marks=pytest.mark.slow), "docs/own_network.md"])
 def test_the_python_of_a_document_runs(document, monkeypatch):
     """All blocks in one go, as a reader would paste them."""
     monkeypatch.chdir(ROOT)

@@ -12,32 +12,25 @@ from diffusion_jax.compose import command
 from diffusion_jax.tools import export
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "run"
-    assert main.main(["main.py", *tiny.flags(folder, num_steps=2, decay="constant")]) == 0
-    return folder
-
-
 def size(folder) -> int:
     return sum(os.path.getsize(os.path.join(root, name)) for root, _, names in os.walk(folder) for name in names)
 
 
-def test_the_same_images_from_a_fraction_of_the_bytes(workdir, tmp_path, capsys):
+def test_the_same_images_from_a_fraction_of_the_bytes(trained, tmp_path, capsys):
     out = tmp_path / "alone"
-    assert export.main(["export", f"--workdir={workdir}", f"--out={out}"]) == 0
+    assert export.main(["export", f"--workdir={trained}", f"--out={out}"]) == 0
     assert "the weights of step 2" in capsys.readouterr().out
-    np.testing.assert_array_equal(dj.load(out).sample(3), dj.load(workdir).sample(3))
-    assert size(out) < 0.6 * size(workdir / "checkpoints")
+    np.testing.assert_array_equal(dj.load(out).sample(3), dj.load(trained).sample(3))
+    assert size(out) < 0.6 * size(trained / "checkpoints")
     assert main.main(["main.py", "--mode=sample", f"--workdir={out}", "--config.sample.num_images=2"]) == 0
 
 
-def test_another_run_starts_from_it_but_it_cannot_be_resumed(workdir, tmp_path, capsys):
+def test_another_run_starts_from_it_but_it_cannot_be_resumed(trained, tmp_path, capsys):
     out = tmp_path / "alone"
-    export.main(["export", f"--workdir={workdir}", f"--out={out}"])
-    again = tiny.flags(tmp_path / "again", num_steps=2, decay="constant", init_from=out)
+    export.main(["export", f"--workdir={trained}", f"--out={out}"])
+    again = tiny.flags(tmp_path / "again", num_steps=2, init_from=out)
     assert main.main(["main.py", *again]) == 0 and "fresh: none" in capsys.readouterr().out
-    flags = [*tiny.flags(out, num_steps=4, decay="constant"), "--config.train.ema_rates=()", "--config.sample.ema_rate=0.0"]
+    flags = [*tiny.flags(out, num_steps=4), "--config.train.ema_rates=()", "--config.sample.ema_rate=0.0"]
     assert main.main(["main.py", *flags]) == command.BAD_INPUT
     assert "does not have a readable checkpoint" in capsys.readouterr().err
 
@@ -56,7 +49,7 @@ def test_another_run_starts_from_it_but_it_cannot_be_resumed(workdir, tmp_path, 
         (["--workdir=nowhere", "--out=x", "--config=configs/digits.py"], "'nowhere' has no config.json"),
     ],
 )
-def test_bad_input_gets_one_sentence(workdir, capsys, arguments, sentence):
-    assert export.main(["export", *[argument.format(run=workdir) for argument in arguments]]) == command.BAD_INPUT
+def test_bad_input_gets_one_sentence(trained, capsys, arguments, sentence):
+    assert export.main(["export", *[argument.format(run=trained) for argument in arguments]]) == command.BAD_INPUT
     err = capsys.readouterr().err
     assert err.startswith("error: ") and sentence in err and err.count("\n") == 1 and not os.path.exists("nowhere")

@@ -15,6 +15,7 @@ from diffusion_jax.errors import UserError
 STORED = sorted((pathlib.Path(__file__).parent / "stored").glob("format_*.zip"))
 FLAGS = ["model.channels=4", "model.num_groups=2", "model.multipliers=(1,)", "process.num_steps=20", "sample.num_steps=5"]
 FLAGS += ["train.num_steps=4", "train.warmup_steps=1", "train.sample_every=4", "train.checkpoint_every=2"]
+FLAGS += ["sample.batch_per_device=1"]
 
 
 @pytest.fixture(params=STORED, ids=lambda file: file.stem)
@@ -52,7 +53,7 @@ def test_the_present_format_needs_every_field():
 
 
 def test_an_earlier_run_is_loaded_and_drawn_from(workdir):
-    assert dj.load(workdir).sample(2).shape == (2, 8, 8, 1)
+    assert dj.load(workdir).sample(2, batch_per_device=1).shape == (2, 8, 8, 1)
 
 
 def test_an_earlier_run_goes_on(workdir, capsys):

@@ -18,6 +18,7 @@ def text_of(kind: str) -> list[str]:
     return ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == kind]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*non-interactive")
 def test_the_notebook_runs():
     before = matplotlib.get_backend()

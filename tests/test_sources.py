@@ -145,7 +145,7 @@ def test_idx_files_that_miss_or_disagree_are_named(tmp_path):
 
 
 def save(file, pixels, **options):
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file, **options)
 
 
@@ -159,6 +159,36 @@ def test_a_folder_is_read_in_the_order_of_its_names_with_a_class_for_each_sub_fo
     images, labels = read_all(source)
     np.testing.assert_array_equal(images, PIXELS[:3])
     assert labels == [0, 0, 1] and source.class_names == ("cats", "dogs")
+
+
+GREY = np.zeros((4, 4), np.uint8)
+
+
+def test_hidden_files_are_left_out_and_links_are_what_they_lead_to(tmp_path):
+    """A set may be put together of links; its classes are the names of the links."""
+    root, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    for name in (root / "cats" / "a.png", root / "cats" / ".b.png", root / ".hidden" / "c.png", elsewhere / "d.png"):
+        save(name, GREY)
+    (root / "dogs").symlink_to(elsewhere)
+    (root / "cats" / "e.png").symlink_to(elsewhere / "d.png")
+    source = sources.folder(path=str(root))
+    assert [source.read(number)[1] for number in range(source.num_images)] == [0, 0, 1]
+    assert source.class_names == ("cats", "dogs")
+
+
+def test_a_link_that_leads_nowhere_and_a_folder_named_like_an_image_are_named(tmp_path):
+    (tmp_path / "a.png").symlink_to("nowhere")
+    (tmp_path / "b.png").mkdir()
+    source = sources.folder(path=str(tmp_path))
+    for number, name in enumerate(["a.png", "b.png"]):
+        with pytest.raises(UserError, match=f"{name}' cannot be read"):
+            source.read(number)
+
+
+def test_links_that_lead_in_a_circle_are_not_followed(tmp_path):
+    save(tmp_path / "cats" / "a.png", GREY)
+    (tmp_path / "cats" / "again").symlink_to("..")
+    assert sources.folder(path=str(tmp_path)).num_images == 1
 
 
 def test_jpeg_is_read_upright(tmp_path):
@@ -208,7 +238,7 @@ def test_a_folder_without_images_is_named(tmp_path):
     with pytest.raises(UserError, match=r"does not contain images; it must contain .jpeg, .jpg, .png, .webp files"):
         sources.folder(path=str(tmp_path))
     for path in ("", str(tmp_path / "nowhere")):
-        with pytest.raises(UserError, match="is not a folder; data.source = 'folder' needs one"):
+        with pytest.raises(UserError, match="is not a folder; data.source = 'folder' needs a folder with images"):
             sources.folder(path=path)
 
 

@@ -1,6 +1,5 @@
 """A run of seconds: a very small network on digits."""
 
-import ast
 import itertools
 import pathlib
 
@@ -12,10 +11,11 @@ from diffusion_jax.runs.shards import flatten
 ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = {
     "model.channels": 8,
-    "model.multipliers": "(1,)",
+    "model.multipliers": (1,),
     "model.num_groups": 4,
     "process.num_steps": 20,
     "train.batch_size": 16,
+    "train.decay": "constant",  # one program for any number of steps
     "train.warmup_steps": 1,
     "train.log_every": 2,
     "train.checkpoint_every": 2,
@@ -50,5 +50,4 @@ def batches(num: int) -> list[dict]:
 
 def config_of(changes: dict) -> Config:
     """Returns the config of a tiny run; changes are {"section.field": value}."""
-    settings = {name: ast.literal_eval(value) if isinstance(value, str) else value for name, value in SETTINGS.items()}
-    return Config.of_flat(flatten(digits.get_config().to_dict()) | settings | changes)
+    return Config.of_flat(flatten(digits.get_config().to_dict()) | SETTINGS | changes)
