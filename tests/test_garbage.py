@@ -288,12 +288,12 @@ DAMAGES = {
     },
     "shard": {name: (content, "is damaged") for name, content in ARCHIVES.items()},
     "shard of a dump": {
-        "no such array": (shard_of(images=IMAGES), "00000004.npz' holds something else"),
-        "too few": (shard_of(arr_0=IMAGES[:3]), "00000004.npz' holds something else"),
-        "too many": (shard_of(arr_0=IMAGES.repeat(2, axis=0)), "00000004.npz' holds something else"),
-        "another shape": (shard_of(arr_0=IMAGES[:, :2]), "00000004.npz' holds something else"),
-        "floats": (shard_of(arr_0=IMAGES.astype(np.float32)), "00000004.npz' holds something else"),
-        "a scalar": (shard_of(arr_0=np.uint8(3)), "00000004.npz' holds something else"),
+        "no such array": (shard_of(images=IMAGES), "00000004.npz' does not hold results of this run"),
+        "too few": (shard_of(arr_0=IMAGES[:3]), "00000004.npz' does not hold results of this run"),
+        "too many": (shard_of(arr_0=IMAGES.repeat(2, axis=0)), "00000004.npz' does not hold results of this run"),
+        "another shape": (shard_of(arr_0=IMAGES[:, :2]), "00000004.npz' does not hold results of this run"),
+        "floats": (shard_of(arr_0=IMAGES.astype(np.float32)), "00000004.npz' does not hold results of this run"),
+        "a scalar": (shard_of(arr_0=np.uint8(3)), "00000004.npz' does not hold results of this run"),
     },
     "IDX": {
         "negative": (idx_head(-2, -2, 2) + bytes(8), "IDX file of unsigned bytes"),
@@ -301,7 +301,7 @@ DAMAGES = {
         "floats": (idx_head(2, 2, 2, kind=13) + bytes(32), "IDX file of unsigned bytes"),
         "labels": (idx_head(8) + bytes(8), "IDX file of unsigned bytes with 3 dimension"),
         "huge": (idx_head(2**31 - 1, 2**31 - 1, 2**31 - 1), "is damaged"),
-        "1 GB": (idx_head(1000, 1000, 1000) + bytes(8), "is damaged: its header says .1000, 1000, 1000., and 8 bytes"),
+        "1 GB": (idx_head(1000, 1000, 1000) + bytes(8), "is damaged: its header says .1000, 1000, 1000., but 8 bytes"),
     },
     "IDX, gzipped": {
         "more than its header says": (gzip.compress(idx_head(2, 2, 2) + bytes(2 * MEMORY), 1), "is damaged: .* more bytes"),

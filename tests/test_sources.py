@@ -172,7 +172,8 @@ def test_hidden_files_are_left_out_and_links_are_what_they_lead_to(tmp_path):
     (root / "dogs").symlink_to(elsewhere)
     (root / "cats" / "e.png").symlink_to(elsewhere / "d.png")
     source = sources.folder(path=str(root))
-    assert [source.read(number)[1] for number in range(source.num_images)] == [0, 0, 1]
+    labels = [source.read(number)["cond"]["label"] for number in range(source.num_images)]
+    assert labels == [0, 0, 1]
     assert source.class_names == ("cats", "dogs")
 
 
