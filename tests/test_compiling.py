@@ -60,7 +60,7 @@ def test_a_second_start_takes_its_programs_from_the_first(tmp_path):
     """From the user's cache folder, or from where JAX was told to keep them."""
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    program = "import jax; from diffusion_jax import compiling; compiling.keep_compiled(); jax.jit(jax.numpy.sin)(2.0)"
+    program = "import jax; from diffusion_jax.runs import compiling; compiling.keep_compiled(); jax.jit(jax.numpy.sin)(2.0)"
 
     def kept(folder):
         subprocess.run([sys.executable, "-c", program], cwd=tiny.ROOT, env=environment, check=True)
