@@ -18,9 +18,12 @@ FLAGS += ["train.num_steps=4", "train.warmup_steps=1", "train.sample_every=4", "
 FLAGS += ["sample.batch_per_device=1"]
 
 
-@pytest.fixture(params=STORED, ids=lambda file: file.stem)
-def workdir(request, tmp_path):
-    with zipfile.ZipFile(request.param) as archive:
+BETWEEN = [pytest.param(file, marks=pytest.mark.slow) for file in STORED[1:-1]]
+
+
+@pytest.fixture
+def workdir(file, tmp_path):
+    with zipfile.ZipFile(file) as archive:
         archive.extractall(tmp_path)
     return tmp_path
 
@@ -52,10 +55,12 @@ def test_the_present_format_needs_every_field():
         stored.from_json(text)
 
 
+@pytest.mark.parametrize("file", STORED, ids=lambda file: file.stem)
 def test_an_earlier_run_is_loaded_and_drawn_from(workdir):
     assert dj.load(workdir).sample(2, batch_per_device=1).shape == (2, 8, 8, 1)
 
 
+@pytest.mark.parametrize("file", [STORED[0], *BETWEEN, STORED[-1]], ids=lambda file: file.stem)
 def test_an_earlier_run_goes_on(workdir, capsys):
     settings = [f"--config.{flag}" for flag in [*FLAGS, "train.log_every=2", "train.tensorboard=False"]]
     assert main.main(["main.py", "--config=configs/digits.py", f"--workdir={workdir}", *settings]) == 0

@@ -22,7 +22,7 @@ DIGITS = "--config=configs/digits.py"
 
 
 def start(*arguments, num_devices=1, **options):
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={num_devices}"  # the last one counts
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "main.py", *map(str, arguments)]
     return subprocess.Popen(
