@@ -25,7 +25,10 @@ def trailing(process: Process, num_steps: int) -> np.ndarray:
         UserError: for more steps than a discrete process has. So do the other grids of its rows.
     """
     times = np.linspace(process.last, 0, num_steps + 1)
-    return np.round(times).astype(np.int64) if process.num_steps and _checked(process, num_steps) else times
+    if not process.num_steps:
+        return times
+    _checked(process, num_steps)
+    return np.round(times).astype(np.int64)
 
 
 def leading(process: Process, num_steps: int) -> np.ndarray:
