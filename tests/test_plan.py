@@ -85,7 +85,7 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
 @needs_libtpu
 @pytest.mark.parametrize("topology", ["v4:4x4x4", "v5e:4x4", "v5p:4x4x4", "v6e:4x4"])
 def test_parameters_can_be_split_over_any_part_of_a_slice(topology):
-    devices = plan._devices(topology)
+    devices = plan.devices_of(topology)
     for num_fsdp in (1, 2, 4, 8, 16):
         mesh = sharding.make_mesh(num_fsdp=num_fsdp, devices=devices)
         assert dict(mesh.shape) == {"data": len(devices) // num_fsdp, "fsdp": num_fsdp}

@@ -32,10 +32,10 @@ def warnings(config: Config) -> list[str]:
 
 
 def _too_few(config: Config, num_steps: int) -> list[str]:
-    settings, num_levels = config.sample, config.process.num_steps
+    settings, num_levels = config.sample, processes.process_of(config).num_steps
     of_ddim, of_ancestral = min(MIN_DDIM_STEPS, num_levels), num_levels // 10
     least = {"ddim": of_ddim, "euler": of_ddim, "ancestral": of_ancestral}.get(settings.sampler, 0)
-    if config.process.kind != "discrete" or num_steps >= least:
+    if num_steps >= least:  # as always in real-valued time, where there are 0 levels
         return []
     few = f"config field sample.{'times' if settings.times else 'num_steps'}: {num_steps} steps are few"
     if settings.sampler == "ancestral":

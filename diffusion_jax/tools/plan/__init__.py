@@ -73,7 +73,7 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     Raises:
         UserError: for a topology that there is not, or a batch that it does not divide.
     """
-    devices = _devices(topology)
+    devices = devices_of(topology)
     chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.unknown(sharding.memory_per_device())
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp, devices=devices)
     if not config.train.batch_size:
@@ -96,7 +96,7 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     return found
 
 
-def _devices(topology: str) -> list[jax.Device]:
+def devices_of(topology: str) -> list[jax.Device]:
     """Returns the devices of a slice that this machine need not have."""
     if topology == "local":
         return jax.devices()
