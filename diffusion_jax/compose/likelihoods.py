@@ -31,8 +31,8 @@ def likelihood_of(config: Config) -> Measure:
 def _bound(config: Config) -> Measure:
     if not processes.process_of(config).num_steps:
         raise UserError(
-            f"config field process.kind = {config.process.kind!r} has no variational bound; set likelihood.kind = 'pf_ode', which every "
-            "process has."
+            f"config field process.kind = {config.process.kind!r} has no variational bound; set likelihood.kind = 'pf_ode', "
+            "which every process has."
         )
     if config.sample.sampler != "ancestral":
         raise UserError(
