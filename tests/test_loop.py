@@ -118,7 +118,7 @@ def test_a_batch_with_a_record_that_could_not_be_read_changes_nothing():
     leaves_equal(same, state, rtol=0)
     taken, metrics = step(state, {**batches[1], "valid": np.ones(16, bool)})
     assert metrics["unreadable"] == 0
-    leaves_equal(taken, step(state, batches[1])[0], rtol=0)
+    leaves_equal(taken, step(state, batches[1])[0], rtol=1e-5, atol=1e-6)  # to rounding: it is another program
 
 
 def test_what_is_frozen_stays_and_is_in_no_checkpoint(tmp_path):
@@ -273,7 +273,7 @@ def test_a_run_logs_the_loss_of_images_it_is_not_trained_on(tmp_path):
     assert all(0.1 < line["held_out_loss_ema0.99"] < 10 for line in logged)
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 2])
+@pytest.mark.parametrize("steps_per_call", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_broken_image_on_the_way_is_named_and_what_was_learned_is_saved(tmp_path, monkeypatch, steps_per_call):
     """An image of the sixth batch: the run ends with the five steps before it, and goes on as if nothing had been."""
     np.savez(tmp_path / "set.npz", images=np.random.default_rng(0).integers(0, 256, (120, 8, 8, 1), np.uint8))

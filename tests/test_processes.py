@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import tiny
 
 from diffusion_jax.data import feed
@@ -50,6 +51,7 @@ def metrics(workdir) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_train_stop_together_and_go_on_as_one(tmp_path):
     """Against one process without a stop. Adam turns the rounding of another order of sums into 1e-4 within a few steps."""
     often = {"log_every": 1, "checkpoint_every": 100_000, "sample_every": 100_000, "decay": "constant"}

@@ -119,6 +119,7 @@ def test_a_step_sends_the_parameters_as_often_as_it_must(num_fsdp, shard_optimiz
     assert num_bytes <= sum(moved.values()) <= most * num_bytes, moved
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_numbers_on_other_meshes(tmp_path):
     """8 devices split in parameters -> 1 -> 8 that share the batch and split the update: every byte is the same."""
     parts, folder = wide_parts(), storage.path(tmp_path)

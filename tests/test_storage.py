@@ -127,6 +127,7 @@ def object_store(tmp_path, monkeypatch):
     return store
 
 
+@pytest.mark.slow
 def test_the_whole_job_runs_on_an_object_store(object_store, capsys):
     """Trains, resumes, and dumps images: with no rename, no append, and listings that come late."""
     workdir = "gs://bucket/run"
