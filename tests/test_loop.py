@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import signal
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -111,14 +112,17 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted():
 
 
 def test_a_batch_with_a_record_that_could_not_be_read_changes_nothing():
-    _, step, state, batches = compiled()
+    parts, step, state, batches = compiled()
     state, _ = step(state, batches[0])
     same, metrics = step(state, {**batches[1], "valid": np.arange(16) != 3})
     assert metrics["unreadable"] == 1 and metrics["skipped"] == 0
     leaves_equal(same, state, rtol=0)
+    # Two programs, to the byte: compiled as users' are, where conftest.py sets an option of jaxlib 0.10 for the others.
+    options = {"xla_cpu_use_fusion_emitters": True} if metadata.version("jaxlib").startswith("0.10.") else {}
+    step = jax.jit(functools.partial(training_step.train_step, parts=parts), compiler_options=options)
     taken, metrics = step(state, {**batches[1], "valid": np.ones(16, bool)})
     assert metrics["unreadable"] == 0
-    leaves_equal(taken, step(state, batches[1])[0], rtol=1e-5, atol=1e-6)  # to rounding: it is another program
+    leaves_equal(taken, step(state, batches[1])[0], rtol=0)
 
 
 def test_what_is_frozen_stays_and_is_in_no_checkpoint(tmp_path):

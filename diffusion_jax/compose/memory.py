@@ -48,14 +48,14 @@ def activation_bytes(config: Config, num_images: int) -> int:
     net = processes.network(config)
     params = jax.eval_shape(net.init, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.float32)
-    condition = jax.ShapeDtypeStruct((num_images,), jnp.float32)
+    c_noise = jax.ShapeDtypeStruct((num_images,), jnp.float32)
     cond = inputs.conditioning(config).spec(num_images)
 
-    def backward(params, x_t, condition, cond):
+    def backward(params, x_t, c_noise, cond):
         rngs = {"dropout": jax.random.key(0)}
-        return jax.vjp(lambda params: networks.bind(net, params, cond, train=True, rngs=rngs)(x_t, condition), params)[1]
+        return jax.vjp(lambda params: networks.bind(net, params, cond, train=True, rngs=rngs)(x_t, c_noise), params)[1]
 
-    return _num_bytes(jax.eval_shape(backward, params, x_t, condition, cond))
+    return _num_bytes(jax.eval_shape(backward, params, x_t, c_noise, cond))
 
 
 def _num_bytes(tree: Any) -> int:

@@ -28,7 +28,7 @@ class Parts(NamedTuple):
     """The parts of a training step."""
 
     network: Network
-    make_denoiser: Callable[[Callable[[Array, Array], Array]], Denoiser]  # (x_t, condition) -> output, as a denoiser
+    make_denoiser: Callable[[Callable[[Array, Array], Array]], Denoiser]  # (x_t, c_noise) -> output, as a denoiser
     level_of: Callable[[Array], Level]  # t, as `timesteps` draws it -> Level
     timesteps: Timesteps
     loss: Loss
