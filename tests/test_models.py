@@ -128,6 +128,18 @@ def operations(jaxpr):
                 yield from operations(inner)
 
 
+@pytest.mark.parametrize("shape", [(3, 12), (2, 8, 8, 12), (2, 5, 12)])
+def test_group_normalisation_is_its_definition(shape):
+    rng = np.random.default_rng(0)
+    x, scale, bias = rng.normal(2.0, 0.5, shape), rng.normal(size=12), rng.normal(size=12)
+    grouped = x.reshape(shape[0], -1, 4, 3)
+    mean, variance = (moment(grouped, axis=(1, 3), keepdims=True) for moment in (np.mean, np.var))
+    expected = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(shape) * scale + bias
+    params = {"params": {"scale": jnp.float32(scale), "bias": jnp.float32(bias)}}
+    result = layers.GroupNorm(4, 1e-5, jnp.float32).apply(params, jnp.float32(x))
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_in_bfloat16_convolutions_are_bfloat16_and_norms_and_softmax_float32():
     network = networks.unet((8, 8, 1), **SMALL | {"dtype": "bfloat16"})
     params = jax.eval_shape(network.init, jax.random.key(0))

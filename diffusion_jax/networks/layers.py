@@ -78,9 +78,46 @@ class Style(NamedTuple):
     dtype: DTypeLike
 
 
-def norm(style: Style, *, name: str) -> nn.GroupNorm:
-    """Returns group normalisation; its statistics are float32 in any dtype."""
-    return nn.GroupNorm(style.num_groups, epsilon=style.norm_epsilon, dtype=style.dtype, name=name, use_fast_variance=False)
+class GroupNorm(nn.Module):
+    """Group normalisation over space and each group's channels. [Wu & He 2018]
+
+    One pass over the input gives its float32 statistics: E[x^2] - E[x]^2 by channel, joined by group [Chan et al. 1983]. A
+    second pass is one multiply-add. So a channel whose mean is 100 times its deviation loses three of seven digits.
+
+    Attributes:
+        num_groups: of channels that lie side by side.
+        epsilon: added to each variance.
+        dtype: of the result; the parameters `scale` and `bias` are float32.
+    """
+
+    num_groups: int
+    epsilon: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns the normalised input, its shape kept. # [B, ..., C]"""
+        space, channels = tuple(range(1, x.ndim - 1)), x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = jnp.mean(x, space, keepdims=True)  # [B, 1, ..., C], as are all that follow
+        variance = jnp.mean(jnp.square(x), space, keepdims=True) - jnp.square(mean)
+        group_mean = self._of_group(mean)
+        group_variance = self._of_group(variance + jnp.square(mean - group_mean))
+        gain = scale * jax.lax.rsqrt(jnp.maximum(group_variance, 0) + self.epsilon)
+        return (x * gain + (bias - group_mean * gain)).astype(self.dtype)
+
+    def _of_group(self, by_channel: Array) -> Array:
+        """Returns the mean of each group, at each of its channels. # [B, 1, ..., C]"""
+        grouped = by_channel.reshape(*by_channel.shape[:-1], self.num_groups, -1)
+        mean = jnp.mean(grouped, -1, keepdims=True)
+        return jnp.broadcast_to(mean, grouped.shape).reshape(by_channel.shape)
+
+
+def norm(style: Style, *, name: str) -> GroupNorm:
+    """Returns group normalisation in a network's style."""
+    return GroupNorm(style.num_groups, style.norm_epsilon, style.dtype, name=name)
 
 
 def embed_c_noise(c_noise: Array, features: int, *, spacing: Literal["closed", "half_open"]) -> Array:
