@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 
 PRODUCTS = re.compile(
-    r"conv|ynn|cudnn|fprop|dgrad|wgrad|xmma|cutlass|gemm|nvjet|cublas|dot|addmm|bmm|mm$|attention|flash", re.I
+    r"conv(?!ert)|ynn|cudnn|fprop|dgrad|wgrad|xmma|cutlass|gemm|nvjet|cublas|dot|addmm|bmm|mm$|attention|flash", re.I
 )
 CONTAINERS = re.compile(r"^(while|call|conditional|command_buffer)")
 
@@ -25,11 +25,11 @@ def of_jax(call: Callable[[], None]) -> dict[str, float]:
             found = json.load(stored)
     events = found["traceEvents"] if isinstance(found, dict) else found
     done = [
-        (event["args"]["hlo_op"], event["ts"], event["ts"] + event["dur"])
+        (f"{event['name']} {event['args']['hlo_op']}", event["ts"], event["ts"] + event["dur"])
         for event in events
-        if event.get("ph") == "X" and "hlo_op" in event.get("args", {})
+        if event.get("ph") == "X" and "hlo_op" in event.get("args", {}) and not CONTAINERS.match(event["name"])
     ]
-    return shares([event for event in done if not CONTAINERS.match(event[0])])
+    return shares(done)
 
 
 def of_torch(call: Callable[[], None]) -> dict[str, float]:

@@ -5,9 +5,10 @@ the same shape on the same device in the same run, eager and under torch.compile
 each turn ends when the device has finished, and the median of the turns counts. What a chip can do is measured too, as a
 large matrix product.
 
-Writes benchmarks/throughput_<device>.json after every row, the most interesting rows first, and a table beside it. On a CPU
-only the first network runs, in small batches and float32. The other sides need torch and diffusers; where one of them is
-missing their rows are left out, and the file says so.
+Writes benchmarks/throughput_<device>.json after every row, the most interesting rows first, and a table beside it. Cells
+that the file has, of the same hardware and versions, stay unless they are measured again: several runs fill one table.
+On a CPU only the first network runs, in small batches and float32. The other sides need torch and diffusers; where one of
+them is missing, or fails, its rows are left out, and the file says so.
 """
 
 import argparse
@@ -68,7 +69,7 @@ CPU_CELLS = [
 ]
 SAMPLED = {"ddim50": 50, "ancestral1000": 1000}
 STEPS = {"accelerator": {"train": 20, "forward": 20, **SAMPLED}, "cpu": {"train": 1, "forward": 3, **SAMPLED}}  # in one turn
-SIDES = ("diffusion_jax", "torch eager", "torch compiled")
+SIDES = ("diffusion_jax", "torch eager", "torch compiled", "torch max-autotune")
 
 
 def main() -> None:
@@ -85,25 +86,32 @@ def main() -> None:
         cells = [
             Cell(name, int(size), task) for name, size, task in (cell.split(":") for cell in arguments.cells.split(","))
         ]
-    result = conditions(device) | {"missing": missing_packages(), "rows": []}
+    result = conditions(device) | {"missing": missing_packages(), "failed": {}, "rows": []}
     wanted = [side for side in arguments.sides.split(",") if side == SIDES[0] or not result["missing"]]
     kind = re.sub(r"[^a-z0-9]+", "_", device.device_kind.lower())
     out = pathlib.Path(arguments.out or ROOT / "benchmarks" / f"throughput_{kind}.json")
+    result["rows"] = rows_kept(out, result)
     sides: dict[tuple[str, str], Any] = {}
     for cell in cells:
         prepared: dict[str, tuple[Callable, dict]] = {}
         for included in range(1 if cell == cells[0] else len(wanted), len(wanted) + 1):  # the first rows come soon
             if time.monotonic() - start > arguments.limit:
                 break
-            rows = measure(cell, wanted[:included], sides, prepared, arguments.rounds, result["peaks"])
+            rows = measure(cell, wanted[:included], sides, prepared, arguments.rounds, result)
             result["rows"] = [row for row in result["rows"] if row["cell"] != cell._asdict()] + rows
             out.write_text(json.dumps(result, indent=2) + "\n")
     out.with_suffix(".md").write_text(table(result))
     print(table(result))
 
 
+def rows_kept(out: pathlib.Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of an earlier run on the same hardware with the same versions."""
+    earlier = json.loads(out.read_text()) if out.exists() else {}
+    return earlier["rows"] if all(earlier.get(name) == result[name] for name in ("hardware", "versions")) else []
+
+
 def measure(
-    cell: Cell, names: list[str], sides: dict, prepared: dict, rounds: int, peaks: dict[str, float]
+    cell: Cell, names: list[str], sides: dict, prepared: dict, rounds: int, result: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Returns a row for each side: images a second, the median of turns taken one after the other.
 
@@ -113,25 +121,33 @@ def measure(
         sides: those made so far, by (name, network); gets the others.
         prepared: name -> (what takes a turn, the row so far); gets the others.
         rounds: turns of each side.
-        peaks: operations a second that a row is held against.
+        result: of the whole run: its peaks are what a row is held against; a side that fails is named there.
     """
     num_steps = STEPS["cpu" if jax.default_backend() == "cpu" else "accelerator"][cell.task]
     for name in [name for name in names if name not in prepared]:
         print(f"{name}: {cell}", flush=True)
-        if (name, cell.network) not in sides:
-            sides[name, cell.network] = make_side(name, config_of(cell.network))
-        side, began = sides[name, cell.network], time.monotonic()
-        call = side.prepare(cell, num_steps)
-        call()
-        first = {"side": name, "cell": cell._asdict(), "first_call_s": time.monotonic() - began}
-        prepared[name] = call, first | side.facts(cell) | side.profile(call)
-    seconds = {name: [] for name in names}
+        try:
+            if (name, cell.network) not in sides:
+                sides[name, cell.network] = make_side(name, config_of(cell.network))
+            prepared[name] = first_call(sides[name, cell.network], name, cell, num_steps)
+        except Exception as error:  # whatever it is, the other rows shall be had
+            result["failed"][f"{name}, {':'.join(map(str, cell))}"] = repr(error)[:500]
+    seconds = {name: [] for name in names if name in prepared}
     for _ in range(rounds):
-        for name in names:
+        for name in seconds:
             began = time.perf_counter()
             prepared[name][0]()
             seconds[name].append(time.perf_counter() - began)
-    return [finished(prepared[name][1], seconds[name], num_steps, peaks) for name in names]
+    return [finished(prepared[name][1], seconds[name], num_steps, result["peaks"]) for name in seconds]
+
+
+def first_call(side: Any, name: str, cell: Cell, num_steps: int) -> tuple[Callable, dict[str, Any]]:
+    """Returns what takes a turn, and the row so far."""
+    began = time.monotonic()
+    call = side.prepare(cell, num_steps)
+    call()
+    row = {"side": name, "cell": cell._asdict(), "first_call_s": time.monotonic() - began}
+    return call, row | side.facts(cell) | side.profile(call)
 
 
 def finished(row: dict[str, Any], seconds: list[float], num_steps: int, peaks: dict[str, float]) -> dict[str, Any]:
@@ -162,7 +178,7 @@ def make_side(name: str, config: Config) -> Any:
         return Ours(config)
     import torch_peer
 
-    return Peer(torch_peer.TorchPeer(config, compiled=name == "torch compiled"))
+    return Peer(torch_peer.TorchPeer(config, torch_peer.MODES[name]))
 
 
 def random_images(config: Config) -> np.ndarray:
@@ -184,8 +200,9 @@ def with_cell(config: Config, cell: Cell) -> Config:
 class Ours:
     """The training step and the sampler that main.py runs."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, options: dict[str, Any] | None = None):
         self.config, self.parts, self.mesh = config, training.parts(config), sharding.make_mesh(devices=jax.devices()[:1])
+        self.options = options
         make_state = functools.partial(start.make_state, parts=self.parts)
         began = time.monotonic()
         self.state = jax.block_until_ready(jax.jit(make_state)(streams.key(0, "init")))
@@ -211,7 +228,7 @@ class Ours:
 
     def _compile(self, fn: Callable, *arguments) -> Callable:
         began = time.monotonic()
-        self.compiled = fn.lower(*arguments).compile()
+        self.compiled = fn.lower(*arguments).compile(compiler_options=self.options)
         self.compile_s = time.monotonic() - began
         return self.compiled
 
@@ -314,7 +331,7 @@ def hardware_of(device: jax.Device) -> str:
 def matrix_product_flops(device: jax.Device) -> float:
     """Returns the operations a second of a large matrix product, the best of five."""
     size, dtype = (2048, jnp.float32) if device.platform == "cpu" else (8192, jnp.bfloat16)
-    matrix = jnp.ones((size, size), dtype)
+    matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)  # a chip multiplies ones faster
     product = jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()
     seconds = []
@@ -337,7 +354,7 @@ def table(result: dict[str, Any]) -> str:
         memory = "" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**30:.2f}"
         lines.append(
             f"| {cell[0]} | {cell[1]} | {cell[2]} | {row['side']} | {row['ms_per_step']:.4g} | {row['images_per_s']:.4g} | "
-            f"{ours[cell] / row['images_per_s']:.2f} | {100 * row['of_matrix_product']:.0f}% | "
+            f"{ours.get(cell, float('nan')) / row['images_per_s']:.2f} | {100 * row['of_matrix_product']:.0f}% | "
             f"{100 * row.get('products_of_device_time', float('nan')):.0f}% | {memory} | "
             f"{row.get('compile_s', row['first_call_s']):.0f} s |"
         )

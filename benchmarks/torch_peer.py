@@ -1,7 +1,7 @@
 """The PyTorch side of benchmarks/throughput.py: diffusers' U-Net trained and sampled as well as PyTorch can.
 
-Eager, or compiled: torch.compile in its mode max-autotune, channels-last. On a GPU both compute in bfloat16 under autocast
-where ours does, with fused Adam; both update the average with one foreach operation.
+Eager, or compiled by torch.compile, channels-last, in its mode reduce-overhead or max-autotune. On a GPU all compute in
+bfloat16 under autocast where ours does, with fused Adam; all update the average with one foreach operation.
 """
 
 import copy
@@ -12,20 +12,25 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from torch._inductor import config as inductor_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_jax.compose import processes
 from diffusion_jax.compose.config import Config
 
+MODES = {"torch eager": None, "torch compiled": "reduce-overhead", "torch max-autotune": "max-autotune"}  # of torch.compile
+
 
 class TorchPeer:
     """A network of the same shape as a config's, with its optimizer and its average, on the fastest device there is."""
 
-    def __init__(self, config: Config, *, compiled: bool):
+    def __init__(self, config: Config, mode: str | None):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
         self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=config.model.dtype == "bfloat16")
-        self.memory_format = torch.channels_last if compiled else torch.contiguous_format
-        self.config, self.compiled = config, compiled
+        self.memory_format = torch.channels_last if mode else torch.contiguous_format
+        self.config = config
         network = unet(config).to(self.device, memory_format=self.memory_format)
         self.parameters = list(network.parameters())
         self.num_params = sum(parameter.numel() for parameter in self.parameters)
@@ -33,8 +38,7 @@ class TorchPeer:
         self.averaged = list(self.average.parameters())
         rate = config.train.learning_rate
         self.optimizer = torch.optim.Adam(self.parameters, lr=rate, fused=self.device == "cuda")
-        compiling = compile_whole if compiled else lambda module: module
-        self.network, self.sampled = compiling(network), compiling(self.average)
+        self.network, self.sampled = (compile_whole(module, mode) if mode else module for module in (network, self.average))
         process = processes.process_of(config)
         table = process.level(np.arange(process.num_steps + 1))
         self.alpha, self.sigma = (self.to_device(column) for column in (table.alpha, table.sigma))
@@ -130,8 +134,14 @@ class TorchPeer:
         return peak
 
 
-def compile_whole(module: torch.nn.Module) -> Callable:
-    return torch.compile(module, mode="max-autotune", dynamic=False)
+def compile_whole(module: torch.nn.Module, mode: str) -> Callable:
+    """Returns the module compiled; on a GPU its convolutions are cuDNN's, the fastest of each by trial, like ours.
+
+    Inductor's own convolutions, tried by hand on an H200, take ten seconds for each shape to be tuned.
+    """
+    if torch.cuda.is_available():
+        inductor_config.max_autotune_conv_backends = inductor_config.max_autotune_gemm_backends = "ATEN"
+    return torch.compile(module, mode=mode, dynamic=False)
 
 
 def unet(config: Config) -> diffusers.UNet2DModel:
