@@ -32,6 +32,14 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
+def optimized():
+    """Compiles a test's programs as users' are: what computes for long is then sooner done."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
 def x64():
     """Runs a test in float64: what it finds then is mathematics, not rounding."""
     jax.config.update("jax_enable_x64", True)
