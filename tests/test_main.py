@@ -72,7 +72,7 @@ def test_train_then_resume_then_sample(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number, capsys):
+def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number, capsys, one_device):
     command = tiny.flags(tmp_path / "run", num_steps=100_000, log_every=10_000, checkpoint_every=10_000, sample_every=10_000)
     process = start(*command)
     while "started" not in process.stdout.readline():  # the first step is taken
@@ -97,7 +97,7 @@ def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path, capsys, monke
     assert capsys.readouterr().err == "stopped by Ctrl-C; all written files are complete; the same command resumes.\n"
 
 
-def test_a_run_that_diverges_stops_with_a_sentence(tmp_path, capsys):
+def test_a_run_that_diverges_stops_with_a_sentence(tmp_path, capsys, one_device):
     """And, with no checkpoint yet, leaves its workdir to another learning rate."""
     never = {"num_steps": 50, "checkpoint_every": 50, "max_skipped": 5, "log_every": 1}
     code, _, err = called(capsys, *tiny.flags(tmp_path / "run", learning_rate=1e30, grad_clip="inf", **never))
@@ -320,7 +320,7 @@ def test_a_file_that_is_not_a_config_is_a_sentence(tmp_path, text, sentence, cap
     ],
 )
 def test_another_config_for_the_same_workdir_is_refused(trained, arguments, sentence, capsys):
-    flags = [] if "--mode=sample" in arguments else tiny.flags(trained, num_steps=2)
+    flags = [] if "--mode=sample" in arguments else tiny.flags(trained, **tiny.TRAINED)
     code, _, err = called(capsys, f"--workdir={trained}", *flags, *arguments[DIGITS in arguments :])
     assert code == command.BAD_INPUT and sentence in err
 
