@@ -25,10 +25,25 @@ import main
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """The workdir of a tiny run of two steps, to be read; `shutil.copytree` gives one to write in."""
+    """The workdir of a tiny run of two steps with two averages, to be read; `shutil.copytree` gives one to write in."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    assert main.main(["main.py", *tiny.flags(workdir, num_steps=2)]) == 0
+    assert main.main(["main.py", *tiny.flags(workdir, **tiny.TRAINED)]) == 0
     return workdir
+
+
+@pytest.fixture
+def one_device():
+    """Lets a run see one device, for which everything is sooner compiled: where a test is not about devices."""
+    with tiny.one_device():
+        yield
+
+
+@pytest.fixture
+def optimized():
+    """Compiles a test's programs as users' are: what computes for long is then sooner done."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

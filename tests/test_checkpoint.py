@@ -1,5 +1,6 @@
 """Checkpoints give back what was saved, byte for byte, and only what is asked for."""
 
+import contextlib
 import functools
 import json
 import shutil
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from files import listing
 from orbax.checkpoint import v1 as ocp
 from tiny import config_of
 
@@ -201,6 +203,43 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, kind, capsys):
         damage(run / "checkpoints" / str(step), kind)
     with pytest.raises(UserError, match=r"checkpoints' does not have a readable checkpoint; tried 1, 2\."):
         weights(step=-1)
+
+
+JSON = {"empty": b"", "{}": b"{}", "a": b'{"a": [3]}', "deep": b"[" * 100_000, "half": None}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("content", JSON.values(), ids=JSON)
+def test_any_json_of_a_checkpoint_is_restored_to_the_byte_or_a_sentence(run, content):
+    """That which orbax keeps beside the arrays; with no checkpoint before to give way to."""
+    shutil.rmtree(run / "checkpoints" / "1")
+    for name, good in [(name, good) for name, good in listing(run).items() if good[:1] == b"{"]:
+        (run / name).write_bytes(good[: len(good) // 2] if content is None else content)
+        before = listing(run)
+        with contextlib.suppress(UserError, RunError):
+            restore_second(run)
+        assert listing(run) == before
+        (run / name).write_bytes(good)
+    restore_second(run)
+
+
+def restore_second(run):
+    with checkpoint.Checkpoints(storage.path(run), keep=2) as checkpoints:
+        assert_same(checkpoints.restore_latest(like(state_of(0))), at_step(state_of(0), 2))
+
+
+@pytest.mark.parametrize("content", [b"[]", b'{"commit_timestamp_nsecs": []}', b"[" * 100_000], ids=["list", "time", "deep"])
+def test_a_checkpoint_with_other_metadata_is_named(run, content):
+    (run / "checkpoints/2/_CHECKPOINT_METADATA").write_bytes(content)
+    with pytest.raises(UserError, match="checkpoints"):
+        restore_second(run)
+
+
+@pytest.mark.parametrize("name", ["abc", "-1", "007", "9" * 30, "3.0", ".3", "3 ", "\u0661"])
+def test_other_folders_beside_a_checkpoint_do_no_harm(run, name):
+    (run / "checkpoints" / name).mkdir()
+    with contextlib.suppress(UserError):
+        restore_second(run)
 
 
 def test_a_store_that_is_down_is_not_taken_for_damage(saved, monkeypatch):

@@ -56,12 +56,12 @@ def test_the_present_format_needs_every_field():
 
 
 @pytest.mark.parametrize("file", STORED, ids=lambda file: file.stem)
-def test_an_earlier_run_is_loaded_and_drawn_from(workdir):
+def test_an_earlier_run_is_loaded_and_drawn_from(workdir, one_device):
     assert dj.load(workdir).sample(2, batch_per_device=1).shape == (2, 8, 8, 1)
 
 
 @pytest.mark.parametrize("file", [STORED[0], *BETWEEN, STORED[-1]], ids=lambda file: file.stem)
-def test_an_earlier_run_goes_on(workdir, capsys):
+def test_an_earlier_run_goes_on(workdir, capsys, one_device):
     settings = [f"--config.{flag}" for flag in [*FLAGS, "train.log_every=2", "train.tensorboard=False"]]
     assert main.main(["main.py", "--config=configs/digits.py", f"--workdir={workdir}", *settings]) == 0
     assert "resumed     at step 2" in capsys.readouterr().out

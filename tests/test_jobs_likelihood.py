@@ -12,12 +12,10 @@ from PIL import Image
 import diffusion_jax as dj
 from diffusion_jax.data import feed, transforms
 from diffusion_jax.errors import UserError
-from diffusion_jax.jobs import likelihood, train
+from diffusion_jax.jobs import likelihood
 from diffusion_jax.runs import storage
 
-CHANGES = {
-    "train.num_steps": 4,
-    "train.sample_every": 100,
+CHANGES = {f"train.{name}": value for name, value in tiny.TRAINED.items()} | {
     "sample.num_steps": 5,
     "likelihood.num_images": 23,
     "likelihood.shard_size": 10,
@@ -25,11 +23,9 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = storage.path(tmp_path_factory.mktemp("run"))
-    assert train.run(tiny.config_of(CHANGES), folder) == 0
-    return folder
+@pytest.fixture
+def workdir(trained):
+    return storage.path(trained)
 
 
 def measure(workdir, out, **changes):
@@ -63,6 +59,7 @@ def test_the_figures_are_those_of_the_library(workdir, tmp_path):
     """bound.json's mean and standard error, of the terms that `likelihood.bound` gives for the same images and noises."""
     result = measure(workdir, tmp_path)
     model = dj.load(workdir)
+    model = model._replace(config=dj.model.with_settings(model.config, num_steps=5))
     source = transforms.subsampled(tiny.digits_source(), 23)
     batch = feed.read_all(source)
     found = dj.model.measure(model, batch, np.arange(23))
@@ -84,9 +81,14 @@ def test_the_figures_are_those_of_the_library(workdir, tmp_path):
         assert Image.open(tmp_path / f"{name}.png").size == (600, 400)
 
 
-def test_the_flow_has_names_of_its_own(workdir, tmp_path):
+def test_the_flow_has_names_of_its_own(workdir, tmp_path, one_device):
     """Nothing that it writes is called bound. Probes of another law agree, and another seed does not."""
-    flow = {"likelihood__kind": "pf_ode", "likelihood__num_images": 10, "likelihood__tolerance": 1e-3}
+    flow = {
+        "likelihood__kind": "pf_ode",
+        "likelihood__num_images": 10,
+        "likelihood__batch_per_device": 5,
+        "likelihood__tolerance": 1e-3,
+    }
 
     def measure_flow(name, **changes):
         config = tiny.config_of(CHANGES | {key.replace("__", "."): value for key, value in (flow | changes).items()})

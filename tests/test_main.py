@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import tiny
 from PIL import Image
 
 import main
-from diffusion_jax.compose import command
+from diffusion_jax.compose import checks, command, stored
 from diffusion_jax.compose.config import FIELDS, Config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -71,7 +72,7 @@ def test_train_then_resume_then_sample(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number, capsys):
+def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number, capsys, one_device):
     command = tiny.flags(tmp_path / "run", num_steps=100_000, log_every=10_000, checkpoint_every=10_000, sample_every=10_000)
     process = start(*command)
     while "started" not in process.stdout.readline():  # the first step is taken
@@ -96,7 +97,7 @@ def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path, capsys, monke
     assert capsys.readouterr().err == "stopped by Ctrl-C; all written files are complete; the same command resumes.\n"
 
 
-def test_a_run_that_diverges_stops_with_a_sentence(tmp_path, capsys):
+def test_a_run_that_diverges_stops_with_a_sentence(tmp_path, capsys, one_device):
     """And, with no checkpoint yet, leaves its workdir to another learning rate."""
     never = {"num_steps": 50, "checkpoint_every": 50, "max_skipped": 5, "log_every": 1}
     code, _, err = called(capsys, *tiny.flags(tmp_path / "run", learning_rate=1e30, grad_clip="inf", **never))
@@ -208,6 +209,47 @@ def test_a_mistake_is_one_sentence(name, capsys, tmp_path, monkeypatch):
     assert out == "" and sorted(os.listdir()) == ["README.md", "configs"]
 
 
+VALUES = ["nan", "-1e999", "None", "(" * 5000, "(1" + "0" * 400 + ",)", "0x" + "f" * 5000, "{'a': []}", "é\n", "''"]
+GARBAGE = {
+    "beyond floats": "--config.sample.times=(1" + "0" * 400 + ",)",
+    "beyond repr": "--config.train.num_steps=0x" + "f" * 5000,
+    "stages beyond repr": "--config.model.multipliers=(" + "1," * 20_000 + ")",
+    "a line end in a value": "--config.train.num_steps=a\nb",
+    "a line end in a flag": "--a\nb",
+    "no flag file": "--flagfile=/nowhere",
+    "deep": "--config.sample.times=" + "(" * 5000,
+    "not a number": "--config.sample.times=nan",
+    "an index": "--config.model.channels[0]=3",
+    "no name": "--config.=3",
+    "half a name": "--config.model..channels=3",
+    "a negation": "--noconfig.train.seed",
+    "no value": "--config.train.seed",
+}
+
+
+def code_of(capsys, *arguments):
+    """Returns the exit code of main.py, whose jobs only check the config; it says nothing, or one line."""
+    job = mock.Mock(side_effect=lambda config, workdir, **options: checks.check(config) or 0)
+    with mock.patch("diffusion_jax.jobs.train.run", job), mock.patch("diffusion_jax.jobs.sample.run", job):
+        code, _, err = called(capsys, *arguments)
+    assert (code, err) == (0, "") or (code == command.BAD_INPUT and err.startswith("error: ") and err.count("\n") == 1)
+    assert job.called or code != 0
+    return code
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+@pytest.mark.parametrize("mode", ["train", "sample"])
+def test_garbage_in_an_argument_is_one_line(tmp_path, capsys, mode, name):
+    (tmp_path / "config.json").write_text(stored.to_json(tiny.config_of({})))
+    begin = [DIGITS, "--workdir=x"] if mode == "train" else ["--mode=sample", f"--workdir={tmp_path}"]
+    assert code_of(capsys, *begin, GARBAGE[name]) == command.BAD_INPUT
+
+
+def test_every_field_takes_or_refuses_a_value_in_one_line(capsys):
+    for number, name in enumerate(sorted(FIELDS)):
+        code_of(capsys, DIGITS, "--workdir=x", f"--config.{name}={VALUES[number % len(VALUES)]}")
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
@@ -278,7 +320,7 @@ def test_a_file_that_is_not_a_config_is_a_sentence(tmp_path, text, sentence, cap
     ],
 )
 def test_another_config_for_the_same_workdir_is_refused(trained, arguments, sentence, capsys):
-    flags = [] if "--mode=sample" in arguments else tiny.flags(trained, num_steps=2)
+    flags = [] if "--mode=sample" in arguments else tiny.flags(trained, **tiny.TRAINED)
     code, _, err = called(capsys, f"--workdir={trained}", *flags, *arguments[DIGITS in arguments :])
     assert code == command.BAD_INPUT and sentence in err
 

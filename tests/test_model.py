@@ -1,6 +1,9 @@
-"""The library in three lines, on a run made for the purpose."""
+"""The library in three lines, on a tiny run."""
 
+import contextlib
+import io
 import shutil
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +13,12 @@ import tiny
 
 import diffusion_jax as dj
 from diffusion_jax.errors import RunError
-from diffusion_jax.jobs import train
+from diffusion_jax.jobs import sample, train
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A finished tiny run with two averages."""
-    folder = tmp_path_factory.mktemp("run")
-    changes = {"train.num_steps": 4, "train.ema_rates": (0.5, 0.99), "train.sample_every": 100, "sample.batch_per_device": 2}
-    assert train.run(tiny.config_of(changes), dj.model.storage.path(folder)) == 0
-    return folder
+@pytest.fixture
+def workdir(trained):
+    return trained
 
 
 def test_three_lines_give_images(workdir):
@@ -43,14 +42,14 @@ def test_each_average_is_its_own(workdir):
     np.testing.assert_array_equal(
         weights[2], np.concatenate([np.ravel(x) for x in jax.tree.leaves(dj.load(workdir).params)])
     )
-    assert models[0].step == 4
+    assert models[0].step == 2
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
         (lambda workdir: dj.load(workdir, ema_rate=0.7), "sample.ema_rate = 0.7 must be one of train.ema_rates"),
-        (lambda workdir: dj.load(workdir, step=3), "does not have a checkpoint of step 3; it has 2, 4"),
+        (lambda workdir: dj.load(workdir, step=3), "does not have a checkpoint of step 3; it has 2"),
         (lambda workdir: dj.load(workdir / "nowhere"), "has no config.json; it must be the workdir of a run"),
         (
             lambda workdir: dj.load(workdir).sample(3, num_stepz=5),
@@ -110,7 +109,7 @@ def test_its_denoiser_works_with_any_sampler(workdir):
     assert np.max(np.abs(np.asarray(dj.to_uint8(got.x), int) - expected)) <= 1
 
 
-def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys):
+def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys, monkeypatch, one_device):
     """With another width of one level: the tensors that fit are taken, the others are named."""
     changes = {"train.num_steps": 2, "train.init_from": str(workdir), "train.learning_rate": 1e-12}
     storage = dj.model.storage
@@ -122,41 +121,50 @@ def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys):
         got = dj.load(tmp_path / "same", ema_rate=rate).params
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
-    wider = changes | {"model.multipliers": (2,)}
-    assert train.run(tiny.config_of(wider), storage.path(tmp_path / "wider")) == 0
+    wider = tiny.config_of(changes | {"model.multipliers": (2,)})
+    monkeypatch.setattr(train.loop, "run", mock.Mock(side_effect=KeyboardInterrupt))  # what is asked for is said before
+    with pytest.raises(KeyboardInterrupt):
+        train.run(wider, storage.path(tmp_path / "wider"))
     said = capsys.readouterr().out
     assert "['middle_0']['conv1']['kernel']" in said and "['embedding_0']" not in said
 
 
-def test_changed_input_and_label_layers_start_afresh_and_the_origin_may_go(workdir, tmp_path, capsys):
-    origin = shutil.copytree(workdir, tmp_path / "origin")
-    rng = np.random.default_rng(0)
-    np.savez(tmp_path / "rgb.npz", images=rng.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8), labels=np.arange(64) % 10)
-    changes = {"train.init_from": str(origin), "train.sample_every": 100, "train.ema_rates": (0.99,)}
-    changes |= {"data.source": "npz", "data.path": str(tmp_path / "rgb.npz"), "data.channels": 3, "model.num_classes": 10}
-    for num_steps in (2, 4):
-        assert (
-            train.run(tiny.config_of(changes | {"train.num_steps": num_steps}), dj.model.storage.path(tmp_path / "new")) == 0
-        )
-        shutil.rmtree(origin, ignore_errors=True)
+@pytest.fixture(scope="module")
+def of_classes(trained, tmp_path_factory):
+    """(config, workdir, what was said) of a run on colours of ten classes, with a null label, from the weights of another.
+
+    That is gone by the time it goes on.
+    """
+    folder = tmp_path_factory.mktemp("classes")
+    origin = shutil.copytree(trained, folder / "origin")
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "rgb.npz", images=images, labels=np.arange(64) % 10)
+    changes = {"train.init_from": str(origin), "train.label_dropout": 0.5, "train.sample_every": 100}
+    changes |= {"data.source": "npz", "data.path": str(folder / "rgb.npz"), "data.channels": 3}
+    changes |= {"model.num_classes": 10, "model.null_label": True, "sample.num_images": 12, "sample.batch_per_device": 2}
+    workdir = dj.model.storage.path(folder / "run")
+    with contextlib.redirect_stdout(io.StringIO()) as said, tiny.one_device():
+        for num_steps in (2, 4):
+            config = tiny.config_of(changes | {"train.num_steps": num_steps})
+            assert train.run(config, workdir) == 0
+            shutil.rmtree(origin, ignore_errors=True)
+    return config, workdir, said.getvalue()
+
+
+def test_changed_input_and_label_layers_start_afresh_and_the_origin_may_go(of_classes):
+    config, _, said = of_classes
     fresh = "['conv_in']['kernel'], ['conv_out']['bias'], ['conv_out']['kernel'], ['label']['embedding']"
-    said = capsys.readouterr().out
-    assert f"weights     from {origin}; fresh: {fresh}\n" in said and "resumed     at step 2" in said
+    assert f"weights     from {config.train.init_from}; fresh: {fresh}\n" in said and "resumed     at step 2" in said
 
 
-def test_classes_are_trained_drawn_and_dumped(tmp_path):
+def test_classes_are_trained_drawn_and_dumped(of_classes, tmp_path):
     """Labels reach the network in training (with a null label) and in sampling, and stand beside the images."""
-    from diffusion_jax.jobs import sample
-
-    storage = dj.model.storage
-    changes = {"model.num_classes": 10, "model.null_label": True, "train.label_dropout": 0.5, "train.num_steps": 4}
-    config = tiny.config_of(changes | {"train.sample_every": 100, "sample.num_images": 12, "sample.batch_per_device": 2})
-    assert train.run(config, storage.path(tmp_path / "run")) == 0
-    assert sample.run(config, storage.path(tmp_path / "run"), storage.path(tmp_path / "dump")) == 0
-    with np.load(tmp_path / "dump" / "samples_12x8x8x1.npz") as stored:
-        assert stored["arr_0"].shape == (12, 8, 8, 1)
+    config, workdir, _ = of_classes
+    assert sample.run(config, workdir, dj.model.storage.path(tmp_path)) == 0
+    with np.load(tmp_path / "samples_12x8x8x3.npz") as stored:
+        assert stored["arr_0"].shape == (12, 8, 8, 3)
         np.testing.assert_array_equal(stored["arr_1"], np.arange(12) % 10)
-    model = dj.load(tmp_path / "run")
+    model = dj.load(workdir)
     alive = jax.tree.map(
         lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), model.params
     )  # 4 steps teach little
@@ -171,8 +179,8 @@ def test_classes_are_trained_drawn_and_dumped(tmp_path):
 def test_drawing_may_begin_anywhere(workdir):
     """Chunks are of 2 images on each of 8 devices; image 21 is in the middle of the second."""
     model = dj.load(workdir)
-    whole = model.sample(40)
-    settings = dj.model.with_settings(model.config, num_images=40)
+    whole = model.sample(40, batch_per_device=2)
+    settings = dj.model.with_settings(model.config, num_images=40, batch_per_device=2)
     for first in (0, 16, 21, 39):
         pieces = list(dj.model.chunks(model._replace(config=settings), first=first))
         np.testing.assert_array_equal(np.concatenate(pieces), whole[first:])

@@ -15,6 +15,8 @@ from diffusion_jax.data import feed
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import pictures, sharding
 
+TWO_DEVICES = "--xla_force_host_platform_device_count=2"  # the last one counts
+
 
 def start(num: int, *arguments: str) -> list[subprocess.Popen]:
     """Starts main.py as processes that join each other, with two devices each."""
@@ -22,7 +24,7 @@ def start(num: int, *arguments: str) -> list[subprocess.Popen]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     common = os.environ | {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(num)}
-    common |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONUNBUFFERED": "1"}
+    common |= {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {TWO_DEVICES}", "PYTHONUNBUFFERED": "1"}
     command, pipes = [sys.executable, "main.py", *arguments], {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return [
         subprocess.Popen(command, cwd=tiny.ROOT, env=common | {"JAX_PROCESS_ID": str(i)}, text=True, **pipes)

@@ -43,7 +43,7 @@ def test_data_of_one_image_is_drawn_exactly_on_any_grid(name, num_sampled, grid,
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("ddim eta")) for name in SAMPLERS]
 )
-def test_gaussian_data_is_drawn_with_its_mean_and_spread(name):
+def test_gaussian_data_is_drawn_with_its_mean_and_spread(name, optimized):
     """1000 steps, 65,536 values: standard errors are 0.002 of the mean, 0.0014 of the spread; tolerances 4 and 5 of them,
     the spread's with the 1/T that a thousand steps leave."""
     x = draw(name, oracles.gaussian(), grid_of(1000), shape=(64, 32, 32, 1)).x
@@ -229,7 +229,7 @@ def test_a_learned_variance_needs_a_network_that_has_one():
         )
 
 
-def test_a_grid_may_go_down_and_up_again(x64):
+def test_a_grid_may_go_down_and_up_again(x64, optimized):
     """RePaint's way: DDIM down to a level, `renoise` up, and down: the marginal of Gaussian data is kept."""
     chain = process.chain(schedules.linear(1000))
     down, up = chain.level(np.arange(1000, 399, -1)), chain.level(np.array([400, 700]))

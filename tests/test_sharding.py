@@ -46,7 +46,7 @@ def test_large_parameters_are_split_along_their_largest_dimension():
 
 
 def wide_parts(**changes):
-    config = config_of({"train.batch_size": 16, "model.channels": 64, "model.multipliers": (1, 2), **changes})
+    config = config_of({"train.batch_size": 16, "model.channels": 128, "model.multipliers": (1,), **changes})
     return training.parts(config)
 
 

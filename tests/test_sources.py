@@ -1,15 +1,19 @@
 """Sources: what is stored is what is read, and a file that cannot be read is named."""
 
+import contextlib
 import gzip
-import struct
+import math
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
-from PIL import Image
+from files import idx
+from PIL import EpsImagePlugin, Image
 
 from diffusion_jax.data import sources, tfds, transforms
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import storage
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
 
@@ -85,15 +89,10 @@ def test_npz_that_is_missing_is_named(path):
         sources.npz(path=path)
 
 
-def idx_bytes(array):
-    """As on Yann LeCun's page of MNIST: 0, 0, type 8, the number of dimensions, the dimensions, the bytes."""
-    return struct.pack(f">BBBB{array.ndim}i", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
 def write_idx(folder, images, labels, prefix="train", compress=gzip.compress):
     suffix = ".gz" if compress is gzip.compress else ""
-    (folder / f"{prefix}-images-idx3-ubyte{suffix}").write_bytes(compress(idx_bytes(images)))
-    (folder / f"{prefix}-labels-idx1-ubyte{suffix}").write_bytes(compress(idx_bytes(labels)))
+    (folder / f"{prefix}-images-idx3-ubyte{suffix}").write_bytes(compress(idx(*images.shape, data=images.tobytes())))
+    (folder / f"{prefix}-labels-idx1-ubyte{suffix}").write_bytes(compress(idx(*labels.shape, data=labels.tobytes())))
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bytes])
@@ -111,8 +110,8 @@ IDX_DAMAGE = {
     "longer": lambda whole: whole + b"0",
     "of floats": lambda whole: whole[:2] + b"\x0d" + whole[3:],
     "empty": lambda whole: b"",
-    "no images": lambda whole: idx_bytes(np.zeros((0, 28, 28), np.uint8)),
-    "of labels": lambda whole: idx_bytes(np.zeros(3, np.uint8)),
+    "no images": lambda whole: idx(0, 28, 28),
+    "of labels": lambda whole: idx(3),
 }
 
 
@@ -383,3 +382,25 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match="data.source = 'tfds' needs a package: pip install tensorflow-datasets"):
         tfds.source(name="cifar10", path="", split="train")
+
+
+def test_a_thin_image_is_not_scaled_beyond_the_limit_of_pixels(tmp_path):
+    """1 x 60,000 pixels scaled to cover 256 x 256 would be 256 x 15,360,000."""
+    Image.new("L", (1, 60_000)).save(tmp_path / "a.png")
+    options = {"image_shape": (256, 256, 1), "center_crop": 0, "resize": True, "num_classes": 0}
+    source = transforms.resized(sources.folder(path=str(tmp_path)), **options)
+
+    def resize(image, size, *arguments, **options):
+        assert math.prod(size) <= Image.MAX_IMAGE_PIXELS
+        return Image.new(image.mode, size)
+
+    with mock.patch.object(Image.Image, "resize", resize), contextlib.suppress(UserError):
+        assert source.read(0)["x"].shape == (256, 256, 1)
+
+
+def test_an_image_file_starts_no_other_program(tmp_path):
+    """Pillow gives PostScript to Ghostscript, which executes it."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format="EPS")
+    with mock.patch.object(EpsImagePlugin, "Ghostscript", side_effect=OSError) as started, pytest.raises(UserError):
+        sources.decode(storage.path(tmp_path / "a.png"))
+    assert not started.called

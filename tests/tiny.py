@@ -1,7 +1,11 @@
 """A run of seconds: a very small network on digits."""
 
+import contextlib
 import itertools
 import pathlib
+from unittest import mock
+
+import jax
 
 from configs import digits
 from diffusion_jax.compose.config import Config
@@ -24,6 +28,7 @@ SETTINGS = {
     "sample.num_steps": 3,
     "sample.batch_per_device": 1,
 }
+TRAINED = {"num_steps": 2, "ema_rates": (0.5, 0.99)}  # of the fixture `trained`, as `flags` takes it
 
 
 def flags(workdir, **train) -> list[str]:
@@ -34,6 +39,16 @@ def flags(workdir, **train) -> list[str]:
         f"--workdir={workdir}",
         *[f"--config.{name}={value}" for name, value in settings.items()],
     ]
+
+
+@contextlib.contextmanager
+def one_device():
+    """Lets jax.devices() and the like know the first device alone."""
+    first, patches = jax.devices()[:1], contextlib.ExitStack()
+    with patches:
+        for name, value in {"devices": first, "local_devices": first, "device_count": 1, "local_device_count": 1}.items():
+            patches.enter_context(mock.patch.object(jax, name, lambda *arguments, value=value, **options: value))
+        yield
 
 
 def digits_source(num_classes: int = 0) -> sources.Source:
