@@ -39,7 +39,7 @@ import profiles
 from diffusion_jax import streams
 from diffusion_jax.compose import processes, sampling, stored, training
 from diffusion_jax.compose.config import Config
-from diffusion_jax.runs import sharding
+from diffusion_jax.runs import compiling, sharding
 from diffusion_jax.tools.plan import flops, hardware
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
@@ -226,6 +226,9 @@ class Ours:
         prepare = {"train": self._train, "forward": self._forward}.get(cell.task, self._sample)
         return prepare(cell, num_steps)
 
+    def _jit(self, fn: Callable) -> Callable:
+        return jax.jit(fn, compiler_options=compiling.options(self.mesh))
+
     def _compile(self, fn: Callable, *arguments) -> Callable:
         began = time.monotonic()
         self.compiled = fn.lower(*arguments).compile(compiler_options=self.options)
@@ -259,14 +262,14 @@ class Ours:
             jnp.zeros(cell.batch_size),
         )
         self.num_flops = flops.count(apply, *arguments)
-        forward = self._compile(jax.jit(apply), *arguments)
+        forward = self._compile(self._jit(apply), *arguments)
         return lambda: [forward(*arguments).block_until_ready() for _ in range(num_steps)]
 
     def _sample(self, cell: Cell, num_steps: int) -> Callable[[], None]:
         draw = sampling.make_generate(with_cell(self.config, cell))
         arguments = self.state.params, jnp.int32(0), jnp.arange(cell.batch_size)
         self.num_flops = flops.count(draw, *arguments) / num_steps
-        draw = self._compile(jax.jit(draw), *arguments)
+        draw = self._compile(self._jit(draw), *arguments)
         return lambda: jax.block_until_ready(draw(*arguments))
 
 

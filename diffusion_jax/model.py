@@ -17,7 +17,7 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import checkpoint, sharding, storage
+from diffusion_jax.runs import checkpoint, compiling, sharding, storage
 from diffusion_jax.training import state as train_state
 
 
@@ -215,4 +215,5 @@ def _program(make: Callable, config: Config):
 @functools.lru_cache(maxsize=8)
 def _compiled(make: Callable, config: Config):
     """Returns a function of `compose` jitted, the same object for the same settings: asking twice compiles once."""
-    return jax.jit(make(config), out_shardings=sharding.replicated(sharding.local_mesh()))
+    mesh = sharding.local_mesh()
+    return jax.jit(make(config), out_shardings=sharding.replicated(mesh), compiler_options=compiling.options(mesh))

@@ -1,8 +1,10 @@
 """How programs are compiled: what a loop converts, what is kept between runs, and options that XLA takes."""
 
+import functools
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,11 @@ from jax.extend.core import ClosedJaxpr
 
 import main
 from diffusion_jax.compose import command, processes, sampling
-from diffusion_jax.runs import compiling
+from diffusion_jax.runs import compiling, sharding
+
+
+def mesh_of(platform):
+    return SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
 
 
 def converted_in_loops(jaxpr, in_loop=False):
@@ -45,15 +51,29 @@ def test_converting_before_the_loop_changes_no_bit():
     np.testing.assert_array_equal(apply(params), apply(network.cast(params)))
 
 
-def test_the_option_for_reproducible_programs_is_one_that_xla_knows(monkeypatch):
+def test_the_option_for_reproducible_programs_is_one_that_xla_knows():
     """Only a GPU needs it; here XLA at least reads it, and refuses one that it does not know."""
-    assert compiling.options(deterministic=True) == {}
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert compiling.options(deterministic=False) == {}
-    options = compiling.options(deterministic=True)
+    assert compiling.options(mesh_of("gpu")) == compiling.options(mesh_of("tpu"), deterministic=True) == {}
+    options = compiling.options(mesh_of("gpu"), deterministic=True)
     assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         jax.jit(lambda x: x + 1, compiler_options={"xla_gpu_deterministic_opps": True})(1)
+
+
+def test_on_a_cpu_the_gradient_by_a_kernel_is_an_eigen_convolution(optimized):
+    convolve = functools.partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME")
+    loss = lambda kernel, x: jnp.sum(convolve(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC")) ** 2)  # noqa: E731
+    arguments = jnp.ones((3, 3, 64, 64)), jnp.ones((2, 16, 16, 64))
+    fused_by_ynn = [
+        "ynn_fusion" in jax.jit(jax.grad(loss), compiler_options=options).lower(*arguments).compile().as_text()
+        for options in ({}, compiling.options(sharding.local_mesh()))
+    ]
+    assert fused_by_ynn == [True, False]
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.setattr(compiling, "EIGEN_CONVOLUTIONS", {"xla_cpu_experimental_option_of_a_later_version": True})
+    assert compiling.options(sharding.local_mesh()) == {}
 
 
 def test_a_second_start_takes_its_programs_from_the_first(tmp_path):

@@ -141,7 +141,7 @@ def compile_step(
         deterministic: see `compiling.options`.
     """
     take = functools.partial(train_step if num_steps == 1 else train_steps, parts=parts)
-    where, options = (shardings, sharding.replicated(mesh)), compiling.options(deterministic=deterministic)
+    where, options = (shardings, sharding.replicated(mesh)), compiling.options(mesh, deterministic=deterministic)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=where, compiler_options=options)
     def step(state: TrainState, store: Any, item: Any):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.errors import RunError
-from diffusion_jax.runs import logs, sharding
+from diffusion_jax.runs import compiling, logs, sharding
 from diffusion_jax.training import loop, step
 from diffusion_jax.training.loop import Hook
 from diffusion_jax.training.state import TrainState
@@ -110,7 +110,7 @@ def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable
     """Returns what records a grid of images of each set of weights."""
     padded = -(-NUM_PREVIEWED // run.mesh.size) * run.mesh.size
     numbers = sharding.put_global(np.arange(padded), sharding.batched(run.mesh))
-    generate = jax.jit(generate, out_shardings=sharding.replicated(run.mesh))
+    generate = jax.jit(generate, out_shardings=sharding.replicated(run.mesh), compiler_options=compiling.options(run.mesh))
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
@@ -123,7 +123,7 @@ def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable
 
 def _held_out_loss(run: Run, held_out: Batch) -> Callable[[TrainState], None]:
     """Returns what logs the loss of images that are not trained on: always with the same levels and noises."""
-    loss = jax.jit(functools.partial(step.held_out_loss, parts=run.parts))
+    loss = jax.jit(functools.partial(step.held_out_loss, parts=run.parts), compiler_options=compiling.options(run.mesh))
 
     def log_loss(state: TrainState) -> None:
         losses = {f"held_out_loss_{name}": float(loss(params, held_out)) for name, params in _weights(state).items()}

@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 from diffusion_jax.compose import checks, command, inputs, memory, processes, sampling, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import logs, sharding, storage
+from diffusion_jax.runs import compiling, logs, sharding, storage
 from diffusion_jax.tools.plan import collectives, flops, hardware
 from diffusion_jax.training import start, step
 
@@ -140,7 +140,7 @@ def _sampling(config: Config, mesh: Mesh) -> Plan:
     numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=sharding.batched(mesh))
     arguments = params, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), numbers
     num_steps = 1 if config.sample.sampler == "ode" else len(sampling.grid_times(config)) - 1
-    jitted = jax.jit(draw, out_shardings=sharding.batched(mesh))
+    jitted = jax.jit(draw, out_shardings=sharding.batched(mesh), compiler_options=compiling.options(mesh))
     return _compiled(jitted, arguments, mesh, flops.count(draw, *arguments) / num_steps)
 
 

@@ -21,7 +21,8 @@ def count(fn: Callable, *args) -> int:
         fn: a traceable function.
         *args: arrays or `jax.ShapeDtypeStruct`s.
     """
-    return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
+    traceable = fn if hasattr(fn, "trace") else jax.jit(fn)
+    return _of_jaxpr(traceable.trace(*args).jaxpr.jaxpr)
 
 
 def _of_jaxpr(jaxpr: Jaxpr) -> int:
