@@ -44,7 +44,7 @@ def get_config(path: str = "") -> ConfigDict:
 
 def _look_at(path: str) -> tuple[int, int, str]:
     """Returns (image size, channels, what was found) of a sample of the files."""
-    files = sources.image_files(path)
+    files, _ = sources.image_files(path)
     looked_at = files[:: -(-len(files) // NUM_LOOKED_AT)]
     sides, are_grey = [], []
     for file in looked_at:

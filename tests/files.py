@@ -35,6 +35,14 @@ def zipped(members, **options) -> bytes:
     return file.getvalue()
 
 
+def repeated(name, content) -> bytes:
+    """Returns an archive with one member a hundred times."""
+    whole = zipped({f"{number:0{len(name)}d}": content for number in range(100)})
+    for number in range(100):
+        whole = whole.replace(f"{number:0{len(name)}d}".encode(), name.encode())
+    return whole
+
+
 def in_directory(whole, at, value, size) -> bytes:
     """Returns an archive with another number in its central directory and, where it is there too, in the local header."""
     whole, start = bytearray(whole), whole.index(b"PK\x01\x02")
@@ -67,3 +75,20 @@ def png(width, height) -> bytes:
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def wide_profile():
+    """Returns an ICC profile of version 2 with wide primaries and gamma 2.2."""
+    fixed = lambda value: struct.pack(">i", round(value * 65536))  # noqa: E731
+    xyz = lambda *values: b"XYZ \0\0\0\0" + b"".join(map(fixed, values))  # noqa: E731
+    tags = [(b"desc", b"desc\0\0\0\0" + struct.pack(">I", 5) + b"wide\0" + b"\0" * 78), (b"cprt", b"text\0\0\0\0x\0\0\0")]
+    tags += [(b"wtpt", xyz(0.9642, 1, 0.8249)), (b"rXYZ", xyz(0.60974, 0.31111, 0.01947))]
+    tags += [(b"gXYZ", xyz(0.20528, 0.62567, 0.06087)), (b"bXYZ", xyz(0.14919, 0.06322, 0.74457))]
+    tags += [(name, b"curv\0\0\0\0" + struct.pack(">IH", 1, 563) + b"\0\0") for name in (b"rTRC", b"gTRC", b"bTRC")]
+    start, table, body = 132 + 12 * len(tags), b"", b""
+    for name, content in tags:
+        content += b"\0" * (-len(content) % 4)
+        table, body = table + name + struct.pack(">II", start + len(body), len(content)), body + content
+    head = struct.pack(">I", start + len(body)) + b"lcms" + struct.pack(">I", 0x02100000) + b"mntrRGB XYZ "
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + b"\0" * 28 + xyz(0.9642, 1, 0.8249)[8:]
+    return head + b"\0" * 48 + struct.pack(">I", len(tags)) + table + body

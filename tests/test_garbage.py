@@ -19,7 +19,7 @@ from unittest import mock
 import files
 import numpy as np
 import pytest
-from files import idx, in_directory, listing, npy, npz, png, zipped
+from files import idx, in_directory, listing, npy, npz, png, repeated, zipped
 from tiny import config_of
 
 import main
@@ -173,6 +173,7 @@ ANYTHING = {
 }
 LIES = in_directory(one(npy(shape=(4 * 10**9, 1, 1))), 20, 2**32 - 2, 4)
 ARCHIVES = {
+    "one array many times": repeated("images.npy", npy()),
     "objects": one(npy(descr="|O")),
     "negative": one(npy(shape=(-1, 2, 2, 1))),
     "two negatives": one(npy(shape=(-2, -1, 2, 2))),

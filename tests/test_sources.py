@@ -3,17 +3,19 @@
 import contextlib
 import gzip
 import math
+import os
 import sys
 from unittest import mock
 
 import numpy as np
 import pytest
-from files import idx
-from PIL import EpsImagePlugin, Image
+from files import idx, wide_profile
+from PIL import EpsImagePlugin, Image, ImageCms
 
+from diffusion_jax.compose import stored
 from diffusion_jax.data import sources, tfds, transforms
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import storage
+from diffusion_jax.runs import shards, storage
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
 
@@ -49,8 +51,10 @@ def test_npz_gives_back_what_was_stored(tmp_path):
         ({"images": np.zeros((0, 4, 4, 3), np.uint8)}, r"found uint8 \[0, 4, 4, 3\]"),
         ({"images": np.zeros((4, 4), np.uint8)}, r"found uint8 \[4, 4\]"),
         ({"pictures": PIXELS}, "no such array"),
-        ({"images": PIXELS, "labels": np.zeros(6, int)}, r"whole numbers \[7\]; found int64 \[6\]"),
-        ({"images": PIXELS, "labels": np.zeros(7)}, r"whole numbers \[7\]; found float64 \[7\]"),
+        ({"images": PIXELS, "labels": np.zeros(6, int)}, r"whole numbers below 2\^31, \[7\]; found int64 \[6\]"),
+        ({"images": PIXELS, "labels": np.full(7, 2**31)}, "whole numbers below 2"),
+        ({"images": PIXELS.transpose(0, 3, 1, 2)}, r"\[N, C, H, W\], \[7, 3, 32, 32\]; store them as \[N, H, W, C\]"),
+        ({"images": PIXELS, "labels": np.zeros(7)}, r"whole numbers below 2\^31, \[7\]; found float64 \[7\]"),
     ],
 )
 def test_npz_of_something_else_is_refused(tmp_path, arrays, found):
@@ -176,19 +180,67 @@ def test_hidden_files_are_left_out_and_links_are_what_they_lead_to(tmp_path):
     assert source.class_names == ("cats", "dogs")
 
 
-def test_a_link_that_leads_nowhere_and_a_folder_named_like_an_image_are_named(tmp_path):
+def test_a_link_that_leads_nowhere_and_a_pipe_are_named(tmp_path):
     (tmp_path / "a.png").symlink_to("nowhere")
-    (tmp_path / "b.png").mkdir()
+    os.mkfifo(tmp_path / "b.png")
     source = sources.folder(path=str(tmp_path))
     for number, name in enumerate(["a.png", "b.png"]):
         with pytest.raises(UserError, match=f"{name}' cannot be read"):
             source.read(number)
 
 
-def test_links_that_lead_in_a_circle_are_not_followed(tmp_path):
+def test_a_pipe_in_the_place_of_a_file_is_named(tmp_path):
+    for name in ("set.npz", "train-images-idx3-ubyte", "config.json", "manifest.json"):
+        os.mkfifo(tmp_path / name)
+    readers = [
+        lambda: sources.npz(path=str(tmp_path / "set.npz")),
+        lambda: sources.idx(path=str(tmp_path)),
+        lambda: stored.read_config(storage.path(tmp_path)),
+        lambda: shards.check_or_write_manifest(storage.path(tmp_path), {"seed": 0}),
+    ]
+    for read in readers:
+        with pytest.raises(UserError, match="cannot be read"):
+            read()
+
+
+def test_each_folder_is_visited_once(tmp_path):
+    """Links that lead in a circle end, and so do those that double what they lead to."""
     save(tmp_path / "cats" / "a.png", GREY)
     (tmp_path / "cats" / "again").symlink_to("..")
-    assert sources.folder(path=str(tmp_path)).num_images == 1
+    (tmp_path / "dogs").symlink_to("cats")
+    source = sources.folder(path=str(tmp_path))
+    assert (source.num_images, source.class_names) == (1, ("cats",))
+
+
+def test_a_sub_folder_may_have_the_name_of_an_image(tmp_path):
+    for name in ("cats.png", "dogs.jpg"):
+        save(tmp_path / name / "a.png", GREY)
+    assert sources.folder(path=str(tmp_path)).class_names == ("cats.png", "dogs.jpg")
+
+
+def test_files_that_are_not_images_are_counted(tmp_path):
+    save(tmp_path / "a.png", GREY)
+    for name in ("b.heic", "c.HEIC", "notes.txt", "Makefile", ".hidden"):
+        (tmp_path / name).write_text("")
+    assert sources.folder(path=str(tmp_path)).left_out == "2 .heic, 1 .txt, 1 without a suffix"
+
+
+@pytest.mark.parametrize("suffix", ["avif", "bmp", "gif", "jfif", "tif", "TIFF"])
+def test_images_of_other_formats_are_read(tmp_path, suffix):
+    colour = np.broadcast_to(np.uint8([200, 100, 50]), (8, 8, 3))
+    image = Image.fromarray(colour)
+    options = {"gif": {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}, "avif": {"quality": 100}}
+    image.save(tmp_path / f"a.{suffix}", "JPEG" if suffix == "jfif" else None, **options.get(suffix, {}))
+    np.testing.assert_allclose(sources.folder(path=str(tmp_path)).read(0)["x"], colour, atol=3)
+
+
+def test_a_colour_profile_is_applied(tmp_path):
+    """What littlecms makes of it, relative colorimetric, to sRGB; a damaged one changes nothing, and neither does sRGB."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile, expected in [(wide_profile(), [0, 201, 37]), (b"damaged", [60, 200, 60]), (srgb, [60, 200, 60])]:
+        Image.new("RGB", (8, 8), (60, 200, 60)).save(tmp_path / "a.png", icc_profile=profile)
+        pixel = sources.folder(path=str(tmp_path)).read(0)["x"][0, 0]
+        np.testing.assert_allclose(pixel.astype(int), expected, atol=0 if expected[0] else 6)
 
 
 def test_jpeg_is_read_upright(tmp_path):
@@ -235,7 +287,7 @@ def test_sixteen_bits_are_not_cut_in_silence(tmp_path):
 
 
 def test_a_folder_without_images_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"does not contain images; it must contain .jpeg, .jpg, .png, .webp files"):
+    with pytest.raises(UserError, match="does not contain images; it must contain .avif, .bmp, .gif, .jfif, .jpeg"):
         sources.folder(path=str(tmp_path))
     for path in ("", str(tmp_path / "nowhere")):
         with pytest.raises(UserError, match="is not a folder; data.source = 'folder' needs a folder with images"):

@@ -1,5 +1,6 @@
 """Where images come from. Each function returns a `Source`. An error names the file and its fault in one sentence."""
 
+import collections
 import gzip
 import importlib
 import io
@@ -10,14 +11,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import arrays, storage
 
 UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")  # and no other, whatever the suffix: Pillow has Ghostscript execute PostScript
+IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# And no other, whatever the suffix: Pillow has Ghostscript execute PostScript.
+IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+INT32 = np.iinfo(np.int32)
 Record = dict[str, Any]  # {"x": uint8 [H, W, C], "cond": {"label": its class} or {}}
 
 
@@ -27,6 +30,7 @@ class Source(NamedTuple):
     num_images: int
     read: Callable[[int], Record]  # number of an image -> its record
     class_names: tuple[str, ...] = ()  # of the labels 0, 1, ..., where they have names
+    left_out: str = ""  # files that are not images, by kind: "2 .heic, 1 .txt"
 
 
 def labelled(pixels: np.ndarray, label: int) -> Record:
@@ -60,7 +64,7 @@ def npz(*, path: str) -> Source:
     if not path or not file.exists():
         raise UserError(f"config field data.path = {path!r} is not a file; data.source = 'npz' needs an .npz file.")
     try:
-        with file.open("rb") as opened:
+        with storage.reading(file) as opened:
             stored = arrays.read_npz(opened, ("images", "arr_0", "labels", "arr_1"))
         images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
         labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
@@ -73,10 +77,16 @@ def npz(*, path: str) -> Source:
         raise UserError(
             f"data.path = {path!r} must hold 'images' or 'arr_0' as uint8 [N, H, W, C], 0 to 255; found {found}."
         )
-    labels = np.zeros(len(images), np.int32) if labels is None else labels
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] > 4:
         raise UserError(
-            f"data.path = {path!r} must hold 'labels' or 'arr_1' as whole numbers [{len(images)}]; "
+            f"data.path = {path!r} holds images as [N, C, H, W], {list(images.shape)}; store them as [N, H, W, C]: "
+            "images.transpose(0, 2, 3, 1)."
+        )
+    labels = np.zeros(len(images), np.int32) if labels is None else labels
+    is_whole = labels.dtype.kind in "iu" and INT32.min <= labels.min(initial=0) and labels.max(initial=0) <= INT32.max
+    if not is_whole or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"data.path = {path!r} must hold 'labels' or 'arr_1' as whole numbers below 2^31, [{len(images)}]; "
             f"found {labels.dtype} {list(labels.shape)}."
         )
     return _of_arrays(images[..., None] if images.ndim == 3 else images, labels)
@@ -112,7 +122,7 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
         )
     start = 4 + 4 * num_dimensions
     try:
-        with file.open("rb") as opened:
+        with storage.reading(file) as opened:
             most = opened.seek(0, io.SEEK_END) * arrays.DEFLATE
             opened.seek(0)
             stream = gzip.GzipFile(fileobj=opened) if file.name.endswith(".gz") else opened
@@ -131,7 +141,7 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
 
 
 def folder(*, path: str) -> Source:
-    """Returns the PNG, JPEG and WebP files of a folder and its sub-folders, in the order of their names.
+    """Returns the images of a folder and its sub-folders, in the order of their names; see `decode` for which.
 
     The classes are the sub-folders in the order of their names as text ("10" comes before "2"); files that lie in none of
     them come first, as a class ".".
@@ -140,33 +150,40 @@ def folder(*, path: str) -> Source:
         UserError: if the folder does not exist or contains no images; by `read`, for a file that is not an image.
     """
     root = storage.path(path)
-    files = image_files(path)
+    files, left_out = image_files(path)
     class_names = sorted({_class_of(root, file) for file in files})
     labels = {name: label for label, name in enumerate(class_names)}
 
     def read(number: int) -> Record:
         return labelled(decode(files[number]), labels[_class_of(root, files[number])])
 
-    return Source(len(files), read, tuple(class_names))
+    return Source(len(files), read, tuple(class_names), left_out)
 
 
-def image_files(path: str) -> list[storage.Path]:
-    """Returns the PNG, JPEG and WebP files of a folder and its sub-folders, in the order of their names.
+def image_files(path: str) -> tuple[list[storage.Path], str]:
+    """Returns (the images of a folder and its sub-folders in the order of their names, what is left out).
 
     Raises:
-        UserError: where there is no such folder, or no image in it.
+        UserError: where there is no such folder, it cannot be read, or no image is in it.
     """
     root = storage.path(path)
     if not path or not root.is_dir():
         raise UserError(
             f"config field data.path = {path!r} is not a folder; data.source = 'folder' needs a folder with images."
         )
-    files = sorted(storage.files(root, IMAGE_SUFFIXES), key=lambda file: file.parts)
+    try:
+        found = sorted(storage.files(root, IMAGE_SUFFIXES), key=lambda file: file.parts)
+    except OSError as error:
+        raise UserError(f"config field data.path = {path!r} cannot be read ({error}).") from error
+    files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    others = collections.Counter(file.suffix.lower() or "without a suffix" for file in found)
+    left_out = ", ".join(f"{num:,} {kind}" for kind, num in sorted(others.items()) if kind not in IMAGE_SUFFIXES)
     if not files:
         raise UserError(
-            f"config field data.path = {path!r} does not contain images; it must contain {', '.join(IMAGE_SUFFIXES)} files."
+            f"config field data.path = {path!r} does not contain images; it must contain {', '.join(IMAGE_SUFFIXES)} files"
+            f"{f', and has {left_out}' if left_out else ''}."
         )
-    return files
+    return files, left_out
 
 
 def _class_of(root: storage.Path, file: storage.Path) -> str:
@@ -176,13 +193,15 @@ def _class_of(root: storage.Path, file: storage.Path) -> str:
 
 
 def decode(file: storage.Path) -> np.ndarray:
-    """Returns an image file, rotated as its EXIF data says, on white. # uint8 [H, W, 1] or [H, W, 3]
+    """Returns an image file, rotated as its EXIF data says, in sRGB, on white. # uint8 [H, W, 1] or [H, W, 3]
+
+    AVIF, BMP, GIF, JPEG, PNG, TIFF and WebP are read, and of several frames the first.
 
     Raises:
         UserError: where the file is damaged, or grey with more than 8 bits. (Pillow reads 16-bit colours as 8 bits.)
     """
     try:
-        with file.open("rb") as opened, Image.open(opened, formats=IMAGE_FORMATS) as stored:
+        with storage.reading(file) as opened, Image.open(opened, formats=IMAGE_FORMATS) as stored:
             image = ImageOps.exif_transpose(stored)
             image.load()
     except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
@@ -190,11 +209,28 @@ def decode(file: storage.Path) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
         raise UserError(f"image file {str(file)!r} has more than 8 bits a colour (mode {image.mode}); convert it first.")
     is_grey = image.mode in ("1", "L", "LA")
+    image = _in_srgb(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Returns a coloured image in sRGB where it has another colour profile; a damaged profile is ignored."""
+    if image.mode == "P":
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if not image.info.get("icc_profile") or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        if "srgb" in (profile.profile.profile_description or "").lower():
+            return image  # a conversion would move colours by one
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
 
 
 def needed(module: str, package: str, source: str) -> Any:

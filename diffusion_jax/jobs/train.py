@@ -128,6 +128,8 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
     logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
     where = "on the devices" if inputs.is_resident(config, source.num_images) else "read as needed"
     logs.say("data", f"{config.data.source}: {source.num_images:,} images, {height} x {width} x {channels}, {where}")
+    if source.left_out:
+        logs.say("left out", f"{source.left_out}: files that are not read as images")
     if config.model.num_classes and source.class_names:
         logs.say("classes", ", ".join(f"{label} {name}" for label, name in enumerate(source.class_names)))
         if (num_classes := config.model.num_classes) > len(source.class_names):

@@ -30,7 +30,8 @@ def read_npz(file: BinaryIO, wanted: Collection[str] | None = None) -> dict[str,
             name = entry.filename.removesuffix(".npy")
             if wanted is not None and name not in wanted:
                 continue
-            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.file_size > most:
+            is_packed = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            if name in arrays or not is_packed or entry.file_size > most:
                 raise ValueError(f"{entry.filename!r} is not what np.savez writes")
             with archive.open(entry) as member:
                 _check_head(member, entry.file_size)

@@ -89,7 +89,7 @@ def _damaged(workdir: storage.Path) -> list[str]:
     found = []
     for folder in sorted(_folder(workdir).iterdir()):
         try:
-            json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+            json.loads(storage.read_bytes(folder / "_CHECKPOINT_METADATA"))
         except (ValueError, RecursionError):
             found.append(folder.name)
         except OSError:

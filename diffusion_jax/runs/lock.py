@@ -107,7 +107,7 @@ def _host() -> str:
 def _read(file: storage.Path) -> dict:
     """Returns what was signed last, {} for nothing."""
     try:
-        found = json.loads(file.read_text()) if file.exists() else {}
+        found = json.loads(storage.read_bytes(file)) if file.exists() else {}
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -27,7 +27,7 @@ def say(label: str, text: str) -> None:
 def read_metrics(file: storage.Path) -> list[dict[str, float]]:
     """Returns the lines of a metrics.jsonl; incomplete lines and lines without a step are left out."""
     lines = []
-    for text in file.read_bytes().splitlines() if file.exists() else []:
+    for text in storage.read_bytes(file).splitlines() if file.exists() else []:
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):

@@ -127,7 +127,7 @@ def decode(shard: storage.Path) -> Rows:
         UserError: where it is damaged.
     """
     try:
-        return arrays.read_npz(io.BytesIO(shard.read_bytes()))
+        return arrays.read_npz(io.BytesIO(storage.read_bytes(shard)))
     except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
         raise UserError(
             f"shard {str(shard)!r} is damaged ({type(error).__name__}); remove it, and the same command makes it again."
@@ -157,8 +157,9 @@ def check_or_write_manifest(out: storage.Path, manifest: Mapping[str, Any]) -> N
     if not file.exists() and sharding.is_first():
         storage.write_text(file, json.dumps(manifest, indent=2) + "\n")
     sharding.wait_for_all("manifest")
+    text = storage.read_text(file, "a folder of results")
     try:
-        stored = flatten(json.loads(file.read_text()))
+        stored = flatten(json.loads(text))
     except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"file {str(file)!r} is damaged ({type(error).__name__}); choose another --out.") from error
     new = flatten(json.loads(json.dumps(manifest)))

@@ -6,8 +6,10 @@ late.
 """
 
 import contextlib
+import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -17,6 +19,7 @@ from etils import epath
 from diffusion_jax.errors import UserError
 
 Path = epath.Path
+MOST_TEXT = 2**24  # bytes of a config or a manifest
 
 
 def path(name: str | os.PathLike) -> Path:
@@ -73,20 +76,52 @@ def write_text(name: Path, content: str) -> None:
     write_bytes(name, content.encode())
 
 
+@contextlib.contextmanager
+def reading(name: Path) -> Iterator[BinaryIO]:
+    """Yields a file to read, the way in which every file of a user is opened: a pipe or a device never keeps it waiting.
+
+    Raises:
+        OSError: where it cannot be read, or is not a regular file.
+    """
+    if is_object_store(name):
+        with name.open("rb") as file:
+            yield file
+        return
+    descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    if not is_regular:
+        os.close(descriptor)
+        raise OSError(f"{str(name)!r} is not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
+def read_bytes(name: Path) -> bytes:
+    """Returns a file's content; errors as for `reading`."""
+    with reading(name) as file:
+        return file.read()
+
+
 def read_text(name: Path, kind: str) -> str:
-    """Returns a text file's content.
+    """Returns the content of a text file, of at most `MOST_TEXT` bytes.
 
     Args:
         name: of the file.
         kind: what its folder should be, for the error.
 
     Raises:
-        UserError: if the file does not exist.
+        UserError: where it does not exist, cannot be read or is not text.
     """
     if not name.exists():
         raise UserError(f"{str(name.parent)!r} has no {name.name}; it must be {kind}.")
     try:
-        return name.read_text()
+        with reading(name) as file:
+            if file.seek(0, io.SEEK_END) > MOST_TEXT:
+                raise UserError(f"file {str(name)!r} is damaged: it is larger than {MOST_TEXT:,} bytes.")
+            file.seek(0)
+            return file.read().decode()
+    except OSError as error:
+        raise UserError(f"file {str(name)!r} cannot be read ({error}).") from error
     except UnicodeDecodeError as error:
         raise UserError(f"file {str(name)!r} is damaged: it is not text ({error}).") from error
 
@@ -101,21 +136,40 @@ def append_text(name: Path, content: str) -> None:
         file.write(content)
 
 
-def files(folder: Path, suffixes: tuple[str, ...], above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Yields the files of a folder and its sub-folders that end so, in any case; names that begin with a dot are hidden.
+def files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Yields what lies in a folder and its sub-folders and is not a folder; names that begin with a dot are hidden.
 
-    Links are followed, but not to a folder `above`: that would not end.
+    Links are followed, and each folder is visited once. So links that lead to each other end.
+
+    Args:
+        folder: to begin with.
+        suffixes: that a file has and a folder has not. An object store is not asked what these are.
+
+    Raises:
+        OSError: where a folder cannot be read.
     """
-    real = str(folder) if is_object_store(folder) else os.path.realpath(folder)
-    if real in above:
-        return
-    for child in folder.iterdir():
-        if child.name.startswith("."):
+    waiting, seen = [folder], set()
+    while waiting:
+        here = waiting.pop()
+        real = str(here) if is_object_store(here) else os.path.realpath(here)
+        if real in seen:
             continue
-        if child.suffix.lower() in suffixes:
-            yield child
-        elif child.is_dir():
-            yield from files(child, suffixes, above | {real})
+        seen.add(real)
+        found, folders = _entries(here, suffixes)
+        yield from found
+        waiting += reversed(folders)
+
+
+def _entries(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    """Returns (what is not a folder, the sub-folders) of a folder, both by name."""
+    if is_object_store(folder):
+        shown = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+        folders = [child for child in shown if child.suffix.lower() not in suffixes and child.is_dir()]
+        return [child for child in shown if child not in folders], folders
+    with os.scandir(folder) as scanned:
+        shown = sorted((entry for entry in scanned if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    folders = [folder / entry.name for entry in shown if entry.is_dir()]
+    return [folder / entry.name for entry in shown if not entry.is_dir()], folders
 
 
 def make_dir(name: Path) -> None:
