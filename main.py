@@ -46,8 +46,10 @@ def _run(argv: list[str]) -> int:
     sharding.join_processes()
     for sentence in config.without_effect(given):
         importlib.import_module("diffusion_jax.runs.logs").say("warning", sentence)
+    compiling = importlib.import_module("diffusion_jax.runs.compiling")
+    compiling.pin_numerics()
     if config.compilation_cache:
-        importlib.import_module("diffusion_jax.runs.compiling").keep_compiled()
+        compiling.keep_compiled()
     if flags["mode"] != "train":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes
     out = {"out": storage.path(flags["out"])} if flags["out"] else {}

@@ -71,6 +71,16 @@ def test_on_a_cpu_the_gradient_by_a_kernel_is_an_eigen_convolution(optimized):
     assert fused_by_ynn == [True, False]
 
 
+def test_exported_variables_change_no_number():
+    """A run sets each back; here as if JAX_ENABLE_X64=1 and the others were exported."""
+    before = {name: jax.config.values[name] for name in compiling.NUMERICS}
+    others = [True, False, 7, "strict", "bfloat16"]
+    for name, other in zip(compiling.NUMERICS, others, strict=True):
+        jax.config.update(name, other)
+    compiling.pin_numerics()
+    assert {name: jax.config.values[name] for name in compiling.NUMERICS} == compiling.NUMERICS == before
+
+
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     monkeypatch.setattr(compiling, "EIGEN_CONVOLUTIONS", {"xla_cpu_experimental_option_of_a_later_version": True})
     assert compiling.options(sharding.local_mesh()) == {}

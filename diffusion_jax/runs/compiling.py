@@ -1,4 +1,4 @@
-"""How programs are compiled: kept between runs, on a CPU with the faster convolutions, and on request reproducible."""
+"""How programs are compiled: to the same numbers, kept between runs, with a CPU's faster convolutions."""
 
 import functools
 from typing import Any
@@ -13,6 +13,22 @@ from diffusion_jax.runs import storage
 EIGEN_CONVOLUTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
+
+# What the same seed means must not depend on variables that somebody exports, such as JAX_ENABLE_X64.
+NUMERICS = {
+    "jax_enable_x64": False,
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_default_matmul_precision": None,
+}
+
+
+def pin_numerics() -> None:
+    """Sets what JAX computes to what this library means, whatever the environment says."""
+    for name, value in NUMERICS.items():
+        if name in jax.config.values:  # a later version may not leave the choice
+            jax.config.update(name, value)
 
 
 def keep_compiled() -> None:
