@@ -1,6 +1,8 @@
 """The record of a run: complete, in order, and never in the way."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -61,3 +63,28 @@ def test_progress_tells_rate_and_time_left(monkeypatch):
     progress.update(1010)
     monkeypatch.setattr(logs.time, "monotonic", lambda: 110.0)
     assert progress.text() == "1,010/2,000 steps  100.0 steps/s  ETA 0:00:10"
+
+
+@pytest.mark.parametrize(("encoding", "cat"), [("ascii", r"\u732b"), ("cp1252", r"\u732b"), ("utf-8", "\u732b")])
+def test_a_console_prints_any_text(monkeypatch, encoding, cat):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding))
+    logs.guard_console()
+    logs.say("classes", "0 \u732b")
+    assert shown.getvalue().decode(encoding) == f"{'classes':<12}0 {cat}\n"
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), BrokenPipeError(), ValueError("closed file")])
+def test_a_console_that_cannot_be_written_stops_nothing(monkeypatch, error):
+    class Refusing(io.StringIO):
+        def write(self, text):
+            raise error
+
+        flush = close = lambda self: None
+
+    monkeypatch.setattr(sys, "stdout", Refusing())
+    logs.guard_console()
+    logs.say("loss", "0.1")
+    guarded = sys.stdout
+    logs.guard_console()
+    assert sys.stdout is guarded

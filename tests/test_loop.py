@@ -246,11 +246,20 @@ def test_a_signal_is_caught_and_a_second_interrupt_ends_the_process(monkeypatch)
     ended = []
     monkeypatch.setattr(loop.os, "_exit", ended.append)
     with loop.catch_signals() as caught:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert caught == [signal.SIGTERM] and ended == []
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert caught == [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1] and ended == []
         os.kill(os.getpid(), signal.SIGINT)
         assert ended == [130]
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_under_nohup_a_terminal_that_goes_away_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with loop.catch_signals() as caught:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert caught == []
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_the_held_out_loss_has_the_same_levels_and_noises_every_time():

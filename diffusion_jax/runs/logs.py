@@ -4,6 +4,7 @@ All files are written in the background, in order: metrics.jsonl in one thread, 
 in another. A writer that fails is reported once and never stops training.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -11,11 +12,41 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from diffusion_jax.runs import pictures, plots, sharding, storage
+
+CONSOLE_FAULTS = (OSError, ValueError, RuntimeError)  # full, closed, interrupted by a signal that prints
+
+
+class Console:
+    """A stream to print to, which never ends a run: what a full disk, a closed pipe or its encoding refuses is lost."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(*CONSOLE_FAULTS):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(*CONSOLE_FAULTS):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def guard_console() -> None:
+    """Makes a `Console` of standard output and standard error."""
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None and not isinstance(stream, Console):
+            setattr(sys, name, Console(stream))
 
 
 def say(label: str, text: str) -> None:

@@ -72,9 +72,10 @@ def run(
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Yields a list to which SIGINT and SIGTERM are appended instead of ending the process; a second SIGINT ends it.
+    """Yields a list to which signals to stop are appended instead of ending the process; a second SIGINT ends it.
 
-    With several processes JAX handles SIGTERM and informs the others; SIGINT becomes SIGTERM. See `sharding.all_stop`.
+    They are SIGINT, SIGTERM, SIGHUP of a terminal that goes away (but under nohup) and SIGUSR1 of a scheduler. With several
+    processes JAX handles SIGTERM and informs the others, and the other signals become it. See `sharding.all_stop`.
     """
     caught: list[int] = []
     interrupts: list[int] = []
@@ -88,7 +89,10 @@ def catch_signals() -> Iterator[list[int]]:
         caught.append(number) if alone else signal.raise_signal(signal.SIGTERM)
 
     alone = jax.process_count() == 1
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)[: 2 if alone else 1]}
+    names = ["SIGINT", "SIGHUP", "SIGUSR1", *["SIGTERM"] * alone]
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, catch) for number in heard}
     try:
         yield caught
     finally:
