@@ -4,6 +4,7 @@ import doctest
 import inspect
 import pathlib
 import re
+import runpy
 import shlex
 import sys
 import types
@@ -66,6 +67,29 @@ def test_every_command_is_one_that_main_takes(document):
         stored = ["--config=configs/digits.py"] if not named else []
         said = main.parse(["main.py", *stored, *[word for word in arguments if not re.match(r"--config=.*:", word)]])
         checks.check(said.config)
+
+
+def programs() -> list[str]:
+    """Returns what the documents, and the programs themselves, start beside main.py: '-m MODULE' or a file."""
+    files = [*DOCUMENTS, *(ROOT / "diffusion_jax").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    text = "\n".join(file.read_text() for file in files)
+    return sorted(set(re.findall(r"python (-m diffusion_jax(?:\.\w+)+\b(?!\.<)|benchmarks/\w+\.py)", text)))
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("program", programs())
+def test_every_program_that_is_named_starts(program, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path[1:], str(ROOT)])
+    monkeypatch.setattr(sys, "argv", [program, "--help"])
+    code = 0
+    try:
+        if program.startswith("-m "):
+            runpy.run_module(program.removeprefix("-m "), run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 0 and len(capsys.readouterr().out) > 100
 
 
 @of_each

@@ -17,7 +17,6 @@ import functools
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -234,7 +233,3 @@ def _main(argv: list[str]) -> int:
 
 def _no_config(flags: command.Flags) -> Config:
     raise UserError("flag --config is missing; it must be a file of configs/.")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))
