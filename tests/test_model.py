@@ -194,3 +194,13 @@ def test_a_strip_ends_with_the_image_and_begins_far_from_it(workdir):
     np.testing.assert_array_equal(strip[-1], model.sample(3, num_steps=10))
     distances = np.mean(np.abs(strip.astype(float) - strip[-1]), axis=(1, 2, 3, 4))
     assert np.all(np.diff(distances) < 0)
+
+
+def test_a_strip_does_not_change_the_images_of_the_adaptive_solver(workdir, one_device):
+    """Whose steps would be others if it stopped where the strip looks. So its strip ends with the image to its tolerance."""
+    model = dj.load(workdir)
+    settings = {"sampler": "ode", "clip": "none", "tolerance": 1e-3}
+    images = model.sample(2, **settings)
+    np.testing.assert_array_equal(model.sample(2, **settings, strip=6), images)
+    strip = dj.model.strip(model._replace(config=dj.model.with_settings(model.config, **settings, strip=6)), 2)
+    assert strip.shape == (6, 2, 8, 8, 1) and np.max(np.abs(strip[-1].astype(int) - images)) <= 3

@@ -48,7 +48,7 @@ def make_generate(config: Config) -> Callable[[Any, Array, Array], tuple[Array, 
 
     Image i depends on (seed, i) alone. The other settings are those of the section `sample`.
     """
-    run, codec = _reverse_process(config), inputs.codec(config)
+    run, codec = _reverse_process(config, grid(config)), inputs.codec(config)
 
     def generate(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
         x = run(params, seed, numbers)[1].x
@@ -60,10 +60,11 @@ def make_generate(config: Config) -> Callable[[Any, Array, Array], tuple[Array, 
 def make_strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     """Returns (params, seed, image numbers [B]) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
 
-    k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image.
-    [Ho et al. 2020, section 4.3]
+    k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image,
+    for 'ode' to within its tolerance. [Ho et al. 2020, section 4.3]
     """
-    run, levels, codec = _reverse_process(config), grid(config), inputs.codec(config)
+    levels, codec = grid(config, num_stops=config.sample.strip), inputs.codec(config)
+    run = _reverse_process(config, levels)
     num_steps = len(levels.alpha) - 1  # some grids visit fewer than asked
     k = min(config.sample.strip, num_steps)
     rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
@@ -76,9 +77,9 @@ def make_strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     return predictions
 
 
-def grid(config: Config) -> Level:
-    """Returns the levels that the section `sample` visits. # [S + 1]"""
-    found = processes.process_of(config).level(grid_times(config))
+def grid(config: Config, *, num_stops: int = 0) -> Level:
+    """Returns the levels that the section `sample` visits; `num_stops` as for `grid_times`. # [S + 1]"""
+    found = processes.process_of(config).level(grid_times(config, num_stops=num_stops))
     if np.sum(found.alpha == 0) > 1:
         raise UserError(
             f"config field sample.grid = {config.sample.grid!r} visits several levels without signal. There x_0 "
@@ -87,16 +88,16 @@ def grid(config: Config) -> Level:
     return found
 
 
-def grid_times(config: Config) -> np.ndarray:
+def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
     """Returns the times t that the section `sample` visits, falling; whole ones where the grid is a chain's. # [S + 1]
 
-    'ode' chooses its own steps between the ends, or between as many times as `sample.strip` pictures.
+    'ode' chooses its own steps between the ends. For a picture of what it does on the way it stops at `num_stops` times.
     """
     settings, of = config.sample, processes.process_of(config)
     num_steps = settings.num_steps + (settings.last_level == "min_noise")
     try:
         if settings.sampler == "ode":
-            times = grids.uniform(of, settings.strip) if settings.strip > 1 else grids.ends(of)
+            times = grids.uniform(of, num_stops) if num_stops > 1 else grids.ends(of)
         else:
             times = chosen(GRIDS[settings.grid], settings, process=of, num_steps=num_steps)
     except UserError as error:
@@ -111,10 +112,10 @@ def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
     return lambda params, cond: CLIPS[clip](make_denoiser(networks.bind(net, net.cast(params), cond)))
 
 
-def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
-    """Returns (params, seed, image numbers, num_traced) -> (the denoiser, its samples)."""
+def _reverse_process(config: Config, levels: Level) -> Callable[..., tuple[Denoiser, Samples]]:
+    """Returns (params, seed, image numbers, num_traced) -> (the denoiser, its samples at the last of the levels)."""
     cond_of, shape = inputs.conditioning(config).of_image, inputs.codec(config).shape
-    make, draws = denoiser_of(config, config.sample.clip), make_solve(config)
+    make, draws = denoiser_of(config, config.sample.clip), make_solve(config, levels)
 
     def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
         denoise = make(params, cond_of(numbers))
@@ -125,9 +126,12 @@ def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
     return run
 
 
-def make_solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
-    """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says."""
-    levels, sampler = grid(config), make_sampler(config)
+def make_solve(config: Config, levels: Level | None = None) -> Callable[[Denoiser, Array, Array, int], Samples]:
+    """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says.
+
+    Of its grid, unless other levels are given, [S + 1].
+    """
+    levels, sampler = grid(config) if levels is None else levels, make_sampler(config)
     of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
     if of_order and levels.alpha[0] == 0 and config.sample.solves_for == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
