@@ -147,7 +147,7 @@ MISTAKES = {
     "no workdir to sample": (["--mode=sample"], "flag --workdir is missing"),
     "no such workdir": (
         ["--mode=sample", "--workdir=nowhere"],
-        "'nowhere' has no config.json; it must be the workdir of a run.",
+        "there is no folder 'nowhere'; it must be the workdir of a run: train first.",
     ),
     "out in training": ([DIGITS, "--workdir=x", "--out=y"], "flag --out = 'y' does not fit --mode=train"),
     "too many steps": (
@@ -185,7 +185,7 @@ MISTAKES = {
     ),
     "no weights to start from": (
         [DIGITS, "--workdir=x", "--config.train.init_from=nowhere"],
-        "'nowhere' has no config.json; it must be the workdir of a run.",
+        "there is no folder 'nowhere'; it must be the workdir of a run: train first.",
     ),
     "one dash": ([DIGITS, "--workdir=x", "-config.sample.nmu=2"], "config field 'sample.nmu' is unknown"),
     "not a config": (["--config=README.md", "--workdir=x"], "flag --config = 'README.md' is not a Python file"),

@@ -50,7 +50,7 @@ def test_each_average_is_its_own(workdir):
     [
         (lambda workdir: dj.load(workdir, ema_rate=0.7), "sample.ema_rate = 0.7 must be one of train.ema_rates"),
         (lambda workdir: dj.load(workdir, step=3), "does not have a checkpoint of step 3; it has 2"),
-        (lambda workdir: dj.load(workdir / "nowhere"), "has no config.json; it must be the workdir of a run"),
+        (lambda workdir: dj.load(workdir / "nowhere"), "nowhere'; it must be the workdir of a run: train first"),
         (
             lambda workdir: dj.load(workdir).sample(3, num_stepz=5),
             "'sample.num_stepz' is unknown; did you mean sample.num_steps",

@@ -80,6 +80,7 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
         UserError: where it fits neither the workdir nor the devices, or its parts do not fit together.
     """
     if stored.has_config(workdir):
+        stored.check_resumable(workdir)
         config = stored.agreed_config(workdir, config)
     elif config.train.init_from:
         stored.read_config(storage.path(config.train.init_from))  # before anything is read or written

@@ -84,7 +84,9 @@ def read_text(name: Path, kind: str) -> str:
         UserError: if the file does not exist.
     """
     if not name.exists():
-        raise UserError(f"{str(name.parent)!r} has no {name.name}; it must be {kind}.")
+        folder = repr(str(name.parent))
+        found = f"{folder} has no {name.name}" if name.parent.exists() else f"there is no folder {folder}"
+        raise UserError(f"{found}; it must be {kind}.")
     try:
         return name.read_text()
     except UnicodeDecodeError as error:

@@ -31,7 +31,7 @@ def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
     trained = model.restore(workdir, stored.agreed_config(workdir, config))
     alone = model.with_settings(trained.config.with_values("train", ema_rates=()), ema_rate=0.0, step=-1)
     checkpoint.save_weights(out, trained.step, trained.params)
-    stored.write_config(out, alone)
+    stored.write_config(out, alone, weights_alone=True)
     logs.say("done", f"the weights of step {trained.step:,}; try: python main.py --mode=sample --workdir={out}")
     return 0
 
