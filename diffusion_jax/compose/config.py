@@ -15,7 +15,7 @@ from diffusion_jax.runs.shards import flatten
 class Process(Section):
     kind: one_of(choices.PROCESSES) = field("discrete", "T levels, or real-valued time: see process.py")
     schedule: one_of(choices.SCHEDULES) = field("linear", "of a discrete process: its betas; see schedules.py")
-    num_steps: integer(1) = field(1000, "T of a discrete process")
+    num_steps: integer(1, sections.MOST_STEPS) = field(1000, "T of a discrete process")
     zero_terminal_snr: Flag = field(False, "rescale the schedule so that x_T is noise alone; not for eps")
     rescale_c_noise: Flag = field(False, "the network gets 1000 t / T instead of t (improved DDPM)")
 
@@ -103,7 +103,7 @@ class Data(Section):
 class Sample(Section):
     sampler: one_of(choices.SAMPLERS) = field("ancestral", "docs/samplers.md says which for how many steps")
     grid: one_of(choices.GRIDS) = field("trailing", "levels to visit; see grids.py")
-    num_steps: integer(1) = field(1000, "at most process.num_steps, but for grids of real-valued times")
+    num_steps: integer(1, sections.MOST_STEPS) = field(1000, "at most process.num_steps, but for grids of real-valued times")
     times: sections.Times = field((), "of the grid 'explicit', falling; 0, the data, may be the last")
     last_level: one_of(("data", "min_noise")) = field(
         "data", "where grids lead: 'min_noise' stops at the least noisy level that the network is asked about"

@@ -101,8 +101,8 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
         else:
             times = chosen(GRIDS[settings.grid], settings, process=of, num_steps=num_steps)
     except UserError as error:
-        what = f"sample.grid = {settings.grid!r} with sample.num_steps = {settings.num_steps}"
-        raise UserError(f"config field {what} does not fit the process: {error}") from error
+        steps = "" if settings.times else f" with sample.num_steps = {settings.num_steps}"
+        raise UserError(f"config field sample.grid = {settings.grid!r}{steps} does not fit the process: {error}") from error
     return times[:-1] if settings.last_level == "min_noise" else times
 
 
@@ -175,6 +175,8 @@ def contradictions(config: Config) -> Iterator[str]:
         )
     if sample.grid == "explicit" and sample.last_level != "data":
         yield f"{config.show('sample.last_level')} is not for sample.grid = 'explicit', which has its own; set 'data'."
+    if sample.churn[0] != 0 and sample.sampler not in ("euler", "heun"):
+        yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
     yield from _of_the_ode(config) if sample.sampler == "ode" else _of_a_grid(config)
 
 
@@ -184,8 +186,6 @@ def _of_the_ode(config: Config) -> Iterator[str]:
         yield f"{config.show('sample.grid')} is not for sample.sampler = 'ode', which chooses its own steps; set 'trailing'."
     if sample.clip != "none":
         yield f"{config.show('sample.clip')} is not for sample.sampler = 'ode', which integrates a smooth field; set 'none'."
-    if sample.churn[0] != 0:
-        yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
 
 
 def _of_a_grid(config: Config) -> Iterator[str]:
@@ -196,5 +196,3 @@ def _of_a_grid(config: Config) -> Iterator[str]:
     if sample.grid == "trailing" and sample.last_level == "min_noise":
         name = config.show("sample.last_level")
         yield f"{name} does not fit sample.grid = 'trailing', which always ends at the data; set sample.grid = 'uniform'."
-    if sample.churn[0] != 0 and sample.sampler not in ("euler", "heun"):
-        yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
