@@ -6,15 +6,36 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from diffusion_jax import networks
 from diffusion_jax.compose import inputs, processes, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import logs, sharding
 from diffusion_jax.training import start
 
 MAX_BATCH_SIZE = 128  # of the automatic choice: the paper's
 MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays
+
+
+def with_batch_size(config: Config, mesh: Mesh, *, memory: float) -> Config:
+    """Returns the config with the batch size that it has, or picks one where that is 0; errors as for `batch_size`.
+
+    Args:
+        config: of the run.
+        mesh: whose devices share a batch.
+        memory: of each device, in bytes.
+
+    Raises:
+        UserError: where the devices do not divide the batch.
+    """
+    if not config.train.batch_size:
+        size = batch_size(config, memory=memory, num_devices=mesh.size)
+        logs.say("picked", f"batches of {size}")
+        config = config.with_values("train", batch_size=size)
+    sharding.check_batch_size(config.train.batch_size, mesh)
+    return config
 
 
 def batch_size(config: Config, *, memory: float, num_devices: int) -> int:

@@ -42,20 +42,12 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    flags, config, _ = command.parse(argv, {"workdir": "", "out": ""}, _stored_config)
-    _check(flags)
-    checks.check(config)
-    return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]))
-
-
-def _check(flags: command.Flags) -> None:
+    flags, changes = command.parse(argv, {"workdir": "", "out": ""})
     if not flags["workdir"] or not flags["out"]:
         raise UserError("flag --workdir or --out is missing; they must be the folder of a run and the folder to make.")
-
-
-def _stored_config(flags: command.Flags) -> Config:
-    _check(flags)
-    return stored.read_config(storage.path(flags["workdir"]))
+    config = command.config_of(flags, changes, flags["workdir"])
+    checks.check(config)
+    return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]))
 
 
 if __name__ == "__main__":
