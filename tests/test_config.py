@@ -153,6 +153,10 @@ def test_changed_values_are_checked():
         ({"sample.churn": (40.0, 0.0, 50.0, 1.0)}, "is for sample.sampler = 'euler' or 'heun'"),
         ({"sample.churn": (1.0,)}, r"sample.churn = \(1.0,\) is not allowed; it must be a tuple of 4 numbers from 0"),
         ({"sample.ema_rate": 0.5}, r"sample.ema_rate = 0.5 must be one of train.ema_rates = \(0.99,\), or 0"),
+        (
+            {"sample.grid": "explicit", "sample.times": (20,)},
+            r"sample.grid = 'explicit' does not fit the process: times = \(20,\) are not a valid grid",
+        ),
         ({"sample.num_steps": 21}, "sample.num_steps = 21 does not fit the process: a grid of 21 steps is not allowed"),
         ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),
         ({"model.multipliers": ()}, "one or more"),
