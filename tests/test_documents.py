@@ -20,7 +20,7 @@ import main
 from diffusion_jax import samplers, schedules
 from diffusion_jax.compose import checks, describe, processes
 from diffusion_jax.compose.config import FIELDS, Config
-from diffusion_jax.data import sources
+from diffusion_jax.data import feed, sources, transforms
 from diffusion_jax.weights import diffusers
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -105,7 +105,8 @@ def test_every_field_that_is_named_exists(document):
 
 def test_the_recipes_of_contributing_pass_their_own_tests(tmp_path):
     """As pasted into the files that they are for."""
-    names = vars(schedules) | vars(samplers) | vars(sources) | {"dj": dj, "oracles": oracles}
+    names = vars(schedules) | vars(samplers) | vars(sources)
+    names |= {"dj": dj, "oracles": oracles, "feed": feed, "transforms": transforms}
     for block in blocks(ROOT / "CONTRIBUTING.md", "python"):
         exec(block, names)
     tests = [function for name, function in names.items() if name.startswith("test_")]
