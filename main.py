@@ -3,7 +3,7 @@
     python main.py --config=configs/digits.py --workdir=runs/digits     trains; the same command resumes
     python main.py --mode=sample --workdir=runs/digits [--out=DIR]      dumps images
     python main.py --mode=likelihood --workdir=runs/digits [--out=DIR]  measures bits per dimension
-    python main.py ... --config.process.schedule=cosine                 changes any field of the config
+    python main.py ... --config.sample.seed=1                           the same with any field of the config changed
 
 Flags:
     --config    a file of configs/; the other modes find the workdir's own

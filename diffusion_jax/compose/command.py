@@ -1,4 +1,4 @@
-"""A command line: flags, a config with what the flags change in it, and errors as one sentence. Imports nothing slow."""
+"""A command line: flags, a config with what the flags change in it, and errors as one sentence."""
 
 import ast
 import difflib

@@ -42,7 +42,7 @@ def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     """Returns how many images to train on at once: up to 128, a power of two on each device, as its memory allows.
 
     Args:
-        config: nested; its own `train.batch_size` is not looked at.
+        config: whose own `train.batch_size` is not looked at.
         memory: of each device, in bytes.
         num_devices: that share a batch.
 
