@@ -20,15 +20,10 @@ MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays
 
 
 def with_batch_size(config: Config, mesh: Mesh, *, memory: float) -> Config:
-    """Returns the config with the batch size that it has, or picks one where that is 0; errors as for `batch_size`.
-
-    Args:
-        config: of the run.
-        mesh: whose devices share a batch.
-        memory: of each device, in bytes.
+    """Returns the config with its own batch size, or where that is 0 with what the memory of each device holds, in bytes.
 
     Raises:
-        UserError: where the devices do not divide the batch.
+        UserError: where the devices of the mesh do not divide the batch; as for `batch_size`.
     """
     if not config.train.batch_size:
         size = batch_size(config, memory=memory, num_devices=mesh.size)
