@@ -3,7 +3,7 @@
     python main.py --config=configs/digits.py --workdir=runs/digits     trains; the same command resumes
     python main.py --mode=sample --workdir=runs/digits [--out=DIR]      dumps images
     python main.py --mode=likelihood --workdir=runs/digits [--out=DIR]  measures bits per dimension
-    python main.py ... --config.process.schedule=cosine                 changes any field of the config
+    python main.py ... --config.sample.seed=1                           the same with any field of the config changed
 
 Flags:
     --config    a file of configs/; the other modes find the workdir's own
@@ -18,8 +18,8 @@ import sys
 
 from absl import logging
 
-from diffusion_jax.compose import command, describe, stored
-from diffusion_jax.compose.command import Flags, Parsed
+from diffusion_jax.compose import command, describe
+from diffusion_jax.compose.command import Changes, Flags
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
@@ -39,12 +39,12 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    flags, config, given = parse(argv)
+    flags, config, changes = parse(argv)
     job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
     importlib.import_module("diffusion_jax.compose.checks").check(config)
     sharding = importlib.import_module("diffusion_jax.runs.sharding")
     sharding.join_processes()
-    for sentence in config.without_effect(given):
+    for sentence in config.without_effect(changes):
         importlib.import_module("diffusion_jax.runs.logs").say("warning", sentence)
     compiling = importlib.import_module("diffusion_jax.runs.compiling")
     compiling.pin_numerics()
@@ -58,15 +58,15 @@ def _run(argv: list[str]) -> int:
     return code
 
 
-def parse(argv: list[str]) -> Parsed:
+def parse(argv: list[str]) -> tuple[Flags, Config, Changes]:
     """Returns what a command line says. Without --config, every mode but training takes the config stored in the workdir.
 
     Raises:
         UserError: for an unknown flag or field, or a value that is not allowed.
     """
-    parsed = command.parse(argv, FLAGS, _stored_config)
-    _check(parsed.flags)
-    return parsed
+    flags, changes = command.parse(argv, FLAGS)
+    _check(flags)
+    return flags, command.config_of(flags, changes, "" if flags["mode"] == "train" else flags["workdir"]), changes
 
 
 def _check(flags: Flags) -> None:
@@ -78,13 +78,6 @@ def _check(flags: Flags) -> None:
         raise UserError(
             f"flag --out = {flags['out']!r} does not fit --mode=train, which writes into --workdir; leave it out."
         )
-
-
-def _stored_config(flags: Flags) -> Config:
-    if flags["mode"] == "train":
-        raise UserError("flag --config is missing; training needs one, such as --config=configs/digits.py.")
-    _check(flags)
-    return stored.read_config(storage.path(flags["workdir"]))
 
 
 if __name__ == "__main__":

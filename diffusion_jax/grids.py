@@ -24,11 +24,10 @@ def trailing(process: Process, num_steps: int) -> np.ndarray:
     Raises:
         UserError: for more steps than a discrete process has. So do the other grids of its rows.
     """
-    times = np.linspace(process.last, 0, num_steps + 1)
     if not process.num_steps:
-        return times
+        return np.linspace(process.last, 0, _at_least_one(num_steps) + 1)
     _checked(process, num_steps)
-    return np.round(times).astype(np.int64)
+    return np.round(np.linspace(process.last, 0, num_steps + 1)).astype(np.int64)
 
 
 def leading(process: Process, num_steps: int) -> np.ndarray:
@@ -86,24 +85,24 @@ def ddim_quadratic(process: Process, num_steps: int) -> np.ndarray:
 
 def uniform(process: Process, num_steps: int) -> np.ndarray:
     """Returns real-valued times evenly spaced from the last to the first, and 0."""
-    return np.append(np.linspace(process.last, process.first, num_steps), 0)
+    return np.append(np.linspace(process.last, process.first, _at_least_one(num_steps)), 0)
 
 
 def quadratic(process: Process, num_steps: int) -> np.ndarray:
     """Returns times whose square roots are evenly spaced, and 0: more steps where there is little noise."""
-    times = np.linspace(np.sqrt(process.last), np.sqrt(process.first), num_steps) ** 2
+    times = np.linspace(np.sqrt(process.last), np.sqrt(process.first), _at_least_one(num_steps)) ** 2
     return np.append(np.clip(times, process.first, process.last), 0)  # the ends exactly
 
 
 def log_snr(process: Process, num_steps: int) -> np.ndarray:
     """Returns times evenly spaced in log-SNR, and 0. [Lu et al. 2022, DPM-Solver]"""
-    return _times_of_log_snr(process, np.linspace(*_ends(process), num_steps))
+    return _times_of_log_snr(process, np.linspace(*_ends(process), _at_least_one(num_steps)))
 
 
 def karras(process: Process, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
     """Returns times whose (sigma / alpha)^(1 / rho) are evenly spaced, and 0. [Karras et al. 2022, EDM, eq. 5]"""
     last, first = np.exp(-_ends(process) / (2 * rho))
-    return _times_of_log_snr(process, -2 * rho * np.log(np.linspace(last, first, num_steps)))
+    return _times_of_log_snr(process, -2 * rho * np.log(np.linspace(last, first, _at_least_one(num_steps))))
 
 
 def ends(process: Process) -> np.ndarray:
@@ -156,6 +155,13 @@ def _checked(process: Process, num_steps: int) -> int:
             f"a grid of {num_steps} steps is not allowed; it must have 1 to {process.num_steps}, the process's own."
         )
     return process.num_steps
+
+
+def _at_least_one(num_steps: int) -> int:
+    """Returns S of a grid in real-valued time, or raises UserError where it has no step."""
+    if num_steps < 1:
+        raise UserError(f"a grid of {num_steps} steps is not allowed; it must have at least 1.")
+    return num_steps
 
 
 def _to_the_data(rising: np.ndarray) -> np.ndarray:

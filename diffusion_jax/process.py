@@ -99,7 +99,7 @@ def chain(
             t = 1 it is log alpha, since the log-SNR of the data is infinite.
 
     Raises:
-        ValueError: for a beta outside, or another number of c_noise.
+        ValueError: for a beta outside, or another number of c_noise; by `level`, for t outside [0, T] that is not traced.
 
     Example:
         >>> process = dj.chain(dj.linear(1000))
@@ -114,6 +114,8 @@ def chain(
         table = make_level(np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha)), log_snr, c_noise)
         if jnp.issubdtype(t.dtype, jnp.integer):
             return rows(table, t)
+        if _leaves(t, t_of_rows[-1]):
+            raise ValueError(f"times {np.min(t):g} to {np.max(t):g} are not all in the chain's, 0 to {t_of_rows[-1]}.")
         xp = _xp(t)
         whole = xp.clip(xp.round(t), 0, t_of_rows[-1]).astype(int)
         exact, near = rows(table, whole), between(xp, t)
@@ -233,12 +235,18 @@ def rows(levels: Level, index: Array) -> Level:
     Raises:
         ValueError: for a row that there is not, where `index` is known; traced rows are the caller's care.
     """
-    num_rows = len(levels.alpha)
-    if not isinstance(index, jax.core.Tracer) and np.size(index) and not (np.min(index) >= 0 and np.max(index) < num_rows):
-        raise ValueError(f"rows {np.min(index)} to {np.max(index)} are not all in levels 0 to {num_rows - 1}.")
+    last = len(levels.alpha) - 1
+    if _leaves(index, last):
+        raise ValueError(f"rows {np.min(index)} to {np.max(index)} are not all in levels 0 to {last}.")
     if not isinstance(index, jax.Array):
         return jax.tree.map(lambda column: column[np.asarray(index)], levels)
     return jax.tree.map(lambda column: jnp.asarray(column)[index], levels)
+
+
+def _leaves(places: Times, last: float) -> bool:
+    """Returns whether places are known and not all from 0 to `last`."""
+    is_known = not isinstance(places, jax.core.Tracer) and np.size(places)
+    return bool(is_known and not (np.min(places) >= 0 and np.max(places) <= last))
 
 
 def one_below(levels: Level, t: Level) -> Level:

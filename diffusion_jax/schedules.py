@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from diffusion_jax.errors import UserError
+
 
 def linear(num_steps: int, *, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
     """Returns beta_t, evenly spaced from `first` to `last` inclusive. [Ho et al. 2020, section 4]
@@ -26,11 +28,11 @@ def linear_rescaled(num_steps: int) -> np.ndarray:
     The convention of [Nichol & Dhariwal 2021] and of score-based VP processes; at T = 1000 it is `linear`.
 
     Raises:
-        ValueError: below T = 20, where beta_T = 20 / T would exceed 1.
+        UserError: below T = 20, where beta_T = 20 / T would exceed 1.
     """
     if num_steps < 20:
-        raise ValueError(
-            f"schedule 'linear' with num_steps = {num_steps} has beta_T = {20 / num_steps:.3g} above 1; "
+        raise UserError(
+            f"schedule = 'linear' with num_steps = {num_steps} has beta_T = {20 / num_steps:.3g} above 1; "
             "use at least 20 steps, or 'cosine'."
         )
     scale = 1000 / num_steps

@@ -14,6 +14,7 @@ from orbax.checkpoint import v1 as ocp
 from tiny import config_of
 
 from diffusion_jax.compose import stored
+from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import checkpoint, sharding, storage
 from diffusion_jax.training.state import TrainState
@@ -263,3 +264,18 @@ def test_the_config_is_stored_with_versions(tmp_path):
     assert stored.agreed_config(storage.path(tmp_path), config_of({"train.batch_size": 0})) == config
     with pytest.raises(UserError, match="model.channels: 8 -> 16"):
         stored.agreed_config(storage.path(tmp_path), config_of({"model.channels": 16}))
+
+
+def test_of_many_fields_that_differ_a_few_are_said(tmp_path):
+    """As of another config file beside a workdir."""
+    stored.write_config(storage.path(tmp_path), config_of({}))
+    with pytest.raises(UserError, match=r"\w: .*; \d+ more\); use the stored values.* without --config") as raised:
+        stored.agreed_config(storage.path(tmp_path), Config())
+    assert str(raised.value).count("->") == 4
+
+
+@pytest.mark.parametrize("images", [5, None, [], "all"])
+def test_damage_to_what_is_known_of_the_images_is_a_sentence(tmp_path, images):
+    stored.write_config(storage.path(tmp_path), config_of({}), images=images)
+    with pytest.raises(UserError, match="config.json is damaged .images = "):
+        stored.check_images(storage.path(tmp_path), {"num_images": 8, "class_names": []})

@@ -102,7 +102,7 @@ def test_changed_values_are_checked():
         ),
         (
             {"process.schedule": "linear", "process.num_steps": 19},
-            "too short for schedule 'linear', which needs at least 20",
+            "config field process.schedule = .linear. with num_steps = 19 has beta_T = 1.05 above 1; use at least 20 steps",
         ),
         (
             {"model.num_heads": 3},
@@ -126,7 +126,10 @@ def test_changed_values_are_checked():
             "loss.name = 'vlb' is a bound of discrete processes, and process.kind is 'vp'",
         ),
         ({"process.kind": "ve", "loss.timesteps": "loss_second_moment"}, "counts levels, and process.kind is 've'"),
-        ({"loss.time_density": "log_normal"}, "loss.time_density = 'log_normal' needs a process in real-valued time"),
+        (
+            {"loss.time_density": "log_normal"},
+            "loss.time_density = 'log_normal' does not fit the times of process 'discrete'; set 'uniform'",
+        ),
         (
             {"process.kind": "ve"},
             "loss.time_density = 'uniform' does not fit the times of process 've'; set 'log_normal' or 'log_uniform'",
@@ -150,18 +153,27 @@ def test_changed_values_are_checked():
         ({"sample.churn": (40.0, 0.0, 50.0, 1.0)}, "is for sample.sampler = 'euler' or 'heun'"),
         ({"sample.churn": (1.0,)}, r"sample.churn = \(1.0,\) is not allowed; it must be a tuple of 4 numbers from 0"),
         ({"sample.ema_rate": 0.5}, r"sample.ema_rate = 0.5 must be one of train.ema_rates = \(0.99,\), or 0"),
+        (
+            {"sample.grid": "explicit", "sample.times": (20,)},
+            r"sample.grid = 'explicit' does not fit the process: times = \(20,\) are not a valid grid",
+        ),
+        ({"sample.num_steps": 21}, "sample.num_steps = 21 does not fit the process: a grid of 21 steps is not allowed"),
         ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),
         ({"model.multipliers": ()}, "one or more"),
         ({"train.learning_rate": 0.0}, "train.learning_rate = 0.0 is not allowed; it must be a finite number above 0"),
         ({"train.learning_rate": float("nan")}, "train.learning_rate = nan is not allowed"),
         ({"train.learning_rate": float("inf")}, "train.learning_rate = inf is not allowed"),
-        ({"train.seed": 2**31}, "a whole number from 0 to 2147483647"),
+        ({"train.seed": 2**31}, "a whole number from 0 on, below 2.31"),
         ({"data.random_flip": 1}, "data.random_flip = 1 is not allowed; it must be True or False"),
     ],
 )
 def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         checks.check(config_of(changes))
+
+
+def test_a_schedule_that_the_process_does_not_use_is_not_judged():
+    checks.check(config_of({"process.kind": "vp", "process.schedule": "linear", "process.num_steps": 10}))
 
 
 def test_a_missing_field_is_named():

@@ -4,6 +4,7 @@ import doctest
 import inspect
 import pathlib
 import re
+import runpy
 import shlex
 import sys
 import types
@@ -19,7 +20,7 @@ import main
 from diffusion_jax import samplers, schedules
 from diffusion_jax.compose import checks, describe, processes
 from diffusion_jax.compose.config import FIELDS, Config
-from diffusion_jax.data import sources
+from diffusion_jax.data import feed, sources, transforms
 from diffusion_jax.weights import diffusers
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -64,8 +65,31 @@ def test_every_command_is_one_that_main_takes(document):
             continue
         named = [word for word in arguments if word.startswith("--config=") and ":" not in word]
         stored = ["--config=configs/digits.py"] if not named else []
-        said = main.parse(["main.py", *stored, *[word for word in arguments if not re.match(r"--config=.*:", word)]])
-        checks.check(said.config)
+        _, config, _ = main.parse(["main.py", *stored, *[word for word in arguments if not re.match(r"--config=.*:", word)]])
+        checks.check(config)
+
+
+def programs() -> list[str]:
+    """Returns what the documents, and the programs themselves, start beside main.py: '-m MODULE' or a file."""
+    files = [*DOCUMENTS, *(ROOT / "diffusion_jax").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    text = "\n".join(file.read_text() for file in files)
+    return sorted(set(re.findall(r"python (-m diffusion_jax(?:\.\w+)+\b(?!\.<)|benchmarks/\w+\.py)", text)))
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("program", programs())
+def test_every_program_that_is_named_starts(program, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path[1:], str(ROOT)])
+    monkeypatch.setattr(sys, "argv", [program, "--help"])
+    code = 0
+    try:
+        if program.startswith("-m "):
+            runpy.run_module(program.removeprefix("-m "), run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 0 and len(capsys.readouterr().out) > 100
 
 
 @of_each
@@ -81,7 +105,8 @@ def test_every_field_that_is_named_exists(document):
 
 def test_the_recipes_of_contributing_pass_their_own_tests(tmp_path):
     """As pasted into the files that they are for."""
-    names = vars(schedules) | vars(samplers) | vars(sources) | {"dj": dj, "oracles": oracles}
+    names = vars(schedules) | vars(samplers) | vars(sources)
+    names |= {"dj": dj, "oracles": oracles, "feed": feed, "transforms": transforms}
     for block in blocks(ROOT / "CONTRIBUTING.md", "python"):
         exec(block, names)
     tests = [function for name, function in names.items() if name.startswith("test_")]

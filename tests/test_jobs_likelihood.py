@@ -105,6 +105,8 @@ def test_the_flow_has_names_of_its_own(workdir, tmp_path, one_device):
     assert not any("bound" in name for name in one) and one["evaluations"] > 7 and one["not_integrated"] == 0
     with np.load(tmp_path / "one" / "pf_ode.npz") as stored:
         assert np.mean(stored["bits"]) == pytest.approx(one["pf_ode_bits_per_dim"], rel=1e-6)
+    with pytest.raises(UserError, match=r"holds other results \(different sample.interpolation\)"):
+        measure_flow("one", sample__interpolation="log_snr")
     normal = measure_flow("normal", likelihood__probes="normal", likelihood__num_probes=4)
     assert normal["pf_ode_bits_per_dim"] == pytest.approx(one["pf_ode_bits_per_dim"], abs=0.05)
     assert measure_flow("other", sample__seed=1)["pf_ode_bits_per_dim"] != one["pf_ode_bits_per_dim"]
@@ -128,5 +130,5 @@ def test_what_cannot_be_measured_is_said(workdir, tmp_path):
         measure(workdir, tmp_path, likelihood__held_out=True)
     assert not list(tmp_path.iterdir())
     measure(workdir, tmp_path)
-    with pytest.raises(UserError, match=r"holds other results \(different clip\)"):
+    with pytest.raises(UserError, match=r"holds other results \(different sample.clip\)"):
         measure(workdir, tmp_path, sample__clip="none")

@@ -125,7 +125,7 @@ MISTAKES = {
     ),
     "not a number": (
         [DIGITS, "--workdir=x", "--config.train.num_steps=abc"],
-        "config field train.num_steps = 'abc' is not allowed; it must be a whole number from 1 to 2147483647.",
+        "config field train.num_steps = 'abc' is not allowed; it must be a whole number from 1 on, below 2^31.",
     ),
     "negative": ([DIGITS, "--workdir=x", "--config.train.batch_size=-4"], "train.batch_size = -4 is not allowed"),
     "unknown flag": (
@@ -136,20 +136,29 @@ MISTAKES = {
         [DIGITS, "--workdir=x", "--train.num_steps=3"],
         "flag --train.num_steps is unknown; a field of the config is set by --config.train.num_steps.",
     ),
+    "field without its section": (
+        [DIGITS, "--workdir=x", "--batch_size=32"],
+        "flag --batch_size is unknown; a field of the config is set by --config.train.batch_size.",
+    ),
+    "field of several sections": ([DIGITS, "--workdir=x", "--seed=1"], "by --config.train.seed or --config.sample.seed."),
     "unknown mode": (
         [DIGITS, "--workdir=x", "--mode=trian"],
         "flag --mode = 'trian' is not allowed; it must be one of train, sample, likelihood.",
     ),
     "stray word": ([DIGITS, "--workdir=x", "hello"], "argument 'hello' is not understood"),
-    "no config": (["--workdir=x"], "flag --config is missing; training needs one"),
+    "no config": (["--workdir=x"], "flag --config is missing; it must be a file of configs/"),
     "no such config": (["--config=configs/nope.py", "--workdir=x"], "flag --config = 'configs/nope.py' is not a file"),
     "no workdir": ([DIGITS], "flag --workdir is missing"),
     "no workdir to sample": (["--mode=sample"], "flag --workdir is missing"),
     "no such workdir": (
         ["--mode=sample", "--workdir=nowhere"],
-        "'nowhere' has no config.json; it must be the workdir of a run.",
+        "there is no folder 'nowhere'; it must be the workdir of a run: train first.",
     ),
     "out in training": ([DIGITS, "--workdir=x", "--out=y"], "flag --out = 'y' does not fit --mode=train"),
+    "not a whole number": (
+        [DIGITS, "--workdir=x", "--config.sample.num_images=1e3"],
+        "sample.num_images = 1000.0 is not allowed; it must be a whole number from 1 on, below 2^31.",
+    ),
     "too many steps": (
         [DIGITS, "--workdir=x", "--config.sample.num_steps=4000"],
         "config field sample.grid = 'trailing' with sample.num_steps = 4000 does not fit the process: a grid of 4000",
@@ -185,7 +194,7 @@ MISTAKES = {
     ),
     "no weights to start from": (
         [DIGITS, "--workdir=x", "--config.train.init_from=nowhere"],
-        "'nowhere' has no config.json; it must be the workdir of a run.",
+        "there is no folder 'nowhere'; it must be the workdir of a run: train first.",
     ),
     "one dash": ([DIGITS, "--workdir=x", "-config.sample.nmu=2"], "config field 'sample.nmu' is unknown"),
     "not a config": (["--config=README.md", "--workdir=x"], "flag --config = 'README.md' is not a Python file"),
@@ -328,8 +337,15 @@ def test_another_config_for_the_same_workdir_is_refused(trained, arguments, sent
 def test_every_field_can_be_overridden():
     """No default is None, and the text of each default is read as the default."""
     fields = [f"--config.{name}={field.default}" for name, field in FIELDS.items()]
-    said = main.parse(["main.py", f"--config={ROOT}/configs/digits_edm.py", "--workdir=x", *fields])
-    assert said.config == Config() and said.given == tuple(FIELDS)
+    _, config, changes = main.parse(["main.py", f"--config={ROOT}/configs/digits_edm.py", "--workdir=x", *fields])
+    assert config == Config() and list(changes) == list(FIELDS)
+
+
+def test_the_home_folder_is_found_in_the_name_of_a_config(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_bytes((ROOT / "configs" / "digits_edm.py").read_bytes())
+    _, config, _ = main.parse(["main.py", "--config=~/mine.py", "--workdir=x"])
+    assert config == main.parse(["main.py", f"--config={ROOT}/configs/digits_edm.py", "--workdir=x"])[1]
 
 
 def test_a_field_that_the_chosen_sampler_ignores_is_a_warning(tmp_path, capsys, monkeypatch):

@@ -50,7 +50,7 @@ def test_each_average_is_its_own(workdir):
     [
         (lambda workdir: dj.load(workdir, ema_rate=0.7), "sample.ema_rate = 0.7 must be one of train.ema_rates"),
         (lambda workdir: dj.load(workdir, step=3), "does not have a checkpoint of step 3; it has 2"),
-        (lambda workdir: dj.load(workdir / "nowhere"), "has no config.json; it must be the workdir of a run"),
+        (lambda workdir: dj.load(workdir / "nowhere"), "nowhere'; it must be the workdir of a run: train first"),
         (
             lambda workdir: dj.load(workdir).sample(3, num_stepz=5),
             "'sample.num_stepz' is unknown; did you mean sample.num_steps",
@@ -194,3 +194,13 @@ def test_a_strip_ends_with_the_image_and_begins_far_from_it(workdir):
     np.testing.assert_array_equal(strip[-1], model.sample(3, num_steps=10))
     distances = np.mean(np.abs(strip.astype(float) - strip[-1]), axis=(1, 2, 3, 4))
     assert np.all(np.diff(distances) < 0)
+
+
+def test_a_strip_does_not_change_the_images_of_the_adaptive_solver(workdir, one_device):
+    """Whose steps would be others if it stopped where the strip looks. So its strip ends with the image to its tolerance."""
+    model = dj.load(workdir)
+    settings = {"sampler": "ode", "clip": "none", "tolerance": 1e-3}
+    images = model.sample(2, **settings)
+    np.testing.assert_array_equal(model.sample(2, **settings, strip=6), images)
+    strip = dj.model.strip(model._replace(config=dj.model.with_settings(model.config, **settings, strip=6)), 2)
+    assert strip.shape == (6, 2, 8, 8, 1) and np.max(np.abs(strip[-1].astype(int) - images)) <= 3

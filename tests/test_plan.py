@@ -46,7 +46,7 @@ def flags():
     ("arguments", "sentence"),
     [
         (["--config=configs/digits.py"], "flag --topology is missing; it must be a TPU slice, such as v5e:4x4, or local."),
-        (["--topology=local"], "flag --config is missing; it must be a file of configs/."),
+        (["--topology=local"], "flag --config is missing; it must be a file of configs/"),
         (["--config=configs/digits.py", "--topology=abacus:3"], "flag --topology = 'abacus:3' is not possible"),
         (["--config=configs/digits.py", "--topology=local", "--config.train.num_fsdp=3"], "train.num_fsdp = 3 must divide"),
         (["--config=configs/digits.py", "--topology=local", "--config.train.batch_size=9"], "train.batch_size = 9 must be"),

@@ -168,3 +168,10 @@ def test_only_the_last_beta_may_be_one():
 def test_a_row_that_there_is_not_is_refused(rows):
     with pytest.raises(ValueError, match="are not all in levels 0 to 1000"):
         process.rows(oracles.rows_of(SCHEDULES["linear"]), rows)
+
+
+@pytest.mark.parametrize("t", [3.5, -1.0, np.array([0.0, 2.5]), np.nan, jnp.array([1.0, 2.001])])
+def test_a_chain_has_no_level_outside_its_times(t):
+    """Whole t are rows, which are refused too; traced t cannot be."""
+    with pytest.raises(ValueError, match=r"times .* to .* are not all in the chain's, 0 to 2\."):
+        process.chain(np.array([0.1, 0.2])).level(t)

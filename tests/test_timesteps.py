@@ -159,6 +159,15 @@ def test_a_grid_of_more_steps_than_the_process_is_refused(name, num_sampled):
         choices.GRIDS[name](chain(10), num_sampled)
 
 
+@pytest.mark.parametrize("num_steps", [0, -3])
+@pytest.mark.parametrize("name", sorted(choices.GRIDS.keys() - {"explicit"}))
+def test_a_grid_without_steps_is_refused(name, num_steps):
+    of_chains_alone = {*WHOLE, "ddim_quadratic"} - {"trailing"}
+    for of in [chain(10)] if name in of_chains_alone else [chain(10), process.vp()]:
+        with pytest.raises(UserError, match=f"a grid of {num_steps} steps is not allowed|cannot give {num_steps}"):
+            choices.GRIDS[name](of, num_steps)
+
+
 def test_a_stride_that_does_not_exist_and_a_section_that_is_too_small_are_refused():
     with pytest.raises(UserError, match="grid 'ddim_uniform' cannot take 300 of 1000 steps with one stride"):
         grids.ddim_uniform(chain(1000), 300)

@@ -11,3 +11,4 @@ def check(config: Config) -> None:
     for part in (processes, training, sampling):
         for sentence in part.contradictions(config):
             raise UserError(sentence)
+    sampling.make_solve(config)  # grid and sampler fit the process

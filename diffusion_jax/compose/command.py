@@ -1,4 +1,4 @@
-"""A command line: flags, a config with what the flags change in it, and errors as one sentence. Imports nothing slow."""
+"""A command line: flags, a config with what the flags change in it, and errors as one sentence."""
 
 import ast
 import difflib
@@ -7,33 +7,20 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.compose import sections
+from diffusion_jax.compose import sections, stored
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import storage
 from diffusion_jax.runs.shards import flatten
 
 RUN_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-Flags = Mapping[str, str]
+Flags = Mapping[str, str]  # name -> value
+Changes = Mapping[str, Any]  # field of the config -> value
 UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # what ast.literal_eval raises
-
-
-class Parsed(NamedTuple):
-    """What a command line says.
-
-    Attributes:
-        flags: {name: value} of the program's own flags.
-        config: with every --config.<field>.
-        given: the fields that these name.
-    """
-
-    flags: Flags
-    config: Config
-    given: tuple[str, ...]
 
 
 def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[str]], int]) -> int:
@@ -67,16 +54,15 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[st
         return INTERRUPTED
 
 
-def parse(argv: list[str], defaults: Flags, stored: Callable[[Flags], Config]) -> Parsed:
+def parse(argv: list[str], defaults: Flags) -> tuple[Flags, Changes]:
     """Returns what a command line says: --name=value or --name value, and the same of --config.<field>; the last one counts.
 
     Args:
         argv: as of the process.
-        defaults: {name: value} of the program's flags, but for --config.
-        stored: flags -> the config where there is no --config.
+        defaults: the program's flags, but for --config.
 
     Raises:
-        UserError: for an unknown flag or field, or a value that is not allowed.
+        UserError: for an unknown flag or field.
     """
     flags, changes = {**defaults, "config": ""}, {}
     for name, text in _pairs(argv[1:]):
@@ -86,9 +72,22 @@ def parse(argv: list[str], defaults: Flags, stored: Callable[[Flags], Config]) -
         else:
             _check_flag(name, flags)
             flags[name] = text
-    file = flags.pop("config")
-    base = flatten(_load(file)) if file else stored(flags).flat()
-    return Parsed(flags, Config.of_flat(base | changes), tuple(changes))
+    return flags, changes
+
+
+def config_of(flags: Flags, changes: Changes, workdir: str = "") -> Config:
+    """Returns the config of the file that --config names, or else that of the run in a workdir, with changes.
+
+    Raises:
+        UserError: where there is neither, or for a value that is not allowed.
+    """
+    if flags["config"]:
+        base = flatten(_load(flags["config"]))
+    elif workdir:
+        base = stored.read_config(storage.path(workdir)).flat()
+    else:
+        raise UserError("flag --config is missing; it must be a file of configs/, such as configs/digits.py.")
+    return Config.of_flat(base | changes)
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
@@ -106,8 +105,9 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
 def _check_flag(name: str, known: Flags) -> None:
     if name in known:
         return
-    if name in FIELDS:
-        raise UserError(f"flag --{name} is unknown; a field of the config is set by --config.{name}.")
+    if fields := [field for field in FIELDS if name in (field, field.rpartition(".")[2])]:
+        wanted = " or ".join(f"--config.{field}" for field in fields)
+        raise UserError(f"flag --{name} is unknown; a field of the config is set by {wanted}.")
     if not name[0].isalpha():
         raise UserError(f"flag --{name} is unknown.")
     close = difflib.get_close_matches(name, known, n=1)
@@ -131,10 +131,10 @@ def _value(text: str, kind: type) -> Any:
 
 def _load(given: str) -> dict[str, Any]:
     """Returns the nested config of a Python file, FILE or FILE:ARGUMENT for its get_config()."""
-    file, colon, argument = given.partition(":")
-    if not storage.path(file).exists():
+    name, colon, argument = given.partition(":")
+    if not (file := storage.path(name)).exists():
         raise UserError(f"flag --config = {given!r} is not a file; see configs/.")
-    if not file.endswith(".py"):
+    if file.suffix != ".py":
         raise UserError(f"flag --config = {given!r} is not a Python file with get_config(); see configs/.")
     spec = importlib.util.spec_from_file_location("config_file", file)
     module = importlib.util.module_from_spec(spec)

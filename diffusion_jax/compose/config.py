@@ -14,8 +14,8 @@ from diffusion_jax.runs.shards import flatten
 
 class Process(Section):
     kind: one_of(choices.PROCESSES) = field("discrete", "T levels, or real-valued time: see process.py")
-    schedule: one_of(choices.SCHEDULES) = field("linear", "of a discrete process: its betas; see schedules.py")
-    num_steps: integer(1) = field(1000, "T of a discrete process")
+    schedule: one_of(choices.SCHEDULES) = field("linear", "the betas of a discrete process; see schedules.py")
+    num_steps: integer(1, sections.MOST_STEPS) = field(1000, "T of a discrete process")
     zero_terminal_snr: Flag = field(False, "rescale the schedule so that x_T is noise alone; not for eps")
     rescale_c_noise: Flag = field(False, "the network gets 1000 t / T instead of t (improved DDPM)")
 
@@ -76,7 +76,7 @@ class Train(Section):
     deterministic: Flag = field(False, "on a GPU: the same bytes from every run, with slower convolutions", free=True)
     log_every: integer(1) = field(100, "steps between lines of metrics.jsonl", free=True)
     checkpoint_every: integer(1) = field(10_000, "steps between checkpoints", free=True)
-    sample_every: integer(1) = field(10_000, "steps between grids of 64 images with the held-out loss", free=True)
+    sample_every: integer(1) = field(10_000, "steps between previews: 64 images, and the held-out loss", free=True)
     keep_checkpoints: integer(1) = field(3, "checkpoints to keep, the latest", free=True)
     tensorboard: Flag = field(True, "write for TensorBoard too", free=True)
 
@@ -103,7 +103,7 @@ class Data(Section):
 class Sample(Section):
     sampler: one_of(choices.SAMPLERS) = field("ancestral", "docs/samplers.md says which for how many steps")
     grid: one_of(choices.GRIDS) = field("trailing", "levels to visit; see grids.py")
-    num_steps: integer(1) = field(1000, "at most process.num_steps, but for grids of real-valued times")
+    num_steps: integer(1, sections.MOST_STEPS) = field(1000, "at most process.num_steps, but for grids of real-valued times")
     times: sections.Times = field((), "of the grid 'explicit', falling; 0, the data, may be the last")
     last_level: one_of(("data", "min_noise")) = field(
         "data", "where grids lead: 'min_noise' stops at the least noisy level that the network is asked about"
@@ -113,8 +113,12 @@ class Sample(Section):
     )
     eta: sections.Share = field(0.0, "of ddim: 0 is deterministic, 1 as noisy as ancestral")
     order: integer(1, 3) = field(2, "of dpm_solver, dpm_solver_singlestep and unipc")
-    solves_for: one_of(("eps", "x_0")) = field("x_0", "of the same: 'x_0' is DPM-Solver++, 'eps' DPM-Solver")
-    lower_order_final: Flag = field(True, "of the same: end with lower orders, steadier below 15 steps")
+    solves_for: one_of(("eps", "x_0")) = field(
+        "x_0", "of dpm_solver, dpm_solver_singlestep and unipc: 'x_0' is DPM-Solver++, 'eps' DPM-Solver"
+    )
+    lower_order_final: Flag = field(
+        True, "of dpm_solver, dpm_solver_singlestep and unipc: the last steps have lower orders, steadier below 15 steps"
+    )
     churn: sections.Churn = field((0.0, 0.0, 1e9, 1.0), "of euler and heun: S_churn, S_min, S_max, S_noise of EDM")
     tolerance: sections.Tolerance = field(1e-5, "of ode, relative and absolute")
     variance: one_of(("large", "learned_range", "small")) = field("large", "of ancestral: 'small' suits fewer steps")
@@ -144,7 +148,9 @@ class Config(Section):
     """What a run is. Attributes are sections, and their attributes the fields: config.sample.eta."""
 
     compilation_cache: Flag = field(
-        True, "keep compiled programs in ~/.cache/diffusion_jax, or in $JAX_COMPILATION_CACHE_DIR", free=True
+        True,
+        "keep compiled programs for later runs: in $JAX_COMPILATION_CACHE_DIR, or without it in ~/.cache/diffusion_jax",
+        free=True,
     )
     process: Process = field(Process(), "how noise is added")
     predicts: one_of(choices.PARAMETERIZATIONS) = field("eps", "what the network's output is")

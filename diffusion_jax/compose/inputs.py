@@ -38,7 +38,7 @@ def source(config: Config) -> Source:
 
 
 def held_out(config: Config) -> Source | None:
-    """Returns the held-out set, or None. It is used for its loss only."""
+    """Returns the held-out set, of which losses and likelihoods are taken, or None."""
     if not (split := config.data.held_out):
         return None
     try:

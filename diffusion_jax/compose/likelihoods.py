@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax import likelihood, streams
-from diffusion_jax.compose import choices, processes, sampling
+from diffusion_jax.compose import choices, inputs, processes, sampling
 from diffusion_jax.compose.config import Config
-from diffusion_jax.data import codecs
 from diffusion_jax.errors import UserError
 
 Measure = Callable[[Any, Array, Array, dict[str, Any]], dict[str, Array]]
@@ -46,9 +45,10 @@ def _bound(config: Config) -> Measure:
             "end sample.times with 0."
         )
     denoiser_of, variance = sampling.denoiser_of(config, settings.clip), settings.variance
+    codec = inputs.codec(config)
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
-        keys, x_0 = streams.keys(seed, "evaluate", numbers), codecs.from_uint8(batch["x"])
+        keys, x_0 = streams.keys(seed, "evaluate", numbers), codec.encode(batch["x"])
 
         def noise(step: Array) -> Array:
             return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), x_0.shape[1:]))(keys)
@@ -61,10 +61,10 @@ def _bound(config: Config) -> Measure:
 def _pf_ode(config: Config) -> Measure:
     process = processes.checked_signal(processes.process_of(config), "likelihood.kind = 'pf_ode'")
     denoiser_of, settings = sampling.denoiser_of(config, "none"), config.likelihood
-    draw_probe = choices.PROBES[settings.probes]
+    draw_probe, codec = choices.PROBES[settings.probes], inputs.codec(config)
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
-        keys, x_0 = streams.keys(seed, "evaluate", numbers), codecs.from_uint8(batch["x"])
+        keys, x_0 = streams.keys(seed, "evaluate", numbers), codec.encode(batch["x"])
 
         def draws(key: Array) -> tuple[Array, Array]:
             key_bin, key_probes = jax.random.split(key)

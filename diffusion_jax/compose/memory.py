@@ -6,22 +6,38 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from diffusion_jax import networks
 from diffusion_jax.compose import inputs, processes, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import logs, sharding
 from diffusion_jax.training import start
 
 MAX_BATCH_SIZE = 128  # of the automatic choice: the paper's
 MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays
 
 
+def with_batch_size(config: Config, mesh: Mesh, *, memory: float) -> Config:
+    """Returns the config with its own batch size, or where that is 0 with what the memory of each device holds, in bytes.
+
+    Raises:
+        UserError: where the devices of the mesh do not divide the batch; as for `batch_size`.
+    """
+    if not config.train.batch_size:
+        size = batch_size(config, memory=memory, num_devices=mesh.size)
+        logs.say("picked", f"batches of {size}")
+        config = config.with_values("train", batch_size=size)
+    sharding.check_batch_size(config.train.batch_size, mesh)
+    return config
+
+
 def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     """Returns how many images to train on at once: up to 128, a power of two on each device, as its memory allows.
 
     Args:
-        config: nested; its own `train.batch_size` is not looked at.
+        config: whose own `train.batch_size` is not looked at.
         memory: of each device, in bytes.
         num_devices: that share a batch.
 

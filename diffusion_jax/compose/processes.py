@@ -44,10 +44,14 @@ def process_of(config: Config) -> Process:
     """Returns the process.
 
     Raises:
-        UserError: where its noisiest level leaves no signal, from which the network's output does not determine x_0.
+        UserError: where its noisiest level leaves no signal, from which the network's output does not determine x_0; where
+            its schedule needs more steps.
     """
     section = config.process
-    found = chosen(PROCESSES[section.kind], section, interpolation=config.sample.interpolation)
+    try:
+        found = chosen(PROCESSES[section.kind], section, interpolation=config.sample.interpolation)
+    except UserError as error:
+        raise UserError(f"config field process.{error}") from error
     if config.predicts in ("eps", "score") and not has_signal(found):
         raise UserError(
             f"config field predicts = {config.predicts!r} is impossible where this process leaves no signal at T: x_T is "
@@ -81,8 +85,6 @@ def contradictions(config: Config) -> Iterator[str]:
             f"height and width must be multiples of {multiple}."
         )
     section, kind = config.process, f"process.kind is {config.process.kind!r}"
-    if section.schedule == "linear" and section.num_steps < 20:
-        yield f"{config.show('process.num_steps')} is too short for schedule 'linear', which needs at least 20."
     if section.zero_terminal_snr and section.num_steps <= 1:
         yield f"{config.show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."
     if section.kind != "discrete" and section.zero_terminal_snr:

@@ -48,7 +48,7 @@ def make_generate(config: Config) -> Callable[[Any, Array, Array], tuple[Array, 
 
     Image i depends on (seed, i) alone. The other settings are those of the section `sample`.
     """
-    run, codec = _reverse_process(config), inputs.codec(config)
+    run, codec = _reverse_process(config, grid(config)), inputs.codec(config)
 
     def generate(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
         x = run(params, seed, numbers)[1].x
@@ -60,10 +60,11 @@ def make_generate(config: Config) -> Callable[[Any, Array, Array], tuple[Array, 
 def make_strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     """Returns (params, seed, image numbers [B]) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
 
-    k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image.
-    [Ho et al. 2020, section 4.3]
+    k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image,
+    for 'ode' to within its tolerance. [Ho et al. 2020, section 4.3]
     """
-    run, levels, codec = _reverse_process(config), grid(config), inputs.codec(config)
+    levels, codec = grid(config, num_stops=config.sample.strip), inputs.codec(config)
+    run = _reverse_process(config, levels)
     num_steps = len(levels.alpha) - 1  # some grids visit fewer than asked
     k = min(config.sample.strip, num_steps)
     rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
@@ -76,9 +77,9 @@ def make_strip(config: Config) -> Callable[[Any, Array, Array], Array]:
     return predictions
 
 
-def grid(config: Config) -> Level:
-    """Returns the levels that the section `sample` visits. # [S + 1]"""
-    found = processes.process_of(config).level(grid_times(config))
+def grid(config: Config, *, num_stops: int = 0) -> Level:
+    """Returns the levels that the section `sample` visits; `num_stops` as for `grid_times`. # [S + 1]"""
+    found = processes.process_of(config).level(grid_times(config, num_stops=num_stops))
     if np.sum(found.alpha == 0) > 1:
         raise UserError(
             f"config field sample.grid = {config.sample.grid!r} visits several levels without signal. There x_0 "
@@ -87,21 +88,21 @@ def grid(config: Config) -> Level:
     return found
 
 
-def grid_times(config: Config) -> np.ndarray:
+def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
     """Returns the times t that the section `sample` visits, falling; whole ones where the grid is a chain's. # [S + 1]
 
-    'ode' chooses its own steps between the ends, or between as many times as `sample.strip` pictures.
+    'ode' chooses its own steps between the ends. For a picture of what it does on the way it stops at `num_stops` times.
     """
     settings, of = config.sample, processes.process_of(config)
     num_steps = settings.num_steps + (settings.last_level == "min_noise")
     try:
         if settings.sampler == "ode":
-            times = grids.uniform(of, settings.strip) if settings.strip > 1 else grids.ends(of)
+            times = grids.uniform(of, num_stops) if num_stops > 1 else grids.ends(of)
         else:
             times = chosen(GRIDS[settings.grid], settings, process=of, num_steps=num_steps)
     except UserError as error:
-        what = f"sample.grid = {settings.grid!r} with sample.num_steps = {settings.num_steps}"
-        raise UserError(f"config field {what} does not fit the process: {error}") from error
+        steps = "" if settings.times else f" with sample.num_steps = {settings.num_steps}"
+        raise UserError(f"config field sample.grid = {settings.grid!r}{steps} does not fit the process: {error}") from error
     return times[:-1] if settings.last_level == "min_noise" else times
 
 
@@ -111,10 +112,10 @@ def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
     return lambda params, cond: CLIPS[clip](make_denoiser(networks.bind(net, net.cast(params), cond)))
 
 
-def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
-    """Returns (params, seed, image numbers, num_traced) -> (the denoiser, its samples)."""
+def _reverse_process(config: Config, levels: Level) -> Callable[..., tuple[Denoiser, Samples]]:
+    """Returns (params, seed, image numbers, num_traced) -> (the denoiser, its samples at the last of the levels)."""
     cond_of, shape = inputs.conditioning(config).of_image, inputs.codec(config).shape
-    make, draws = denoiser_of(config, config.sample.clip), make_solve(config)
+    make, draws = denoiser_of(config, config.sample.clip), make_solve(config, levels)
 
     def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
         denoise = make(params, cond_of(numbers))
@@ -125,9 +126,12 @@ def _reverse_process(config: Config) -> Callable[..., tuple[Denoiser, Samples]]:
     return run
 
 
-def make_solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
-    """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says."""
-    levels, sampler = grid(config), make_sampler(config)
+def make_solve(config: Config, levels: Level | None = None) -> Callable[[Denoiser, Array, Array, int], Samples]:
+    """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says.
+
+    Of its grid, unless other levels are given, [S + 1].
+    """
+    levels, sampler = grid(config) if levels is None else levels, make_sampler(config)
     of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
     if of_order and levels.alpha[0] == 0 and config.sample.solves_for == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
@@ -171,6 +175,8 @@ def contradictions(config: Config) -> Iterator[str]:
         )
     if sample.grid == "explicit" and sample.last_level != "data":
         yield f"{config.show('sample.last_level')} is not for sample.grid = 'explicit', which has its own; set 'data'."
+    if sample.churn[0] != 0 and sample.sampler not in ("euler", "heun"):
+        yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
     yield from _of_the_ode(config) if sample.sampler == "ode" else _of_a_grid(config)
 
 
@@ -180,8 +186,6 @@ def _of_the_ode(config: Config) -> Iterator[str]:
         yield f"{config.show('sample.grid')} is not for sample.sampler = 'ode', which chooses its own steps; set 'trailing'."
     if sample.clip != "none":
         yield f"{config.show('sample.clip')} is not for sample.sampler = 'ode', which integrates a smooth field; set 'none'."
-    if sample.churn[0] != 0:
-        yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
 
 
 def _of_a_grid(config: Config) -> Iterator[str]:
@@ -192,5 +196,3 @@ def _of_a_grid(config: Config) -> Iterator[str]:
     if sample.grid == "trailing" and sample.last_level == "min_noise":
         name = config.show("sample.last_level")
         yield f"{name} does not fit sample.grid = 'trailing', which always ends at the data; set sample.grid = 'uniform'."
-    if sample.churn[0] != 0 and sample.sampler not in ("euler", "heun"):
-        yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."

@@ -10,6 +10,7 @@ import pydantic
 from diffusion_jax.errors import UserError
 
 MOST_ITEMS = 32  # of a tuple of whole numbers: a network of more stages halves every image to nothing
+MOST_STEPS = 10**6  # of a process and of a grid, which are tables
 MOST = 2**31 - 1
 
 
@@ -69,7 +70,8 @@ def one_of(names: Collection[str]) -> Any:
 
 def integer(low: int, high: int = MOST) -> Any:
     """Returns the type of a whole number between two, both included."""
-    return _allowed(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
+    end = "on, below 2^31" if high == MOST else f"to {high}"
+    return _allowed(int, f"a whole number from {low} {end}", lambda value: low <= value <= high)
 
 
 def integers(low: int, *, lengths: range = range(MOST_ITEMS + 1), count: str = "") -> Any:

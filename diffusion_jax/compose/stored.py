@@ -11,7 +11,9 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
 from diffusion_jax.runs.shards import flatten
 
+KIND = "the workdir of a run: train first"  # what the folder must be
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+MOST_SHOWN = 4  # fields that differ
 FORMAT_VERSION = 6  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
 RENAMED = {  # up to format 5 -> now
@@ -37,10 +39,10 @@ def from_json(text: str) -> Config:
     Raises:
         UserError: where the text is not such a config, or is of a later format.
     """
+    stored = _parsed(text)
     try:
-        stored = json.loads(text)
         version, flat = stored["format_version"], flatten(_tuples(stored["config"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"config.json is damaged ({type(error).__name__}: {error}).") from error
     if type(version) is not int or not OLDEST_FORMAT <= version <= FORMAT_VERSION:
         raise UserError(
@@ -48,6 +50,13 @@ def from_json(text: str) -> Config:
             f"{OLDEST_FORMAT} to {FORMAT_VERSION}."
         )
     return Config.of_flat(flat if version == FORMAT_VERSION else _migrated(flat))
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"config.json is damaged ({type(error).__name__}: {error}).") from error
 
 
 def _migrated(flat: dict[str, Any]) -> dict[str, Any]:
@@ -78,11 +87,22 @@ def write_config(workdir: storage.Path, config: Config, **more: Any) -> None:
 
 def check_images(workdir: storage.Path, seen: dict[str, Any]) -> None:
     """Raises UserError if the run was begun on other images. `seen` is stored beside the config."""
-    stored = json.loads(storage.read_text(workdir / "config.json", "the workdir of a run")).get("images", seen)
+    stored = _parsed(storage.read_text(workdir / "config.json", KIND)).get("images", seen)
+    if not isinstance(stored, dict):
+        raise UserError(f"config.json is damaged (images = {sections.shown(stored)}).")
     if differences := [f"{name}: {stored.get(name)} -> {seen[name]}" for name in seen if stored.get(name) != seen[name]]:
         raise UserError(
             f"workdir {str(workdir)!r} was begun on other images ({'; '.join(differences)}); the order of the "
             "batches and the labels would change. Use those images, or another workdir with train.init_from."
+        )
+
+
+def check_resumable(workdir: storage.Path) -> None:
+    """Raises UserError if a workdir holds weights alone, which `tools.export` marks."""
+    if _parsed(storage.read_text(workdir / "config.json", KIND)).get("weights_alone"):
+        raise UserError(
+            f"workdir {str(workdir)!r} holds weights alone, which cannot be resumed; use another workdir with "
+            f"--config.train.init_from={workdir}."
         )
 
 
@@ -97,7 +117,7 @@ def read_config(workdir: storage.Path) -> Config:
     Raises:
         UserError: where the folder is not a workdir.
     """
-    return from_json(storage.read_text(workdir / "config.json", "the workdir of a run"))
+    return from_json(storage.read_text(workdir / "config.json", KIND))
 
 
 def agreed_config(workdir: storage.Path, config: Config) -> Config:
@@ -108,9 +128,10 @@ def agreed_config(workdir: storage.Path, config: Config) -> Config:
     """
     stored = read_config(workdir)
     if differences := changed(stored, config):
+        more = [f"{len(differences) - MOST_SHOWN} more"] * (len(differences) > MOST_SHOWN)
         raise UserError(
-            f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences)}); "
-            "use the stored values or another workdir."
+            f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences[:MOST_SHOWN] + more)}); "
+            "use the stored values, as other modes than train do without --config, or another workdir."
         )
     return config.with_values("train", batch_size=stored.train.batch_size)
 

@@ -90,8 +90,7 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"{config.show('loss.name')} is a bound of discrete processes, and {kind}; set loss.name = 'simple'."
     if not is_discrete and loss.timesteps == "loss_second_moment":
         yield f"{config.show('loss.timesteps')} counts levels, and {kind}; set 'uniform' or 'stratified'."
-    if is_discrete and loss.time_density != "uniform":
-        yield f"{config.show('loss.time_density')} needs a process in real-valued time, and {kind}; set 'uniform'."
+
     if loss.time_density not in (fitting := choices.DENSITIES_OF[config.process.kind]):
         wanted = " or ".join(map(repr, fitting))
         yield f"{config.show('loss.time_density')} does not fit the times of process {config.process.kind!r}; set {wanted}."

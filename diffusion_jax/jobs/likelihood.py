@@ -19,6 +19,8 @@ from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import RunError
 from diffusion_jax.runs import logs, plots, sharding, shards, storage
 
+OF_GENERATING = {"strip", "num_images", "label", "batch_per_device", "shard_size", "step"}  # fields of the section `sample`
+
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
     """Measures the likelihood of the images that the section `likelihood` names.
@@ -55,25 +57,13 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
 
 
 def _manifest(trained: model.Model, source: Source) -> dict[str, Any]:
-    """Returns what the numbers depend on."""
+    """Returns what the numbers depend on: sections of the config as a whole, but for what surely has no part."""
     config = trained.config
-    of_kind = {
-        "bound": ("num_steps", "grid", "times", "interpolation", "variance", "clip"),
-        "pf_ode": ("probes", "num_probes", "tolerance"),
-    }
-    sample, settings, kind = config.sample, config.likelihood, config.likelihood.kind
     return {
-        "kind": kind,
         "num_images": source.num_images,
-        "data": {
-            name: value for name, value in dict(config.data).items() if name not in ("random_flip", "device_cache_gib")
-        },
-        "held_out": settings.held_out,
-        "seed": sample.seed,
-        "ema_rate": sample.ema_rate,
-        "batch_per_device": settings.batch_per_device,
-        "shard_size": settings.shard_size,
-        **{name: getattr(sample if kind == "bound" else settings, name) for name in of_kind[kind]},
+        "data": config.data.model_dump(exclude={"random_flip", "device_cache_gib"}),
+        "likelihood": config.likelihood.model_dump(),
+        "sample": config.sample.model_dump(exclude=OF_GENERATING),
         **model.provenance(trained),
     }
 

@@ -22,7 +22,6 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
         The exit code, 0.
     """
     config = stored.agreed_config(workdir, config)
-    sampling.make_solve(config)  # grid and sampler fit the process
     trained = model.restore(workdir, config)
     settings = config.sample
     manifest = _manifest(trained)

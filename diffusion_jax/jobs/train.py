@@ -77,19 +77,14 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
     """Returns the config as this run takes it, with a batch size: its own, the workdir's, or what the memory holds.
 
     Raises:
-        UserError: where it fits neither the workdir nor the devices, or its parts do not fit together.
+        UserError: where it does not fit the workdir or the devices.
     """
     if stored.has_config(workdir):
+        stored.check_resumable(workdir)
         config = stored.agreed_config(workdir, config)
     elif config.train.init_from:
         stored.read_config(storage.path(config.train.init_from))  # before anything is read or written
-    if not config.train.batch_size:
-        size = memory.batch_size(config, memory=sharding.memory_per_device(), num_devices=mesh.size)
-        logs.say("picked", f"batches of {size}")
-        config = config.with_values("train", batch_size=size)
-    sharding.check_batch_size(config.train.batch_size, mesh)
-    sampling.make_solve(config)  # grid and sampler fit the process
-    return config
+    return memory.with_batch_size(config, mesh, memory=sharding.memory_per_device())
 
 
 def _weights_of_another(config: Config) -> start.Weights:

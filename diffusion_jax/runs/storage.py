@@ -113,7 +113,9 @@ def read_text(name: Path, kind: str) -> str:
         UserError: where it does not exist, cannot be read or is not text.
     """
     if not name.exists():
-        raise UserError(f"{str(name.parent)!r} has no {name.name}; it must be {kind}.")
+        folder = repr(str(name.parent))
+        found = f"{folder} has no {name.name}" if name.parent.exists() else f"there is no folder {folder}"
+        raise UserError(f"{found}; it must be {kind}.")
     try:
         with reading(name) as file:
             if file.seek(0, io.SEEK_END) > MOST_TEXT:

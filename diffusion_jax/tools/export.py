@@ -31,7 +31,7 @@ def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
     trained = model.restore(workdir, stored.agreed_config(workdir, config))
     alone = model.with_settings(trained.config.with_values("train", ema_rates=()), ema_rate=0.0, step=-1)
     checkpoint.save_weights(out, trained.step, trained.params)
-    stored.write_config(out, alone)
+    stored.write_config(out, alone, weights_alone=True)
     logs.say("done", f"the weights of step {trained.step:,}; try: python main.py --mode=sample --workdir={out}")
     return 0
 
@@ -42,20 +42,12 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    flags, config, _ = command.parse(argv, {"workdir": "", "out": ""}, _stored_config)
-    _check(flags)
-    checks.check(config)
-    return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]))
-
-
-def _check(flags: command.Flags) -> None:
+    flags, changes = command.parse(argv, {"workdir": "", "out": ""})
     if not flags["workdir"] or not flags["out"]:
         raise UserError("flag --workdir or --out is missing; they must be the folder of a run and the folder to make.")
-
-
-def _stored_config(flags: command.Flags) -> Config:
-    _check(flags)
-    return stored.read_config(storage.path(flags["workdir"]))
+    config = command.config_of(flags, changes, flags["workdir"])
+    checks.check(config)
+    return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]))
 
 
 if __name__ == "__main__":

@@ -117,8 +117,8 @@ def advance(state: TrainState, moved: TrainState, finite: Array, readable: Array
 
     Args:
         state: before it.
-        moved: the parameters and what follows them after it.
-        finite: whether it was; else only the skip is counted.
+        moved: the state with parameters, EMA, optimizer and timestep states as they are after it.
+        finite: whether loss and gradient were; else the step counts as skipped, and nothing moves.
         readable: whether its whole batch was; else nothing changes at all, so that the state remains exact.
     """
 

@@ -17,7 +17,6 @@ import functools
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -76,10 +75,7 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     devices = devices_of(topology)
     chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.unknown(sharding.memory_per_device())
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp, devices=devices)
-    if not config.train.batch_size:
-        size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
-        config = config.with_values("train", batch_size=size)
-    sharding.check_batch_size(config.train.batch_size, mesh)
+    config = memory.with_batch_size(config, mesh, memory=chip.memory)
     found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config.model.dtype}
     logs.say("devices", found["devices"])
     programs = {"training": (_training, config.train.batch_size)}
@@ -220,7 +216,8 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    flags, config, _ = command.parse(argv, {"topology": "", "out": "", "sampler": "True"}, _no_config)
+    flags, changes = command.parse(argv, {"topology": "", "out": "", "sampler": "True"})
+    config = command.config_of(flags, changes)
     checks.check(config)
     if not flags["topology"]:
         raise UserError("flag --topology is missing; it must be a TPU slice, such as v5e:4x4, or local.")
@@ -230,11 +227,3 @@ def _main(argv: list[str]) -> int:
     if flags["out"]:
         storage.write_text(storage.path(flags["out"]), json.dumps(found, indent=2) + "\n")
     return 0 if found["fits"] else command.RUN_FAILED
-
-
-def _no_config(flags: command.Flags) -> Config:
-    raise UserError("flag --config is missing; it must be a file of configs/.")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))
