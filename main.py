@@ -44,6 +44,7 @@ def _run(argv: list[str]) -> int:
     importlib.import_module("diffusion_jax.compose.checks").check(config)
     sharding = importlib.import_module("diffusion_jax.runs.sharding")
     sharding.join_processes()
+    sharding.start_devices()
     for sentence in config.without_effect(changes):
         importlib.import_module("diffusion_jax.runs.logs").say("warning", sentence)
     compiling = importlib.import_module("diffusion_jax.runs.compiling")

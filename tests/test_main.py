@@ -4,9 +4,11 @@ import io
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 from unittest import mock
 
 import numpy as np
@@ -95,6 +97,43 @@ def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path, capsys, monke
     monkeypatch.setattr("diffusion_jax.jobs.train.run", interrupted)
     assert main.main(["main.py", *tiny.flags(tmp_path / "run")]) == command.INTERRUPTED
     assert capsys.readouterr().err == "stopped by Ctrl-C; all written files are complete; the same command resumes.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError(), "memory does not suffice .MemoryError.; set a smaller train.batch_size"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nAllocator"),
+            r"memory .* .RESOURCE_EXHAUSTED: Out of memory.; set",
+        ),
+        (OSError(28, "No space left on device"), "No space left on device; all written files are complete"),
+        (KeyError("x"), "KeyError: 'x'; please report it with the trace in .*diffusion_jax_.*txt; all written files"),
+    ],
+)
+def test_whatever_a_job_raises_is_one_line(capsys, monkeypatch, tmp_path, error, sentence):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert command.answer(["main.py"], str, fail) == command.RUN_FAILED
+    assert re.fullmatch(f"error: .*{sentence}.*\n", capsys.readouterr().err)
+    traces = [file.read_text() for file in tmp_path.iterdir()]
+    assert ["raise error" in trace for trace in traces] == [True] * isinstance(error, KeyError)
+
+
+@pytest.mark.parametrize(("name", "value"), [("JAX_PLATFORMS", "nonsense"), ("SLURM_NTASKS", "abc")])
+def test_a_mistyped_variable_is_a_sentence(name, value):
+    arguments = [sys.executable, "main.py", "--mode=sample", "--workdir=examples/digits"]
+    done = subprocess.run(arguments, cwd=ROOT, env=os.environ | {name: value}, capture_output=True, text=True)
+    assert done.returncode == command.BAD_INPUT
+    assert re.fullmatch(f"error: .*variable {name} = '{value}'.*\n", done.stderr)
+
+
+def test_a_full_console_does_not_change_the_exit_code():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_run_that_diverges_stops_with_a_sentence(tmp_path, capsys, one_device):

@@ -1,10 +1,14 @@
 """A command line: flags, a config with what the flags change in it, and errors as one sentence."""
 
 import ast
+import contextlib
 import difflib
 import importlib.util
+import os
 import re
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,10 +18,11 @@ from ml_collections import ConfigDict
 from diffusion_jax.compose import sections, stored
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import storage
+from diffusion_jax.runs import logs, storage
 from diffusion_jax.runs.shards import flatten
 
 RUN_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+RESUMABLE = "all written files are complete; the same command resumes."
 Flags = Mapping[str, str]  # name -> value
 Changes = Mapping[str, Any]  # field of the config -> value
 UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # what ast.literal_eval raises
@@ -34,24 +39,36 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[st
     Returns:
         The exit code: the job's; 2 for bad input, 1 for a failure, 130 for Ctrl-C.
     """
+    logs.guard_console()
     if {"--help", "-h", "--helpfull"} & set(argv):
-        try:
-            print(help_text(), flush=True)
-        except BrokenPipeError:  # of `--help | head`
-            sys.stdout = None
+        print(help_text(), flush=True)
         return 0
     try:
         return job(argv)
-    except (UserError, RunError) as error:
-        sentence = str(error).replace("\r", "\\r").replace("\n", "\\n")  # some repeat what was given as it is
-        print(f"error: {sentence}", file=sys.stderr)
-        return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
-    except OSError as error:  # a full disk, a folder that became read-only, a share that went away
-        print(f"error: {error}; all written files are complete; the same command resumes.", file=sys.stderr)
-        return RUN_FAILED
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; all written files are complete; the same command resumes.", file=sys.stderr)
+        print(f"stopped by Ctrl-C; {RESUMABLE}", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        print(f"error: {_sentence(error)}", file=sys.stderr)
+        return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
+
+
+def _sentence(error: Exception) -> str:
+    """Returns in one line what a job raised; the trace of what nobody foresaw goes into a file."""
+    if isinstance(error, (UserError, RunError)):
+        return str(error).replace("\r", "\\r").replace("\n", "\\n")  # some repeat what was given as it is
+    first_line = str(error).split("\n")[0].strip()
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first_line:
+        return (
+            f"memory does not suffice ({first_line or 'MemoryError'}); set a smaller train.batch_size or "
+            "sample.batch_per_device, model.num_remat_stages = 1 or more, or model.dtype = 'bfloat16'."
+        )
+    if isinstance(error, OSError):  # a full disk, a folder that became read-only, a share that went away
+        return f"{error}; {RESUMABLE}"
+    file = storage.path(tempfile.gettempdir()) / f"diffusion_jax_{os.getpid()}.txt"
+    with contextlib.suppress(OSError):
+        storage.write_text(file, "".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {first_line}; please report it with the trace in {file}; {RESUMABLE}"
 
 
 def parse(argv: list[str], defaults: Flags) -> tuple[Flags, Changes]:

@@ -40,10 +40,30 @@ def join_processes() -> None:
                 "variable JAX_COORDINATOR_ADDRESS needs JAX_NUM_PROCESSES = 1, 2, ... and JAX_PROCESS_ID below it as well "
                 f"({type(error).__name__}: {error})."
             ) from error
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 or _may_have_tpus():
+    elif _num_slurm_tasks() > 1 or _may_have_tpus():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # all are this process's, where JAX would take one of them
         with contextlib.suppress(ValueError):  # a machine by itself
             jax.distributed.initialize(local_device_ids=list(range(len(visible.split(",")))) if visible else None)
+
+
+def start_devices() -> None:
+    """Starts JAX on its devices.
+
+    Raises:
+        UserError: where there are none of the wanted kind.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        wanted, first_line = os.environ.get("JAX_PLATFORMS", ""), str(error).split("\n")[0]
+        raise UserError(f"JAX cannot start with variable JAX_PLATFORMS = {wanted!r} ({first_line}).") from error
+
+
+def _num_slurm_tasks() -> int:
+    text = os.environ.get("SLURM_NTASKS", "1")
+    if not text.isdigit():
+        raise UserError(f"variable SLURM_NTASKS = {text!r} is not allowed; it must be a whole number.")
+    return int(text)
 
 
 def _may_have_tpus() -> bool:
