@@ -136,6 +136,23 @@ def damage(step, kind):
             file.unlink()
 
 
+def test_weights_are_looked_for_again_when_a_trainer_removes_them_meanwhile(saved, tmp_path, monkeypatch):
+    run, load = tmp_path / "run", ocp.training.Checkpointer.load_checkpointables
+    shutil.copytree(saved / "checkpoints" / "1", run / "checkpoints" / "1")
+
+    def load_after_the_trainer(checkpointer, step, wanted):
+        if (run / "checkpoints" / "1").exists():
+            shutil.copytree(saved / "checkpoints" / "2", run / "checkpoints" / "2")
+            shutil.rmtree(run / "checkpoints" / "1")
+        return load(checkpointer, step, wanted)
+
+    monkeypatch.setattr(ocp.training.Checkpointer, "load_checkpointables", load_after_the_trainer)
+    wanted = {"like": like(state_of(0).params), "ema": "", "all_ema": ["0.9", "0.99"]}
+    step, params = checkpoint.restore_weights(storage.path(run), step=-1, **wanted)
+    assert step == 2
+    assert_same(params, state_of(0).params)
+
+
 def test_one_changed_bit_of_any_array_changes_its_checksum():
     saved = {"weights": {"params": [jnp.arange(6.0).reshape(2, 3), jnp.zeros((), jnp.int32)]}}
     plain = checkpoint.checksums(saved)["params"]

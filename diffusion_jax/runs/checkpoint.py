@@ -12,6 +12,7 @@ from orbax.checkpoint import v1 as ocp
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import logs, storage
 
+MOST_ATTEMPTS = 10  # to read weights while a trainer removes them
 NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED")  # of XLA and of gs://
 TrainState = Any  # `training.state.TrainState`
 
@@ -143,6 +144,8 @@ def _checksum(array: Array) -> Array:
 def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, all_ema: list[str]) -> tuple[int, Any]:
     """Returns (step, one set of weights) of a checkpoint, without reading the others.
 
+    A trainer may save and remove checkpoints meanwhile: what is gone then is looked for again.
+
     Args:
         workdir: of the run.
         step: of the checkpoint; -1 is the latest that can be read.
@@ -156,6 +159,21 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
     unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
     averages = {name: like if name == ema else unread for name in all_ema}
     wanted = {"weights": {"params": unread if ema else like, "ema": averages}}
+    for _ in range(MOST_ATTEMPTS):
+        before = _listing(workdir)
+        try:
+            found_step, saved = _load_step(workdir, step, wanted)
+            break
+        except (UserError, OSError):
+            if _listing(workdir) == before:
+                raise
+    else:
+        raise RunError(f"the checkpoints in {str(workdir)!r} are removed faster than they can be read; keep more of them.")
+    return found_step, saved["weights"]["ema"][ema] if ema else saved["weights"]["params"]
+
+
+def _load_step(workdir: storage.Path, step: int, wanted: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Returns (step, the wanted part) of a step, -1 for the latest that can be read."""
     with _open(workdir) as checkpointer:
         steps = [found.step for found in checkpointer.checkpoints]
         if steps and step not in (-1, *steps):
@@ -165,8 +183,7 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
         found = _load_latest(checkpointer, wanted, [step] if step in steps else steps)
     if found is None:
         raise UserError(f"{str(workdir)!r} does not have a checkpoint yet.")
-    step, weights = found[0], found[1]["weights"]
-    return step, weights["ema"][ema] if ema else weights["params"]
+    return found
 
 
 def save_weights(workdir: storage.Path, step: int, params: Any) -> None:
@@ -217,6 +234,11 @@ def _verify(saved: dict[str, Any], expected: dict[str, list[int]]) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
+
+
+def _listing(workdir: storage.Path) -> list[str]:
+    folder = _folder(workdir)
+    return sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []
 
 
 def _folder(workdir: storage.Path) -> storage.Path:
