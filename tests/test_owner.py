@@ -121,3 +121,13 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(traine
     [said] = re.findall(r"error: .*", full.stderr)  # orbax's threads complain too, even within a line
     assert full.returncode == 1 and sentence in said
     assert main.main(["main.py", *flags]) == 0 and (tmp_path / "run" / "checkpoints" / "2").is_dir()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "previews"])
+def test_a_workdir_that_leads_into_another_is_refused(tmp_path, name):
+    (tmp_path / "theirs" / name).mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).symlink_to(tmp_path / "theirs" / name)
+    refused = pytest.raises(UserError, match=f"mine/{name}' is a link to '.*theirs/{name}'")
+    with refused, lock.owning(storage.path(tmp_path / "mine")):
+        pass

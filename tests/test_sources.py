@@ -12,7 +12,8 @@ import pytest
 from files import idx, wide_profile
 from PIL import EpsImagePlugin, Image, ImageCms
 
-from diffusion_jax.compose import stored
+from diffusion_jax.compose import inputs, stored
+from diffusion_jax.compose.config import Config
 from diffusion_jax.data import sources, tfds, transforms
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import shards, storage
@@ -216,6 +217,17 @@ def test_a_sub_folder_may_have_the_name_of_an_image(tmp_path):
     for name in ("cats.png", "dogs.jpg"):
         save(tmp_path / name / "a.png", GREY)
     assert sources.folder(path=str(tmp_path)).class_names == ("cats.png", "dogs.jpg")
+
+
+@pytest.mark.parametrize("inside", [".", "runs/mine", "../link/runs"])
+def test_a_workdir_among_the_images_is_refused(tmp_path, inside):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "link").symlink_to("set")
+    config = Config().with_values("data", source="folder", path=str(tmp_path / "set"))
+    with pytest.raises(UserError, match="lies in config field data.path = .* choose another --workdir or --out"):
+        inputs.check_apart(config, storage.path(tmp_path / "set" / inside))
+    inputs.check_apart(config, storage.path(tmp_path / "runs"))
+    inputs.check_apart(config.with_values("data", source="npz"), storage.path(tmp_path / "set" / inside))
 
 
 def test_files_that_are_not_images_are_counted(tmp_path):

@@ -14,7 +14,7 @@ from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import conditioning as conditionings
 from diffusion_jax.networks.conditioning import Conditioning
-from diffusion_jax.runs import logs, sharding
+from diffusion_jax.runs import logs, sharding, storage
 
 NUM_HELD_OUT = 1024  # images at most of which the held-out loss is taken
 
@@ -63,6 +63,16 @@ def _source(config: Config, *, split: str) -> Source:
         resize=section.resize,
         num_classes=config.model.num_classes,
     )
+
+
+def check_apart(config: Config, folder: storage.Path) -> None:
+    """Raises UserError where a folder to write into lies among the images, which would then include its pictures."""
+    images = storage.real(storage.path(config.data.path or "."))
+    if config.data.source == "folder" and images in (storage.real(folder), *storage.real(folder).parents):
+        raise UserError(
+            f"folder {str(folder)!r} lies in config field data.path = {config.data.path!r}, so that pictures written there "
+            "would be taken for images of the data set; choose another --workdir or --out."
+        )
 
 
 def is_resident(config: Config, num_images: int) -> bool:

@@ -26,6 +26,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     settings = config.sample
     manifest = _manifest(trained)
     out = out or workdir / "samples" / _name(trained, manifest)
+    inputs.check_apart(config, out)
     logs.say("sampling", f"{settings.num_images:,} images into {out}")
     for sentence in sampling.warnings(config):
         logs.say("warning", sentence)

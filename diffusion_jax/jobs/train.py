@@ -27,6 +27,7 @@ def run(config: Config, workdir: storage.Path) -> int:
     Returns:
         The exit code: 0, or 128 + the signal that ended the run early.
     """
+    inputs.check_apart(config, workdir)
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp)
     config = _agreed(config, workdir, mesh)
     parts, source, train = training.parts(config), inputs.source(config), config.train

@@ -14,6 +14,8 @@ from diffusion_jax.runs import logs, sharding, storage
 
 INTERVAL = 10.0  # seconds from one sign of life to the next
 
+WRITTEN = ("checkpoints", "config.json", "loss.png", "metrics.jsonl", "owner.json", "previews", "tensorboard")
+
 
 @contextlib.contextmanager
 def owning(workdir: storage.Path) -> Iterator[Callable[[], None]]:
@@ -22,11 +24,12 @@ def owning(workdir: storage.Path) -> Iterator[Callable[[], None]]:
     A later sign of life that cannot be written is ignored.
 
     Raises:
-        UserError: where another process gives signs of life, or the workdir cannot be written.
+        UserError: where another process gives signs of life, or the workdir cannot be written or leads elsewhere.
     """
     if not sharding.is_first():
         yield lambda: None
         return
+    storage.check_own(workdir, WRITTEN)
     file, me = workdir / "owner.json", {"id": uuid.uuid4().hex, "host": _host(), "pid": os.getpid()}
     _wait_for(file)
     ended, taken_by = threading.Event(), {}

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
 from etils import epath
@@ -33,6 +33,21 @@ def path(name: str | os.PathLike) -> Path:
 def absolute(name: Path) -> Path:
     """Returns a folder's absolute path, which orbax needs."""
     return name if is_object_store(name) else epath.Path(os.path.abspath(name))
+
+
+def real(name: Path) -> Path:
+    """Returns where a path leads, links followed."""
+    return name if is_object_store(name) else epath.Path(os.path.realpath(name))
+
+
+def check_own(folder: Path, names: Collection[str]) -> None:
+    """Raises UserError where a file or a folder in a folder is a link: what is written there would be somebody else's."""
+    for name in names:
+        if not is_object_store(folder) and os.path.islink(folder / name):
+            raise UserError(
+                f"{str(folder / name)!r} is a link to {os.readlink(folder / name)!r}. A run writes and removes only what is "
+                "in its own folder: remove the link, or link the whole folder."
+            )
 
 
 def is_object_store(name: Path) -> bool:
@@ -153,10 +168,9 @@ def files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     waiting, seen = [folder], set()
     while waiting:
         here = waiting.pop()
-        real = str(here) if is_object_store(here) else os.path.realpath(here)
-        if real in seen:
+        if (place := real(here)) in seen:
             continue
-        seen.add(real)
+        seen.add(place)
         found, folders = _entries(here, suffixes)
         yield from found
         waiting += reversed(folders)
