@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import json
 import math
 import os
 import sys
@@ -410,6 +411,22 @@ def test_tfds_sets_are_read_by_name(prepared):
     np.testing.assert_array_equal(np.array(images)[order], PIXELS)
 
 
+@pytest.mark.parametrize("key", ["pythonClassName", "type"])
+def test_a_tfds_set_that_names_a_class_of_others_is_refused(tmp_path, key):
+    folder = tmp_path / "evil" / "1.0.0"
+    folder.mkdir(parents=True)
+    image = {key: "evil_module.Feature"}
+    (folder / "features.json").write_text(json.dumps({"featuresDict": {"features": {"image": image}}}))
+    with pytest.raises(UserError, match="features.json' names the class 'evil_module.Feature'"):
+        tfds.source(name="evil:1.0.0", path=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["huggingface:mnist", "user:cifar10/plain", "kaggle:x:1.0.0", "../up", "gs://bucket/set"])
+def test_a_name_that_leads_to_code_of_others_is_refused(name):
+    with pytest.raises(UserError, match="config field data.name = .* it must be name:1.2.3 or name/config:1.2.3"):
+        tfds.source(name=name, path="")
+
+
 def test_a_split_that_does_not_exist_is_named(prepared):
     with pytest.raises(UserError, match="split 'test' is unknown; 'cifar10:3.0.2' has train"):
         tfds.source(name="cifar10:3.0.2", path=prepared, split="test")
@@ -432,9 +449,7 @@ def test_a_set_that_must_be_downloaded_by_hand_is_said(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar11", "cifar10:9.9.9", "cifar10/none", "", "Cifar 10"])
 def test_a_set_that_does_not_exist_is_named(tmp_path, name):
-    with pytest.raises(
-        UserError, match=f"config field data.name = '{name}' is not a data set that TFDS knows, or not prepared"
-    ):
+    with pytest.raises(UserError, match=f"config field data.name = '{name}' is not (a data set that TFDS knows|allowed)"):
         tfds.source(name=name, path=str(tmp_path), split="train")
 
 

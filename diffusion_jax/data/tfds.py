@@ -1,12 +1,18 @@
 """Image sets of TensorFlow Datasets."""
 
+import json
 import logging
+import re
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 from diffusion_jax.data import sources
 from diffusion_jax.data.sources import Record, Source
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import storage
+
+NAME = re.compile(r"\w+(/[\w.+-]+)?(:[\d*]+\.[\d*]+\.[\d*]+)?")  # name/config:version: another colon is for code of others
 
 
 def source(*, name: str, path: str, split: str = "train") -> Source:
@@ -20,8 +26,11 @@ def source(*, name: str, path: str, split: str = "train") -> Source:
     Raises:
         UserError: where the set or the split is unknown, or the set neither prepared nor to be had.
     """
+    if not NAME.fullmatch(name):
+        raise UserError(f"config field data.name = {name!r} is not allowed; it must be name:1.2.3 or name/config:1.2.3.")
     logging.getLogger("absl").addFilter(_is_news)
     tensorflow_datasets = sources.needed("tensorflow_datasets", "tensorflow-datasets", "tfds")
+    _check_classes(storage.path(path or tensorflow_datasets.core.constants.DATA_DIR) / re.split("[:/]", name)[0])
     try:
         builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
     except (AssertionError, ValueError) as error:  # of which TFDS's own, for a set that it does not know, is one
@@ -41,6 +50,30 @@ def source(*, name: str, path: str, split: str = "train") -> Source:
         return sources.labelled(stored["image"], int(stored.get("label", 0)))
 
     return Source(len(records), read)
+
+
+def _check_classes(folder: storage.Path) -> None:
+    """Raises UserError where a prepared set names a Python class other than TFDS's own, because TFDS would import it."""
+    prepared = storage.files(folder, (".json",)) if folder.is_dir() else ()
+    for file in [file for file in prepared if file.name == "features.json"]:
+        try:
+            found = json.loads(storage.read_text(file, "a prepared data set"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"file {str(file)!r} is damaged ({type(error).__name__}).") from error
+        for name in _classes(found):
+            if not name.startswith("tensorflow_datasets."):
+                raise UserError(f"file {str(file)!r} names the class {name!r}; it must be one of tensorflow_datasets.")
+
+
+def _classes(found: Any) -> Iterator[str]:
+    """Yields the names of Python classes in a features.json: under 'pythonClassName', and in an old format 'type'."""
+    if isinstance(found, list):
+        found = dict(enumerate(found))
+    for key, value in found.items() if isinstance(found, dict) else ():
+        if isinstance(value, str):
+            yield from [value] if key in ("pythonClassName", "type") and "." in value else []
+        else:
+            yield from _classes(value)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
