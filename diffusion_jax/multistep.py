@@ -205,7 +205,7 @@ def _sampler(num_outputs: int, plan: Any, step: Any) -> Sampler:
         made = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype if leaf.dtype == bool else x_T.dtype), made)
         return History(x_T, x_T, jnp.zeros((num_outputs, *x_T.shape), x_T.dtype), made)
 
-    return Sampler(init, step, lambda state: state.x)
+    return Sampler(step, init, lambda state: state.x)
 
 
 def _check(order: int, solves_for: str) -> None:

@@ -31,17 +31,11 @@ Noise = Callable[[int], Array]  # k -> the k-th standard normal draw of the step
 
 
 class Sampler(NamedTuple):
-    """A pair of pure functions.
+    """A pair of pure functions. The state of a sampler that remembers nothing is x itself, as by default."""
 
-    Attributes:
-        init: (x_T, grid) -> state.
-        step: (denoise, state, interval, noise) -> (state, how often the denoiser was evaluated).
-        x_of: state -> x. The state of a sampler that remembers nothing is x itself.
-    """
-
-    init: Callable[[Array, Level], Any]
-    step: Callable[[Denoiser, Any, Interval, Noise], tuple[Any, Array | int]]
-    x_of: Callable[[Any], Array] = lambda state: state
+    step: Callable[[Denoiser, Any, Interval, Noise], tuple[Any, Array | int]]  # -> (state, evaluations of the denoiser)
+    init: Callable[[Array, Level], Any] = lambda x_T, grid: x_T  # (x_T, grid) -> state
+    x_of: Callable[[Any], Array] = lambda state: state  # state -> x
 
 
 class Samples(NamedTuple):
@@ -109,11 +103,6 @@ def _noise(keys: Array, index: Array, x: Array) -> Noise:
     return lambda k: jax.vmap(lambda key: draw(key, k))(keys)
 
 
-def x_itself(x_T: Array, grid: Level) -> Array:
-    """Returns x_T: the first state of a sampler that remembers nothing."""
-    return x_T
-
-
 def ancestral(*, variance: VarianceKind) -> Sampler:
     """Returns the sampler x_s ~ N(mean of q(x_s | x_t, x_0), variance). [Ho et al. 2020, Algorithm 2]
 
@@ -135,7 +124,7 @@ def ancestral(*, variance: VarianceKind) -> Sampler:
         log_variance = reverse_log_variance(prediction.variance, x, t, s, variance, decoder=0.0)  # finite: see its gradient
         return mean + process.std(log_variance, s) * noise(0), 1
 
-    return Sampler(x_itself, step)
+    return Sampler(step)
 
 
 def ddim(*, eta: float = 0.0) -> Sampler:
@@ -169,7 +158,7 @@ def ddim(*, eta: float = 0.0) -> Sampler:
         direction = s.sigma * jnp.sqrt(1 - eta**2 + eta**2 * jnp.exp(gap))
         return s.alpha * x_0 + direction * eps + std * noise(0), 1
 
-    return Sampler(x_itself, step)
+    return Sampler(step)
 
 
 def heun() -> Sampler:
@@ -191,7 +180,7 @@ def heun() -> Sampler:
 
         return jax.lax.cond(s.sigma > 0, trapezoid, lambda: euler), jnp.where(s.sigma > 0, 2, 1)
 
-    return Sampler(x_itself, step)
+    return Sampler(step)
 
 
 def churn(
@@ -230,7 +219,7 @@ def churn(
         x, t = jax.lax.cond(gamma > 0, raised, lambda: (x, t))
         return sampler.step(denoise, x, interval._replace(t=t), noise)
 
-    return Sampler(sampler.init, step)
+    return Sampler(step, sampler.init)
 
 
 def adaptive(of: Process, *, rtol: float = 1e-5, atol: float = 1e-5) -> Sampler:
@@ -260,7 +249,7 @@ def adaptive(of: Process, *, rtol: float = 1e-5, atol: float = 1e-5) -> Sampler:
 
         return jax.lax.cond(s.sigma > 0, arrived, lambda: (denoise(x, t).x_0, jnp.ones((), jnp.int32)))
 
-    return Sampler(x_itself, step)
+    return Sampler(step)
 
 
 def flow_slope(denoise: Denoiser, of: Process) -> Callable[[Array, Array], Array]:
