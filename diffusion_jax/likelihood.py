@@ -187,9 +187,7 @@ class Density(NamedTuple):
     reached_end: Array
 
 
-def log_density(
-    denoise: Denoiser, x: Array, of: Process, *, probes: Array, rtol: float = 1e-5, atol: float = 1e-5
-) -> Density:
+def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tolerance: float = 1e-5) -> Density:
     """Returns log p(x) for the density that the probability flow carries from the prior to the data.
 
     The flow is that of `samplers.adaptive`: dy = (eps - x_0) du for y = x / r, r = alpha + sigma. The log-density of x = r y
@@ -202,8 +200,7 @@ def log_density(
         x: images, continuous in [-1, 1], as they are at the first time of the process, [B, ...].
         of: the process; at its last time the density is that of `process.prior`.
         probes: v, the same all the way, [K, B, ...]; Rademacher's signs are exact where the Jacobian is diagonal.
-        rtol: relative tolerance of the integration.
-        atol: absolute tolerance.
+        tolerance: of the error in a step of the integration, relative and absolute.
     """
     first, last = (of.level(np.float64(time)) for time in (of.first, of.last))
     slope = samplers.flow_slope(denoise, of)
@@ -215,7 +212,7 @@ def log_density(
 
     start = x / (first.alpha + first.sigma), jnp.zeros(len(x), x.dtype)
     u_first, u_last = (level.sigma / (level.alpha + level.sigma) for level in (first, last))
-    found = ode.integrate(slope_and_trace, start, u_first, u_last, rtol=rtol, atol=atol)
+    found = ode.integrate(slope_and_trace, start, u_first, u_last, rtol=tolerance, atol=tolerance)
     y_T, carried = found.y
     squares = jnp.mean(jnp.sum(probes**2, axis=tuple(range(2, probes.ndim))), axis=0)  # D, but for the probes' spread
     carried = carried + squares * np.log((last.alpha + last.sigma) / (first.alpha + first.sigma))

@@ -222,7 +222,7 @@ def churn(
     return Sampler(step, sampler.init)
 
 
-def adaptive(of: Process, *, rtol: float = 1e-5, atol: float = 1e-5) -> Sampler:
+def adaptive(of: Process, *, tolerance: float = 1e-5) -> Sampler:
     """Returns the sampler whose steps integrate the probability flow, by Runge-Kutta with a step size for each image.
 
     With y = x / (alpha + sigma) against u = sigma / (alpha + sigma), rectified flow's x and t for any process, the flow is
@@ -234,8 +234,7 @@ def adaptive(of: Process, *, rtol: float = 1e-5, atol: float = 1e-5) -> Sampler:
 
     Args:
         of: the process. The denoiser must not limit x_0: the flow must be smooth.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
+        tolerance: of the error of y in a step, relative and absolute.
     """
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, Array]:
@@ -243,7 +242,8 @@ def adaptive(of: Process, *, rtol: float = 1e-5, atol: float = 1e-5) -> Sampler:
         u_t, u_s = (level.sigma / (level.alpha + level.sigma) for level in (t, s))
 
         def arrived() -> tuple[Array, Array]:
-            found = ode.integrate(flow_slope(denoise, of), x / (t.alpha + t.sigma), u_t, u_s, rtol=rtol, atol=atol)
+            y = x / (t.alpha + t.sigma)
+            found = ode.integrate(flow_slope(denoise, of), y, u_t, u_s, rtol=tolerance, atol=tolerance)
             x_s = (s.alpha + s.sigma) * jnp.where(process.expand(found.reached_end, x), found.y, jnp.nan)
             return x_s, jnp.max(found.num_evaluations)
 

@@ -371,7 +371,7 @@ def test_adaptive_steps_end_where_the_law_says(name, x64):
     """Within 100 times the tolerance of a step; rectified flow from t = 1, where there is no signal. In one step of the grid
     and in several, which are of the same flow, and back up again."""
     of = PROCESSES[name]
-    sampler = samplers.adaptive(of, rtol=1e-7, atol=1e-7)
+    sampler = samplers.adaptive(of, tolerance=1e-7)
     for times in (grids.ends(of)[:-1], grids.quadratic(of, 4)[:-1]):
         grid = of.level(times)
         first, last = process.rows(grid, 0), process.rows(grid, len(times) - 1)
@@ -384,7 +384,7 @@ def test_adaptive_steps_end_where_the_law_says(name, x64):
 
 def test_adaptive_steps_that_do_not_arrive_are_nan(x64):
     """A tolerance that a thousand steps do not reach."""
-    got = draw(oracles.mixture(), samplers.adaptive(VP, rtol=1e-25, atol=1e-25), column(X_T), VP.level(grids.ends(VP)))
+    got = draw(oracles.mixture(), samplers.adaptive(VP, tolerance=1e-25), column(X_T), VP.level(grids.ends(VP)))
     assert np.all(np.isnan(got.x))
 
 

@@ -77,8 +77,7 @@ def _pf_ode(config: Config) -> Measure:
             likelihood.dequantise(x_0, uniform),
             process,
             probes=jnp.swapaxes(probes, 0, 1),
-            rtol=settings.tolerance,
-            atol=settings.tolerance,
+            tolerance=settings.tolerance,
         )
         bits = likelihood.bits_per_dim(found.log_density, x_0[0].size)
         return {"bits": bits, "num_evaluations": found.num_evaluations, "reached_end": found.reached_end}
