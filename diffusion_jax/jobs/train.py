@@ -40,8 +40,8 @@ def run(config: Config, workdir: storage.Path) -> int:
         Checkpoints(workdir, keep=train.keep_checkpoints) as checkpoints,
         loop.catch_signals() as caught,
     ):
-        weights = functools.partial(_weights_of_another, config) if train.init_from else None
-        state = start.first_state(parts, mesh, checkpoints, shard_optimizer=train.shard_optimizer, weights=weights)
+        prepared = functools.partial(_prepared, config)
+        state = start.first_state(parts, mesh, checkpoints, shard_optimizer=train.shard_optimizer, prepared=prepared)
         first_step = int(state.step)
         per_call = training.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
         print_summary(config, source, mesh, state, per_call)
@@ -88,16 +88,17 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
     return memory.with_batch_size(config, mesh, memory=sharding.memory_per_device())
 
 
-def _weights_of_another(config: Config) -> start.Weights:
-    """Returns the weights of the run that `train.init_from` names; it says where they were trained for another task."""
-    init_from = config.train.init_from
+def _prepared(config: Config, state: TrainState) -> TrainState:
+    """Returns a new run's state with the weights that `train.init_from` names; it says where they had another task."""
+    if not (init_from := config.train.init_from):
+        return state
     origin = storage.path(init_from)
     raw = model.load(origin, ema_rate=0.0)
     for name in ("predicts", "process"):
         if getattr(raw.config, name) != getattr(config, name):
             there = getattr(raw.config, name)
             logs.say("warning", f"{name} was {there} there: the weights will have to learn another task.")
-    return start.Weights(init_from, raw.params, model.load(origin).params)
+    return start.with_weights(state, init_from, raw.params, model.load(origin).params)
 
 
 def _save(
