@@ -87,7 +87,7 @@ def records(config: Config, source: Source, mesh: Mesh) -> feed.Records | None:
         source.read(0)  # what is wrong with all images is said now
         return None
     progress = logs.Progress("images read", total=source.num_images)
-    found = feed.read_all(source, progress.update)
+    found = feed.read(source, on_progress=progress.update)
     progress.clear()
     return sharding.put_global(found, sharding.replicated(mesh))
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax import streams
+from diffusion_jax.data import sources
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import sharding
@@ -80,7 +81,7 @@ def on_devices(fed: Feed, mesh: Mesh, *, steps_per_call: int) -> Feed:
 
 def held_out_batches(source: Source, *, batch_size: int, **batching) -> Batch:
     """Returns the batches of one epoch, stacked, at least one; arguments as for `make_feed`. # [k, B, ...]"""
-    fed = make_feed(source, read_all(source), first_step=0, batch_size=batch_size, **batching)
+    fed = make_feed(source, read(source), first_step=0, batch_size=batch_size, **batching)
     return fed.batch(fed.store, next(stacked(fed.items, max(1, source.num_images // batch_size))))
 
 
@@ -99,19 +100,17 @@ def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int]
     return indices
 
 
-def read_all(source: Source, on_progress: Callable[[int], None] = lambda done: None) -> Records:
-    """Returns all records of a source, see `read`."""
-    return read(source, range(source.num_images), on_progress)
-
-
-def read(source: Source, numbers: Sequence[int], on_progress: Callable[[int], None] = lambda done: None) -> Records:
+def read(
+    source: Source, numbers: Sequence[int] | None = None, on_progress: Callable[[int], None] = lambda done: None
+) -> Records:
     """Returns records of a source, read by many threads. # [N, ...]
 
     Args:
         source: the images.
-        numbers: which, [N].
+        numbers: which, [N]; None for all.
         on_progress: gets how many have been read.
     """
+    numbers = range(source.num_images) if numbers is None else numbers
     like = jax.tree.map(np.asarray, source.read(numbers[0]))
     records = jax.tree.map(lambda leaf: np.empty((len(numbers), *leaf.shape), leaf.dtype), like)
     columns = jax.tree.leaves(records)
@@ -124,19 +123,12 @@ def read(source: Source, numbers: Sequence[int], on_progress: Callable[[int], No
 
 
 def import_grain() -> types.ModuleType:
-    """Returns grain, which only data sets read while training need.
-
-    Raises:
-        UserError: where it is not installed.
-    """
-    try:
-        import grain
-    except ImportError as error:
-        raise UserError(
-            "config field data.device_cache_gib is smaller than the data set. Reading while training needs grain: "
-            "pip install grain, or set a larger one."
-        ) from error
-    return grain
+    """Returns grain, which only data sets read while training need; UserError where it is not installed."""
+    return sources.needed(
+        "grain",
+        "config field data.device_cache_gib is smaller than the data set. Reading while training needs grain: "
+        "pip install grain, or set a larger one.",
+    )
 
 
 def _stream(source: Source, order: Callable[[int], np.ndarray], own: slice, first_step: int) -> Feed:

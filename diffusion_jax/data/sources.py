@@ -50,7 +50,8 @@ def digits(*, split: str = "") -> Source:
     """
     if split:
         raise UserError("data.source = 'digits' does not have splits; use \"\" to turn the held-out loss off.")
-    stored = needed("sklearn.datasets", "scikit-learn", "digits").load_digits()
+    sentence = "config field data.source = 'digits' needs a package: pip install scikit-learn."
+    stored = needed("sklearn.datasets", sentence).load_digits()
     return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
 
 
@@ -233,9 +234,9 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         return image
 
 
-def needed(module: str, package: str, source: str) -> Any:
-    """Returns a module that only one source needs."""
+def needed(module: str, sentence: str) -> Any:
+    """Returns a module that few need; UserError with the sentence where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"config field data.source = {source!r} needs a package: pip install {package}.") from error
+        raise UserError(sentence) from error

@@ -21,7 +21,8 @@ def source(*, name: str, path: str, split: str = "train") -> Source:
         UserError: where the set or the split is unknown, or the set neither prepared nor to be had.
     """
     logging.getLogger("absl").addFilter(_is_news)
-    tensorflow_datasets = sources.needed("tensorflow_datasets", "tensorflow-datasets", "tfds")
+    sentence = "config field data.source = 'tfds' needs a package: pip install tensorflow-datasets."
+    tensorflow_datasets = sources.needed("tensorflow_datasets", sentence)
     try:
         builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
     except (AssertionError, ValueError) as error:  # of which TFDS's own, for a set that it does not know, is one
