@@ -56,13 +56,8 @@ def held_out(config: Config) -> Source | None:
 def _source(config: Config, *, split: str) -> Source:
     section, make = config.data, SOURCES[config.data.source]
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
-    return transforms.resized(
-        chosen(make, section, **given),
-        image_shape=image_shape(config),
-        center_crop=section.center_crop,
-        resize=section.resize,
-        num_classes=config.model.num_classes,
-    )
+    stored, num_classes = chosen(make, section, **given), config.model.num_classes
+    return chosen(transforms.resized, section, source=stored, image_shape=image_shape(config), num_classes=num_classes)
 
 
 def check_apart(config: Config, folder: storage.Path) -> None:

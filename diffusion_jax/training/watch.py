@@ -19,7 +19,6 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import Parts
 
 NUM_PREVIEWED = 64
-INTERVALS = ("num_steps", "log_every", "sample_every", "checkpoint_every", "max_skipped")  # fields of a `Run`, in steps
 
 
 class Run(NamedTuple):
