@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -12,7 +13,6 @@ from jax.sharding import Mesh
 from diffusion_jax import streams
 from diffusion_jax.runs import logs, sharding
 from diffusion_jax.runs.checkpoint import Checkpoints
-from diffusion_jax.training import state as train_state
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import Parts
 
@@ -20,7 +20,14 @@ from diffusion_jax.training.step import Parts
 def make_state(key: Array, *, parts: Parts) -> TrainState:
     """Returns the state before the first step."""
     params = parts.network.init(key)
-    return train_state.make_train_state(params, parts.optimizer, parts.ema, parts.timesteps.init())
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=parts.ema.init(params),
+        opt_state=parts.optimizer.init(params),
+        timestep_state=parts.timesteps.init(),
+        counters={"skipped": jnp.zeros((), jnp.int32), "skipped_in_a_row": jnp.zeros((), jnp.int32)},
+    )
 
 
 def first_state(
