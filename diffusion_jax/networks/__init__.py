@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax.networks import conditioning, layers
+from diffusion_jax.networks import layers
 from diffusion_jax.networks.unet import UNet, check
 
 
@@ -55,8 +55,7 @@ def unet(
 
     def init(key):
         x_t, c_noise = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-        known = conditioning.labels(module.num_classes) if module.num_classes else conditioning.unconditional()
-        cond = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), known.spec(1))
+        cond = {"label": jnp.zeros(1, jnp.int32)} if module.num_classes else {}
         cond |= {"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {}
         key_module, key_kernels = jax.random.split(key)
         return layers.draw_kernels(module.init(key_module, x_t, c_noise, cond, train=False)["params"], key_kernels)
