@@ -22,7 +22,7 @@ from diffusion_jax.compose import command, describe
 from diffusion_jax.compose.command import Changes, Flags
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import storage
+from diffusion_jax.runs import compiling, logs, sharding, storage
 
 MODES = ("train", "sample", "likelihood")
 FLAGS = {"mode": "train", "workdir": "", "out": ""}
@@ -42,12 +42,10 @@ def _run(argv: list[str]) -> int:
     flags, config, changes = parse(argv)
     job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
     importlib.import_module("diffusion_jax.compose.checks").check(config)
-    sharding = importlib.import_module("diffusion_jax.runs.sharding")
     sharding.join_processes()
     sharding.start_devices()
     for sentence in config.without_effect(changes):
-        importlib.import_module("diffusion_jax.runs.logs").say("warning", sentence)
-    compiling = importlib.import_module("diffusion_jax.runs.compiling")
+        logs.say("warning", sentence)
     compiling.pin_numerics()
     if config.compilation_cache:
         compiling.keep_compiled()
