@@ -35,7 +35,7 @@ SAMPLERS = {
     "ddim": dj.ddim(),
     "heun": dj.heun(),
     "dpm_solver 3": dj.dpm_solver(order=3),
-    "singlestep 3": dj.multistep.singlestep(order=3),
+    "singlestep 3": dj.multistep.dpm_solver_singlestep(order=3),
     "unipc 2": dj.unipc(order=2),
     "unipc 3": dj.unipc(order=3),
 }

@@ -59,7 +59,8 @@ def _bound(config: Config) -> Measure:
 
 
 def _pf_ode(config: Config) -> Measure:
-    process = processes.checked_signal(processes.process_of(config), "likelihood.kind = 'pf_ode'")
+    process = processes.process_of(config)
+    processes.check_signal(process, "likelihood.kind = 'pf_ode'")
     denoiser_of, settings = sampling.denoiser_of(config, "none"), config.likelihood
     draw_probe, codec = choices.PROBES[settings.probes], inputs.codec(config)
 

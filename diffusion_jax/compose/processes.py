@@ -65,15 +65,10 @@ def has_signal(of: Process) -> bool:
     return bool(of.level(np.float64(of.last)).alpha > 0)
 
 
-def checked_signal(of: Process, field: str) -> Process:
-    """Returns the process, for what a field of the config wants of it.
-
-    Raises:
-        UserError: where nothing of the image is left between two rows of a discrete process.
-    """
+def check_signal(of: Process, field: str) -> None:
+    """Raises UserError, for what a field of the config wants of a process, where a chain leaves no signal at T."""
     if of.num_steps and not has_signal(of):
         raise UserError(f"config field {field} is impossible where the chain leaves no signal at T.")
-    return of
 
 
 def contradictions(config: Config) -> Iterator[str]:

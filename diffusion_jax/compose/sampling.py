@@ -148,12 +148,13 @@ def make_sampler(config: Config) -> Sampler:
         UserError: where it cannot start from this process.
     """
     settings, of = config.sample, processes.process_of(config)
-    of = processes.checked_signal(of, "sample.sampler = 'ode'") if settings.sampler == "ode" else of
+    if settings.sampler == "ode":
+        processes.check_signal(of, "sample.sampler = 'ode'")
     sampler = chosen(SAMPLERS[settings.sampler], settings, of=of)
     amount, low, high, noise_std = settings.churn
     if not amount:
         return sampler
-    of = processes.checked_signal(of, "sample.churn")
+    processes.check_signal(of, "sample.churn")
     return samplers.churn(sampler, of, amount=amount, low=low, high=high, noise_std=noise_std)
 
 
