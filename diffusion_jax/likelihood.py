@@ -24,21 +24,13 @@ EDGE = 0.999  # beyond it lie the first and the last value alone, whose bins rea
 
 
 class Bound(NamedTuple):
-    """The bound on -log2 p(x_0) / D of each image, and what it is made of.
+    """The bound on -log2 p(x_0) / D of each image, and what it is made of."""
 
-    Attributes:
-        total: bits per dimension, [B].
-        terms: of each step, in the order of the grid, the decoder's last, [S, B].
-        prior: KL(q(x_T | x_0) || N(0, I)), [B].
-        mse_x_0: mean squared error of the predicted x_0 at each step, [S, B].
-        mse_eps: the same of eps, [S, B].
-    """
-
-    total: Array
-    terms: Array
-    prior: Array
-    mse_x_0: Array
-    mse_eps: Array
+    total: Array  # bits per dimension, [B]
+    terms: Array  # of each step, in the order of the grid, the decoder's last, [S, B]
+    prior: Array  # KL(q(x_T | x_0) || N(0, I)), [B]
+    mse_x_0: Array  # mean squared error of the predicted x_0 at each step, [S, B]
+    mse_eps: Array  # the same of eps, [S, B]
 
 
 def bound(
@@ -172,19 +164,12 @@ def _mean(x: Array) -> Array:
 
 
 class Density(NamedTuple):
-    """The density of images under a probability flow.
+    """The density of images under a probability flow."""
 
-    Attributes:
-        log_density: log p(x) in nats, [B].
-        x_T: where the flow takes the images, [B, ...].
-        num_evaluations: calls of the denoiser, int32 [B].
-        reached_end: whether the integrator's steps were enough, bool [B].
-    """
-
-    log_density: Array
-    x_T: Array  # noqa: N815
-    num_evaluations: Array
-    reached_end: Array
+    log_density: Array  # log p(x) in nats, [B]
+    x_T: Array  # where the flow takes the images, [B, ...]  # noqa: N815
+    num_evaluations: Array  # calls of the denoiser, int32 [B]
+    reached_end: Array  # whether the integrator's steps were enough, bool [B]
 
 
 def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tolerance: float = 1e-5) -> Density:

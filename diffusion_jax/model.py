@@ -21,17 +21,11 @@ from diffusion_jax.training import state as train_state
 
 
 class Model(NamedTuple):
-    """The weights of a run, and the config that says what they are.
+    """The weights of a run, and the config that says what they are."""
 
-    Attributes:
-        config: of the run.
-        params: the network's weights, on every device.
-        step: of the checkpoint.
-    """
-
-    config: Config
-    params: Any
-    step: int
+    config: Config  # of the run
+    params: Any  # the network's weights, on every device
+    step: int  # of the checkpoint
 
     def denoiser(self, label: Array | None = None) -> Denoiser:
         """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself.

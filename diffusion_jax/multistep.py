@@ -34,32 +34,20 @@ TERMS = range(12)  # of the series of an integral over a step below 1/2: what is
 
 
 class Combination(NamedTuple):
-    """How steps combine what they have: keep x + sum_j weights[j] outputs[j].
+    """How steps combine what they have: keep x + sum_j weights[j] outputs[j]."""
 
-    Attributes:
-        keep: [S].
-        weights: of the outputs, the latest first; 0 where a step takes fewer, [S, n].
-    """
-
-    keep: Array
-    weights: Array
+    keep: Array  # [S]
+    weights: Array  # of the outputs, the latest first; 0 where a step takes fewer, [S, n]
 
 
 class History(NamedTuple):
-    """A state that remembers the latest predictions.
+    """A state that remembers the latest predictions."""
 
-    Attributes:
-        x: [B, ...].
-        start: where the polynomial's step begins: the first level of a block for `dpm_solver_singlestep`, the last corrected
-            point for `unipc`.
-        outputs: the predictions, the latest first, [n, B, ...].
-        plan: of all steps, a pytree of [S, ...].
-    """
-
-    x: Array
+    x: Array  # [B, ...]
+    # where the polynomial's step begins: a block's first level (`dpm_solver_singlestep`), the last corrected point (`unipc`)
     start: Array
-    outputs: Array
-    plan: Any
+    outputs: Array  # the predictions, the latest first, [n, B, ...]
+    plan: Any  # of all steps, a pytree of [S, ...]
 
 
 def dpm_solver(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:

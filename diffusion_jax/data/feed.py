@@ -24,19 +24,12 @@ NUM_AHEAD = 2  # batches that wait whole: putting one together takes tens of mil
 
 
 class Feed(NamedTuple):
-    """What a training step reads: arrays that stay on the devices, and what the host sends for each step.
+    """What a training step reads: arrays that stay on the devices, and what the host sends for each step."""
 
-    Attributes:
-        store: pytree of arrays; empty where the host sends whole batches.
-        items: what the host sends for each step. After a record that it could not read, nothing is valid.
-        batch: (store, item) -> batch; may be traced.
-        failure: () -> the error of the first record that this host could not read, None for none.
-    """
-
-    store: Any
-    items: Iterator[Any]
-    batch: Callable[[Any, Any], Batch]
-    failure: Callable[[], UserError | None] = lambda: None
+    store: Any  # pytree of arrays; empty where the host sends whole batches
+    items: Iterator[Any]  # what the host sends for each step; after a record that it could not read, nothing is valid
+    batch: Callable[[Any, Any], Batch]  # (store, item) -> batch; may be traced
+    failure: Callable[[], UserError | None] = lambda: None  # the first error of a record that this host read
 
 
 def make_feed(

@@ -13,17 +13,12 @@ from diffusion_jax.networks.unet import UNet, check
 
 
 class Network(NamedTuple):
-    """A network as a triple of pure functions.
+    """A network as a triple of pure functions."""
 
-    Attributes:
-        init: key -> params, float32.
-        apply: (params, x_t [B, H, W, C], c_noise [B], cond, *, train, rngs) -> output [B, H, W, C]; `cond` is a dict of
-            the other inputs of the network, see `UNet`.
-        cast: params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them.
-    """
-
-    init: Callable[..., Any]
+    init: Callable[..., Any]  # key -> params, float32
+    # (params, x_t [B, H, W, C], c_noise [B], cond: see `UNet`, *, train, rngs) -> output [B, H, W, C]
     apply: Callable[..., Any]
+    # params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them
     cast: Callable[[Any], Any] = lambda params: params
 
 

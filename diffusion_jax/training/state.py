@@ -10,25 +10,15 @@ from jax import Array
 
 
 class TrainState(NamedTuple):
-    """Arrays only: everything that a checkpoint holds, and nothing that follows from the config.
+    """Arrays only: everything that a checkpoint holds, and nothing that follows from the config."""
 
-    Attributes:
-        step: training steps taken, int32 [].
-        params: the network's parameters.
-        ema: {rate: EMA of the parameters}; the rate as text.
-        opt_state: the optimizer's.
-        timestep_state: the history of losses that the distribution of t uses; () for uniform t.
-        counters: {'skipped': non-finite steps so far, 'skipped_in_a_row': those just now}, int32 [].
-        frozen: what no step changes and no checkpoint holds, such as a teacher; a pytree.
-    """
-
-    step: Array
-    params: Any
-    ema: dict[str, Any]
-    opt_state: Any
-    timestep_state: Any
-    counters: dict[str, Array]
-    frozen: Any = ()
+    step: Array  # training steps taken, int32 []
+    params: Any  # the network's parameters
+    ema: dict[str, Any]  # {rate: EMA of the parameters}; the rate as text
+    opt_state: Any  # the optimizer's
+    timestep_state: Any  # the history of losses that the distribution of t uses; () for uniform t
+    counters: dict[str, Array]  # {'skipped': non-finite steps so far, 'skipped_in_a_row': those just now}, int32 []
+    frozen: Any = ()  # what no step changes and no checkpoint holds, such as a teacher; a pytree
 
 
 class Ema(NamedTuple):

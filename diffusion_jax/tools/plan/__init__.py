@@ -37,24 +37,15 @@ GIB, MIB = 2**30, 2**20
 
 
 class Plan(NamedTuple):
-    """What a compiled program takes of each chip.
+    """What a compiled program takes of each chip."""
 
-    Attributes:
-        memory: bytes in use at once: arguments, results and temporary arrays.
-        state: bytes of the arguments alone.
-        flops: operations of one step, counted from the program as it was written.
-        traffic: bytes that a chip's operations read and write in one step, as the compiler counts them: more than reach its
-            memory, since some stay in faster memory.
-        collectives: {kind: bytes} in one step.
-        seconds: that compiling took.
-    """
-
-    memory: int
-    state: int
-    flops: float
+    memory: int  # bytes in use at once: arguments, results and temporary arrays
+    state: int  # bytes of the arguments alone
+    flops: float  # operations of one step, counted from the program as it was written
+    # bytes that its operations read and write in one step, as the compiler counts them: more than reach its memory
     traffic: float
-    collectives: dict[str, int]
-    seconds: float
+    collectives: dict[str, int]  # {kind: bytes} in one step
+    seconds: float  # that compiling took
 
 
 class TooLargeError(Exception):
