@@ -29,7 +29,7 @@ class Feed(NamedTuple):
     store: Any  # pytree of arrays; empty where the host sends whole batches
     items: Iterator[Any]  # what the host sends for each step; after a record that it could not read, nothing is valid
     batch: Callable[[Any, Any], Batch]  # (store, item) -> batch; may be traced
-    failure: Callable[[], UserError | None] = lambda: None  # the first error of a record that this host read
+    failure: Callable[[], UserError | None] = lambda: None  # the error of the first record that this host could not read
 
 
 def make_feed(
