@@ -138,10 +138,8 @@ def provenance(model: Model) -> dict[str, Any]:
 def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
     """Yields the images of the config from number `first` on, uint8 [B, H, W, C], in pieces.
 
-    Chunks begin at multiples of their size, so that an image depends neither on how many there are nor on `first`.
-
-    Raises:
-        RunError: where an image is not finite.
+    Chunks begin at multiples of their size, so that an image depends neither on how many there are nor on `first`. Raises
+    RunError where an image is not finite.
     """
     size = _chunk_size(model.config, "sample")
     numbers = np.arange(first - first % size, model.config.sample.num_images)

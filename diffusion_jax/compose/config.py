@@ -163,11 +163,7 @@ class Config(Section):
 
     @classmethod
     def of_flat(cls, flat: Mapping[str, Any]) -> "Config":
-        """Returns the config that {"section.field": value} describes.
-
-        Raises:
-            UserError: one sentence with the field, its value and what is allowed.
-        """
+        """Returns the config that {"section.field": value} describes; UserError with field, value and what is allowed."""
         for name in flat:
             sections.check_name(name, FIELDS)
         if missing := [name for name in FIELDS if name not in flat]:

@@ -109,11 +109,7 @@ def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
 
 
 def evaluated(config: Config) -> Source:
-    """Returns the images to measure: of the held-out set or of the training set, evenly spaced.
-
-    Raises:
-        UserError: where the config names no held-out set.
-    """
+    """Returns the images to measure, evenly spaced in the held-out set (UserError if there is none) or the training set."""
     settings = config.likelihood
     found = held_out(config) if settings.held_out else source(config)
     if found is None:

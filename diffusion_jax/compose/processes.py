@@ -20,11 +20,7 @@ def image_shape(config: Config) -> tuple[int, int, int]:
 
 
 def network(config: Config) -> networks.Network:
-    """Returns the network.
-
-    Raises:
-        UserError: where fields of the section `model` do not fit together.
-    """
+    """Returns the network; UserError where fields of the section `model` do not fit together."""
     try:
         return networks.unet(image_shape(config), **dict(config.model))
     except UserError as error:

@@ -142,11 +142,7 @@ def make_solve(config: Config, levels: Level | None = None) -> Callable[[Denoise
 
 
 def make_sampler(config: Config) -> Sampler:
-    """Returns the sampler that the section `sample` names.
-
-    Raises:
-        UserError: where it cannot start from this process.
-    """
+    """Returns the sampler that the section `sample` names; UserError where it cannot start from this process."""
     settings, of = config.sample, processes.process_of(config)
     if settings.sampler == "ode":
         processes.check_signal(of, "sample.sampler = 'ode'")

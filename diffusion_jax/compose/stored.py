@@ -123,8 +123,7 @@ def read_config(workdir: storage.Path) -> Config:
 def agreed_config(workdir: storage.Path, config: Config) -> Config:
     """Returns the config as the workdir's run has it: a batch size of 0 becomes the run's own.
 
-    Raises:
-        UserError: where the workdir belongs to another run: a field differs that may not change.
+    Raises UserError where a field differs that may not change.
     """
     stored = read_config(workdir)
     if differences := changed(stored, config):

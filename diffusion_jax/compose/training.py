@@ -57,10 +57,8 @@ def _loss(config: Config, process: Process) -> losses.Loss:
 def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
     """Returns how many steps to fuse into one call: what the config asks for, or the best that fits all intervals.
 
-    On a CPU one: there the gradient of a convolution inside a loop misses the fast kernels.
-
-    Raises:
-        UserError: where the number asked for does not divide the run and its intervals.
+    On a CPU one: there the gradient of a convolution inside a loop misses the fast kernels. Raises UserError where the
+    number asked for does not divide the run and its intervals.
     """
     train = config.train
     wanted = train.steps_per_call

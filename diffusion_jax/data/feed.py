@@ -44,6 +44,8 @@ def make_feed(
 ) -> Feed:
     """Returns the batches of steps `first_step`, `first_step` + 1, ...: the same whichever way they come.
 
+    Raises UserError where grain is needed and missing, or image 0 cannot be read.
+
     Args:
         source: the images.
         records: the same, read: then the devices keep them and the host sends indices; or None: then grain reads batches
@@ -53,9 +55,6 @@ def make_feed(
         first_step: where to begin.
         part: which of `num_parts` equal parts of each batch is this host's own.
         num_parts: the number of hosts.
-
-    Raises:
-        UserError: where grain is needed and missing, or image 0 cannot be read.
     """
     order = make_order(source.num_images, batch_size=batch_size, seed=seed)
     own = slice(part * batch_size // num_parts, (part + 1) * batch_size // num_parts)

@@ -12,13 +12,12 @@ from diffusion_jax.errors import UserError
 def source(*, name: str, path: str, split: str = "train") -> Source:
     """Returns a split of an image set of TensorFlow Datasets, downloaded and prepared first where it is not yet.
 
+    Raises UserError where the set or the split is unknown, or the set neither prepared nor to be had.
+
     Args:
         name: of the set, such as 'cifar10:3.0.2'.
         path: the folder of prepared sets; "" is TFDS's own.
         split: such as 'train'.
-
-    Raises:
-        UserError: where the set or the split is unknown, or the set neither prepared nor to be had.
     """
     logging.getLogger("absl").addFilter(_is_news)
     sentence = "config field data.source = 'tfds' needs a package: pip install tensorflow-datasets."

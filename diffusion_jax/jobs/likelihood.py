@@ -78,11 +78,7 @@ def _by_image(trained: model.Model, source: Source, first: int) -> Iterator[shar
 
 
 def _mean_and_error(name: str, bits: np.ndarray) -> dict[str, float]:
-    """Returns the mean over images, and its standard error, None for one image.
-
-    Raises:
-        RunError: where the mean is not finite.
-    """
+    """Returns the mean over images, and its standard error, None for one image; RunError where the mean is not finite."""
     if not np.all(np.isfinite(bits)):
         raise RunError(f"bits per dimension are not finite for {int(np.sum(~np.isfinite(bits)))} of {len(bits)} images.")
     error = float(np.std(bits, ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else None

@@ -32,7 +32,7 @@ def bind(
 def unet(
     image_shape: tuple[int, int, int], *, dtype: str, learned_variance: bool = False, cond_channels: int = 0, **options
 ) -> Network:
-    """Returns `UNet` for images of a shape.
+    """Returns `UNet` for images of a shape; UserError where the options do not fit together.
 
     Args:
         image_shape: (H, W, C).
@@ -40,9 +40,6 @@ def unet(
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for none.
         **options: the other attributes of `UNet`.
-
-    Raises:
-        UserError: where they do not fit together.
     """
     module = UNet(out_channels=(1 + learned_variance) * image_shape[-1], dtype=jnp.dtype(dtype), **options)
     check(module)

@@ -24,6 +24,8 @@ def write(
 ) -> storage.Path:
     """Writes images to shards/, samples_NxHxWxC.npz (arr_0, labels as arr_1), grid.png and manifest.json; returns the .npz.
 
+    Raises UserError where the folder holds other images, or a damaged shard.
+
     Args:
         out: the folder.
         generate: number of the first image -> uint8 [B, H, W, C] from there on, in pieces of any size, `num_images` in all.
@@ -32,9 +34,6 @@ def write(
         manifest: what made the images; a folder that holds others is refused.
         labels: of the images, int [N], or None.
         on_progress: gets the number of images generated so far.
-
-    Raises:
-        UserError: where the folder holds other images, or a damaged shard.
     """
     made = shards.by_image(
         out,

@@ -24,10 +24,7 @@ def join_processes() -> None:
     """Joins the other processes of a run, where there are any; to be called before anything is computed.
 
     Those of a Cloud TPU slice and of a SLURM job find each other; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the
-    first), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
-
-    Raises:
-        UserError: where these do not fit together.
+    first), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are. Raises UserError where these do not fit together.
     """
     if jax.distributed.is_initialized():
         return
@@ -99,16 +96,13 @@ def local_mesh() -> Mesh:
 
 
 def make_mesh(*, num_fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh with axes ("data", "fsdp").
+    """Returns a mesh with axes ("data", "fsdp"); UserError where `num_fsdp` does not divide the devices.
 
     Batches are split over both, parameters over the second.
 
     Args:
         num_fsdp: devices that share each parameter; must divide the number of devices.
         devices: to take; by default all of all processes.
-
-    Raises:
-        UserError: where it does not.
     """
     num_devices = len(devices or jax.devices())
     if num_devices % num_fsdp:
@@ -186,8 +180,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 def memory_per_device() -> int:
     """Returns how many bytes a device may use; on a CPU half of the machine's memory, shared by all devices.
 
-    Raises:
-        UserError: if the device's memory is unknown.
+    Raises UserError where the device's memory is unknown.
     """
     device = jax.local_devices()[0]
     statistics = device.memory_stats() or {}

@@ -189,11 +189,7 @@ def _entries(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[
 
 
 def make_dir(name: Path) -> None:
-    """Makes a folder and its parents.
-
-    Raises:
-        UserError: where that is impossible.
-    """
+    """Makes a folder and its parents; UserError where that is impossible."""
     try:
         name.mkdir(parents=True, exist_ok=True)
     except OSError as error:

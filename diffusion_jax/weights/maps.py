@@ -30,15 +30,14 @@ def of_leaves(like: Any, entry: Callable[[str, str], tuple[str, Layout]]) -> Map
 
 
 def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
-    """Returns parameters like `like`, made of tensors; axes of size 1 may differ.
+    """Returns parameters like `like`, made of tensors; UserError where one is missing, or has another shape.
+
+    Axes of size 1 may differ.
 
     Args:
         tensors: by their names.
         like: parameters of the network, for its structure.
         theirs: the map.
-
-    Raises:
-        UserError: where a tensor is missing, or has another shape.
     """
 
     def leaf(path, old) -> np.ndarray:
