@@ -36,12 +36,13 @@ def with_batch_size(config: Config, mesh: Mesh, *, memory: float) -> Config:
 def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     """Returns how many images to train on at once: up to 128, a power of two on each device, as its memory allows.
 
-    Raises UserError where one image is too much.
-
     Args:
         config: whose own `train.batch_size` is not looked at.
         memory: of each device, in bytes.
         num_devices: that share a batch.
+
+    Raises:
+        UserError: where one image is too much.
     """
     state = jax.eval_shape(functools.partial(start.make_state, parts=training.parts(config)), jax.random.key(0))
     fixed = _num_bytes(state) + _num_bytes(state.params)  # the gradient is as large as the parameters
