@@ -116,10 +116,6 @@ def reverse_log_variance(
 
     Args:
         learned: `Prediction.variance`.
-        x_t: for its shape.
-        t: from.
-        s: to.
-        kind: which.
         decoder: what 'small' and 'large' are where s is the data. The posterior is a point there, of log-variance -inf. For
             a likelihood Ho et al. take the posterior's of the step above, `likelihood.decoder_log_variance`.
 

@@ -48,7 +48,6 @@ def bound(
         x_0: images, uint8 values in [-1, 1], [B, ...].
         grid: `Level` of [S + 1], from T down to the data.
         noise: number of the step -> standard normal draws, [B, ...].
-        variance: of the reverse steps.
 
     Raises:
         ValueError: for a grid that ends before the data, where the decoder's term would be missing.
@@ -95,9 +94,7 @@ def bound_term(
         prediction: the denoiser's, at x_t.
         x_0: images in [-1, 1], [B, ...].
         x_t: a sample of q(x_t | x_0), [B, ...].
-        t: from, [] or [B].
-        s: to, [] or [B].
-        variance: of the reverse step.
+        t, s: where the step begins and ends, [] or [B].
         decoder: `decoder_log_variance` of the chain.
     """
     is_last = s.sigma == 0
@@ -140,7 +137,6 @@ def log_discretized_gaussian(x_0: Array, law: Gaussian) -> Array:
 
     Args:
         x_0: uint8 values in [-1, 1].
-        law: the Gaussian.
     """
     inverse_std = jnp.exp(-law.log_variance / 2)
     upper, lower = (inverse_std * (x_0 - law.mean + half) for half in (HALF_BIN, -HALF_BIN))

@@ -237,10 +237,8 @@ def _combination(
     """Returns steps from rows `start` to rows `end`: the exact integrals of the polynomials through outputs at rows `nodes`.
 
     Args:
-        solves_for: what the outputs are.
         grid: [S + 1].
-        start: [S].
-        end: [S].
+        start, end: [S].
         nodes: rows of the outputs, the latest first, [S, n].
         num: how many of them the polynomial goes through, [S].
         midpoint: whether a line counts as its value in the middle of the step, as published solvers of order 2 have it.

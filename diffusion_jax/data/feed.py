@@ -47,14 +47,11 @@ def make_feed(
     Raises UserError where grain is needed and missing, or image 0 cannot be read.
 
     Args:
-        source: the images.
         records: the same, read: then the devices keep them and the host sends indices; or None: then grain reads batches
             while the devices work.
         batch_size: B over all hosts.
         seed: decides the order, together with the step.
-        first_step: where to begin.
         part: which of `num_parts` equal parts of each batch is this host's own.
-        num_parts: the number of hosts.
     """
     order = make_order(source.num_images, batch_size=batch_size, seed=seed)
     own = slice(part * batch_size // num_parts, (part + 1) * batch_size // num_parts)
@@ -98,7 +95,6 @@ def read(
     """Returns records of a source, read by many threads. # [N, ...]
 
     Args:
-        source: the images.
         numbers: which, [N]; None for all.
         on_progress: gets how many have been read.
     """

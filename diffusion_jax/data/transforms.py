@@ -17,7 +17,6 @@ def resized(
     `read` raises UserError where an image or its label does not fit.
 
     Args:
-        source: of images of any size.
         image_shape: (height, width, channels).
         center_crop: side of the square that is cut out of the middle first, in pixels; 0 for none.
         resize: whether to scale by area until the image just covers `image_shape`, and to cut out the middle; otherwise

@@ -23,18 +23,11 @@ OF_GENERATING = {"strip", "num_images", "label", "batch_per_device", "shard_size
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
-    """Measures the likelihood of the images that the section `likelihood` names.
+    """Measures the likelihood of the images that the section `likelihood` names; returns the exit code, 0.
 
     Of kind 'bound' it writes bound.json (means with standard errors), bound.npz (by image and by t), bound_terms.png,
-    rate_distortion.csv and rate_distortion.png; of kind 'pf_ode' pf_ode.json and pf_ode.npz.
-
-    Args:
-        config: checked by `checks.check`.
-        workdir: of the training run.
-        out: where the results go; by default a folder of the workdir.
-
-    Returns:
-        The exit code, 0.
+    rate_distortion.csv and rate_distortion.png; of kind 'pf_ode' pf_ode.json and pf_ode.npz. They go into `out`, by default
+    a folder of the workdir. The config is checked by `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
     likelihoods.likelihood_of(config)  # its settings fit together

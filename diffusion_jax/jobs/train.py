@@ -20,12 +20,7 @@ from diffusion_jax.training.state import TrainState
 def run(config: Config, workdir: storage.Path) -> int:
     """Trains until `train.num_steps`, going on from the latest checkpoint of the workdir if it has one.
 
-    Args:
-        config: checked by `checks.check`.
-        workdir: where checkpoints, metrics and pictures go.
-
-    Returns:
-        The exit code: 0, or 128 + the signal that ended the run early.
+    Returns the exit code: 0, or 128 + the signal that ended the run early. The config is checked by `checks.check`.
     """
     inputs.check_apart(config, workdir)
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp)

@@ -141,7 +141,6 @@ def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, al
     is no such checkpoint; the sentence lists those that exist.
 
     Args:
-        workdir: of the run.
         step: of the checkpoint; -1 is the latest that can be read.
         like: the parameters as `jax.ShapeDtypeStruct`s with shardings.
         ema: the name of an EMA rate, or "" for the parameters themselves.

@@ -123,13 +123,10 @@ def batched(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
 
 
 def state_shardings(state: Any, mesh: Mesh, *, shard_optimizer: bool) -> Any:
-    """Returns a sharding for each array of a `TrainState`.
+    """Returns a sharding for each array, or `jax.ShapeDtypeStruct`, of a `TrainState`.
 
-    Args:
-        state: of arrays or `jax.ShapeDtypeStruct`s.
-        mesh: from `make_mesh`.
-        shard_optimizer: whether averages and optimizer state are split over all devices, so that each updates its part of
-            the parameters only. [Xu et al. 2020, weight-update sharding]
+    With `shard_optimizer` averages and optimizer state are split over all devices, so that each updates its part of the
+    parameters only. [Xu et al. 2020, weight-update sharding]
     """
     shardings = param_shardings(state, mesh)
     if not shard_optimizer:
@@ -139,12 +136,9 @@ def state_shardings(state: Any, mesh: Mesh, *, shard_optimizer: bool) -> Any:
 
 
 def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",)) -> Any:
-    """Returns a sharding for each array of a pytree: its largest dimension that the axes divide is split, if it is large.
+    """Returns a sharding for each array, or `jax.ShapeDtypeStruct`, of a pytree.
 
-    Args:
-        tree: arrays or `jax.ShapeDtypeStruct`s: parameters, EMA weights, optimizer state.
-        mesh: from `make_mesh`.
-        axes: of the mesh.
+    Of a large one the largest dimension that the axes divide is split.
     """
     num_parts = math.prod(mesh.shape[axis] for axis in axes)
 
@@ -159,12 +153,7 @@ def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",))
 
 
 def with_shardings(tree: Any, where: Any) -> Any:
-    """Returns a `jax.ShapeDtypeStruct` for each array of a pytree, with its sharding.
-
-    Args:
-        tree: of arrays or `jax.ShapeDtypeStruct`s.
-        where: one sharding for all, or a pytree of them.
-    """
+    """Returns a `jax.ShapeDtypeStruct` for each array of a pytree, with its sharding: one for all, or a pytree of them."""
     where = jax.tree.map(lambda _: where, tree) if isinstance(where, NamedSharding) else where
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, where)
 

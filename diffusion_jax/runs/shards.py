@@ -36,7 +36,6 @@ def by_image(
     Raises UserError where the folder holds the results of another manifest.
 
     Args:
-        out: the folder.
         manifest: what the results depend on.
         num_images: N.
         shard_size: images in each shard, but for the last.
@@ -96,7 +95,6 @@ def read(shards: Shards, fits: Callable[[Rows], bool] = lambda rows: True) -> It
     Raises UserError where a shard is damaged, or holds something else.
 
     Args:
-        shards: see `by_image`.
         fits: whether arrays are what the caller expects; all must have the names, types and shapes of the first shard's.
     """
     expected = None

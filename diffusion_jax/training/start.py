@@ -41,9 +41,6 @@ def first_state(
     """Returns the latest checkpoint's state, or that before the first step, on its devices.
 
     Args:
-        parts: what a step is made of.
-        mesh: of the devices.
-        checkpoints: of the run.
         shard_optimizer: see `sharding.state_shardings`.
         prepared: new parameters' state -> the state with which a new run starts.
     """

@@ -96,10 +96,8 @@ def hooks(
     """Returns what is done with the state every so many steps; the save is last, and seals what was logged.
 
     Args:
-        run: what is watched.
         generate: (params, numbers=image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite.
         held_out: stacked batches that are not trained on, or None.
-        save: saves a state.
     """
     found = [Hook(run.sample_every, _preview(run, generate)), Hook(run.checkpoint_every, save)]
     return found if held_out is None else [Hook(run.sample_every, _held_out_loss(run, held_out)), *found]

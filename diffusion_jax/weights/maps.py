@@ -33,11 +33,6 @@ def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
     """Returns parameters like `like`, made of tensors; UserError where one is missing, or has another shape.
 
     Axes of size 1 may differ.
-
-    Args:
-        tensors: by their names.
-        like: parameters of the network, for its structure.
-        theirs: the map.
     """
 
     def leaf(path, old) -> np.ndarray:
