@@ -29,11 +29,7 @@ FLAGS = {"mode": "train", "workdir": "", "out": ""}
 
 
 def main(argv: list[str]) -> int:
-    """Runs one job.
-
-    Returns:
-        The exit code: 0; 2 for bad input; 1 for a run that failed; 128 + n for one that signal n stopped.
-    """
+    """Runs one job; the exit code is 0, 2 for bad input, 1 for a run that failed, 128 + n for one that signal n stopped."""
     logging.set_verbosity(logging.FATAL)  # what orbax says of a failed save comes as our own sentence
     return command.answer(argv, lambda: f"{__doc__}\nConfig fields:\n\n{describe.as_text()}", _run)
 
@@ -60,8 +56,7 @@ def _run(argv: list[str]) -> int:
 def parse(argv: list[str]) -> tuple[Flags, Config, Changes]:
     """Returns what a command line says. Without --config, every mode but training takes the config stored in the workdir.
 
-    Raises:
-        UserError: for an unknown flag or field, or a value that is not allowed.
+    Raises UserError for an unknown flag or field, or a value that is not allowed.
     """
     flags, changes = command.parse(argv, FLAGS)
     _check(flags)

@@ -39,9 +39,8 @@ def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
 def process_of(config: Config) -> Process:
     """Returns the process.
 
-    Raises:
-        UserError: where its noisiest level leaves no signal, from which the network's output does not determine x_0; where
-            its schedule needs more steps.
+    Raises UserError where its noisiest level leaves no signal, from which the network's output does not determine x_0, and
+    where its schedule needs more steps.
     """
     section = config.process
     try:

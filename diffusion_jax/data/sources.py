@@ -159,8 +159,7 @@ def folder(*, path: str) -> Source:
 def image_files(path: str) -> tuple[list[storage.Path], str]:
     """Returns (the images of a folder and its sub-folders in the order of their names, what is left out).
 
-    Raises:
-        UserError: where there is no such folder, it cannot be read, or no image is in it.
+    Raises UserError where there is no such folder, it cannot be read, or no image is in it.
     """
     root = storage.path(path)
     if not path or not root.is_dir():

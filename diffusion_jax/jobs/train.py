@@ -72,8 +72,7 @@ def run(config: Config, workdir: storage.Path) -> int:
 def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
     """Returns the config as this run takes it, with a batch size: its own, the workdir's, or what the memory holds.
 
-    Raises:
-        UserError: where it does not fit the workdir or the devices.
+    Raises UserError where it does not fit the workdir or the devices.
     """
     if stored.has_config(workdir):
         stored.check_resumable(workdir)

@@ -55,13 +55,8 @@ class TooLargeError(Exception):
 def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str, Any]:
     """Returns, and prints, what a config takes on a topology.
 
-    Args:
-        config: checked by `checks.check`.
-        topology: see the file.
-        with_sampler: whether to look at the sampler too.
-
-    Raises:
-        UserError: for a topology that there is not, or a batch that it does not divide.
+    The config is checked by `checks.check`. Raises UserError for a topology that there is not, or a batch that it does not
+    divide.
     """
     devices = devices_of(topology)
     chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.unknown(sharding.memory_per_device())
