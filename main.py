@@ -22,18 +22,14 @@ from diffusion_jax.compose import command, describe
 from diffusion_jax.compose.command import Changes, Flags
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import storage
+from diffusion_jax.runs import compiling, logs, sharding, storage
 
 MODES = ("train", "sample", "likelihood")
 FLAGS = {"mode": "train", "workdir": "", "out": ""}
 
 
 def main(argv: list[str]) -> int:
-    """Runs one job.
-
-    Returns:
-        The exit code: 0; 2 for bad input; 1 for a run that failed; 128 + n for one that signal n stopped.
-    """
+    """Runs one job; the exit code is 0, 2 for bad input, 1 for a run that failed, 128 + n for one that signal n stopped."""
     logging.set_verbosity(logging.FATAL)  # what orbax says of a failed save comes as our own sentence
     return command.answer(argv, lambda: f"{__doc__}\nConfig fields:\n\n{describe.as_text()}", _run)
 
@@ -42,12 +38,10 @@ def _run(argv: list[str]) -> int:
     flags, config, changes = parse(argv)
     job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
     importlib.import_module("diffusion_jax.compose.checks").check(config)
-    sharding = importlib.import_module("diffusion_jax.runs.sharding")
     sharding.join_processes()
     sharding.start_devices()
     for sentence in config.without_effect(changes):
-        importlib.import_module("diffusion_jax.runs.logs").say("warning", sentence)
-    compiling = importlib.import_module("diffusion_jax.runs.compiling")
+        logs.say("warning", sentence)
     compiling.pin_numerics()
     if config.compilation_cache:
         compiling.keep_compiled()
@@ -62,8 +56,7 @@ def _run(argv: list[str]) -> int:
 def parse(argv: list[str]) -> tuple[Flags, Config, Changes]:
     """Returns what a command line says. Without --config, every mode but training takes the config stored in the workdir.
 
-    Raises:
-        UserError: for an unknown flag or field, or a value that is not allowed.
+    Raises UserError for an unknown flag or field, or a value that is not allowed.
     """
     flags, changes = command.parse(argv, FLAGS)
     _check(flags)

@@ -53,7 +53,7 @@ def losses() -> np.ndarray:
     """Returns the loss of each step. # float32 [NUM_STEPS]"""
     config = tiny.config_of({"model.dropout": 0.1, "model.attention_stages": (0,)})
     parts, source = training.parts(config), inputs.source(config)
-    records = feed.read_all(source)
+    records = feed.read(source)
     fed = feed.make_feed(source, records, batch_size=16, seed=0, first_step=0)
     step = jax.jit(functools.partial(training_step.train_step, parts=parts))
     state, found = jax.jit(functools.partial(start.make_state, parts=parts))(streams.key(0, "init")), []

@@ -43,7 +43,7 @@ def main() -> None:
         root = pathlib.Path(folder)
         record_set, photographs = array_record(root / "tfds"), jpegs(root / "jpegs")
         rows = [
-            row("on the device, 32 px", record_set, feed.read_all(record_set)),
+            row("on the device, 32 px", record_set, feed.read(record_set)),
             row("array_record through grain, 32 px", record_set, None),
             row("a folder of 256-px JPEGs to 64 px", photographs, None),
         ]

@@ -111,7 +111,7 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int
 def reference(config: Config, num_images: int):
     """Returns (images -> Frechet distance to the training set, what is known of that measure)."""
     source = inputs.source(config.with_values("model", num_classes=10))  # with its labels
-    records = feed.read_all(source)
+    records = feed.read(source)
     pixels, labels = records["x"], records["cond"]["label"]
     flat = pixels.reshape(len(pixels), -1) / 255.0
     classifier = MLPClassifier((64,), random_state=0, max_iter=20 if len(flat) > 10_000 else 100)

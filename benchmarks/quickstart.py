@@ -68,7 +68,7 @@ def judge(samples: np.ndarray) -> dict:
     Args:
         samples: uint8 [N, 8, 8, 1].
     """
-    real = feed.read_all(sources.digits())
+    real = feed.read(sources.digits())
     labels = real["cond"]["label"]
     order = np.random.default_rng(0).permutation(len(real["x"]))
     seen, unseen = np.array_split(order, 2)

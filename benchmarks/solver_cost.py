@@ -35,7 +35,7 @@ SAMPLERS = {
     "ddim": dj.ddim(),
     "heun": dj.heun(),
     "dpm_solver 3": dj.dpm_solver(order=3),
-    "singlestep 3": dj.multistep.singlestep(order=3),
+    "singlestep 3": dj.multistep.dpm_solver_singlestep(order=3),
     "unipc 2": dj.unipc(order=2),
     "unipc 3": dj.unipc(order=3),
 }
@@ -78,7 +78,7 @@ def adaptive(of: dj.Process, tolerance: float) -> dict[str, float]:
     grid = of.level(dj.grids.ends(of)[:-1])
     first, last = dj.rows(grid, 0), dj.rows(grid, 1)
     x_T = dj.prior(first, jnp.linspace(-2, 2, 9).reshape(-1, 1, 1, 1))
-    sampler = dj.samplers.adaptive(of, rtol=tolerance, atol=tolerance)
+    sampler = dj.samplers.adaptive(of, tolerance=tolerance)
     got = dj.sample(oracles.mixture(), sampler, x_T, grid, dj.streams.keys(0, "sampler", jnp.arange(9)))
     error = np.max(np.abs(np.ravel(got.x) - oracles.carried(x_T, first, last)))
     return {"evaluations": int(got.num_evaluations), "largest_error": float(f"{error:.2g}")}

@@ -40,6 +40,7 @@ from diffusion_jax import streams
 from diffusion_jax.compose import processes, sampling, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.runs import compiling, sharding
+from diffusion_jax.runs.shards import flatten
 from diffusion_jax.tools.plan import flops, hardware
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
@@ -170,7 +171,7 @@ def config_of(network: str) -> Config:
     config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     config.model.learned_variance = False
     config.loss.name, config.sample.variance, config.train.grad_clip = "simple", "large", 1.0
-    return Config.of(config.to_dict())
+    return Config.of_flat(flatten(config.to_dict()))
 
 
 def make_side(name: str, config: Config) -> Any:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from diffusion_jax.compose import memory, processes, training
 from diffusion_jax.compose.config import Config
+from diffusion_jax.runs.shards import flatten
 from diffusion_jax.tools.plan import flops
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
@@ -53,7 +54,7 @@ def by_remat_levels(name: str, num: int) -> dict[str, int]:
 def config_of(name: str, **model) -> Config:
     config = importlib.import_module(f"configs.{name}").get_config()
     config.model.update(dtype="bfloat16", **model)
-    return Config.of(config.to_dict())
+    return Config.of_flat(flatten(config.to_dict()))
 
 
 def step(config: Config, shape: tuple[int, int, int]) -> int:

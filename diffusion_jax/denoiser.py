@@ -14,31 +14,20 @@ VarianceKind = Literal["small", "large", "learned", "learned_range"]
 
 
 class Parameterization(NamedTuple):
-    """What a network's output is: output = a x_0 + b eps, for an input of `input_scale` times x_t.
+    """What a network's output is: output = a x_0 + b eps, for an input of `input_scale` times x_t."""
 
-    Attributes:
-        coefficients: level -> (a, b).
-        input_scale: level -> the factor of x_t, c_in of EDM.
-    """
-
-    coefficients: Callable[[Level], tuple[Array, Array]]
-    input_scale: Callable[[Level], Array] = lambda level: jnp.ones_like(level.alpha)
+    coefficients: Callable[[Level], tuple[Array, Array]]  # level -> (a, b)
+    input_scale: Callable[[Level], Array] = lambda level: jnp.ones_like(level.alpha)  # level -> factor of x_t, EDM's c_in
 
 
 class Prediction(NamedTuple):
-    """A network's estimate of x_0 and eps in x_t = alpha x_0 + sigma eps.
+    """A network's estimate of x_0 and eps in x_t = alpha x_0 + sigma eps."""
 
-    Attributes:
-        x_0: the image, [B, ..., C].
-        eps: the noise, [B, ..., C].
-        coefficients: (a, b) of the network's output a x_0 + b eps, [] or [B] each; None if it is not from a network.
-        variance: the network's raw output for the reverse variance, [B, ..., C], or None; see `reverse_log_variance`.
-    """
-
-    x_0: Array
-    eps: Array
+    x_0: Array  # the image, [B, ..., C]
+    eps: Array  # the noise, [B, ..., C]
+    # (a, b) of the network's output a x_0 + b eps, [] or [B] each; None if it is not from a network
     coefficients: tuple[Array, Array] | None = None
-    variance: Array | None = None
+    variance: Array | None = None  # the raw output for the reverse variance, [B, ..., C]; see `reverse_log_variance`
 
 
 Denoiser = Callable[[Array, Level], Prediction]  # (x_t [B, ..., C], level [] or [B]) -> Prediction
@@ -127,10 +116,6 @@ def reverse_log_variance(
 
     Args:
         learned: `Prediction.variance`.
-        x_t: for its shape.
-        t: from.
-        s: to.
-        kind: which.
         decoder: what 'small' and 'large' are where s is the data. The posterior is a point there, of log-variance -inf. For
             a likelihood Ho et al. take the posterior's of the step above, `likelihood.decoder_log_variance`.
 

@@ -24,21 +24,13 @@ EDGE = 0.999  # beyond it lie the first and the last value alone, whose bins rea
 
 
 class Bound(NamedTuple):
-    """The bound on -log2 p(x_0) / D of each image, and what it is made of.
+    """The bound on -log2 p(x_0) / D of each image, and what it is made of."""
 
-    Attributes:
-        total: bits per dimension, [B].
-        terms: of each step, in the order of the grid, the decoder's last, [S, B].
-        prior: KL(q(x_T | x_0) || N(0, I)), [B].
-        mse_x_0: mean squared error of the predicted x_0 at each step, [S, B].
-        mse_eps: the same of eps, [S, B].
-    """
-
-    total: Array
-    terms: Array
-    prior: Array
-    mse_x_0: Array
-    mse_eps: Array
+    total: Array  # bits per dimension, [B]
+    terms: Array  # of each step, in the order of the grid, the decoder's last, [S, B]
+    prior: Array  # KL(q(x_T | x_0) || N(0, I)), [B]
+    mse_x_0: Array  # mean squared error of the predicted x_0 at each step, [S, B]
+    mse_eps: Array  # the same of eps, [S, B]
 
 
 def bound(
@@ -56,7 +48,6 @@ def bound(
         x_0: images, uint8 values in [-1, 1], [B, ...].
         grid: `Level` of [S + 1], from T down to the data.
         noise: number of the step -> standard normal draws, [B, ...].
-        variance: of the reverse steps.
 
     Raises:
         ValueError: for a grid that ends before the data, where the decoder's term would be missing.
@@ -103,9 +94,7 @@ def bound_term(
         prediction: the denoiser's, at x_t.
         x_0: images in [-1, 1], [B, ...].
         x_t: a sample of q(x_t | x_0), [B, ...].
-        t: from, [] or [B].
-        s: to, [] or [B].
-        variance: of the reverse step.
+        t, s: where the step begins and ends, [] or [B].
         decoder: `decoder_log_variance` of the chain.
     """
     is_last = s.sigma == 0
@@ -148,7 +137,6 @@ def log_discretized_gaussian(x_0: Array, law: Gaussian) -> Array:
 
     Args:
         x_0: uint8 values in [-1, 1].
-        law: the Gaussian.
     """
     inverse_std = jnp.exp(-law.log_variance / 2)
     upper, lower = (inverse_std * (x_0 - law.mean + half) for half in (HALF_BIN, -HALF_BIN))
@@ -172,24 +160,15 @@ def _mean(x: Array) -> Array:
 
 
 class Density(NamedTuple):
-    """The density of images under a probability flow.
+    """The density of images under a probability flow."""
 
-    Attributes:
-        log_density: log p(x) in nats, [B].
-        x_T: where the flow takes the images, [B, ...].
-        num_evaluations: calls of the denoiser, int32 [B].
-        reached_end: whether the integrator's steps were enough, bool [B].
-    """
-
-    log_density: Array
-    x_T: Array  # noqa: N815
-    num_evaluations: Array
-    reached_end: Array
+    log_density: Array  # log p(x) in nats, [B]
+    x_T: Array  # where the flow takes the images, [B, ...]  # noqa: N815
+    num_evaluations: Array  # calls of the denoiser, int32 [B]
+    reached_end: Array  # whether the integrator's steps were enough, bool [B]
 
 
-def log_density(
-    denoise: Denoiser, x: Array, of: Process, *, probes: Array, rtol: float = 1e-5, atol: float = 1e-5
-) -> Density:
+def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tolerance: float = 1e-5) -> Density:
     """Returns log p(x) for the density that the probability flow carries from the prior to the data.
 
     The flow is that of `samplers.adaptive`: dy = (eps - x_0) du for y = x / r, r = alpha + sigma. The log-density of x = r y
@@ -202,8 +181,7 @@ def log_density(
         x: images, continuous in [-1, 1], as they are at the first time of the process, [B, ...].
         of: the process; at its last time the density is that of `process.prior`.
         probes: v, the same all the way, [K, B, ...]; Rademacher's signs are exact where the Jacobian is diagonal.
-        rtol: relative tolerance of the integration.
-        atol: absolute tolerance.
+        tolerance: of the error in a step of the integration, relative and absolute.
     """
     first, last = (of.level(np.float64(time)) for time in (of.first, of.last))
     slope = samplers.flow_slope(denoise, of)
@@ -215,7 +193,7 @@ def log_density(
 
     start = x / (first.alpha + first.sigma), jnp.zeros(len(x), x.dtype)
     u_first, u_last = (level.sigma / (level.alpha + level.sigma) for level in (first, last))
-    found = ode.integrate(slope_and_trace, start, u_first, u_last, rtol=rtol, atol=atol)
+    found = ode.integrate(slope_and_trace, start, u_first, u_last, rtol=tolerance, atol=tolerance)
     y_T, carried = found.y
     squares = jnp.mean(jnp.sum(probes**2, axis=tuple(range(2, probes.ndim))), axis=0)  # D, but for the probes' spread
     carried = carried + squares * np.log((last.alpha + last.sigma) / (first.alpha + first.sigma))

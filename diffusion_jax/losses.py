@@ -46,7 +46,6 @@ def vlb(*, levels: Level, variance: VarianceKind) -> Loss:
 
     Args:
         levels: all rows of a chain, `process.level(np.arange(T + 1))`, [T + 1].
-        variance: of the reverse steps.
     """
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
@@ -61,7 +60,6 @@ def hybrid(*, levels: Level, vlb_weight: float = 0.001) -> Loss:
 
     Args:
         levels: as in `vlb`.
-        vlb_weight: of L_vlb.
     """
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jax import Array
 
-from diffusion_jax import networks
 from diffusion_jax.compose import checks, likelihoods, processes, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
@@ -22,17 +21,11 @@ from diffusion_jax.training import state as train_state
 
 
 class Model(NamedTuple):
-    """The weights of a run, and the config that says what they are.
+    """The weights of a run, and the config that says what they are."""
 
-    Attributes:
-        config: of the run.
-        params: the network's weights, on every device.
-        step: of the checkpoint.
-    """
-
-    config: Config
-    params: Any
-    step: int
+    config: Config  # of the run
+    params: Any  # the network's weights, on every device
+    step: int  # of the checkpoint
 
     def denoiser(self, label: Array | None = None) -> Denoiser:
         """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself.
@@ -51,7 +44,7 @@ class Model(NamedTuple):
         if not fits:
             raise UserError(f"label = {label!r} is not allowed; with {num_classes} classes it must be {allowed}.")
         cond = {} if label is None else {"label": label}
-        return processes.make_denoiser(self.config)(networks.bind(processes.network(self.config), self.params, cond))
+        return sampling.denoiser_of(self.config, "none")(self.params, cond)
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
         """Returns images, uint8 [num_images, H, W, C].
@@ -145,14 +138,12 @@ def provenance(model: Model) -> dict[str, Any]:
 def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
     """Yields the images of the config from number `first` on, uint8 [B, H, W, C], in pieces.
 
-    Chunks begin at multiples of their size, so that an image depends neither on how many there are nor on `first`.
-
-    Raises:
-        RunError: where an image is not finite.
+    Chunks begin at multiples of their size, so that an image depends neither on how many there are nor on `first`. Raises
+    RunError where an image is not finite.
     """
     size = _chunk_size(model.config, "sample")
     numbers = np.arange(first - first % size, model.config.sample.num_images)
-    for start, (images, finite) in in_chunks(_program(sampling.make_generate, model.config), model, size, numbers):
+    for start, (images, finite) in in_chunks(sampling.make_generate, model, "sample", numbers):
         if not np.all(finite):
             raise RunError(
                 f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
@@ -163,8 +154,7 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
 
 def strip(model: Model, num_images: int) -> np.ndarray:
     """Returns predictions of x_0 at `sample.strip` times, for the first images. # uint8 [k, num_images, H, W, C]"""
-    fn, size = _program(sampling.make_strip, model.config), _chunk_size(model.config, "sample")
-    found = [predictions for _, predictions in in_chunks(fn, model, size, np.arange(num_images))]
+    found = [predictions for _, predictions in in_chunks(sampling.make_strip, model, "sample", np.arange(num_images))]
     return np.concatenate(found, axis=1)[:, :num_images]
 
 
@@ -176,24 +166,26 @@ def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.nda
         batch: {"x": uint8 [N, H, W, C], "cond": pytree}.
         numbers: of the images, which address their noises, [N].
     """
-    fn, size = _program(likelihoods.likelihood_of, model.config), _chunk_size(model.config, "likelihood")
-    parts = [found for _, found in in_chunks(fn, model, size, numbers, batch)]
+    parts = [found for _, found in in_chunks(likelihoods.likelihood_of, model, "likelihood", numbers, batch)]
     return {name: np.concatenate([part[name] for part in parts], axis=-1)[..., : len(numbers)] for name in parts[0]}
 
 
-def in_chunks(fn: Callable[..., Any], model: Model, size: int, numbers: np.ndarray, *more: Any) -> Iterator[tuple[int, Any]]:
+def in_chunks(make: Callable, model: Model, section: str, numbers: np.ndarray, *more: Any) -> Iterator[tuple[int, Any]]:
     """Yields (place of its first image, what a function finds, in NumPy) for each chunk of images.
 
     The function always runs on whole chunks. The last one is padded with its last image, and so is what is found.
 
     Args:
-        fn: (params, seed, numbers [size], *more) -> pytree.
-        model: for its weights and its seed.
-        size: images in a chunk, over all devices of this process.
+        make: config -> the function: (params, seed, numbers [size], *more) -> pytree.
+        model: for its config, its weights and its seed.
+        section: of the config, which says how many images are a chunk.
         numbers: of the images, [N].
         *more: pytrees of what belongs to each image, [N, ...].
     """
-    where = sharding.batched(sharding.local_mesh())
+    size, where = _chunk_size(model.config, section), sharding.batched(sharding.local_mesh())
+    counts = {"num_images": 1, "shard_size": 1}  # these fields and those beside them do not change the program
+    config = model.config.with_values("sample", **counts, seed=0, step=-1).with_values("likelihood", **counts)
+    fn = _program(make, config)
     for start in range(0, len(numbers), size):
         rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)
         chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, *more)), where)
@@ -205,15 +197,8 @@ def _chunk_size(config: Config, section: str) -> int:
     return getattr(config, section).batch_per_device * jax.local_device_count()
 
 
-def _program(make: Callable, config: Config):
-    """Returns a function of `compose` jitted; fields of the config that do not change the program may differ."""
-    counts = {"num_images": 1, "shard_size": 1}
-    config = config.with_values("sample", **counts, seed=0, step=-1).with_values("likelihood", **counts)
-    return _compiled(make, config)
-
-
 @functools.lru_cache(maxsize=8)
-def _compiled(make: Callable, config: Config):
+def _program(make: Callable, config: Config):
     """Returns a function of `compose` jitted, the same object for the same settings: asking twice compiles once."""
     mesh = sharding.local_mesh()
     return jax.jit(make(config), out_shardings=sharding.replicated(mesh), compiler_options=compiling.options(mesh))

@@ -34,32 +34,20 @@ TERMS = range(12)  # of the series of an integral over a step below 1/2: what is
 
 
 class Combination(NamedTuple):
-    """How steps combine what they have: keep x + sum_j weights[j] outputs[j].
+    """How steps combine what they have: keep x + sum_j weights[j] outputs[j]."""
 
-    Attributes:
-        keep: [S].
-        weights: of the outputs, the latest first; 0 where a step takes fewer, [S, n].
-    """
-
-    keep: Array
-    weights: Array
+    keep: Array  # [S]
+    weights: Array  # of the outputs, the latest first; 0 where a step takes fewer, [S, n]
 
 
 class History(NamedTuple):
-    """A state that remembers the latest predictions.
+    """A state that remembers the latest predictions."""
 
-    Attributes:
-        x: [B, ...].
-        start: where the polynomial's step begins: the first level of a block for `singlestep`, the last corrected point for
-            `unipc`.
-        outputs: the predictions, the latest first, [n, B, ...].
-        plan: of all steps, a pytree of [S, ...].
-    """
-
-    x: Array
+    x: Array  # [B, ...]
+    # where the polynomial's step begins: a block's first level (`dpm_solver_singlestep`), the last corrected point (`unipc`)
     start: Array
-    outputs: Array
-    plan: Any
+    outputs: Array  # the predictions, the latest first, [n, B, ...]
+    plan: Any  # of all steps, a pytree of [S, ...]
 
 
 def dpm_solver(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
@@ -116,13 +104,13 @@ def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: b
     _check(order, solves_for)
 
     def plan(grid: Level, index: Array) -> tuple[Combination, Combination, Array]:
-        xp, before, remaining = _xp(grid), _xp(grid).maximum(index - 1, 0), index[::-1]
-        num = xp.minimum(order, index)  # of predictions that the step to t was made from
-        num = xp.minimum(num, remaining + 2) if lower_order_final else num
+        before = np.maximum(index - 1, 0)
+        num = np.minimum(order, index)  # of predictions that the step to t was made from
+        num = np.minimum(num, index[::-1] + 2) if lower_order_final else num
         corrects = (index > 0) & (grid.alpha[before] > 0)
         corrector = _combination(solves_for, grid, before, index, _before(index, order + 1), num + 1, midpoint=True)
         corrector = jax.tree.map(
-            lambda column: xp.where(corrects.reshape(-1, *[1] * (column.ndim - 1)), column, 0), corrector
+            lambda column: _xp(grid).where(corrects.reshape(-1, *[1] * (column.ndim - 1)), column, 0), corrector
         )
         num = _num_nodes(order, grid, index, lower_order_final)
         predictor = _combination(solves_for, grid, index, index + 1, _before(index, order + 1), num, midpoint=True)
@@ -138,7 +126,7 @@ def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: b
     return _sampler(order + 1, plan, step)
 
 
-def singlestep(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
+def dpm_solver_singlestep(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
     """Returns the singlestep DPM-Solver: blocks of `order` steps of the grid, each block a Runge-Kutta step of that order.
 
     The grid's levels inside a block are its stages, so that an evaluation is a step here too. Order 2 is algorithm 1 of
@@ -174,7 +162,7 @@ def singlestep(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_fin
     return _sampler(order, plan, step)
 
 
-def sde_dpm_solver() -> Sampler:
+def dpm_solver_sde() -> Sampler:
     """Returns SDE-DPM-Solver++(2M): ancestral sampling with x_0 extrapolated to the middle of the step.
 
     x_s ~ q(x_s | x_t, x_0 + (x_0 - x_0 of the step before) / (2 r)), r the earlier step over this one in log-SNR. The first
@@ -182,7 +170,7 @@ def sde_dpm_solver() -> Sampler:
     """
 
     def plan(grid: Level, index: Array) -> Array:
-        t, s, before = (process.rows(grid, row) for row in (index, index + 1, _xp(grid).maximum(index - 1, 0)))
+        t, s, before = (process.rows(grid, row) for row in (index, index + 1, np.maximum(index - 1, 0)))
         with np.errstate(all="ignore"):
             ratio = process.log_snr_gap(s, t) / process.log_snr_gap(t, before)
         return _xp(grid).where((index > 0) & (s.sigma > 0), ratio / 2, 0)
@@ -205,7 +193,7 @@ def _sampler(num_outputs: int, plan: Any, step: Any) -> Sampler:
         made = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype if leaf.dtype == bool else x_T.dtype), made)
         return History(x_T, x_T, jnp.zeros((num_outputs, *x_T.shape), x_T.dtype), made)
 
-    return Sampler(init, step, lambda state: state.x)
+    return Sampler(step, init, lambda state: state.x)
 
 
 def _check(order: int, solves_for: str) -> None:
@@ -249,10 +237,8 @@ def _combination(
     """Returns steps from rows `start` to rows `end`: the exact integrals of the polynomials through outputs at rows `nodes`.
 
     Args:
-        solves_for: what the outputs are.
         grid: [S + 1].
-        start: [S].
-        end: [S].
+        start, end: [S].
         nodes: rows of the outputs, the latest first, [S, n].
         num: how many of them the polynomial goes through, [S].
         midpoint: whether a line counts as its value in the middle of the step, as published solvers of order 2 have it.

@@ -60,10 +60,7 @@ def integrate(
     Args:
         slope: (t [B], y) -> dy/dt; image i of the result depends on image i alone.
         y: pytree of [B, ...].
-        start: where to begin.
         end: where to arrive, above `start` or below.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
         max_steps: after which an image stops where it is.
     """
     [num_images] = {len(leaf) for leaf in jax.tree.leaves(y)}

@@ -22,40 +22,26 @@ class Level(NamedTuple):
     At the data alpha is 1, sigma 0 and log_snr inf. The log-SNR is a pair, which in float32 keeps 48 bits: differences of
     neighbours decide the posterior, and one float32 column cannot resolve them. `make_level` makes the pair, `log_snr_gap`
     reads it; `log_snr` alone is the rounded value.
-
-    Attributes:
-        alpha: the signal's coefficient, in [0, 1].
-        sigma: the noise's standard deviation.
-        log_snr: log(alpha^2 / sigma^2), rounded.
-        c_noise: what the network is given of the noise level.
-        log_snr_lo: what the rounding left.
     """
 
-    alpha: Array
-    sigma: Array
-    log_snr: Array
-    c_noise: Array
-    log_snr_lo: Array
+    alpha: Array  # the signal's coefficient, in [0, 1]
+    sigma: Array  # the noise's standard deviation
+    log_snr: Array  # log(alpha^2 / sigma^2), rounded
+    c_noise: Array  # what the network is given of the noise level
+    log_snr_lo: Array  # what the rounding left
 
 
 class Process(NamedTuple):
     """A process as functions of real-valued t. The data are at t = 0; noise grows with t.
 
     The functions compute NumPy arrays and floats in float64 on the host, and jax arrays, traced ones too, in their own type.
-
-    Attributes:
-        level: t -> `Level` of the same shape.
-        time: log-SNR -> t.
-        first: the least noisy t that samplers ask the network about, above 0.
-        last: the noisiest t.
-        num_steps: T of a discrete process, whose rows 1 .. T are at whole t; 0 in real-valued time.
     """
 
-    level: Callable[[Times], Level]
-    time: Callable[[Times], Times]
-    first: float
-    last: float
-    num_steps: int = 0
+    level: Callable[[Times], Level]  # t -> `Level` of the same shape
+    time: Callable[[Times], Times]  # log-SNR -> t
+    first: float  # the least noisy t that samplers ask the network about, above 0
+    last: float  # the noisiest t
+    num_steps: int = 0  # T of a discrete process, whose rows 1 .. T are at whole t; 0 in real-valued time
 
 
 class Gaussian(NamedTuple):

@@ -10,17 +10,12 @@ from jax.scipy.special import ndtri
 
 
 class Timesteps(NamedTuple):
-    """Training draws of t, as a triple of pure functions; the state is an array pytree of the train state.
+    """Training draws of t, as a triple of pure functions; the state is an array pytree of the train state."""
 
-    Attributes:
-        init: () -> state.
-        draw: (state, key, batch size B) -> (t [B], importance weight [B]); int32 in 1 .. T for a chain, else real.
-        update: (state, t [B], losses [B]) -> state.
-    """
-
-    init: Callable[[], Any]
+    init: Callable[[], Any]  # () -> state
+    # (state, key, batch size B) -> (t [B], importance weight [B]); int32 in 1 .. T for a chain, else real
     draw: Callable[[Any, Array, int], tuple[Array, Array]]
-    update: Callable[[Any, Array, Array], Any]
+    update: Callable[[Any, Array, Array], Any]  # (state, t [B], losses [B]) -> state
 
 
 def uniform(num_steps: int) -> Timesteps:

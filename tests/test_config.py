@@ -177,10 +177,10 @@ def test_a_schedule_that_the_process_does_not_use_is_not_judged():
 
 
 def test_a_missing_field_is_named():
-    nested = config_of({}).model_dump()
-    del nested["train"]["seed"]
+    flat = config_of({}).flat()
+    del flat["train.seed"]
     with pytest.raises(UserError, match=r"config field 'train.seed' is missing; it must be a whole number"):
-        Config.of(nested)
+        Config.of_flat(flat)
 
 
 @settings(deadline=None)  # the first call imports

@@ -16,6 +16,7 @@ from diffusion_jax import streams
 from diffusion_jax.compose import checks, memory, processes, sampling, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs.shards import flatten
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
 
@@ -66,14 +67,14 @@ def test_every_config_is_listed_here():
 @pytest.mark.parametrize("name", NUM_PARAMETERS)
 def test_config(name, images):
     nested = get_config(name, images)
-    checks.check(config := Config.of(nested.to_dict()))
+    checks.check(config := Config.of_flat(flatten(nested.to_dict())))
     assert config.model_dump() == nested.to_dict() and stored.from_json(stored.to_json(config)) == config
     params = check_shapes(config)
     assert NUM_PARAMETERS[name] in (None, sum(leaf.size for leaf in jax.tree.leaves(params)))
     sampling.make_generate(config)  # its settings fit together
     check_first_loss(config)
     if name in SAME_WHEN_SMALL:
-        one, other = small(config).flat(), small(Config.of(get_config("lsun:church", images).to_dict())).flat()
+        one, other = small(config).flat(), small(Config.of_flat(flatten(get_config("lsun:church", images).to_dict()))).flat()
         assert {field for field in one if one[field] != other[field]} <= NUM_STEPS_AND_IMAGES
     else:
         take_two_steps(small(config), traced)
@@ -87,7 +88,7 @@ def test_config(name, images):
     ],
 )
 def test_two_steps_of_a_config_move_its_weights(name, images):
-    config = Config.of(get_config(name, images).to_dict())
+    config = Config.of_flat(flatten(get_config(name, images).to_dict()))
     state, after, metrics = take_two_steps(small(config), jax.jit)
     assert int(after.step) == 2 and int(after.counters["skipped"]) == 0 and np.isfinite(metrics["loss"])
     moved = jax.tree.leaves(jax.tree.map(lambda old, new: bool(jnp.any(old != new)), state.params, after.params))
@@ -143,7 +144,7 @@ def take_two_steps(config, jit):
 
 
 def test_the_defaults_are_those_of_cifar10():
-    assert Config.of(cifar10.get_config().to_dict()) == Config()
+    assert Config.of_flat(flatten(cifar10.get_config().to_dict())) == Config()
 
 
 def test_cifar10_is_the_papers():

@@ -16,7 +16,7 @@ def batches(num, *, source=None, resident=True, steps_per_call=1, **options):
     """Returns the first batches of a feed."""
     options = {"batch_size": 8, "seed": 0, "first_step": 0} | options
     source = source or tiny.digits_source(num_classes=10)
-    fed = feed.make_feed(source, feed.read_all(source) if resident else None, **options)
+    fed = feed.make_feed(source, feed.read(source) if resident else None, **options)
     items = fed.items if steps_per_call == 1 else feed.stacked(fed.items, steps_per_call)
     return [fed.batch(fed.store, item) for item in itertools.islice(items, num)]
 
@@ -39,7 +39,7 @@ def test_a_resident_set_and_a_streamed_one_give_the_same_batches(first_step):
 
 def test_a_resident_set_sends_indices_alone():
     source = sources.digits()
-    fed = feed.make_feed(source, feed.read_all(source), batch_size=8, seed=0, first_step=0)
+    fed = feed.make_feed(source, feed.read(source), batch_size=8, seed=0, first_step=0)
     item = next(fed.items)
     assert item.shape == (8,) and item.dtype == np.int32 and fed.store["x"].shape == (1797, 8, 8, 1)
 
@@ -70,7 +70,7 @@ def test_a_set_whose_first_image_cannot_be_read_is_refused():
 
 def test_a_feed_that_has_read_everything_has_no_failure():
     source = sources.digits()
-    for records in (feed.read_all(source), None):
+    for records in (feed.read(source), None):
         fed = feed.make_feed(source, records, batch_size=8, seed=0, first_step=0)
         next(fed.items)
         assert fed.failure() is None
@@ -107,7 +107,7 @@ def test_hosts_share_a_batch(resident):
 
 
 def test_labels_come_with_their_images():
-    stored = feed.read_all(sources.digits())
+    stored = feed.read(sources.digits())
     [batch] = batches(1, batch_size=50, first_step=2)
     for image, label in zip(batch["x"], batch["cond"]["label"], strict=True):
         [found] = np.flatnonzero(np.all(stored["x"] == image, axis=(1, 2, 3)))[:1]

@@ -183,17 +183,19 @@ def test_the_losses_second_moments_are_improved_diffusions(x64):
 
 @pytest.mark.parametrize("rate", ["0.9", "0.9999"])
 def test_averages_are_improved_diffusions(rate, x64):
-    path, ema = G9["ema.params"], {rate: jnp.asarray(G9["ema.params"][0])}
+    path, average = G9["ema.params"], train_state.exponential((float(rate),))
+    ema = average.init(jnp.asarray(path[0]))
     for k, stored in enumerate(G9[f"ema.out.{rate}"]):
-        ema = train_state.update_ema(ema, jnp.asarray(path[k])) if k else ema
+        ema = average.update(ema, jnp.asarray(path[k]), jnp.asarray(k)) if k else ema
         np.testing.assert_allclose(ema[rate], stored, rtol=1e-12)
 
 
 def test_the_averages_warm_up_is_diffusers(x64):
     """But for the first update, which copies the parameters there and takes nine tenths of them here."""
+    average = train_state.exponential((0.9999,), warmup=True)
     for step, stored in zip(G9["ema.steps"], G9["ema.diffusers_decay.default"], strict=True):
         if step > 1:
-            rate = train_state.update_ema({"0.9999": jnp.ones(())}, jnp.zeros(()), num_updates=step - 1)["0.9999"]
+            rate = average.update({"0.9999": jnp.ones(())}, jnp.zeros(()), jnp.asarray(step - 1))["0.9999"]
             assert float(rate) == pytest.approx(stored, rel=1e-12)
 
 

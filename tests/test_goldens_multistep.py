@@ -169,7 +169,7 @@ def dpm_setting(run):
         sampler = multistep.dpm_solver(order=order, solves_for=solves_for, lower_order_final=lower)
         return denoise, sampler, grid, slice(None)
     # Its blocks: of 12 steps 2, 2, 2, 2, 2, 2 or 3, 3, 3, 2, 1; only the ends of blocks are stored.
-    sampler = multistep.singlestep(order=order, solves_for=solves_for, lower_order_final=order == 3)
+    sampler = multistep.dpm_solver_singlestep(order=order, solves_for=solves_for, lower_order_final=order == 3)
     return denoise, sampler, grid, np.array([3, 6, 9, 11, 12]) if order == 3 else slice(order, None, order)
 
 
@@ -207,13 +207,13 @@ def diffusers_sampler(run):
     if name in ("euler", "euler_a", "heun"):
         return {"euler": samplers.ddim(), "euler_a": samplers.ddim(eta=1), "heun": samplers.heun()}[name]
     if "sde-dpmsolver++" in fields:
-        return samplers.ancestral(variance="small") if "o1" in fields else multistep.sde_dpm_solver()
+        return samplers.ancestral(variance="small") if "o1" in fields else multistep.dpm_solver_sde()
     order = int(re.search(r"\.o(\d)", run)[1])
     solves_for = "eps" if "dpmsolver" in fields or "predict_eps" in fields else "x_0"
     if name == "unipc":
         return (multistep.dpm_solver if "nocorr" in fields else multistep.unipc)(order=order, solves_for=solves_for)
     if name == "dpmss":  # the orders of 10 steps are 1, 2, ..., 1, 2, 1, 1
-        return multistep.singlestep(order=order, solves_for=solves_for, lower_order_final=order == 2)
+        return multistep.dpm_solver_singlestep(order=order, solves_for=solves_for, lower_order_final=order == 2)
     lower = len(ratios(run)) - 1 < 15 and "lof0" not in fields
     return multistep.dpm_solver(order=order, solves_for=solves_for, lower_order_final=lower)
 
@@ -307,7 +307,7 @@ def edm_run(run):
         "euler": samplers.ddim(),
         "heun": samplers.heun(),
         "dpmpp_2m": multistep.dpm_solver(order=2, lower_order_final=False),
-        "dpmpp_2m_sde": multistep.sde_dpm_solver(),
+        "dpmpp_2m_sde": multistep.dpm_solver_sde(),
         "euler_ancestral": samplers.ddim(eta=0.5 if "eta0" in fields else 1),
     }
     sampler = samplers.heun() if family == "edm" else samplers_of[fields[0]]

@@ -61,7 +61,7 @@ def test_the_figures_are_those_of_the_library(workdir, tmp_path):
     model = dj.load(workdir)
     model = model._replace(config=dj.model.with_settings(model.config, num_steps=5))
     source = transforms.subsampled(tiny.digits_source(), 23)
-    batch = feed.read_all(source)
+    batch = feed.read(source)
     found = dj.model.measure(model, batch, np.arange(23))
     assert result["bound_bits_per_dim"] == pytest.approx(np.mean(found["total"]), rel=1e-5)
     assert result["standard_error"] == pytest.approx(np.std(found["total"], ddof=1) / np.sqrt(23), rel=1e-4)

@@ -15,7 +15,7 @@ from diffusion_jax import denoiser, grids, multistep, process, samplers, schedul
 VP, VE, RECTIFIED = process.vp(), process.ve(), process.rectified_flow()
 CHAIN = schedules.linear(1000)
 X_T = np.linspace(-2, 2, 9)
-FAMILIES = {"dpm_solver": multistep.dpm_solver, "singlestep": multistep.singlestep, "unipc": multistep.unipc}
+FAMILIES = {"dpm_solver": multistep.dpm_solver, "singlestep": multistep.dpm_solver_singlestep, "unipc": multistep.unipc}
 
 SOLVERS = {
     f"{name} {order} {solves_for}": make(order=order, solves_for=solves_for, lower_order_final=False)
@@ -34,7 +34,7 @@ NOISY = {
     "ancestral large": samplers.ancestral(variance="large"),
     "ddim eta 0.5": samplers.ddim(eta=0.5),
     "ddim eta 1": samplers.ddim(eta=1.0),
-    "sde_dpm_solver": multistep.sde_dpm_solver(),
+    "sde_dpm_solver": multistep.dpm_solver_sde(),
 }
 ALL = FLOW | NOISY | CHURNED
 SOME = [name for name in ALL if " 2 " not in name]  # order 2 is order 3 with a prediction less
@@ -115,7 +115,7 @@ def test_the_order_is_the_same_in_any_process_and_time(name, levels, x64):
 
 
 @pytest.mark.parametrize("solves_for", ["x_0", "eps"])
-@pytest.mark.parametrize("make", [multistep.dpm_solver, multistep.singlestep])
+@pytest.mark.parametrize("make", [multistep.dpm_solver, multistep.dpm_solver_singlestep])
 def test_order_1_is_ddim(make, solves_for, x64):
     x_T, grid = column(X_T), chain_grid(20)
     one, two = (draw(oracles.mixture(), s, x_T, grid).x for s in (make(order=1, solves_for=solves_for), samplers.ddim()))
@@ -371,7 +371,7 @@ def test_adaptive_steps_end_where_the_law_says(name, x64):
     """Within 100 times the tolerance of a step; rectified flow from t = 1, where there is no signal. In one step of the grid
     and in several, which are of the same flow, and back up again."""
     of = PROCESSES[name]
-    sampler = samplers.adaptive(of, rtol=1e-7, atol=1e-7)
+    sampler = samplers.adaptive(of, tolerance=1e-7)
     for times in (grids.ends(of)[:-1], grids.quadratic(of, 4)[:-1]):
         grid = of.level(times)
         first, last = process.rows(grid, 0), process.rows(grid, len(times) - 1)
@@ -384,7 +384,7 @@ def test_adaptive_steps_end_where_the_law_says(name, x64):
 
 def test_adaptive_steps_that_do_not_arrive_are_nan(x64):
     """A tolerance that a thousand steps do not reach."""
-    got = draw(oracles.mixture(), samplers.adaptive(VP, rtol=1e-25, atol=1e-25), column(X_T), VP.level(grids.ends(VP)))
+    got = draw(oracles.mixture(), samplers.adaptive(VP, tolerance=1e-25), column(X_T), VP.level(grids.ends(VP)))
     assert np.all(np.isnan(got.x))
 
 

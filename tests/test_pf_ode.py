@@ -46,7 +46,7 @@ def bits(log_density):
 def test_the_density_of_gaussian_data_is_that_which_its_linear_flow_carries(of, precision):
     """The flow keeps (x - alpha mean) / std of the marginal, and so the density is the prior's, scaled."""
     x = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), SHAPE)
-    found, first = measured(oracles.gaussian(), x, of=of, rtol=1e-6, atol=1e-6)
+    found, first = measured(oracles.gaussian(), x, of=of, tolerance=1e-6)
     last = PROCESSES[of].level(np.float64(PROCESSES[of].last))
     std, std_T = (np.hypot(np.float64(level.alpha) * oracles.STD, level.sigma) for level in (first, last))
     x_T = last.alpha * oracles.MEAN + std_T / std * (np.float64(x) - first.alpha * oracles.MEAN)
@@ -92,7 +92,7 @@ def test_signs_are_exact_where_the_jacobian_is_diagonal_and_normal_probes_are_no
 
 def test_a_tighter_tolerance_costs_more_and_gives_more(x64):
     x = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), SHAPE)
-    loose, tight, reference = (measured(oracles.mixture(), x, rtol=rtol, atol=rtol)[0] for rtol in (1e-3, 1e-6, 1e-10))
+    loose, tight, reference = (measured(oracles.mixture(), x, tolerance=tolerance)[0] for tolerance in (1e-3, 1e-6, 1e-10))
     errors = [np.max(np.abs(bits(each.log_density) - bits(reference.log_density))) for each in (loose, tight)]
     assert errors[1] < errors[0] / 10
     assert np.all(loose.num_evaluations < tight.num_evaluations)
@@ -149,8 +149,7 @@ def test_the_density_is_score_sdes(sde, law, probe, x64):
         nhwc(G5["lik.data"]),
         of,
         probes=nhwc(probes)[None],
-        rtol=1e-7,
-        atol=1e-7,
+        tolerance=1e-7,
     )
     offset = np.log2(127.5) - 7  # theirs is that of data in [-1, 1] with bins of 1 / 128
     got = likelihood.bits_per_dim(found.log_density, 12) - offset

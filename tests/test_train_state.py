@@ -27,30 +27,31 @@ def steps_of(gradients, **options):
 def test_ema_is_a_geometric_mean_of_the_past():
     """After n steps: rate^n p_0 + (1 - rate) sum_i rate^(n - i) p_i."""
     rate, path = 0.9, np.array([1.0, 2.0, -1.0, 4.0])
-    state = train_state.make_train_state({"w": jnp.asarray(path[0])}, optax.sgd(1.0), train_state.exponential((rate,)), ())
-    ema = state.ema
-    for value in path[1:]:
-        ema = train_state.update_ema(ema, {"w": jnp.asarray(value)})
+    average = train_state.exponential((rate,))
+    ema = average.init({"w": jnp.asarray(path[0])})
+    for step, value in enumerate(path[1:]):
+        ema = average.update(ema, {"w": jnp.asarray(value)}, jnp.asarray(step))
     weights = [rate**3, *((1 - rate) * rate ** np.arange(2, -1, -1))]
     assert float(ema["0.9"]["w"]) == pytest.approx(np.dot(weights, path), rel=1e-6)
 
 
 def test_a_warmed_up_ema_forgets_its_start_soon():
     """From 1, with parameters 0: after n steps the product of (1 + k) / (10 + k), k < n, which is n! 9! / (n + 9)!."""
-    ema = {"0.9999": {"w": jnp.ones(())}}
+    average = train_state.exponential((0.9999, 0.9), warmup=True)
+    ema = average.init({"w": jnp.ones(())})
     for k in range(20):
-        ema = train_state.update_ema(ema, {"w": jnp.zeros(())}, num_updates=jnp.asarray(k))
+        ema = average.update(ema, {"w": jnp.zeros(())}, jnp.asarray(k))
     expected = math.factorial(20) * math.factorial(9) / math.factorial(29)
     assert float(ema["0.9999"]["w"]) == pytest.approx(expected, rel=1e-5)
-    kept = train_state.update_ema({"0.9": {"w": jnp.ones(())}}, {"w": jnp.zeros(())}, num_updates=jnp.asarray(10**6))
+    kept = average.update({"0.9": {"w": jnp.ones(())}}, {"w": jnp.zeros(())}, jnp.asarray(10**6))
     assert float(kept["0.9"]["w"]) == pytest.approx(0.9)
 
 
 def test_ema_weights_are_no_alias_of_the_parameters():
     """A donated step would overwrite both."""
     params = {"w": jnp.ones(3)}
-    state = train_state.make_train_state(params, optax.sgd(1.0), train_state.exponential((0.9, 0.99)), ())
-    pointers = {leaf.unsafe_buffer_pointer() for leaf in (params["w"], state.ema["0.9"]["w"], state.ema["0.99"]["w"])}
+    ema = train_state.exponential((0.9, 0.99)).init(params)
+    pointers = {leaf.unsafe_buffer_pointer() for leaf in (params["w"], ema["0.9"]["w"], ema["0.99"]["w"])}
     assert len(pointers) == 3
 
 
@@ -92,8 +93,9 @@ def test_clipping_binds_above_the_norm_only():
 
 @pytest.mark.parametrize(("finite", "weight", "in_a_row"), [(True, 2.0, 0), (False, 1.0, 4)])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(finite, weight, in_a_row):
-    state = train_state.make_train_state({"w": jnp.ones(())}, optax.adam(0.1), train_state.exponential((0.9,)), jnp.ones(2))
-    state = state._replace(counters={"skipped": jnp.array(7), "skipped_in_a_row": jnp.array(3)})
+    params, counters = {"w": jnp.ones(())}, {"skipped": jnp.array(7), "skipped_in_a_row": jnp.array(3)}
+    opt_state = optax.adam(0.1).init(params)
+    state = train_state.TrainState(jnp.array(0), params, {"0.9": params}, opt_state, jnp.ones(2), counters)
     doubled = state._replace(
         params={"w": 2 * jnp.ones(())}, ema={"0.9": {"w": 2 * jnp.ones(())}}, timestep_state=2 * jnp.ones(2)
     )

@@ -59,7 +59,7 @@ def digits_source(num_classes: int = 0) -> sources.Source:
 def batches(num: int) -> list[dict]:
     """Returns batches of 16 digits, as a training step takes them."""
     source = digits_source()
-    fed = feed.make_feed(source, feed.read_all(source), batch_size=16, seed=0, first_step=0)
+    fed = feed.make_feed(source, feed.read(source), batch_size=16, seed=0, first_step=0)
     return [fed.batch(fed.store, item) for item in itertools.islice(fed.items, num)]
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from diffusion_jax import denoiser, grids, losses, multistep, process, samplers, schedules, timesteps
 from diffusion_jax.data import sources, tfds
 from diffusion_jax.process import Process
-from diffusion_jax.samplers import Sampler
 
 FIRST_TRAINED = 1e-5  # time, of uniform draws [Song et al. 2021, score SDE, appendix C]
 
@@ -52,11 +51,6 @@ def discrete(
     betas = schedules.zero_terminal_snr(betas) if zero_terminal_snr else betas
     t = np.arange(-1, num_steps, dtype=np.float64)  # 0-based, as published networks count
     return process.chain(betas, c_noise=t * 1000 / num_steps if rescale_c_noise else t, interpolation=interpolation)
-
-
-def ode(of: Process, tolerance: float) -> Sampler:
-    """Returns the adaptive sampler with one tolerance, relative and absolute."""
-    return samplers.adaptive(of, rtol=tolerance, atol=tolerance)
 
 
 SCHEDULES = {
@@ -110,12 +104,12 @@ SAMPLERS = {
     "ancestral": samplers.ancestral,
     "ddim": samplers.ddim,
     "dpm_solver": multistep.dpm_solver,
-    "dpm_solver_sde": multistep.sde_dpm_solver,
-    "dpm_solver_singlestep": multistep.singlestep,
+    "dpm_solver_sde": multistep.dpm_solver_sde,
+    "dpm_solver_singlestep": multistep.dpm_solver_singlestep,
     "euler": functools.partial(samplers.ddim, eta=0.0),
     "euler_ancestral": functools.partial(samplers.ddim, eta=1.0),
     "heun": samplers.heun,
-    "ode": ode,
+    "ode": samplers.adaptive,
     "unipc": multistep.unipc,
 }
 GRIDS = {  # (process, S) or (process, times) -> t, falling

@@ -162,17 +162,8 @@ class Config(Section):
     likelihood: Likelihood = field(Likelihood(), "--mode=likelihood, of the weights that `sample` names", free=True)
 
     @classmethod
-    def of(cls, nested: Mapping[str, Any]) -> "Config":
-        """Returns the config that a nested mapping describes.
-
-        Raises:
-            UserError: one sentence with the field, its value and what is allowed.
-        """
-        return cls.of_flat(flatten(nested))
-
-    @classmethod
     def of_flat(cls, flat: Mapping[str, Any]) -> "Config":
-        """Returns the config that {"section.field": value} describes; see `of`."""
+        """Returns the config that {"section.field": value} describes; UserError with field, value and what is allowed."""
         for name in flat:
             sections.check_name(name, FIELDS)
         if missing := [name for name in FIELDS if name not in flat]:
@@ -182,11 +173,12 @@ class Config(Section):
         except pydantic.ValidationError as error:
             place = error.errors(include_input=False)[0]["loc"]  # (section, field, what in a tuple) or (field,)
             name = ".".join(place[:2])
-        raise UserError(not_allowed(name, flat[name]))
+        value, allowed = sections.shown(flat[name]), FIELDS[name].allowed
+        raise UserError(f"config field {name} = {value} is not allowed; it must be {allowed}.")
 
     def with_values(self, section: str, **values: Any) -> "Config":
         """Returns the config with fields of one section changed, each checked."""
-        return self.of(self.model_dump() | {section: dict(getattr(self, section)) | values})
+        return self.of_flat(self.flat() | {f"{section}.{name}": value for name, value in values.items()})
 
     def flat(self) -> dict[str, Any]:
         """Returns {"section.field": value}."""
@@ -213,8 +205,3 @@ class Config(Section):
 
 
 FIELDS: dict[str, Field] = sections.fields_of(Config)
-
-
-def not_allowed(name: str, value: Any) -> str:
-    """Returns the error for a value that a field does not allow."""
-    return f"config field {name} = {sections.shown(value)} is not allowed; it must be {FIELDS[name].allowed}."

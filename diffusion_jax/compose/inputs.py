@@ -56,13 +56,8 @@ def held_out(config: Config) -> Source | None:
 def _source(config: Config, *, split: str) -> Source:
     section, make = config.data, SOURCES[config.data.source]
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
-    return transforms.resized(
-        chosen(make, section, **given),
-        image_shape=image_shape(config),
-        center_crop=section.center_crop,
-        resize=section.resize,
-        num_classes=config.model.num_classes,
-    )
+    stored, num_classes = chosen(make, section, **given), config.model.num_classes
+    return chosen(transforms.resized, section, source=stored, image_shape=image_shape(config), num_classes=num_classes)
 
 
 def check_apart(config: Config, folder: storage.Path) -> None:
@@ -87,7 +82,7 @@ def records(config: Config, source: Source, mesh: Mesh) -> feed.Records | None:
         source.read(0)  # what is wrong with all images is said now
         return None
     progress = logs.Progress("images read", total=source.num_images)
-    found = feed.read_all(source, progress.update)
+    found = feed.read(source, on_progress=progress.update)
     progress.clear()
     return sharding.put_global(found, sharding.replicated(mesh))
 
@@ -114,11 +109,7 @@ def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
 
 
 def evaluated(config: Config) -> Source:
-    """Returns the images to measure: of the held-out set or of the training set, evenly spaced.
-
-    Raises:
-        UserError: where the config names no held-out set.
-    """
+    """Returns the images to measure, evenly spaced in the held-out set (UserError if there is none) or the training set."""
     settings = config.likelihood
     found = held_out(config) if settings.held_out else source(config)
     if found is None:

@@ -19,10 +19,7 @@ def likelihood_of(config: Config) -> Measure:
     """Returns (params, seed, image numbers [B], their batch) -> {name: of each image, [..., B]}.
 
     Of the section `likelihood`'s kind: the fields of `likelihood.Bound`, or 'bits', 'num_evaluations' and 'reached_end'. The
-    noises of image i depend on (seed, i) alone.
-
-    Raises:
-        UserError: where the process or the sampler has no such likelihood.
+    noises of image i depend on (seed, i) alone. Raises UserError where the process or the sampler has no such likelihood.
     """
     return {"bound": _bound, "pf_ode": _pf_ode}[config.likelihood.kind](config)
 
@@ -59,7 +56,8 @@ def _bound(config: Config) -> Measure:
 
 
 def _pf_ode(config: Config) -> Measure:
-    process = processes.checked_signal(processes.process_of(config), "likelihood.kind = 'pf_ode'")
+    process = processes.process_of(config)
+    processes.check_signal(process, "likelihood.kind = 'pf_ode'")
     denoiser_of, settings = sampling.denoiser_of(config, "none"), config.likelihood
     draw_probe, codec = choices.PROBES[settings.probes], inputs.codec(config)
 
@@ -77,8 +75,7 @@ def _pf_ode(config: Config) -> Measure:
             likelihood.dequantise(x_0, uniform),
             process,
             probes=jnp.swapaxes(probes, 0, 1),
-            rtol=settings.tolerance,
-            atol=settings.tolerance,
+            tolerance=settings.tolerance,
         )
         bits = likelihood.bits_per_dim(found.log_density, x_0[0].size)
         return {"bits": bits, "num_evaluations": found.num_evaluations, "reached_end": found.reached_end}

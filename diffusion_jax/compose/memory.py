@@ -22,8 +22,7 @@ MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays
 def with_batch_size(config: Config, mesh: Mesh, *, memory: float) -> Config:
     """Returns the config with its own batch size, or where that is 0 with what the memory of each device holds, in bytes.
 
-    Raises:
-        UserError: where the devices of the mesh do not divide the batch; as for `batch_size`.
+    Raises UserError where the devices of the mesh do not divide the batch, and as `batch_size` does.
     """
     if not config.train.batch_size:
         size = batch_size(config, memory=memory, num_devices=mesh.size)
@@ -36,13 +35,8 @@ def with_batch_size(config: Config, mesh: Mesh, *, memory: float) -> Config:
 def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     """Returns how many images to train on at once: up to 128, a power of two on each device, as its memory allows.
 
-    Args:
-        config: whose own `train.batch_size` is not looked at.
-        memory: of each device, in bytes.
-        num_devices: that share a batch.
-
-    Raises:
-        UserError: where one image is too much.
+    The config's own `train.batch_size` is not looked at, `memory` is that of each device, in bytes. Raises UserError where
+    one image is too much.
     """
     state = jax.eval_shape(functools.partial(start.make_state, parts=training.parts(config)), jax.random.key(0))
     fixed = _num_bytes(state) + _num_bytes(state.params)  # the gradient is as large as the parameters

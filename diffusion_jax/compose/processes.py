@@ -20,11 +20,7 @@ def image_shape(config: Config) -> tuple[int, int, int]:
 
 
 def network(config: Config) -> networks.Network:
-    """Returns the network.
-
-    Raises:
-        UserError: where fields of the section `model` do not fit together.
-    """
+    """Returns the network; UserError where fields of the section `model` do not fit together."""
     try:
         return networks.unet(image_shape(config), **dict(config.model))
     except UserError as error:
@@ -43,9 +39,8 @@ def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
 def process_of(config: Config) -> Process:
     """Returns the process.
 
-    Raises:
-        UserError: where its noisiest level leaves no signal, from which the network's output does not determine x_0; where
-            its schedule needs more steps.
+    Raises UserError where its noisiest level leaves no signal, from which the network's output does not determine x_0, and
+    where its schedule needs more steps.
     """
     section = config.process
     try:
@@ -65,15 +60,10 @@ def has_signal(of: Process) -> bool:
     return bool(of.level(np.float64(of.last)).alpha > 0)
 
 
-def checked_signal(of: Process, field: str) -> Process:
-    """Returns the process, for what a field of the config wants of it.
-
-    Raises:
-        UserError: where nothing of the image is left between two rows of a discrete process.
-    """
+def check_signal(of: Process, field: str) -> None:
+    """Raises UserError, for what a field of the config wants of a process, where a chain leaves no signal at T."""
     if of.num_steps and not has_signal(of):
         raise UserError(f"config field {field} is impossible where the chain leaves no signal at T.")
-    return of
 
 
 def contradictions(config: Config) -> Iterator[str]:

@@ -115,13 +115,13 @@ def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
 def _reverse_process(config: Config, levels: Level) -> Callable[..., tuple[Denoiser, Samples]]:
     """Returns (params, seed, image numbers, num_traced) -> (the denoiser, its samples at the last of the levels)."""
     cond_of, shape = inputs.conditioning(config).of_image, inputs.codec(config).shape
-    make, draws = denoiser_of(config, config.sample.clip), make_solve(config, levels)
+    make_denoiser, solve = denoiser_of(config, config.sample.clip), make_solve(config, levels)
 
     def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
-        denoise = make(params, cond_of(numbers))
+        denoise = make_denoiser(params, cond_of(numbers))
         keys_x_T = streams.keys(seed, "x_T", numbers)
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_x_T)
-        return denoise, draws(denoise, noise, streams.keys(seed, "sampler", numbers), num_traced)
+        return denoise, solve(denoise, noise, streams.keys(seed, "sampler", numbers), num_traced)
 
     return run
 
@@ -142,18 +142,15 @@ def make_solve(config: Config, levels: Level | None = None) -> Callable[[Denoise
 
 
 def make_sampler(config: Config) -> Sampler:
-    """Returns the sampler that the section `sample` names.
-
-    Raises:
-        UserError: where it cannot start from this process.
-    """
+    """Returns the sampler that the section `sample` names; UserError where it cannot start from this process."""
     settings, of = config.sample, processes.process_of(config)
-    of = processes.checked_signal(of, "sample.sampler = 'ode'") if settings.sampler == "ode" else of
+    if settings.sampler == "ode":
+        processes.check_signal(of, "sample.sampler = 'ode'")
     sampler = chosen(SAMPLERS[settings.sampler], settings, of=of)
     amount, low, high, noise_std = settings.churn
     if not amount:
         return sampler
-    of = processes.checked_signal(of, "sample.churn")
+    processes.check_signal(of, "sample.churn")
     return samplers.churn(sampler, of, amount=amount, low=low, high=high, noise_std=noise_std)
 
 

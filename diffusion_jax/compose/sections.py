@@ -19,19 +19,12 @@ class Section(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
 
 
 class Field(NamedTuple):
-    """What is known of a field.
+    """What is known of a field."""
 
-    Attributes:
-        default: its value where nobody sets it.
-        allowed: in words, what it takes.
-        meaning: in words, what it does.
-        free: whether it may change when a run is resumed.
-    """
-
-    default: Any
-    allowed: str
-    meaning: str
-    free: bool
+    default: Any  # its value where nobody sets it
+    allowed: str  # in words, what it takes
+    meaning: str  # in words, what it does
+    free: bool  # whether it may change when a run is resumed
 
 
 def field(default: Any, meaning: str, *, free: bool = False) -> Any:

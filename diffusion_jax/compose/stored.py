@@ -34,11 +34,7 @@ VALUES_RENAMED = [  # field, up to format 5, now
 
 
 def from_json(text: str) -> Config:
-    """Returns the config in config.json's text, of any format up to the present one.
-
-    Raises:
-        UserError: where the text is not such a config, or is of a later format.
-    """
+    """Returns the config in the text of a config.json, of any format so far; UserError where it is something else."""
     stored = _parsed(text)
     try:
         version, flat = stored["format_version"], flatten(_tuples(stored["config"]))
@@ -112,19 +108,14 @@ def has_config(workdir: storage.Path) -> bool:
 
 
 def read_config(workdir: storage.Path) -> Config:
-    """Returns a run's config.
-
-    Raises:
-        UserError: where the folder is not a workdir.
-    """
+    """Returns a run's config; UserError where the folder is not a workdir."""
     return from_json(storage.read_text(workdir / "config.json", KIND))
 
 
 def agreed_config(workdir: storage.Path, config: Config) -> Config:
     """Returns the config as the workdir's run has it: a batch size of 0 becomes the run's own.
 
-    Raises:
-        UserError: where the workdir belongs to another run: a field differs that may not change.
+    Raises UserError where a field differs that may not change.
     """
     stored = read_config(workdir)
     if differences := changed(stored, config):

@@ -30,13 +30,7 @@ def parts(config: Config) -> Parts:
         level_of=process.level,
         timesteps=_timesteps(config, process),
         loss=_loss(config, process),
-        optimizer=train_state.make_optimizer(
-            learning_rate=train.learning_rate,
-            decay=train.decay,
-            warmup_steps=train.warmup_steps,
-            num_steps=train.num_steps,
-            grad_clip=train.grad_clip,
-        ),
+        optimizer=chosen(train_state.make_optimizer, train),
         ema=train_state.exponential(train.ema_rates, warmup=train.ema_warmup),
         codec=codec,
         prepare=step.make_prepare(codec, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
@@ -63,10 +57,8 @@ def _loss(config: Config, process: Process) -> losses.Loss:
 def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
     """Returns how many steps to fuse into one call: what the config asks for, or the best that fits all intervals.
 
-    On a CPU one: there the gradient of a convolution inside a loop misses the fast kernels.
-
-    Raises:
-        UserError: where the number asked for does not divide the run and its intervals.
+    On a CPU one: there the gradient of a convolution inside a loop misses the fast kernels. Raises UserError where the
+    number asked for does not divide the run and its intervals.
     """
     train = config.train
     wanted = train.steps_per_call

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax import streams
+from diffusion_jax.data import sources
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import sharding
@@ -23,19 +24,12 @@ NUM_AHEAD = 2  # batches that wait whole: putting one together takes tens of mil
 
 
 class Feed(NamedTuple):
-    """What a training step reads: arrays that stay on the devices, and what the host sends for each step.
+    """What a training step reads: arrays that stay on the devices, and what the host sends for each step."""
 
-    Attributes:
-        store: pytree of arrays; empty where the host sends whole batches.
-        items: what the host sends for each step. After a record that it could not read, nothing is valid.
-        batch: (store, item) -> batch; may be traced.
-        failure: () -> the error of the first record that this host could not read, None for none.
-    """
-
-    store: Any
-    items: Iterator[Any]
-    batch: Callable[[Any, Any], Batch]
-    failure: Callable[[], UserError | None] = lambda: None
+    store: Any  # pytree of arrays; empty where the host sends whole batches
+    items: Iterator[Any]  # what the host sends for each step; after a record that it could not read, nothing is valid
+    batch: Callable[[Any, Any], Batch]  # (store, item) -> batch; may be traced
+    failure: Callable[[], UserError | None] = lambda: None  # the error of the first record that this host could not read
 
 
 def make_feed(
@@ -50,18 +44,14 @@ def make_feed(
 ) -> Feed:
     """Returns the batches of steps `first_step`, `first_step` + 1, ...: the same whichever way they come.
 
+    Raises UserError where grain is needed and missing, or image 0 cannot be read.
+
     Args:
-        source: the images.
         records: the same, read: then the devices keep them and the host sends indices; or None: then grain reads batches
             while the devices work.
         batch_size: B over all hosts.
         seed: decides the order, together with the step.
-        first_step: where to begin.
         part: which of `num_parts` equal parts of each batch is this host's own.
-        num_parts: the number of hosts.
-
-    Raises:
-        UserError: where grain is needed and missing, or image 0 cannot be read.
     """
     order = make_order(source.num_images, batch_size=batch_size, seed=seed)
     own = slice(part * batch_size // num_parts, (part + 1) * batch_size // num_parts)
@@ -80,7 +70,7 @@ def on_devices(fed: Feed, mesh: Mesh, *, steps_per_call: int) -> Feed:
 
 def held_out_batches(source: Source, *, batch_size: int, **batching) -> Batch:
     """Returns the batches of one epoch, stacked, at least one; arguments as for `make_feed`. # [k, B, ...]"""
-    fed = make_feed(source, read_all(source), first_step=0, batch_size=batch_size, **batching)
+    fed = make_feed(source, read(source), first_step=0, batch_size=batch_size, **batching)
     return fed.batch(fed.store, next(stacked(fed.items, max(1, source.num_images // batch_size))))
 
 
@@ -99,19 +89,16 @@ def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int]
     return indices
 
 
-def read_all(source: Source, on_progress: Callable[[int], None] = lambda done: None) -> Records:
-    """Returns all records of a source, see `read`."""
-    return read(source, range(source.num_images), on_progress)
-
-
-def read(source: Source, numbers: Sequence[int], on_progress: Callable[[int], None] = lambda done: None) -> Records:
+def read(
+    source: Source, numbers: Sequence[int] | None = None, on_progress: Callable[[int], None] = lambda done: None
+) -> Records:
     """Returns records of a source, read by many threads. # [N, ...]
 
     Args:
-        source: the images.
-        numbers: which, [N].
+        numbers: which, [N]; None for all.
         on_progress: gets how many have been read.
     """
+    numbers = range(source.num_images) if numbers is None else numbers
     like = jax.tree.map(np.asarray, source.read(numbers[0]))
     records = jax.tree.map(lambda leaf: np.empty((len(numbers), *leaf.shape), leaf.dtype), like)
     columns = jax.tree.leaves(records)
@@ -124,19 +111,12 @@ def read(source: Source, numbers: Sequence[int], on_progress: Callable[[int], No
 
 
 def import_grain() -> types.ModuleType:
-    """Returns grain, which only data sets read while training need.
-
-    Raises:
-        UserError: where it is not installed.
-    """
-    try:
-        import grain
-    except ImportError as error:
-        raise UserError(
-            "config field data.device_cache_gib is smaller than the data set. Reading while training needs grain: "
-            "pip install grain, or set a larger one."
-        ) from error
-    return grain
+    """Returns grain, which only data sets read while training need; UserError where it is not installed."""
+    return sources.needed(
+        "grain",
+        "config field data.device_cache_gib is smaller than the data set. Reading while training needs grain: "
+        "pip install grain, or set a larger one.",
+    )
 
 
 def _stream(source: Source, order: Callable[[int], np.ndarray], own: slice, first_step: int) -> Feed:

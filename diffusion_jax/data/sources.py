@@ -45,20 +45,19 @@ def _of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
 def digits(*, split: str = "") -> Source:
     """Returns scikit-learn's 1,797 handwritten digits, 8 x 8 x 1; grey levels 0 .. 16 as round(level * 255 / 16).
 
-    Raises:
-        UserError: for a split, since the set has none.
+    Raises UserError for a split, since the set has none.
     """
     if split:
         raise UserError("data.source = 'digits' does not have splits; use \"\" to turn the held-out loss off.")
-    stored = needed("sklearn.datasets", "scikit-learn", "digits").load_digits()
+    sentence = "config field data.source = 'digits' needs a package: pip install scikit-learn."
+    stored = needed("sklearn.datasets", sentence).load_digits()
     return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
 
 
 def npz(*, path: str) -> Source:
     """Returns the arrays 'images' (or 'arr_0'), uint8 [N, H, W, C] or [N, H, W], and 'labels' (or 'arr_1') of an .npz file.
 
-    Raises:
-        UserError: where the file is missing or holds something else.
+    Raises UserError where the file is missing or holds something else.
     """
     file = storage.path(path)
     if not path or not file.exists():
@@ -95,12 +94,11 @@ def npz(*, path: str) -> Source:
 def idx(*, path: str, split: str = "train") -> Source:
     """Returns a split of a set in the IDX format of MNIST and Fashion-MNIST, as published or gzipped. # [28, 28, 1]
 
+    Raises UserError where a file is missing or damaged.
+
     Args:
         path: the folder of train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k, with or without .gz.
         split: 'train' or 'test'.
-
-    Raises:
-        UserError: where a file is missing or damaged.
     """
     prefixes = {"train": "train", "test": "t10k"}
     if split not in prefixes:
@@ -144,10 +142,8 @@ def folder(*, path: str) -> Source:
     """Returns the images of a folder and its sub-folders, in the order of their names; see `decode` for which.
 
     The classes are the sub-folders in the order of their names as text ("10" comes before "2"); files that lie in none of
-    them come first, as a class ".".
-
-    Raises:
-        UserError: if the folder does not exist or contains no images; by `read`, for a file that is not an image.
+    them come first, as a class ".". Raises UserError where the folder does not exist or contains no images; by `read`, for a
+    file that is not an image.
     """
     root = storage.path(path)
     files, left_out = image_files(path)
@@ -163,8 +159,7 @@ def folder(*, path: str) -> Source:
 def image_files(path: str) -> tuple[list[storage.Path], str]:
     """Returns (the images of a folder and its sub-folders in the order of their names, what is left out).
 
-    Raises:
-        UserError: where there is no such folder, it cannot be read, or no image is in it.
+    Raises UserError where there is no such folder, it cannot be read, or no image is in it.
     """
     root = storage.path(path)
     if not path or not root.is_dir():
@@ -197,8 +192,7 @@ def decode(file: storage.Path) -> np.ndarray:
 
     AVIF, BMP, GIF, JPEG, PNG, TIFF and WebP are read, and of several frames the first.
 
-    Raises:
-        UserError: where the file is damaged, or grey with more than 8 bits. (Pillow reads 16-bit colours as 8 bits.)
+    Raises UserError where the file is damaged, or grey with more than 8 bits. (Pillow reads 16-bit colours as 8 bits.)
     """
     try:
         with storage.reading(file) as opened, Image.open(opened, formats=IMAGE_FORMATS) as stored:
@@ -233,9 +227,9 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         return image
 
 
-def needed(module: str, package: str, source: str) -> Any:
-    """Returns a module that only one source needs."""
+def needed(module: str, sentence: str) -> Any:
+    """Returns a module that few need; UserError with the sentence where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"config field data.source = {source!r} needs a package: pip install {package}.") from error
+        raise UserError(sentence) from error

@@ -18,18 +18,18 @@ NAME = re.compile(r"\w+(/[\w.+-]+)?(:[\d*]+\.[\d*]+\.[\d*]+)?")  # name/config:v
 def source(*, name: str, path: str, split: str = "train") -> Source:
     """Returns a split of an image set of TensorFlow Datasets, downloaded and prepared first where it is not yet.
 
+    Raises UserError where the set or the split is unknown, or the set neither prepared nor to be had.
+
     Args:
         name: of the set, such as 'cifar10:3.0.2'.
         path: the folder of prepared sets; "" is TFDS's own.
         split: such as 'train'.
-
-    Raises:
-        UserError: where the set or the split is unknown, or the set neither prepared nor to be had.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"config field data.name = {name!r} is not allowed; it must be name:1.2.3 or name/config:1.2.3.")
     logging.getLogger("absl").addFilter(_is_news)
-    tensorflow_datasets = sources.needed("tensorflow_datasets", "tensorflow-datasets", "tfds")
+    sentence = "config field data.source = 'tfds' needs a package: pip install tensorflow-datasets."
+    tensorflow_datasets = sources.needed("tensorflow_datasets", sentence)
     _check_classes(storage.path(path or tensorflow_datasets.core.constants.DATA_DIR) / re.split("[:/]", name)[0])
     try:
         builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")

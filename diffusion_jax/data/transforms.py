@@ -14,16 +14,14 @@ def resized(
 ) -> Source:
     """Returns a source whose images have the configured shape.
 
+    `read` raises UserError where an image or its label does not fit.
+
     Args:
-        source: of images of any size.
         image_shape: (height, width, channels).
         center_crop: side of the square that is cut out of the middle first, in pixels; 0 for none.
         resize: whether to scale by area until the image just covers `image_shape`, and to cut out the middle; otherwise
             another size is an error.
         num_classes: that the network knows; with 0 `cond` is {}.
-
-    Raises:
-        UserError: by `read`, where an image or its label does not fit.
     """
     height, width, channels = image_shape
 

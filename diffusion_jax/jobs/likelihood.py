@@ -23,18 +23,11 @@ OF_GENERATING = {"strip", "num_images", "label", "batch_per_device", "shard_size
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
-    """Measures the likelihood of the images that the section `likelihood` names.
+    """Measures the likelihood of the images that the section `likelihood` names; returns the exit code, 0.
 
     Of kind 'bound' it writes bound.json (means with standard errors), bound.npz (by image and by t), bound_terms.png,
-    rate_distortion.csv and rate_distortion.png; of kind 'pf_ode' pf_ode.json and pf_ode.npz.
-
-    Args:
-        config: checked by `checks.check`.
-        workdir: of the training run.
-        out: where the results go; by default a folder of the workdir.
-
-    Returns:
-        The exit code, 0.
+    rate_distortion.csv and rate_distortion.png; of kind 'pf_ode' pf_ode.json and pf_ode.npz. They go into `out`, by default
+    a folder of the workdir. The config is checked by `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
     likelihoods.likelihood_of(config)  # its settings fit together
@@ -78,11 +71,7 @@ def _by_image(trained: model.Model, source: Source, first: int) -> Iterator[shar
 
 
 def _mean_and_error(name: str, bits: np.ndarray) -> dict[str, float]:
-    """Returns the mean over images, and its standard error, None for one image.
-
-    Raises:
-        RunError: where the mean is not finite.
-    """
+    """Returns the mean over images, and its standard error, None for one image; RunError where the mean is not finite."""
     if not np.all(np.isfinite(bits)):
         raise RunError(f"bits per dimension are not finite for {int(np.sum(~np.isfinite(bits)))} of {len(bits)} images.")
     error = float(np.std(bits, ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else None

@@ -11,15 +11,10 @@ NUM_STRIPS = 8  # images in strip.png
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
-    """Generates `sample.num_images` images with the settings of the section `sample`.
+    """Generates `sample.num_images` images with the settings of the section `sample`; returns the exit code, 0.
 
-    Args:
-        config: checked by `checks.check`.
-        workdir: of the training run.
-        out: where the images go; by default a folder of the workdir, named after checkpoint and settings.
-
-    Returns:
-        The exit code, 0.
+    They go into `out`, by default a folder of the workdir that is named after checkpoint and settings. The config is checked
+    by `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
     trained = model.restore(workdir, config)

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffusion_jax import model
-from diffusion_jax.compose import inputs, memory, processes, sampling, stored, training
+from diffusion_jax.compose import choices, inputs, memory, processes, sampling, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -20,12 +20,7 @@ from diffusion_jax.training.state import TrainState
 def run(config: Config, workdir: storage.Path) -> int:
     """Trains until `train.num_steps`, going on from the latest checkpoint of the workdir if it has one.
 
-    Args:
-        config: checked by `checks.check`.
-        workdir: where checkpoints, metrics and pictures go.
-
-    Returns:
-        The exit code: 0, or 128 + the signal that ended the run early.
+    Returns the exit code: 0, or 128 + the signal that ended the run early. The config is checked by `checks.check`.
     """
     inputs.check_apart(config, workdir)
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp)
@@ -40,8 +35,8 @@ def run(config: Config, workdir: storage.Path) -> int:
         Checkpoints(workdir, keep=train.keep_checkpoints) as checkpoints,
         loop.catch_signals() as caught,
     ):
-        weights = functools.partial(_weights_of_another, config) if train.init_from else None
-        state = start.first_state(parts, mesh, checkpoints, shard_optimizer=train.shard_optimizer, weights=weights)
+        prepared = functools.partial(_prepared, config)
+        state = start.first_state(parts, mesh, checkpoints, shard_optimizer=train.shard_optimizer, prepared=prepared)
         first_step = int(state.step)
         per_call = training.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
         print_summary(config, source, mesh, state, per_call)
@@ -51,7 +46,7 @@ def run(config: Config, workdir: storage.Path) -> int:
         options = {"num_steps": per_call, "deterministic": train.deterministic}
         take = step.compile_step(parts, fed.batch, mesh, shardings, **options)
         with logs.Logs(workdir, first_step=first_step, tensorboard=train.tensorboard) as log:
-            watched = watch.Run(parts, mesh, log, **{name: getattr(train, name) for name in watch.INTERVALS})
+            watched = choices.chosen(watch.Run, train, parts=parts, mesh=mesh, log=log)
             watching, save = watch.Watch(watched), functools.partial(_save, config, workdir, source, checkpoints, log)
             generate = functools.partial(sampling.make_generate(config), seed=config.sample.seed)
             state = loop.run(
@@ -77,8 +72,7 @@ def run(config: Config, workdir: storage.Path) -> int:
 def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
     """Returns the config as this run takes it, with a batch size: its own, the workdir's, or what the memory holds.
 
-    Raises:
-        UserError: where it does not fit the workdir or the devices.
+    Raises UserError where it does not fit the workdir or the devices.
     """
     if stored.has_config(workdir):
         stored.check_resumable(workdir)
@@ -88,16 +82,17 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
     return memory.with_batch_size(config, mesh, memory=sharding.memory_per_device())
 
 
-def _weights_of_another(config: Config) -> start.Weights:
-    """Returns the weights of the run that `train.init_from` names; it says where they were trained for another task."""
-    init_from = config.train.init_from
+def _prepared(config: Config, state: TrainState) -> TrainState:
+    """Returns a new run's state with the weights that `train.init_from` names; it says where they had another task."""
+    if not (init_from := config.train.init_from):
+        return state
     origin = storage.path(init_from)
     raw = model.load(origin, ema_rate=0.0)
     for name in ("predicts", "process"):
         if getattr(raw.config, name) != getattr(config, name):
             there = getattr(raw.config, name)
             logs.say("warning", f"{name} was {there} there: the weights will have to learn another task.")
-    return start.Weights(init_from, raw.params, model.load(origin).params)
+    return start.with_weights(state, init_from, raw.params, model.load(origin).params)
 
 
 def _save(

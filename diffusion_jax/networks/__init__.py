@@ -8,22 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax.networks import conditioning, layers
+from diffusion_jax.networks import layers
 from diffusion_jax.networks.unet import UNet, check
 
 
 class Network(NamedTuple):
-    """A network as a triple of pure functions.
+    """A network as a triple of pure functions."""
 
-    Attributes:
-        init: key -> params, float32.
-        apply: (params, x_t [B, H, W, C], c_noise [B], cond, *, train, rngs) -> output [B, H, W, C]; `cond` is a dict of
-            the other inputs of the network, see `UNet`.
-        cast: params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them.
-    """
-
-    init: Callable[..., Any]
+    init: Callable[..., Any]  # key -> params, float32
+    # (params, x_t [B, H, W, C], c_noise [B], cond: see `UNet`, *, train, rngs) -> output [B, H, W, C]
     apply: Callable[..., Any]
+    # params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them
     cast: Callable[[Any], Any] = lambda params: params
 
 
@@ -37,7 +32,7 @@ def bind(
 def unet(
     image_shape: tuple[int, int, int], *, dtype: str, learned_variance: bool = False, cond_channels: int = 0, **options
 ) -> Network:
-    """Returns `UNet` for images of a shape.
+    """Returns `UNet` for images of a shape; UserError where the options do not fit together.
 
     Args:
         image_shape: (H, W, C).
@@ -45,9 +40,6 @@ def unet(
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for none.
         **options: the other attributes of `UNet`.
-
-    Raises:
-        UserError: where they do not fit together.
     """
     module = UNet(out_channels=(1 + learned_variance) * image_shape[-1], dtype=jnp.dtype(dtype), **options)
     check(module)
@@ -55,8 +47,7 @@ def unet(
 
     def init(key):
         x_t, c_noise = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-        known = conditioning.labels(module.num_classes) if module.num_classes else conditioning.unconditional()
-        cond = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), known.spec(1))
+        cond = {"label": jnp.zeros(1, jnp.int32)} if module.num_classes else {}
         cond |= {"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {}
         key_module, key_kernels = jax.random.split(key)
         return layers.draw_kernels(module.init(key_module, x_t, c_noise, cond, train=False)["params"], key_kernels)

@@ -61,21 +61,13 @@ def dense(features: int, dtype: DTypeLike, *, name: str) -> nn.Dense:
 
 
 class Style(NamedTuple):
-    """What the blocks of a network have in common.
+    """What the blocks of a network have in common."""
 
-    Attributes:
-        num_groups: groups of each normalisation.
-        norm_epsilon: added to each variance; it moves outputs by 1e-4, so published weights need their own.
-        scale_shift_norm: whether the embedding scales and shifts the second norm (FiLM) or is added before it.
-        dropout: probability, inside each residual block.
-        dtype: of the arithmetic; parameters are float32.
-    """
-
-    num_groups: int
-    norm_epsilon: float
-    scale_shift_norm: bool
-    dropout: float
-    dtype: DTypeLike
+    num_groups: int  # groups of each normalisation
+    norm_epsilon: float  # added to each variance; it moves outputs by 1e-4, so published weights need their own
+    scale_shift_norm: bool  # whether the embedding scales and shifts the second norm (FiLM) or is added before it
+    dropout: float  # probability, inside each residual block
+    dtype: DTypeLike  # of the arithmetic; parameters are float32
 
 
 class GroupNorm(nn.Module):

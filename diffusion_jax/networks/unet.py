@@ -64,14 +64,13 @@ class UNet(nn.Module):
     def __call__(self, x_t: Array, c_noise: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
         """Returns the network's output: the shape of x_t, except for the channels.
 
+        Raises ValueError for a height or width that the stages do not divide.
+
         Args:
             x_t: [B, H, W, C].
             c_noise: the noise level, as an input of the network, [B].
             cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer.
             train: whether dropout drops; it then needs the rng "dropout".
-
-        Raises:
-            ValueError: for a height or width that the stages do not divide.
         """
         multiple = multiple_of(self.multipliers)
         if x_t.shape[1] % multiple or x_t.shape[2] % multiple:

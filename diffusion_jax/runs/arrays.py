@@ -14,14 +14,12 @@ DEFLATE = 1032  # bytes that deflate can make of one, at most
 def read_npz(file: BinaryIO, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Returns arrays of an .npz file, as np.savez and np.savez_compressed write them, by name.
 
-    Nothing is unpacked before it is known to be there: a file takes at most `DEFLATE` times its size of memory.
+    Nothing is unpacked before it is known to be there: a file takes at most `DEFLATE` times its size of memory. Raises an
+    exception of whatever kind where the file is damaged.
 
     Args:
         file: opened; no pickle in it is ever loaded.
         wanted: names of arrays, if they are there; None for all.
-
-    Raises:
-        Exception: of whatever kind, where the file is damaged.
     """
     most = file.seek(0, io.SEEK_END) * DEFLATE
     arrays = {}

@@ -39,10 +39,8 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Starts to save a state under its own step; the arrays are copied before this returns.
 
-        A checkpoint of that step is replaced, unless it was saved or restored here: it could not be read.
-
-        Raises:
-            RunError: where this one, or the one before, could not be saved.
+        A checkpoint of that step is replaced, unless it was saved or restored here: it could not be read. Raises RunError
+        where this one, or the one before, could not be saved.
         """
         step = int(state.step)
         if step != self._known:
@@ -57,11 +55,10 @@ class Checkpoints:
     def restore_latest(self, like: TrainState) -> TrainState | None:
         """Returns the latest state that can be read, or None where none was ever saved. What is frozen is `like`'s own.
 
+        Raises UserError where there are checkpoints, but none can be read.
+
         Args:
             like: `jax.ShapeDtypeStruct`s with the shardings to restore onto.
-
-        Raises:
-            UserError: where there are checkpoints, but none can be read.
         """
         found = _load_latest(self._checkpointer, _split(like))
         if found is None:
@@ -71,11 +68,7 @@ class Checkpoints:
 
 
 def _open(workdir: storage.Path, **options) -> ocp.training.Checkpointer:
-    """Returns orbax's Checkpointer, which reads the metadata of every checkpoint at once.
-
-    Raises:
-        UserError: where that is damaged for a checkpoint; it is named.
-    """
+    """Returns orbax's Checkpointer, which reads the metadata of every checkpoint at once; UserError names a damaged one."""
     try:
         return ocp.training.Checkpointer(_folder(workdir), **options)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -144,17 +137,14 @@ def _checksum(array: Array) -> Array:
 def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, all_ema: list[str]) -> tuple[int, Any]:
     """Returns (step, one set of weights) of a checkpoint, without reading the others.
 
-    A trainer may save and remove checkpoints meanwhile: what is gone then is looked for again.
+    A trainer may save and remove checkpoints meanwhile: what is gone then is looked for again. Raises UserError where there
+    is no such checkpoint; the sentence lists those that exist.
 
     Args:
-        workdir: of the run.
         step: of the checkpoint; -1 is the latest that can be read.
         like: the parameters as `jax.ShapeDtypeStruct`s with shardings.
         ema: the name of an EMA rate, or "" for the parameters themselves.
         all_ema: the names of all EMA rates in the checkpoint.
-
-    Raises:
-        UserError: if the checkpoint does not exist; the sentence lists those that do.
     """
     unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
     averages = {name: like if name == ema else unread for name in all_ema}
@@ -187,11 +177,7 @@ def _load_step(workdir: storage.Path, step: int, wanted: dict[str, Any]) -> tupl
 
 
 def save_weights(workdir: storage.Path, step: int, params: Any) -> None:
-    """Saves one set of weights as a checkpoint of a run without EMA. Training cannot resume from it.
-
-    Raises:
-        RunError: where it could not be saved.
-    """
+    """Saves one set of weights as a checkpoint of a run without EMA, which cannot resume; RunError where that fails."""
     saved = {"weights": {"params": params, "ema": {}}}
     with _open(workdir) as checkpointer:
         try:

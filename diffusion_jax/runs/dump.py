@@ -24,17 +24,14 @@ def write(
 ) -> storage.Path:
     """Writes images to shards/, samples_NxHxWxC.npz (arr_0, labels as arr_1), grid.png and manifest.json; returns the .npz.
 
+    Raises UserError where the folder holds other images, or a damaged shard.
+
     Args:
-        out: the folder.
         generate: number of the first image -> uint8 [B, H, W, C] from there on, in pieces of any size, `num_images` in all.
-        num_images: N.
         shard_size: images in each shard, but for the last.
         manifest: what made the images; a folder that holds others is refused.
         labels: of the images, int [N], or None.
         on_progress: gets the number of images generated so far.
-
-    Raises:
-        UserError: where the folder holds other images, or a damaged shard.
     """
     made = shards.by_image(
         out,
@@ -69,7 +66,6 @@ def write_npz(file: BinaryIO, pieces: Iterable[np.ndarray], shape: tuple[int, ..
     """Writes what np.savez would write of all images together, holding one piece at a time.
 
     Args:
-        file: to write into.
         pieces: the images, in order, uint8 [n, H, W, C].
         shape: of all images, (N, H, W, C).
         labels: int [N], or None.

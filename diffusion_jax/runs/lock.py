@@ -21,10 +21,8 @@ WRITTEN = ("checkpoints", "config.json", "loss.png", "metrics.jsonl", "owner.jso
 def owning(workdir: storage.Path) -> Iterator[Callable[[], None]]:
     """Locks a workdir for this run, by the first process. Yields check(), which raises RunError if another has taken it.
 
-    A later sign of life that cannot be written is ignored.
-
-    Raises:
-        UserError: where another process gives signs of life, or the workdir cannot be written or leads elsewhere.
+    A later sign of life that cannot be written is ignored. Raises UserError where another process gives signs of life, or
+    the workdir cannot be written or leads elsewhere.
     """
     if not sharding.is_first():
         yield lambda: None
@@ -68,11 +66,7 @@ def owning(workdir: storage.Path) -> Iterator[Callable[[], None]]:
 
 
 def _wait_for(file: storage.Path) -> None:
-    """Returns when it is certain that the workdir is not locked.
-
-    Raises:
-        UserError: where somebody does.
-    """
+    """Returns when it is certain that the workdir is not locked; UserError where it is."""
     found = _read(file)
     if not found or found.get("ended") or _is_dead(found):
         return

@@ -107,13 +107,7 @@ class Logs:
         )
 
     def grid(self, step: int, name: str, x: np.ndarray) -> None:
-        """Records a grid of images.
-
-        Args:
-            step: of training.
-            name: what made them.
-            x: uint8 [N, H, W, C].
-        """
+        """Records a grid of images at a step, under the name of what made them. # uint8 [N, H, W, C]"""
         grid = pictures.grid(x)
         file = self._workdir / "previews" / f"step_{step:07d}_{name}.png"
         self._submit(file.name, lambda: storage.write_bytes(file, pictures.encode_png(grid)))

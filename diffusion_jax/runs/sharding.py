@@ -24,10 +24,7 @@ def join_processes() -> None:
     """Joins the other processes of a run, where there are any; to be called before anything is computed.
 
     Those of a Cloud TPU slice and of a SLURM job find each other; elsewhere JAX_COORDINATOR_ADDRESS (host:port of the
-    first), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
-
-    Raises:
-        UserError: where these do not fit together.
+    first), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are. Raises UserError where these do not fit together.
     """
     if jax.distributed.is_initialized():
         return
@@ -99,16 +96,13 @@ def local_mesh() -> Mesh:
 
 
 def make_mesh(*, num_fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh with axes ("data", "fsdp").
+    """Returns a mesh with axes ("data", "fsdp"); UserError where `num_fsdp` does not divide the devices.
 
     Batches are split over both, parameters over the second.
 
     Args:
         num_fsdp: devices that share each parameter; must divide the number of devices.
         devices: to take; by default all of all processes.
-
-    Raises:
-        UserError: where it does not.
     """
     num_devices = len(devices or jax.devices())
     if num_devices % num_fsdp:
@@ -129,13 +123,10 @@ def batched(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
 
 
 def state_shardings(state: Any, mesh: Mesh, *, shard_optimizer: bool) -> Any:
-    """Returns a sharding for each array of a `TrainState`.
+    """Returns a sharding for each array, or `jax.ShapeDtypeStruct`, of a `TrainState`.
 
-    Args:
-        state: of arrays or `jax.ShapeDtypeStruct`s.
-        mesh: from `make_mesh`.
-        shard_optimizer: whether averages and optimizer state are split over all devices, so that each updates its part of
-            the parameters only. [Xu et al. 2020, weight-update sharding]
+    With `shard_optimizer` averages and optimizer state are split over all devices, so that each updates its part of the
+    parameters only. [Xu et al. 2020, weight-update sharding]
     """
     shardings = param_shardings(state, mesh)
     if not shard_optimizer:
@@ -145,12 +136,9 @@ def state_shardings(state: Any, mesh: Mesh, *, shard_optimizer: bool) -> Any:
 
 
 def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",)) -> Any:
-    """Returns a sharding for each array of a pytree: its largest dimension that the axes divide is split, if it is large.
+    """Returns a sharding for each array, or `jax.ShapeDtypeStruct`, of a pytree.
 
-    Args:
-        tree: arrays or `jax.ShapeDtypeStruct`s: parameters, EMA weights, optimizer state.
-        mesh: from `make_mesh`.
-        axes: of the mesh.
+    Of a large one the largest dimension that the axes divide is split.
     """
     num_parts = math.prod(mesh.shape[axis] for axis in axes)
 
@@ -165,12 +153,7 @@ def param_shardings(tree: Any, mesh: Mesh, *, axes: tuple[str, ...] = ("fsdp",))
 
 
 def with_shardings(tree: Any, where: Any) -> Any:
-    """Returns a `jax.ShapeDtypeStruct` for each array of a pytree, with its sharding.
-
-    Args:
-        tree: of arrays or `jax.ShapeDtypeStruct`s.
-        where: one sharding for all, or a pytree of them.
-    """
+    """Returns a `jax.ShapeDtypeStruct` for each array of a pytree, with its sharding: one for all, or a pytree of them."""
     where = jax.tree.map(lambda _: where, tree) if isinstance(where, NamedSharding) else where
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, where)
 
@@ -186,8 +169,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 def memory_per_device() -> int:
     """Returns how many bytes a device may use; on a CPU half of the machine's memory, shared by all devices.
 
-    Raises:
-        UserError: if the device's memory is unknown.
+    Raises UserError where the device's memory is unknown.
     """
     device = jax.local_devices()[0]
     statistics = device.memory_stats() or {}

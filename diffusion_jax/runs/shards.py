@@ -33,16 +33,14 @@ def by_image(
 ) -> Shards:
     """Returns the shards of a folder, after making those that are missing; all processes have to ask.
 
+    Raises UserError where the folder holds the results of another manifest.
+
     Args:
-        out: the folder.
         manifest: what the results depend on.
         num_images: N.
         shard_size: images in each shard, but for the last.
         make: number of an image -> what is made for it and for those after it, in pieces of any size, N - number in all.
         on_progress: gets the number of images made so far.
-
-    Raises:
-        UserError: where the folder holds the results of another manifest.
     """
     storage.make_dir(out)
     check_or_write_manifest(out, manifest)
@@ -94,12 +92,10 @@ def _num_rows(piece: Rows) -> int:
 def read(shards: Shards, fits: Callable[[Rows], bool] = lambda rows: True) -> Iterator[Rows]:
     """Yields the arrays of each shard, one shard in memory at a time.
 
-    Args:
-        shards: see `by_image`.
-        fits: whether arrays are what the caller expects; all must have the names, types and shapes of the first shard's.
+    Raises UserError where a shard is damaged, or holds something else.
 
-    Raises:
-        UserError: where a shard is damaged, or holds something else.
+    Args:
+        fits: whether arrays are what the caller expects; all must have the names, types and shapes of the first shard's.
     """
     expected = None
     for file, size in zip(*shards, strict=True):
@@ -121,11 +117,7 @@ def read_all(shards: Shards) -> Rows:
 
 
 def decode(shard: storage.Path) -> Rows:
-    """Returns a shard's arrays.
-
-    Raises:
-        UserError: where it is damaged.
-    """
+    """Returns a shard's arrays; UserError where it is damaged."""
     try:
         return arrays.read_npz(io.BytesIO(storage.read_bytes(shard)))
     except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
@@ -148,11 +140,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_or_write_manifest(out: storage.Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest into a folder that has none.
-
-    Raises:
-        UserError: where it has another, and so holds other results.
-    """
+    """Writes the manifest into a folder that has none; UserError where it has another, and so holds other results."""
     file = out / "manifest.json"
     if not file.exists() and sharding.is_first():
         storage.write_text(file, json.dumps(manifest, indent=2) + "\n")

@@ -95,8 +95,7 @@ def write_text(name: Path, content: str) -> None:
 def reading(name: Path) -> Iterator[BinaryIO]:
     """Yields a file to read, the way in which every file of a user is opened: a pipe or a device never keeps it waiting.
 
-    Raises:
-        OSError: where it cannot be read, or is not a regular file.
+    Raises OSError where it cannot be read, or is not a regular file.
     """
     if is_object_store(name):
         with name.open("rb") as file:
@@ -120,12 +119,7 @@ def read_bytes(name: Path) -> bytes:
 def read_text(name: Path, kind: str) -> str:
     """Returns the content of a text file, of at most `MOST_TEXT` bytes.
 
-    Args:
-        name: of the file.
-        kind: what its folder should be, for the error.
-
-    Raises:
-        UserError: where it does not exist, cannot be read or is not text.
+    Raises UserError where it cannot be read, is not text, or is not there: its folder must be `kind`, it then says.
     """
     if not name.exists():
         folder = repr(str(name.parent))
@@ -156,14 +150,8 @@ def append_text(name: Path, content: str) -> None:
 def files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """Yields what lies in a folder and its sub-folders and is not a folder; names that begin with a dot are hidden.
 
-    Links are followed, and each folder is visited once. So links that lead to each other end.
-
-    Args:
-        folder: to begin with.
-        suffixes: that a file has and a folder has not. An object store is not asked what these are.
-
-    Raises:
-        OSError: where a folder cannot be read.
+    Links are followed, and each folder is visited once. So links that lead to each other end. An object store is not asked
+    what has one of the suffixes: it is a file. Raises OSError where a folder cannot be read.
     """
     waiting, seen = [folder], set()
     while waiting:
@@ -189,11 +177,7 @@ def _entries(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[
 
 
 def make_dir(name: Path) -> None:
-    """Makes a folder and its parents.
-
-    Raises:
-        UserError: where that is impossible.
-    """
+    """Makes a folder and its parents; UserError where that is impossible."""
     try:
         name.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -23,8 +23,7 @@ from diffusion_jax.runs import checkpoint, logs, storage
 def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
     """Writes a workdir with one set of weights, as the parameters of a run without EMA; returns the exit code, 0.
 
-    Raises:
-        UserError: where `workdir` is not that of a run, or `out` is one already.
+    Raises UserError where `workdir` is not that of a run, or `out` is one already.
     """
     if stored.has_config(out):
         raise UserError(f"flag --out = {str(out)!r} is the workdir of a run already; choose another.")

@@ -2,9 +2,10 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -12,23 +13,21 @@ from jax.sharding import Mesh
 from diffusion_jax import streams
 from diffusion_jax.runs import logs, sharding
 from diffusion_jax.runs.checkpoint import Checkpoints
-from diffusion_jax.training import state as train_state
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import Parts
-
-
-class Weights(NamedTuple):
-    """The weights of another run."""
-
-    origin: str  # its name
-    params: Any  # for the parameters
-    ema: Any  # for all EMA weights
 
 
 def make_state(key: Array, *, parts: Parts) -> TrainState:
     """Returns the state before the first step."""
     params = parts.network.init(key)
-    return train_state.make_train_state(params, parts.optimizer, parts.ema, parts.timesteps.init())
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=parts.ema.init(params),
+        opt_state=parts.optimizer.init(params),
+        timestep_state=parts.timesteps.init(),
+        counters={"skipped": jnp.zeros((), jnp.int32), "skipped_in_a_row": jnp.zeros((), jnp.int32)},
+    )
 
 
 def first_state(
@@ -37,16 +36,13 @@ def first_state(
     checkpoints: Checkpoints,
     *,
     shard_optimizer: bool,
-    weights: Callable[[], Weights] | None = None,
+    prepared: Callable[[TrainState], TrainState],
 ) -> TrainState:
     """Returns the latest checkpoint's state, or that before the first step, on its devices.
 
     Args:
-        parts: what a step is made of.
-        mesh: of the devices.
-        checkpoints: of the run.
         shard_optimizer: see `sharding.state_shardings`.
-        weights: returns what a new run starts with; None for new parameters.
+        prepared: new parameters' state -> the state with which a new run starts.
     """
     make, key = functools.partial(make_state, parts=parts), streams.key(parts.seed, "init")
     abstract = jax.eval_shape(make, key)
@@ -54,15 +50,17 @@ def first_state(
     if (state := checkpoints.restore_latest(sharding.with_shardings(abstract, shardings))) is not None:
         logs.say("resumed", f"at step {int(state.step):,}")
         return state
-    state = jax.jit(make, out_shardings=shardings)(key)
-    return state if weights is None else with_weights(state, weights())
+    return prepared(jax.jit(make, out_shardings=shardings)(key))
 
 
-def with_weights(state: TrainState, weights: Weights) -> TrainState:
-    """Returns a new run's state with other weights wherever name and shape agree; it says which do not."""
-    params, fresh = copy_matching(state.params, weights.params)
-    logs.say("weights", f"from {weights.origin}; fresh: {', '.join(fresh) or 'none'}")
-    ema = {name: copy_matching(params, weights.ema)[0] for name, params in state.ema.items()}
+def with_weights(state: TrainState, origin: str, raw: Any, average: Any) -> TrainState:
+    """Returns a new run's state with `raw` as parameters and `average` as all EMA weights, both of the run `origin`.
+
+    Where name or shape differ it keeps its own, and says so.
+    """
+    params, fresh = copy_matching(state.params, raw)
+    logs.say("weights", f"from {origin}; fresh: {', '.join(fresh) or 'none'}")
+    ema = {name: copy_matching(params, average)[0] for name, params in state.ema.items()}
     return state._replace(params=params, ema=ema)
 
 

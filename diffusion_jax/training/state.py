@@ -10,25 +10,15 @@ from jax import Array
 
 
 class TrainState(NamedTuple):
-    """Arrays only: everything that a checkpoint holds, and nothing that follows from the config.
+    """Arrays only: everything that a checkpoint holds, and nothing that follows from the config."""
 
-    Attributes:
-        step: training steps taken, int32 [].
-        params: the network's parameters.
-        ema: {rate: EMA of the parameters}; the rate as text.
-        opt_state: the optimizer's.
-        timestep_state: the history of losses that the distribution of t uses; () for uniform t.
-        counters: {'skipped': non-finite steps so far, 'skipped_in_a_row': those just now}, int32 [].
-        frozen: what no step changes and no checkpoint holds, such as a teacher; a pytree.
-    """
-
-    step: Array
-    params: Any
-    ema: dict[str, Any]
-    opt_state: Any
-    timestep_state: Any
-    counters: dict[str, Array]
-    frozen: Any = ()
+    step: Array  # training steps taken, int32 []
+    params: Any  # the network's parameters
+    ema: dict[str, Any]  # {rate: EMA of the parameters}; the rate as text
+    opt_state: Any  # the optimizer's
+    timestep_state: Any  # the history of losses that the distribution of t uses; () for uniform t
+    counters: dict[str, Array]  # {'skipped': non-finite steps so far, 'skipped_in_a_row': those just now}, int32 []
+    frozen: Any = ()  # what no step changes and no checkpoint holds, such as a teacher; a pytree
 
 
 class Ema(NamedTuple):
@@ -39,51 +29,29 @@ class Ema(NamedTuple):
 
 
 def exponential(rates: Sequence[float], *, warmup: bool = False) -> Ema:
-    """Returns an EMA for each rate, each beginning as a copy of the parameters; `warmup` as for `update_ema`."""
+    """Returns EMAs that begin as the parameters and move to rate * ema + (1 - rate) * params. [Ho et al. 2020, appendix B]
+
+    Args:
+        rates: one for each EMA, in [0, 1).
+        warmup: whether after n steps the rate is at most (1 + n) / (10 + n), so that the start is forgotten soon.
+    """
 
     def init(params: Any) -> dict[str, Any]:
         return {ema_name(rate): jax.tree.map(jnp.copy, params) for rate in rates}
 
     def update(ema: dict[str, Any], params: Any, step: Array) -> dict[str, Any]:
-        return update_ema(ema, params, num_updates=step if warmup else None)
+        def moved(rate: float, weights: Any) -> Any:
+            rate = jnp.minimum(rate, (1 + step) / (10 + step)) if warmup else rate
+            return jax.tree.map(lambda average, p: average + (1 - rate) * (p - average), weights, params)
+
+        return {name: moved(float(name), weights) for name, weights in ema.items()}
 
     return Ema(init, update)
-
-
-def make_train_state(
-    params: Any, optimizer: optax.GradientTransformation, ema: Ema, timestep_state: Any, frozen: Any = ()
-) -> TrainState:
-    """Returns the state before the first step."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        ema=ema.init(params),
-        opt_state=optimizer.init(params),
-        timestep_state=timestep_state,
-        counters={"skipped": jnp.zeros((), jnp.int32), "skipped_in_a_row": jnp.zeros((), jnp.int32)},
-        frozen=frozen,
-    )
 
 
 def ema_name(rate: float) -> str:
     """Returns the name of the EMA with a rate: '0.9999'."""
     return f"{rate:g}" if float(f"{rate:g}") == rate else repr(rate)
-
-
-def update_ema(ema: dict[str, Any], params: Any, *, num_updates: Array | None = None) -> dict[str, Any]:
-    """Returns each EMA moved to rate * ema + (1 - rate) * params. [Ho et al. 2020, appendix B]
-
-    Args:
-        ema: {rate: EMA weights}.
-        params: the parameters after a step.
-        num_updates: n, for a warm-up: the rate is at most (1 + n) / (10 + n), so that the start is forgotten soon.
-    """
-
-    def move(rate: float, weights: Any) -> Any:
-        rate = rate if num_updates is None else jnp.minimum(rate, (1 + num_updates) / (10 + num_updates))
-        return jax.tree.map(lambda average, p: average + (1 - rate) * (p - average), weights, params)
-
-    return {name: move(float(name), weights) for name, weights in ema.items()}
 
 
 def make_optimizer(

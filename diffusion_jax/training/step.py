@@ -45,8 +45,6 @@ def make_prepare(
     """Returns (batch, two keys) -> (x_0, cond).
 
     Args:
-        codec: what makes x_0 of stored data.
-        conditioning: what `cond` is.
         random_flip: whether each image is mirrored left to right with probability 1/2.
         drop_rate: probability with which each `cond` becomes the null.
     """
@@ -66,9 +64,7 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
     A step with a record that could not be read changes nothing at all.
 
     Args:
-        state: before the step.
         batch: {"x": stored data [B, ...], "cond": pytree}, and maybe "valid", see `feed.Batch`.
-        parts: what the step is made of.
     """
     keys = jax.random.split(streams.key(parts.seed, "train", state.step), 5)
     key_t, key_loss, key_dropout = keys[2:]
@@ -133,10 +129,7 @@ def compile_step(
     """Returns the jitted training step (state, store, item) -> (state, metrics), the state donated.
 
     Args:
-        parts: what a step is made of.
         batch_of: (store, item) -> batch, see `feed.Feed`.
-        mesh: of the devices.
-        shardings: of the state.
         num_steps: taken in one call; above one, items and metrics are stacked.
         deterministic: see `compiling.options`.
     """

@@ -19,7 +19,6 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import Parts
 
 NUM_PREVIEWED = 64
-INTERVALS = ("num_steps", "log_every", "sample_every", "checkpoint_every", "max_skipped")  # fields of a `Run`, in steps
 
 
 class Run(NamedTuple):
@@ -97,10 +96,8 @@ def hooks(
     """Returns what is done with the state every so many steps; the save is last, and seals what was logged.
 
     Args:
-        run: what is watched.
         generate: (params, numbers=image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite.
         held_out: stacked batches that are not trained on, or None.
-        save: saves a state.
     """
     found = [Hook(run.sample_every, _preview(run, generate)), Hook(run.checkpoint_every, save)]
     return found if held_out is None else [Hook(run.sample_every, _held_out_loss(run, held_out)), *found]

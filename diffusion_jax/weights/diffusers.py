@@ -6,6 +6,10 @@ from diffusion_jax.weights import maps
 
 PARTS = maps.RES | {"embedding": "time_emb_proj", "shortcut": "conv_shortcut"}
 PARTS |= {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+BLOCKS = {"embedding_0": "time_embedding.linear_1", "embedding_1": "time_embedding.linear_2"}
+BLOCKS |= {"middle_0": "mid_block.resnets.0", "middle_1": "mid_block.resnets.1"}
+BLOCKS |= {"middle_attention": "mid_block.attentions.0"}
+BLOCKS |= {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "conv_norm_out"}
 
 
 def read(tensors: maps.Tensors, like: Any) -> Any:
@@ -15,23 +19,15 @@ def read(tensors: maps.Tensors, like: Any) -> Any:
 
 def map_of(like: Any) -> maps.Map:
     """Returns {our path: (their name, layout)} of a network's parameters."""
-    places = _places(like)
+    last = max(int(name.split("_")[1]) for name in like if name.startswith("down_"))
+
+    def of_stage(way: str, stage: str, place: str, *attention: str) -> str:
+        block = f"{way}samplers.0.conv" if place == "sample" else f"{'attentions' if attention else 'resnets'}.{place}"
+        return f"{way}_blocks.{int(stage) if way == 'down' else last - int(stage)}.{block}"  # going up from the smallest
+
+    places = BLOCKS | maps.of_stages(like, of_stage)
 
     def entry(module: str, leaf: str) -> tuple[str, maps.Layout]:
         return f"{maps.name_of(module, places, PARTS)}.{'bias' if leaf == 'bias' else 'weight'}", maps.torch
 
     return maps.of_leaves(like, entry)
-
-
-def _places(like: Any) -> maps.Names:
-    """Returns their name of each of our blocks; their stages going up count from the smallest image."""
-    places = {"embedding_0": "time_embedding.linear_1", "embedding_1": "time_embedding.linear_2"}
-    places |= {"middle_0": "mid_block.resnets.0", "middle_1": "mid_block.resnets.1"}
-    places |= {"middle_attention": "mid_block.attentions.0"}
-    places |= {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "conv_norm_out"}
-    last = max(int(name.split("_")[1]) for name in maps.of_stages(like))
-    for name in maps.of_stages(like):
-        way, stage, place, *attention = name.split("_")
-        block = f"{way}samplers.0.conv" if place == "sample" else f"{'attentions' if attention else 'resnets'}.{place}"
-        places[name] = f"{way}_blocks.{int(stage) if way == 'down' else last - int(stage)}.{block}"
-    return places

@@ -8,6 +8,9 @@ from diffusion_jax.weights import maps
 
 PARTS = maps.RES | {"embedding": "temb_proj", "shortcut": "nin_shortcut"}
 PARTS |= {"norm": "norm", "query": "q", "key": "k", "value": "v", "out": "proj_out"}
+BLOCKS = {"embedding_0": "temb/dense0", "embedding_1": "temb/dense1"}
+BLOCKS |= {"middle_0": "mid/block_1", "middle_1": "mid/block_2", "middle_attention": "mid/attn_1"}
+BLOCKS |= {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "norm_out"}
 LEAVES = {"kernel": "W", "bias": "b", "scale": "gamma"}
 
 
@@ -18,7 +21,7 @@ def read(tensors: maps.Tensors, like: Any) -> Any:
 
 def map_of(like: Any) -> maps.Map:
     """Returns {our path: (their name, layout)} of a network's parameters."""
-    places = _places(like)
+    places = BLOCKS | maps.of_stages(like, _of_stage)
 
     def entry(module: str, leaf: str) -> tuple[str, maps.Layout]:
         is_norm = module.split(".")[-1].startswith("norm")
@@ -28,13 +31,6 @@ def map_of(like: Any) -> maps.Map:
     return maps.of_leaves(like, entry)
 
 
-def _places(like: Any) -> maps.Names:
-    """Returns their name of each of our blocks."""
-    places = {"embedding_0": "temb/dense0", "embedding_1": "temb/dense1"}
-    places |= {"middle_0": "mid/block_1", "middle_1": "mid/block_2", "middle_attention": "mid/attn_1"}
-    places |= {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "norm_out"}
-    for name in maps.of_stages(like):
-        way, stage, place, *attention = name.split("_")
-        block = f"{way}sample/conv" if place == "sample" else f"{'attn' if attention else 'block'}_{place}"
-        places[name] = f"{way}_{stage}/{block}"
-    return places
+def _of_stage(way: str, stage: str, place: str, *attention: str) -> str:
+    block = f"{way}sample/conv" if place == "sample" else f"{'attn' if attention else 'block'}_{place}"
+    return f"{way}_{stage}/{block}"

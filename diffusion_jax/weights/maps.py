@@ -30,15 +30,9 @@ def of_leaves(like: Any, entry: Callable[[str, str], tuple[str, Layout]]) -> Map
 
 
 def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
-    """Returns parameters like `like`, made of tensors; axes of size 1 may differ.
+    """Returns parameters like `like`, made of tensors; UserError where one is missing, or has another shape.
 
-    Args:
-        tensors: by their names.
-        like: parameters of the network, for its structure.
-        theirs: the map.
-
-    Raises:
-        UserError: where a tensor is missing, or has another shape.
+    Axes of size 1 may differ.
     """
 
     def leaf(path, old) -> np.ndarray:
@@ -65,6 +59,6 @@ def name_of(module: str, places: Names, parts: Names, separator: str = ".") -> s
     return separator.join([places[block], parts[part]] if part else [places[block]])
 
 
-def of_stages(like: Any) -> list[str]:
-    """Returns the names of our blocks that lie in a stage: down_<stage>_<place>, up_<stage>_<place>_attention, ..."""
-    return [name for name in like if name.startswith(("down_", "up_"))]
+def of_stages(like: Any, theirs: Callable[..., str]) -> Names:
+    """Returns their name of each of our blocks in a stage, from the parts of ours: 'down', stage, place[, 'attention']."""
+    return {name: theirs(*name.split("_")) for name in like if name.startswith(("down_", "up_"))}

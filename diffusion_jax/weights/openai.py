@@ -19,7 +19,6 @@ def read(tensors: maps.Tensors, like: Any, *, num_heads: Callable[[int, str], in
 
     Args:
         tensors: its state dict, as NumPy arrays.
-        like: parameters of the network, for its structure.
         num_heads: (channels, our path) -> heads of that attention.
         split_heads_first: whether q, k and v are interleaved by head (improved-diffusion, and guided-diffusion unless
             `use_new_attention_order`).

@@ -37,24 +37,15 @@ GIB, MIB = 2**30, 2**20
 
 
 class Plan(NamedTuple):
-    """What a compiled program takes of each chip.
+    """What a compiled program takes of each chip."""
 
-    Attributes:
-        memory: bytes in use at once: arguments, results and temporary arrays.
-        state: bytes of the arguments alone.
-        flops: operations of one step, counted from the program as it was written.
-        traffic: bytes that a chip's operations read and write in one step, as the compiler counts them: more than reach its
-            memory, since some stay in faster memory.
-        collectives: {kind: bytes} in one step.
-        seconds: that compiling took.
-    """
-
-    memory: int
-    state: int
-    flops: float
+    memory: int  # bytes in use at once: arguments, results and temporary arrays
+    state: int  # bytes of the arguments alone
+    flops: float  # operations of one step, counted from the program as it was written
+    # bytes that its operations read and write in one step, as the compiler counts them: more than reach its memory
     traffic: float
-    collectives: dict[str, int]
-    seconds: float
+    collectives: dict[str, int]  # {kind: bytes} in one step
+    seconds: float  # that compiling took
 
 
 class TooLargeError(Exception):
@@ -64,13 +55,8 @@ class TooLargeError(Exception):
 def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str, Any]:
     """Returns, and prints, what a config takes on a topology.
 
-    Args:
-        config: checked by `checks.check`.
-        topology: see the file.
-        with_sampler: whether to look at the sampler too.
-
-    Raises:
-        UserError: for a topology that there is not, or a batch that it does not divide.
+    The config is checked by `checks.check`. Raises UserError for a topology that there is not, or a batch that it does not
+    divide.
     """
     devices = devices_of(topology)
     chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.unknown(sharding.memory_per_device())

@@ -18,7 +18,6 @@ def count(fn: Callable, *args) -> int:
     count where they pad, not where they widen.
 
     Args:
-        fn: a traceable function.
         *args: arrays or `jax.ShapeDtypeStruct`s.
     """
     traceable = fn if hasattr(fn, "trace") else jax.jit(fn)

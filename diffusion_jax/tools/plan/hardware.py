@@ -7,21 +7,13 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What one device can do at most.
+    """What one device can do at most."""
 
-    Attributes:
-        memory: bytes.
-        bfloat16: floating-point operations a second of matrix products in bfloat16, without sparsity.
-        float32: the same at the highest precision; on a TPU a float32 product is six in bfloat16.
-        bandwidth: bytes a second from its own memory.
-        links: bytes a second to other chips, all links of a chip together.
-    """
-
-    memory: float
-    bfloat16: float
-    float32: float
-    bandwidth: float
-    links: float
+    memory: float  # bytes
+    bfloat16: float  # floating-point operations a second of matrix products in bfloat16, without sparsity
+    float32: float  # the same at the highest precision; on a TPU a float32 product is six in bfloat16
+    bandwidth: float  # bytes a second from its own memory
+    links: float  # bytes a second to other chips, all links of a chip together
 
 
 def _tpu(memory_gib: float, tflops: float, gigabytes: float, gigabits: float) -> Chip:
