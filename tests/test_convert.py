@@ -138,6 +138,16 @@ def test_weights_of_another_network_are_refused():
         ho.read(tensors, like)
 
 
+def test_weights_of_a_network_that_has_more_are_refused():
+    stored = recorded.load("g7_net_ho_unet")
+    tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
+    like = jax.eval_shape(networks.unet((8, 8, 3), dtype="float32", **SMALL).init, jax.random.key(0))
+    more = {f"up_0/attn_{number}/norm/gamma": np.ones(32) for number in range(7, 19)}
+    sentence = "12 tensors that the network does not take: up_0/attn_7/norm/gamma, .*up_0/attn_16/norm/gamma and 2 more"
+    with pytest.raises(UserError, match=sentence):
+        ho.read(tensors | more, like)
+
+
 G6 = recorded.load("g6_embeddings")
 CLOSED = ("ho.", "score_sde.", "diffusers.flip0.shift1.", "edm.pos.endpoint1.")
 

@@ -2,11 +2,16 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
+from diffusion_jax.compose import training
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import start
 from diffusion_jax.training import state as train_state
 
 RTOL = 2e-5  # 1 - 0.999^n, by which Adam divides, is wrong by so much in float32
@@ -103,3 +108,9 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(finite, weight
     assert after.step == 1
     assert after.params["w"] == after.ema["0.9"]["w"] == after.timestep_state[0] == weight
     assert after.counters["skipped"] == 7 + (not finite) and after.counters["skipped_in_a_row"] == in_a_row
+
+
+def test_weights_of_which_none_fits_are_refused():
+    state = start.make_state(jax.random.key(0), parts=training.parts(tiny.config_of({})))
+    with pytest.raises(UserError, match="train.init_from = 'other' has no array that fits the network"):
+        start.with_weights(state, "other", {"head": np.zeros(3)}, {"head": np.zeros(3)})

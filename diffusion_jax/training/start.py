@@ -10,7 +10,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from diffusion_jax import streams
+from diffusion_jax import errors, streams
+from diffusion_jax.errors import UserError
 from diffusion_jax.runs import logs, sharding
 from diffusion_jax.runs.checkpoint import Checkpoints
 from diffusion_jax.training.state import TrainState
@@ -56,24 +57,30 @@ def first_state(
 def with_weights(state: TrainState, origin: str, raw: Any, average: Any) -> TrainState:
     """Returns a new run's state with `raw` as parameters and `average` as all EMA weights, both of the run `origin`.
 
-    Where name or shape differ it keeps its own, and says so.
+    Where name or shape differ it keeps its own, and says so. UserError where nothing fits.
     """
-    params, fresh = copy_matching(state.params, raw)
-    logs.say("weights", f"from {origin}; fresh: {', '.join(fresh) or 'none'}")
+    params, fresh, left = copy_matching(state.params, raw)
+    num_taken = len(jax.tree.leaves(params)) - len(fresh)
+    if not num_taken:
+        raise UserError(f"config field train.init_from = {origin!r} has no array that fits the network.")
+    said = f"from {origin}, {num_taken} arrays; fresh: {errors.some(fresh) or 'none'}"
+    logs.say("weights", f"{said}; not taken: {errors.some(left)}" if left else said)
     ema = {name: copy_matching(params, average)[0] for name, params in state.ema.items()}
     return state._replace(params=params, ema=ema)
 
 
-def copy_matching(new: Any, old: Any) -> tuple[Any, list[str]]:
-    """Returns `new` with the arrays of `old` that fit, on the devices of `new`, and the names of those that did not."""
+def copy_matching(new: Any, old: Any) -> tuple[Any, list[str], list[str]]:
+    """Returns (`new` with the arrays of `old` that fit, on its own devices; what is fresh in it; what is left of `old`)."""
     named = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
-    fresh = []
+    taken, fresh = set(), []
 
     def copy(path, leaf):
         name = jax.tree_util.keystr(path)
         if name in named and named[name].shape == leaf.shape:
+            taken.add(name)
             return sharding.put_global(np.asarray(named[name]), leaf.sharding)
         fresh.append(name)
         return leaf
 
-    return jax.tree_util.tree_map_with_path(copy, new), fresh
+    result = jax.tree_util.tree_map_with_path(copy, new)
+    return result, fresh, [name for name in named if name not in taken]

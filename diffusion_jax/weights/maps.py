@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 
 Tensors = Mapping[str, np.ndarray]
@@ -30,9 +31,9 @@ def of_leaves(like: Any, entry: Callable[[str, str], tuple[str, Layout]]) -> Map
 
 
 def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
-    """Returns parameters like `like`, made of tensors; UserError where one is missing, or has another shape.
+    """Returns parameters like `like`, made of tensors.
 
-    Axes of size 1 may differ.
+    Axes of size 1 may differ. UserError where a tensor is missing, has another shape, or no parameter takes it.
     """
 
     def leaf(path, old) -> np.ndarray:
@@ -45,7 +46,14 @@ def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
             raise UserError(f"the weights for {where} are {list(found.shape)}; the network's are {list(old.shape)}.")
         return found.reshape(old.shape)
 
-    return jax.tree_util.tree_map_with_path(leaf, like)
+    params = jax.tree_util.tree_map_with_path(leaf, like)
+    taken = {name for name, _ in theirs.values()}
+    if left := [name for name in tensors if name not in taken]:
+        raise UserError(
+            f"the weights have {len(left)} tensors that the network does not take: {errors.some(left)}. Their network has "
+            "other options; what is not of a network at all must be left out."
+        )
+    return params
 
 
 def torch(tensor: np.ndarray) -> np.ndarray:
