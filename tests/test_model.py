@@ -126,7 +126,8 @@ def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys, monke
     with pytest.raises(KeyboardInterrupt):
         train.run(wider, storage.path(tmp_path / "wider"))
     said = capsys.readouterr().out
-    assert "['middle_0']['conv1']['kernel']" in said and "['embedding_0']" not in said
+    assert "9 arrays; fresh: ['conv_out']['kernel'], ['down_0_0']" in said and "['embedding_0']" not in said
+    assert " and 55 more; not taken: ['conv_out']['kernel'], ['down_0_0']" in said
 
 
 @pytest.fixture(scope="module")
