@@ -243,7 +243,7 @@ def test_the_loop_stops_between_calls():
 
 
 def test_a_signal_is_caught_and_a_second_interrupt_ends_the_process(monkeypatch):
-    ended = []
+    ended, before = [], signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     monkeypatch.setattr(loop.os, "_exit", ended.append)
     with loop.catch_signals() as caught:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
@@ -251,7 +251,7 @@ def test_a_signal_is_caught_and_a_second_interrupt_ends_the_process(monkeypatch)
         assert caught == [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1] and ended == []
         os.kill(os.getpid(), signal.SIGINT)
         assert ended == [130]
-    assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.signal(signal.SIGHUP, before) == signal.SIG_DFL
 
 
 def test_under_nohup_a_terminal_that_goes_away_stops_nothing():

@@ -76,14 +76,16 @@ def test_two_processes_train_stop_together_and_go_on_as_one(tmp_path):
 
 def test_an_image_that_one_process_cannot_read_ends_both_and_both_save_the_steps_before(tmp_path):
     """Of a set that is read while training; the one that met it says which, and nothing of its step or later is saved."""
+    images = tmp_path / "images"
+    images.mkdir()
     for number in range(12):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
         content = pictures.encode_png(pixels)
-        (tmp_path / f"{number:02d}.png").write_bytes(content if number != 7 else content[:60])
+        (images / f"{number:02d}.png").write_bytes(content if number != 7 else content[:60])
     flags = [
         *tiny.flags(tmp_path / "run", num_steps=50, checkpoint_every=50, log_every=1),
         "--config.data.source=folder",
-        f"--config.data.path={tmp_path}",
+        f"--config.data.path={images}",
     ]
     flags += ["--config.data.channels=3", "--config.data.device_cache_gib=0", "--config.train.batch_size=4"]
     codes, said = end(start(2, *flags))
