@@ -9,7 +9,8 @@ import numpy as np
 from jax import Array
 
 # Stage i is taken at t + C[i] h from the slopes before it, weighted by A[i]. The last stage is the new point itself, whose
-# slope begins the next step; ERROR is the difference of the solutions of fifth and of fourth order.
+# slope begins the next step; ERROR is the difference of the solutions of fifth and of fourth order. JAX remembers how it
+# once rounded such an array, so each use makes one of its own precision.
 C = np.array([0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1])
 A = np.array(
     [
@@ -75,7 +76,7 @@ def integrate(
     def step(walk: _Walk) -> _Walk:
         h = jnp.where(going(walk), jnp.minimum(walk.h, end - walk.t), 0)
         slopes, new = _stages(slope, walk, h)
-        error = _norm(_combined(ERROR, slopes, h), walk.y, new, rtol, atol)
+        error = _norm(_combined(ERROR.astype(h.dtype), slopes, h), walk.y, new, rtol, atol)
         error = jnp.where(jnp.isnan(error), jnp.inf, error)  # a step that went astray is tried again, shorter
         kept = (error <= 1) & going(walk)
         arrived = jnp.where(walk.h >= end - walk.t, end, walk.t + h)
@@ -103,8 +104,8 @@ def _stages(slope: Callable[[Array, Any], Any], walk: _Walk, h: Array) -> tuple[
 
     def stage(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         slopes, _ = carry
-        point = jax.tree.map(jnp.add, walk.y, _combined(jnp.asarray(A)[i], slopes, h))
-        new = slope(walk.t + jnp.asarray(C, h.dtype)[i] * h, point)
+        point = jax.tree.map(jnp.add, walk.y, _combined(jnp.asarray(A.astype(h.dtype))[i], slopes, h))
+        new = slope(walk.t + jnp.asarray(C.astype(h.dtype))[i] * h, point)
         return jax.tree.map(lambda all_, one: all_.at[i].set(one), slopes, new), point
 
     return jax.lax.fori_loop(1, len(C), stage, (slopes, walk.y))

@@ -31,6 +31,17 @@ def test_time_reaches_the_slope(x64):
     np.testing.assert_allclose(got.y, 32.0, rtol=1e-13)
 
 
+def test_float64_is_exact_after_float32_too():
+    """JAX keeps the float32 form of a NumPy array that a program used, and would take it again in float64."""
+
+    def integral():
+        return ode.integrate(lambda t, y: 5 * t[:, None] ** 4 + 0 * y, jnp.zeros((1, 1)), 0.0, 2.0, rtol=1e-8, atol=1e-10).y
+
+    assert jax.jit(integral)().dtype == jnp.float32
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.jit(lambda: integral())(), 32.0, rtol=1e-13)
+
+
 def test_the_error_falls_as_fifth_order_promises(x64):
     """Ten thousand times the accuracy for about 10^(4/5) = 6.3 times the steps."""
     got = [
