@@ -144,7 +144,9 @@ def test_a_grid_that_does_not_fit_the_process_is_a_sentence(changes, sentence):
         checks.check(config_of(changes))
 
 
-@pytest.mark.parametrize("kind", ["discrete", "rectified_flow", "ve", "vp"])
+@pytest.mark.parametrize(
+    "kind", ["discrete", "rectified_flow", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ve", "vp"))]
+)
 def test_every_process_has_the_likelihood_of_its_probability_flow(kind):
     """A network that always answers x_0 = 0 makes of any image a linear flow: x_T = sigma_T / sigma_first x."""
     changes = {"process.kind": kind, "predicts": "x_0", "likelihood.kind": "pf_ode", "likelihood.tolerance": 1e-6}

@@ -324,6 +324,7 @@ def test_a_broken_image_on_the_way_is_named_and_what_was_learned_is_saved(tmp_pa
     leaves_equal(*states, **({"rtol": 0} if steps_per_call == 1 else {"atol": 2e-4}))
 
 
+@pytest.mark.slow
 def test_a_loss_history_is_resumed_exactly(tmp_path, capsys, one_device):
     """L_vlb with draws by second moment over 2 levels, so that the history fills at once: 2 + 2 steps are 4 steps."""
     changes = {"loss.name": "vlb", "model.learned_variance": True, "loss.timesteps": "loss_second_moment"}

@@ -73,7 +73,8 @@ def test_train_then_resume_then_sample(tmp_path):
     assert json.loads((out_dir / "manifest.json").read_text())["checkpoint_step"] == 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number, capsys, one_device):
     command = tiny.flags(tmp_path / "run", num_steps=100_000, log_every=10_000, checkpoint_every=10_000, sample_every=10_000)
     process = start(*command)
@@ -324,6 +325,7 @@ def test_a_broken_image_is_named_before_anything_is_written(tmp_path, capsys):
     assert err.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_dump_is_the_same_on_one_device_and_on_eight(tmp_path, trained):
     """And for any shard size, when it is continued on other devices, and when it is longer."""
 

@@ -111,8 +111,9 @@ sys.exit(main.main(["main.py", *{flags!r}]))
 
 @pytest.mark.parametrize(
     ("limit", "sentence"),
-    [(20_000, "a checkpoint could not be saved"), pytest.param(150, "File too large", marks=pytest.mark.slow)],
+    [(20_000, "a checkpoint could not be saved"), (150, "File too large")],
 )
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(trained, tmp_path, limit, sentence):
     """`trained` compiles what is asked for here: what a full disk cannot keep."""
     flags = tiny.flags(tmp_path / "run", **tiny.TRAINED)

@@ -74,6 +74,7 @@ def test_two_processes_train_stop_together_and_go_on_as_one(tmp_path):
     check_dump(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_image_that_one_process_cannot_read_ends_both_and_both_save_the_steps_before(tmp_path):
     """Of a set that is read while training; the one that met it says which, and nothing of its step or later is saved."""
     images = tmp_path / "images"
