@@ -73,7 +73,10 @@ def alone():
     return train(wide_parts()._replace(optimizer=optax.sgd(0.1, momentum=0.9)), None)
 
 
-@pytest.mark.parametrize(("num_fsdp", "shard_optimizer"), [(1, False), (4, False), (1, True)])
+@pytest.mark.parametrize(
+    ("num_fsdp", "shard_optimizer"),
+    [(4, False), *(pytest.param(1, split, marks=pytest.mark.slow) for split in (False, True))],
+)
 def test_eight_devices_take_the_same_steps_as_one(num_fsdp, shard_optimizer):
     """Loss and gradient norm of three steps with SGD and momentum, which unlike Adam do not magnify rounding."""
     parts = wide_parts()._replace(optimizer=optax.sgd(0.1, momentum=0.9))
@@ -103,6 +106,7 @@ def test_bytes_on_a_device_fall_with_the_number_that_share_them(num_fsdp, shard_
         assert bytes_on_a_device(tree) == whole - large + large / num_parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_fsdp", "shard_optimizer", "most"), [(1, False, 1.01), (1, True, 2), (4, False, 3)])
 def test_a_step_sends_the_parameters_as_often_as_it_must(num_fsdp, shard_optimizer, most):
     """Summing gradients sends them once, handing out a split update once more; split parameters are gathered both ways."""
