@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    compiling.pin_numerics()
     flags, config, changes = parse(argv)
     job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
     importlib.import_module("diffusion_jax.compose.checks").check(config)
@@ -42,7 +43,6 @@ def _run(argv: list[str]) -> int:
     sharding.start_devices()
     for sentence in config.without_effect(changes):
         logs.say("warning", sentence)
-    compiling.pin_numerics()
     if config.compilation_cache:
         compiling.keep_compiled()
     if flags["mode"] != "train":
