@@ -1,4 +1,4 @@
-"""Training losses: (denoise, x_0, level, key) -> a loss for each image, and named terms to watch."""
+"""Training losses: (denoise, x_0, level, eps) -> a loss for each image, and named terms to watch."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from diffusion_jax import likelihood, process
 from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind
 from diffusion_jax.process import Level
 
-Loss = Callable[[Denoiser, Array, Level, Array], tuple[Array, dict[str, Array]]]
+Loss = Callable[[Denoiser, Array, Level, Array], tuple[Array, dict[str, Array]]]  # eps: standard normal, of x_0's shape
 Weighting = Callable[[Array], Array]  # SNR -> weight of the squared error of x_0
 
 
@@ -25,13 +25,13 @@ def simple(*, weighting: Weighting | None = None) -> Loss:
     Example:
         >>> level = dj.chain(dj.linear(1000)).level(jnp.array([1, 500]))  # of two images, t from 1
         >>> denoise = dj.make_denoiser(lambda x_t, c_noise: 0 * x_t, dj.X_0)  # the error is then x_0 itself
-        >>> losses, _ = dj.simple()(denoise, jnp.ones((2, 8, 8, 1)), level, jax.random.key(0))
+        >>> eps = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+        >>> losses, _ = dj.simple()(denoise, jnp.ones((2, 8, 8, 1)), level, eps)
         >>> bool(jnp.allclose(losses, 1))
         True
     """
 
-    def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
-        eps = jax.random.normal(key, x_0.shape, x_0.dtype)
+    def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
         prediction = denoise(process.diffuse(x_0, level, eps), level)
         mse = squared_error(prediction, x_0, eps)
         return mse if weighting is None else mse * weighting(snr(level)) / x_0_weight(prediction, level), {}
@@ -48,8 +48,8 @@ def vlb(*, levels: Level, variance: VarianceKind) -> Loss:
         levels: all rows of a chain, `process.level(np.arange(T + 1))`, [T + 1].
     """
 
-    def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
-        x_t = process.diffuse(x_0, level, jax.random.normal(key, x_0.shape, x_0.dtype))
+    def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
+        x_t = process.diffuse(x_0, level, eps)
         return _vlb(denoise(x_t, level), x_0, x_t, level, levels, variance), {}
 
     return loss
@@ -62,8 +62,7 @@ def hybrid(*, levels: Level, vlb_weight: float = 0.001) -> Loss:
         levels: as in `vlb`.
     """
 
-    def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
-        eps = jax.random.normal(key, x_0.shape, x_0.dtype)
+    def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
         x_t = process.diffuse(x_0, level, eps)
         prediction = denoise(x_t, level)
         mse = squared_error(prediction, x_0, eps)

@@ -195,6 +195,8 @@ def test_a_batch_follows_from_the_memory():
     assert of(memory=80e9, num_devices=1) == 128
     assert of(memory=80e9, num_devices=6) == 6 * 16
     assert of(memory=100 * one / memory.MEMORY_USED, num_devices=1) == 64
+    in_parts = config.with_values("train", num_microbatches=6)
+    assert memory.batch_size(in_parts, memory=100 * one / memory.MEMORY_USED, num_devices=1) == 6 * 16
     with pytest.raises(
         UserError, match=r"train.batch_size = 0 is not possible: one image takes 0.0 GiB and 0.0 GiB are free"
     ):

@@ -13,9 +13,13 @@ LEVELS = oracles.rows_of(schedules.cosine(1000))
 PREDICTS = pytest.mark.parametrize("predicts", ["eps", "x_0", "v"])
 
 
-def loss_of(network, predicts, x_0, t, seed=0):
+def noise(x_0):
+    return jax.random.normal(jax.random.key(0), x_0.shape)
+
+
+def loss_of(network, predicts, x_0, t):
     denoise = denoiser.make_denoiser(network, choices.PARAMETERIZATIONS[predicts])
-    return losses.simple()(denoise, x_0, process.rows(LEVELS, t), jax.random.key(seed))[0]
+    return losses.simple()(denoise, x_0, process.rows(LEVELS, t), noise(x_0))[0]
 
 
 @PREDICTS
@@ -73,7 +77,7 @@ def test_a_weighting_is_the_weight_of_the_error_of_x_0_whatever_is_predicted(nam
         return process.expand(a, x_0) * wrong + process.expand(b, x_0) * (x_t - alpha * wrong) / sigma
 
     denoise = denoiser.make_denoiser(network, choices.PARAMETERIZATIONS[predicts])
-    got = losses.simple(weighting=weighting)(denoise, x_0, level, jax.random.key(0))[0]
+    got = losses.simple(weighting=weighting)(denoise, x_0, level, noise(x_0))[0]
     snr = np.float64(level.alpha) ** 2 / np.float64(level.sigma) ** 2
     np.testing.assert_allclose(got, 0.01 * expected(snr), rtol=2e-3)
 
@@ -94,7 +98,7 @@ def gradient_of(loss, of_x_0=0.1, of_variance=0.2):
     x_0, level = jnp.full((3, 4, 4, 1), 0.25), process.rows(LEVELS, np.array([1, 300, 900]))
 
     def total(of_x_0, of_variance):
-        return jnp.sum(loss(wrong_by(of_x_0, of_variance), x_0, level, jax.random.key(0))[0])
+        return jnp.sum(loss(wrong_by(of_x_0, of_variance), x_0, level, noise(x_0))[0])
 
     return jax.grad(total, argnums=(0, 1))(of_x_0, of_variance)
 
@@ -113,12 +117,13 @@ def test_the_bound_is_least_for_the_posterior_itself():
 
     def bits(of_x_0, of_variance):
         loss = losses.vlb(levels=LEVELS, variance="learned_range")
-        return np.asarray(loss(wrong_by(of_x_0, of_variance), x_0, level, jax.random.key(0))[0])
+        return np.asarray(loss(wrong_by(of_x_0, of_variance), x_0, level, noise(x_0))[0])
 
     np.testing.assert_allclose(bits(0.0, -1.0), 0, atol=1e-3)
     assert np.all(bits(0.5, -1.0) > 1e-3) and np.all(bits(0.0, 0.0) > 0)
 
 
 def test_a_prediction_that_no_network_made_has_no_loss():
+    x_0 = jnp.zeros((1, 4, 4, 1))
     with pytest.raises(ValueError, match="this loss needs the predictions of a network; use denoiser.make_denoiser"):
-        losses.simple()(oracles.gaussian(), jnp.zeros((1, 4, 4, 1)), process.rows(LEVELS, [5]), jax.random.key(0))
+        losses.simple()(oracles.gaussian(), x_0, process.rows(LEVELS, [5]), noise(x_0))

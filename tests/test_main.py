@@ -103,7 +103,7 @@ def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path, capsys, monke
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (MemoryError(), "memory does not suffice .MemoryError.; set a smaller train.batch_size"),
+        (MemoryError(), "memory does not suffice .MemoryError.; set train.num_microbatches = 2 or more"),
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nAllocator"),
             r"memory .* .RESOURCE_EXHAUSTED: Out of memory.; set",

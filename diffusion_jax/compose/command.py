@@ -60,8 +60,8 @@ def _sentence(error: Exception) -> str:
     first_line = str(error).split("\n")[0].strip()
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first_line:
         return (
-            f"memory does not suffice ({first_line or 'MemoryError'}); set a smaller train.batch_size or "
-            "sample.batch_per_device, model.num_remat_stages = 1 or more, or model.dtype = 'bfloat16'."
+            f"memory does not suffice ({first_line or 'MemoryError'}); set train.num_microbatches = 2 or more, a smaller "
+            "train.batch_size or sample.batch_per_device, model.num_remat_stages = 1 or more, or model.dtype = 'bfloat16'."
         )
     if isinstance(error, OSError):  # a full disk, a folder that became read-only, a share that went away
         return f"{error}; {RESUMABLE}"

@@ -28,18 +28,19 @@ def with_batch_size(config: Config, mesh: Mesh, *, memory: float) -> Config:
         size = batch_size(config, memory=memory, num_devices=mesh.size)
         logs.say("picked", f"batches of {size}")
         config = config.with_values("train", batch_size=size)
-    sharding.check_batch_size(config.train.batch_size, mesh)
+    sharding.check_batch_size(config.train.batch_size, mesh, num_microbatches=config.train.num_microbatches)
     return config
 
 
 def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
-    """Returns how many images to train on at once: up to 128, a power of two on each device, as its memory allows.
+    """Returns how many images to train on at once: up to 128, a power of two in each device's parts, as its memory allows.
 
     The config's own `train.batch_size` is not looked at, `memory` is that of each device, in bytes. Raises UserError where
     one image is too much.
     """
     state = jax.eval_shape(functools.partial(start.make_state, parts=training.parts(config)), jax.random.key(0))
-    fixed = _num_bytes(state) + _num_bytes(state.params)  # the gradient is as large as the parameters
+    num_parts = config.train.num_microbatches
+    fixed = _num_bytes(state) + min(num_parts, 2) * _num_bytes(state.params)  # the gradient; of a part, and the sum
     free = MEMORY_USED * memory - fixed - config.data.device_cache_gib * 2**30  # the data set is at most that
     per_image = activation_bytes(config, 2) - activation_bytes(config, 1)
     if free < per_image:
@@ -49,8 +50,9 @@ def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
             f"{max(free, 0) / 2**30:.1f} GiB are free; set model.num_remat_stages = {num_levels}, or lower "
             "data.image_size or model.channels."
         )
-    most = max(1, min(MAX_BATCH_SIZE // num_devices, int(free // per_image)))
-    return num_devices * 2 ** int(math.log2(most))
+    num_shares = num_devices * num_parts
+    most = max(1, min(MAX_BATCH_SIZE // num_shares, int(free // per_image)))
+    return num_shares * 2 ** int(math.log2(most))
 
 
 def activation_bytes(config: Config, num_images: int) -> int:

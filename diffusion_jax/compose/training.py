@@ -35,6 +35,7 @@ def parts(config: Config) -> Parts:
         codec=codec,
         prepare=step.make_prepare(codec, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
         seed=train.seed,
+        num_microbatches=train.num_microbatches,
     )
 
 

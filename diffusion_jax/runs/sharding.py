@@ -158,11 +158,12 @@ def with_shardings(tree: Any, where: Any) -> Any:
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, where)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError where the devices do not divide a batch."""
-    if batch_size % mesh.size:
+def check_batch_size(batch_size: int, mesh: Mesh, *, num_microbatches: int = 1) -> None:
+    """Raises UserError where the devices do not divide a batch, or its parts."""
+    if batch_size % (mesh.size * num_microbatches):
+        parts = f", times train.num_microbatches, {num_microbatches}" if num_microbatches > 1 else ""
         raise UserError(
-            f"config field train.batch_size = {batch_size} must be a multiple of the number of devices, {mesh.size}."
+            f"config field train.batch_size = {batch_size} must be a multiple of the number of devices, {mesh.size}{parts}."
         )
 
 

@@ -37,6 +37,7 @@ class Parts(NamedTuple):
     codec: Codec
     prepare: Callable[[Batch, Array], tuple[Array, Any]]  # (batch, two keys) -> (x_0, cond), as training sees them
     seed: int
+    num_microbatches: int = 1  # parts of a batch that the network takes one after the other
 
 
 def make_prepare(
@@ -67,16 +68,18 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
         batch: {"x": stored data [B, ...], "cond": pytree}, and maybe "valid", see `feed.Batch`.
     """
     keys = jax.random.split(streams.key(parts.seed, "train", state.step), 5)
-    key_t, key_loss, key_dropout = keys[2:]
+    key_t, key_eps, key_dropout = keys[2:]
     x_0, cond = parts.prepare(batch, keys[:2])
     t, weight = parts.timesteps.draw(state.timestep_state, key_t, len(x_0))
+    eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
 
-    def objective(params):
-        network = networks.bind(parts.network, params, cond, train=True, rngs={"dropout": key_dropout})
-        losses, terms = parts.loss(parts.make_denoiser(network), x_0, parts.level_of(t), key_loss)
+    def objective(params, x_0, cond, t, weight, eps, key):
+        network = networks.bind(parts.network, params, cond, train=True, rngs={"dropout": key})
+        losses, terms = parts.loss(parts.make_denoiser(network), x_0, parts.level_of(t), eps)
         return jnp.mean(weight * losses), (losses, terms)
 
-    (loss, (losses, terms)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    value_and_grad = accumulated(jax.value_and_grad(objective, has_aux=True), parts.num_microbatches)
+    (loss, (losses, terms)), gradient = value_and_grad(state.params, (x_0, cond, t, weight, eps), key_dropout)
     grad_norm = optax.tree.norm(gradient)
     updates, opt_state = parts.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -92,6 +95,32 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
     return state, {"loss": loss, "grad_norm": grad_norm, **terms, **state.counters, "unreadable": unreadable}
 
 
+def accumulated(value_and_grad: Callable, num_microbatches: int) -> Callable[[Any, Any, Array], tuple[Any, Any]]:
+    """Returns (params, batch, key) -> ((mean loss, what is of each image), mean gradient), in memory for a part at a time.
+
+    The same as of the whole batch, to rounding. A part has every k-th image, so that each device has its share of each.
+
+    Args:
+        value_and_grad: (params, *part, key) -> ((loss, pytree of arrays [B / k, ...]), gradient), means over the part.
+        num_microbatches: k; must divide the images of each device.
+    """
+    if num_microbatches == 1:
+        return lambda params, batch, key: value_and_grad(params, *batch, key)
+
+    def of_parts(params: Any, batch: Any, key: Array):
+        def add(total, part_and_key):
+            part, key = part_and_key
+            (loss, of_images), gradient = value_and_grad(params, *part, key)
+            return jax.tree.map(lambda x, more: x + more / num_microbatches, total, (loss, gradient)), of_images
+
+        split = jax.tree.map(lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
+        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+        (loss, gradient), of_images = jax.lax.scan(add, zeros, (split, jax.random.split(key, num_microbatches)))
+        return (loss, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), of_images)), gradient
+
+    return of_parts
+
+
 def train_steps(state: TrainState, batches: dict[str, Any], *, parts: Parts) -> tuple[TrainState, dict[str, Array]]:
     """Returns `train_step` taken once for each of the stacked batches, and the metrics of each. # {name: [k]}"""
     return jax.lax.scan(lambda state, batch: train_step(state, batch, parts=parts), state, batches)
@@ -102,10 +131,12 @@ def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Arra
 
     def of_batch(numbered) -> Array:
         index, batch = numbered
-        key_t, key_loss = jax.random.split(streams.key(parts.seed, "evaluate", index))
-        t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(batch["x"]))
+        key_t, key_eps = jax.random.split(streams.key(parts.seed, "evaluate", index))
+        x_0 = parts.codec.encode(batch["x"])
+        t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(x_0))
+        eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
         denoise = parts.make_denoiser(networks.bind(parts.network, params, batch["cond"]))
-        losses, _ = parts.loss(denoise, parts.codec.encode(batch["x"]), parts.level_of(t), key_loss)
+        losses, _ = parts.loss(denoise, x_0, parts.level_of(t), eps)
         return jnp.mean(weight * losses)
 
     return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["x"])), batches)))
