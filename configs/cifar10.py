@@ -46,9 +46,8 @@ def get_config() -> ConfigDict:
     config.data.random_flip = True
 
     config.sample.sampler = "ancestral"
-    config.sample.num_steps = 1000
+    config.sample.num_steps = 0  # all T
     config.sample.variance = "large"  # beta_t
     config.sample.clip = "static"  # x_0 to [-1, 1] at every step
     config.sample.num_images = 50_000
-    config.sample.ema_rate = 0.9999
     return config

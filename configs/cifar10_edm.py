@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
     config.loss.time_density = "log_normal"
     config.train.update(num_steps=390_625, batch_size=512, learning_rate=1e-3, warmup_steps=19_531, grad_clip=float("inf"))
     config.train.ema_rates = (0.99929,)
-    config.sample.update(sampler="heun", grid="karras", num_steps=18, clip="none", ema_rate=0.99929)
+    config.sample.update(sampler="heun", grid="karras", num_steps=18, clip="none")
     return config

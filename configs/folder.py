@@ -37,7 +37,7 @@ def get_config(path: str = "") -> ConfigDict:
     config.data.update(source="folder", name="", path=path, held_out="", resize=True)
     config.data.update(image_size=(size, size), channels=channels)
     config.model.update(multipliers=multipliers, attention_stages=(attention_level,))
-    config.train.update(num_steps=100_000, batch_size=0, learning_rate=learning_rate, ema_warmup=True)
+    config.train.update(num_steps=100_000, batch_size=0, learning_rate=learning_rate, ema_warmup="on")
     config.sample.update(num_images=1000, batch_per_device=16)
     return config
 

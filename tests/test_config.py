@@ -3,13 +3,14 @@
 import functools
 import json
 
+import jax.numpy as jnp
 import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import config_of
 
-from diffusion_jax.compose import checks, choices, stored
+from diffusion_jax.compose import checks, choices, stored, training
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 
@@ -158,7 +159,10 @@ def test_changed_values_are_checked():
             r"sample.grid = 'explicit' does not fit the process: times = \(20,\) are not a valid grid",
         ),
         ({"sample.num_steps": 21}, "sample.num_steps = 21 does not fit the process: a grid of 21 steps is not allowed"),
-        ({"train.warmup_steps": 2000}, "train.warmup_steps = 2000 must be below train.num_steps = 2000"),
+        (
+            {"process.num_steps": 20, "process.schedule": "linear", "predicts": "eps"},
+            "predicts = 'eps' is impossible with process.num_steps = 20 of process.schedule = 'linear': x_T is the noise",
+        ),
         ({"model.multipliers": ()}, "one or more"),
         ({"train.learning_rate": 0.0}, "train.learning_rate = 0.0 is not allowed; it must be a finite number above 0"),
         ({"train.learning_rate": float("nan")}, "train.learning_rate = nan is not allowed"),
@@ -174,6 +178,40 @@ def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(changes,
 
 def test_a_schedule_that_the_process_does_not_use_is_not_judged():
     checks.check(config_of({"process.kind": "vp", "process.schedule": "linear", "process.num_steps": 10}))
+
+
+def test_what_can_follow_another_field_does():
+    """A run of a few steps of the CIFAR-10 config takes one change, not five."""
+    config = Config.of_flat(Config().flat() | {"process.num_steps": 200, "train.ema_rates": (0.9, 0.999)})
+    assert (config.sample.num_steps, config.sample.ema_rate) == (200, 0.999)
+    assert Config.of_flat(Config().flat() | {"train.ema_rates": ()}).sample.ema_rate == 0
+    checks.check(config.with_values("train", num_steps=20))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({"num_steps": 800_000}, []),
+        ({"num_steps": 50_000}, []),
+        ({"num_steps": 20_000, "ema_warmup": "off"}, []),
+        ({"num_steps": 20_000}, ["EMAs are warmed up: the run is short for train.ema_rates"]),
+        ({"num_steps": 5000, "ema_warmup": "on"}, ["the learning rate rises in 500 steps, not in 5,000: the run is short."]),
+    ],
+)
+def test_a_short_run_says_what_is_shorter(changes, sentences):
+    found = list(training.notes(Config().with_values("train", **changes)))
+    assert len(found) == len(sentences) and all(map(str.startswith, found, sentences))
+
+
+def test_a_short_runs_learning_rate_reaches_its_peak_and_its_ema_forgets_the_start():
+    config = Config().with_values("train", num_steps=20)
+    parts, params = training.parts(config), {"w": jnp.ones(())}
+    ema, state = parts.ema.init(params), parts.optimizer.init(params)
+    for step in range(3):
+        update, state = parts.optimizer.update({"w": jnp.ones(())}, state, params)
+        ema = parts.ema.update(ema, {"w": jnp.zeros(())}, jnp.asarray(step))
+    assert float(update["w"]) == pytest.approx(-2e-4, rel=1e-3)  # of Adam: the rate itself, after 2 steps of warm-up
+    assert float(ema["0.9999"]["w"]) == pytest.approx(1 / 10 * 2 / 11 * 3 / 12)
 
 
 def test_a_missing_field_is_named():

@@ -42,11 +42,11 @@ def test_what_was_renamed_exists_now_and_not_before():
 def test_old_names_and_values_are_read_as_the_present_ones():
     flat = {name: field.default for name, field in FIELDS.items() if name not in stored.RENAMED.values()}
     flat |= {"process.kind": "chain", "sample.clip": "static_eps_kept", "likelihood.kind": "flow", "sample.end": "lowest"}
-    flat |= {"train.split_update": True, "model.attention_levels": [0], "sample.grid": "uniform"}
+    flat |= {"train.split_update": True, "train.ema_warmup": False, "model.attention_levels": [0], "sample.grid": "uniform"}
     config = stored.from_json(json.dumps({"format_version": 5, "config": flat}))
     assert (config.process.kind, config.sample.clip, config.likelihood.kind) == ("discrete", "static_keep_eps", "pf_ode")
     assert (config.sample.last_level, config.train.shard_optimizer) == ("min_noise", True)
-    assert config.model.attention_stages == (0,)
+    assert (config.model.attention_stages, config.train.ema_warmup) == ((0,), "off")
 
 
 def test_the_present_format_needs_every_field():

@@ -379,7 +379,7 @@ def test_every_field_can_be_overridden():
     """No default is None, and the text of each default is read as the default."""
     fields = [f"--config.{name}={field.default}" for name, field in FIELDS.items()]
     _, config, changes = main.parse(["main.py", f"--config={ROOT}/configs/digits_edm.py", "--workdir=x", *fields])
-    assert config == Config() and list(changes) == list(FIELDS)
+    assert config == Config.of_flat(Config().flat()) and list(changes) == list(FIELDS)
 
 
 def test_the_home_folder_is_found_in_the_name_of_a_config(tmp_path, monkeypatch):

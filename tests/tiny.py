@@ -21,6 +21,7 @@ SETTINGS = {
     "train.batch_size": 16,
     "train.decay": "constant",  # one program for any number of steps
     "train.warmup_steps": 1,
+    "train.ema_warmup": "off",
     "train.log_every": 2,
     "train.checkpoint_every": 2,
     "train.sample_every": 4,

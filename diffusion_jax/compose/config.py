@@ -63,10 +63,15 @@ class Train(Section):
     )
     learning_rate: sections.Positive = field(2e-4, "of Adam")
     decay: one_of(("constant", "cosine")) = field("constant", "of the learning rate: 'cosine' falls to 0 at num_steps")
-    warmup_steps: integer(0) = field(5000, "steps in which the learning rate rises from 0, linearly")
+    warmup_steps: integer(0) = field(
+        5000, "steps in which the learning rate rises from 0, linearly; a tenth of a run that is not longer"
+    )
     grad_clip: sections.Limit = field(1.0, "largest global norm of the gradient")
     ema_rates: sections.Rates = field((0.9999,), "one EMA of the parameters for each")
-    ema_warmup: Flag = field(False, "after n steps an EMA moves at most at rate (1 + n) / (10 + n): for short runs")
+    ema_warmup: one_of(("auto", "off", "on")) = field(
+        "auto",
+        "'on': after n steps an EMA's rate is at most (1 + n) / (10 + n); 'auto': in runs too short for the rates",
+    )
     label_dropout: sections.Fraction = field(0.0, "share of labels replaced by the null label")
     seed: integer(0) = field(0, "of everything random in training")
     init_from: Text = field("", "a workdir to take parameters from; '' for none")
@@ -106,7 +111,9 @@ class Data(Section):
 class Sample(Section):
     sampler: one_of(choices.SAMPLERS) = field("ancestral", "docs/samplers.md says which for how many steps")
     grid: one_of(choices.GRIDS) = field("trailing", "levels to visit; see grids.py")
-    num_steps: integer(1, sections.MOST_STEPS) = field(1000, "at most process.num_steps, but for grids of real-valued times")
+    num_steps: integer(0, sections.MOST_STEPS) = field(
+        0, "at most process.num_steps, but for grids of real-valued times; 0 is process.num_steps"
+    )
     times: sections.Times = field((), "of the grid 'explicit', falling; 0, the data, may be the last")
     last_level: one_of(("data", "min_noise")) = field(
         "data", "where grids lead: 'min_noise' stops at the least noisy level that the network is asked about"
@@ -131,7 +138,7 @@ class Sample(Section):
     shard_size: integer(1) = field(1000, "images in a file while a dump is made: what a kill costs at most")
     strip: integer(0) = field(0, "times at which strip.png shows the predicted x_0; 0 for no such picture")
     seed: integer(0) = field(0, "of the images and of likelihoods")
-    ema_rate: sections.Fraction = field(0.9999, "one of train.ema_rates, or 0 for the parameters themselves")
+    ema_rate: sections.Chosen = field(-1.0, "one of train.ema_rates, or 0 for the parameters themselves; -1 is the last")
     label: integer(-1) = field(-1, "of every image, where there are classes; -1: image i has label i % num_classes")
     step: integer(-1) = field(-1, "of the checkpoint; -1 is the latest")
 
@@ -172,12 +179,19 @@ class Config(Section):
         if missing := [name for name in FIELDS if name not in flat]:
             raise UserError(f"config field {missing[0]!r} is missing; it must be {FIELDS[missing[0]].allowed}.")
         try:
-            return cls.model_validate(sections.nested(flat))
+            return cls.model_validate(sections.nested(flat))._settled()
         except pydantic.ValidationError as error:
             place = error.errors(include_input=False)[0]["loc"]  # (section, field, what in a tuple) or (field,)
             name = ".".join(place[:2])
         value, allowed = sections.shown(flat[name]), FIELDS[name].allowed
         raise UserError(f"config field {name} = {value} is not allowed; it must be {allowed}.")
+
+    def _settled(self) -> "Config":
+        """Returns the config with a value for the fields that leave it to others."""
+        sample, rates = self.sample, self.train.ema_rates
+        values = {"num_steps": self.process.num_steps} if sample.num_steps == 0 else {}
+        values |= {"ema_rate": rates[-1] if rates else 0.0} if sample.ema_rate == -1 else {}
+        return self.model_copy(update={"sample": sample.model_copy(update=values)})
 
     def with_values(self, section: str, **values: Any) -> "Config":
         """Returns the config with fields of one section changed, each checked."""

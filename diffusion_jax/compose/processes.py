@@ -49,10 +49,20 @@ def process_of(config: Config) -> Process:
         raise UserError(f"config field process.{error}") from error
     if config.predicts in ("eps", "score") and not has_signal(found):
         raise UserError(
-            f"config field predicts = {config.predicts!r} is impossible where this process leaves no signal at T: x_T is "
-            "the noise itself and does not determine x_0; use 'v', 'velocity', 'edm' or 'x_0'."
+            f"config field predicts = {config.predicts!r} is impossible with {_noise_alone(config)}: x_T is the noise "
+            "itself and does not determine x_0; use 'v', 'velocity', 'edm' or 'x_0'."
         )
     return found
+
+
+def _noise_alone(config: Config) -> str:
+    """Returns which fields leave no signal at T."""
+    section = config.process
+    if section.kind != "discrete":
+        return f"process.kind = {section.kind!r}"
+    if section.zero_terminal_snr:
+        return "process.zero_terminal_snr = True"
+    return f"process.num_steps = {section.num_steps} of process.schedule = {section.schedule!r}"
 
 
 def has_signal(of: Process) -> bool:

@@ -16,7 +16,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 MOST_SHOWN = 4  # fields that differ
 FORMAT_VERSION = 7  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
-RENAMED = {  # up to format 5 -> now
+RENAMED = {  # in an earlier format -> now
     "process.rescale_condition": "process.rescale_c_noise",
     "model.attention_levels": "model.attention_stages",
     "model.num_remat_levels": "model.num_remat_stages",
@@ -25,12 +25,15 @@ RENAMED = {  # up to format 5 -> now
     "data.resident_gib": "data.device_cache_gib",
     "sample.end": "sample.last_level",
 }
-VALUES_RENAMED = [  # field, up to format 5, now
+VALUES_RENAMED = [  # field, in an earlier format, now
     ("process.kind", "chain", "discrete"),
     ("sample.last_level", "lowest", "min_noise"),
     ("sample.clip", "static_eps_kept", "static_keep_eps"),
     ("likelihood.kind", "flow", "pf_ode"),
+    ("train.ema_warmup", False, "off"),
+    ("train.ema_warmup", True, "on"),
 ]
+OPEN = {"train.batch_size": 0, "train.ema_warmup": "auto"}  # values that leave the choice to the run that was begun
 
 
 def from_json(text: str) -> Config:
@@ -113,7 +116,7 @@ def read_config(workdir: storage.Path) -> Config:
 
 
 def agreed_config(workdir: storage.Path, config: Config) -> Config:
-    """Returns the config as the workdir's run has it: a batch size of 0 becomes the run's own.
+    """Returns the config as the workdir's run has it: a value of `OPEN` becomes the run's own.
 
     Raises UserError where a field differs that may not change.
     """
@@ -124,19 +127,16 @@ def agreed_config(workdir: storage.Path, config: Config) -> Config:
             f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences[:MOST_SHOWN] + more)}); "
             "use the stored values, as other modes than train do without --config, or another workdir."
         )
-    return config.with_values("train", batch_size=stored.train.batch_size)
+    return Config.of_flat(config.flat() | {name: stored.flat()[name] for name in OPEN})
 
 
 def changed(stored: Config, config: Config) -> list[str]:
-    """Returns 'field: stored -> new' for every field that differs and may not change on resume.
-
-    A new `train.batch_size` of 0 leaves the choice, and so is not a difference.
-    """
+    """Returns 'field: stored -> new' for every field that differs and may not change on resume, but for values of `OPEN`."""
     new = config.identity()
     return [
         f"{name}: {old!r} -> {new[name]!r}"
         for name, old in stored.identity().items()
-        if old != new[name] and not (name == "train.batch_size" and new[name] == 0)
+        if old != new[name] and not (name in OPEN and new[name] == OPEN[name])
     ]
 
 

@@ -17,6 +17,7 @@ from diffusion_jax.training import state as train_state
 from diffusion_jax.training import step
 from diffusion_jax.training.step import Parts
 
+MOST_KEPT = 0.01  # of the initial weights, in an EMA that is not warmed up
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
 
 
@@ -30,13 +31,33 @@ def parts(config: Config) -> Parts:
         level_of=process.level,
         timesteps=_timesteps(config, process),
         loss=_loss(config, process),
-        optimizer=chosen(train_state.make_optimizer, train),
-        ema=train_state.exponential(train.ema_rates, warmup=train.ema_warmup),
+        optimizer=chosen(train_state.make_optimizer, train, warmup_steps=_warmup_steps(config)),
+        ema=train_state.exponential(train.ema_rates, warmup=_warms_ema_up(config)),
         codec=codec,
         prepare=step.make_prepare(codec, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
         seed=train.seed,
         num_microbatches=train.num_microbatches,
     )
+
+
+def _warmup_steps(config: Config) -> int:
+    train = config.train
+    return train.warmup_steps if train.warmup_steps < train.num_steps else train.num_steps // 10
+
+
+def _warms_ema_up(config: Config) -> bool:
+    train = config.train
+    kept = max(train.ema_rates, default=0.0) ** train.num_steps  # share of the initial weights in an EMA at the end
+    return train.ema_warmup == "on" or (train.ema_warmup == "auto" and kept > MOST_KEPT)
+
+
+def notes(config: Config) -> Iterator[str]:
+    """Yields a sentence for everything in which a short run differs from what the fields say."""
+    train = config.train
+    if (warmup_steps := _warmup_steps(config)) != train.warmup_steps:
+        yield f"the learning rate rises in {warmup_steps:,} steps, not in {train.warmup_steps:,}: the run is short."
+    if train.ema_warmup == "auto" and _warms_ema_up(config):
+        yield "EMAs are warmed up: the run is short for train.ema_rates; train.ema_warmup = 'off' prevents that."
 
 
 def _timesteps(config: Config, process: Process) -> Timesteps:
@@ -94,7 +115,5 @@ def contradictions(config: Config) -> Iterator[str]:
         )
     if loss.weighting != "constant" and loss.name != "simple":
         yield f"{config.show('loss.weighting')} is for loss.name = 'simple'."
-    if train.warmup_steps >= train.num_steps:
-        yield f"{config.show('train.warmup_steps')} must be below train.num_steps = {train.num_steps}; set both."
     if train.label_dropout != 0 and not (model.null_label and model.num_classes):
         yield f"{config.show('train.label_dropout')} needs model.num_classes above 0 and model.null_label = True."

@@ -133,6 +133,8 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
     logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} steps a call")
     if state.step >= train.num_steps:
         logs.say("note", "all train.num_steps are done; set a larger value to go on.")
+    for sentence in training.notes(config):
+        logs.say("note", sentence)
     for sentence in sampling.warnings(config):
         logs.say("warning", sentence)
     logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
