@@ -71,14 +71,18 @@ def test_an_image_depends_on_seed_and_number_alone():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"process.schedule": "linear", "process.num_steps": 20},
+        {"process.num_steps": 20, "process.schedule": "linear"},
         {"process.schedule": "jsd"},
         {"process.zero_terminal_snr": True},
+        {"process.kind": "rectified_flow", "loss.time_density": "uniform"},
     ],
 )
 @pytest.mark.parametrize("predicts", ["eps", "score"])
 def test_eps_is_refused_where_no_signal_is_left(predicts, changes):
-    with pytest.raises(UserError, match=f"predicts = '{predicts}' is impossible where this process leaves no signal at T"):
+    name, value = next(iter(changes.items()))
+    with pytest.raises(
+        UserError, match=f"predicts = '{predicts}' is impossible with .*{name} = {value!r}: x_T is the noise"
+    ):
         training.parts(config_of(changes | {"predicts": predicts}))
     training.parts(config_of(changes | {"predicts": "v"}))
 

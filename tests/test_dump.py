@@ -88,6 +88,16 @@ def test_only_what_is_missing_is_drawn(tmp_path):
     assert again.drawn == [*range(4, 12), *range(16, 20)]
 
 
+def test_more_images_or_fewer_are_made_of_the_shards_there_are(tmp_path):
+    write(tmp_path, Drawer(10, 1), shard_size=4)
+    more, fewer = Drawer(15, 1), Drawer(7, 1)
+    for drawer, drawn in ((more, range(8, 15)), (fewer, range(4, 7))):  # the last shard was shorter, and is so again
+        with np.load(write(tmp_path, drawer, shard_size=4)) as stored:
+            np.testing.assert_array_equal(stored["arr_0"], [image(i) for i in range(drawer.num_images)])
+        assert drawer.drawn == list(drawn)
+    assert (tmp_path / "samples_10x4x4x1.npz").exists()
+
+
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     write(tmp_path, Drawer(2, 2))
     with pytest.raises(UserError, match="holds other results \\(different seed\\); choose another --out"):

@@ -167,6 +167,10 @@ def test_classes_are_trained_drawn_and_dumped(of_classes, tmp_path):
     with np.load(tmp_path / "samples_12x8x8x3.npz") as stored:
         assert stored["arr_0"].shape == (12, 8, 8, 3)
         np.testing.assert_array_equal(stored["arr_1"], np.arange(12) % 10)
+    for _ in range(2):
+        assert sample.run(config.with_values("sample", label=7, num_images=2), workdir) == 0
+    [folder] = (workdir / "samples").iterdir()
+    assert folder.name.startswith("step_0000004_ancestral3_label7_seed0_")
     model = dj.load(workdir)
     alive = jax.tree.map(
         lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), model.params

@@ -13,8 +13,8 @@ NUM_STRIPS = 8  # images in strip.png
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
     """Generates `sample.num_images` images with the settings of the section `sample`; returns the exit code, 0.
 
-    They go into `out`, by default a folder of the workdir that is named after checkpoint and settings. The config is checked
-    by `checks.check`.
+    They go into `out`, by default a folder of the workdir that is named after checkpoint and settings. More images than it
+    has are added to those. The config is checked by `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
     trained = model.restore(workdir, config)
@@ -53,15 +53,15 @@ def _picture_strip(trained: model.Model, file: storage.Path) -> None:
 def _name(trained: model.Model, manifest: dict) -> str:
     """Returns a folder's name: the settings that people look for, and a digest of the others."""
     settings, digest = trained.config.sample, shards.digest(manifest)
-    return f"step_{trained.step:07d}_{settings.sampler}{settings.num_steps}_seed{settings.seed}_{digest}"
+    label = f"_label{settings.label}" if settings.label >= 0 else ""
+    return f"step_{trained.step:07d}_{settings.sampler}{settings.num_steps}{label}_seed{settings.seed}_{digest}"
 
 
 def _manifest(trained: model.Model) -> dict:
-    """Returns what the images depend on, and how they were made."""
-    drawn = {name: value for name, value in dict(trained.config.sample).items() if name != "strip"}
+    """Returns what image i depends on, and how it was made: not on how many there are, so that more may follow."""
+    settings = trained.config.sample.model_dump(exclude={"strip", "num_images"})
     return {
-        "images": f"0 to {drawn['num_images'] - 1} of seed {drawn['seed']}",
         "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
-        "sample": {**drawn, "step": trained.step},
+        "sample": {**settings, "step": trained.step},
         **model.provenance(trained),
     }

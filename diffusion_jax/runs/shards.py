@@ -45,14 +45,20 @@ def by_image(
     storage.make_dir(out)
     check_or_write_manifest(out, manifest)
     starts = range(0, num_images, shard_size)
-    files = [out / "shards" / f"{start:08d}.npz" for start in starts]
+    sizes = [min(shard_size, num_images - start) for start in starts]
+    files = [out / "shards" / _name(start, size, shard_size) for start, size in zip(starts, sizes, strict=True)]
     for run in consecutive([i for i in my_shards(len(files)) if not files[i].exists()]):
         pieces = _counted(make(starts[run[0]]), starts[run[0]], on_progress)
         for i, rows in zip(run, rechunk(pieces, shard_size), strict=False):  # the pieces may go on behind the run
             with storage.writing(files[i]) as file:
                 np.savez(file, **rows)
     sharding.wait_for_all("shards")
-    return Shards(files, [min(shard_size, num_images - start) for start in starts])
+    return Shards(files, sizes)
+
+
+def _name(start: int, size: int, shard_size: int) -> str:
+    """Returns a shard's file name; a last one that is shorter has another, so that more images may follow some day."""
+    return f"{start:08d}.npz" if size == shard_size else f"{start:08d}_{size}.npz"
 
 
 def my_shards(num_shards: int) -> list[int]:
