@@ -80,9 +80,7 @@ def test_an_image_depends_on_seed_and_number_alone():
 @pytest.mark.parametrize("predicts", ["eps", "score"])
 def test_eps_is_refused_where_no_signal_is_left(predicts, changes):
     name, value = next(iter(changes.items()))
-    with pytest.raises(
-        UserError, match=f"predicts = '{predicts}' is impossible with .*{name} = {value!r}: x_T is the noise"
-    ):
+    with pytest.raises(UserError, match=f"predicts = '{predicts}' is impossible with .*{name} = {value!r}.*: x_T is"):
         training.parts(config_of(changes | {"predicts": predicts}))
     training.parts(config_of(changes | {"predicts": "v"}))
 
