@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from importlib import metadata
 
 import jax
@@ -240,6 +241,22 @@ def test_the_loop_stops_between_calls():
     stops = iter([False, False, True])
     happened, last = run_recorded(steps_per_call=1, stop=lambda call: next(stops))
     assert happened == ["step 0", "step 1", "metrics 1", "metrics 2"] and last == 2
+
+
+def test_a_signal_is_heard_while_the_first_step_compiles():
+    """A compiler holds the thread that calls it: were that the main one, the handler would run afterwards."""
+    heard = threading.Event()
+
+    def compiles(state, batch):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert heard.wait(timeout=60)
+        return state, {}
+
+    before = signal.signal(signal.SIGUSR1, lambda *arguments: heard.set())
+    options = {"first_step": 0, "num_steps": 1, "steps_per_call": 1, "hooks": [], "stop": lambda call: False}
+    loop.run(None, compiles, iter([None]), on_metrics=lambda step, metrics: None, **options)
+    signal.signal(signal.SIGUSR1, before)
+    assert heard.is_set()
 
 
 def test_a_signal_is_caught_and_a_second_interrupt_ends_the_process(monkeypatch):

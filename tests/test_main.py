@@ -19,6 +19,7 @@ from PIL import Image
 import main
 from diffusion_jax.compose import checks, command, stored
 from diffusion_jax.compose.config import FIELDS, Config
+from diffusion_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
@@ -82,13 +83,25 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number, capsys, o
         assert process.poll() is None
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    said = "stopping after this step, then saving; Ctrl-C again ends at once.\n"
-    assert (process.returncode, err) == (128 + number, said)
+    assert (process.returncode, err) == (128 + number, f"{loop.STOPPING}\n")
     [stopped] = [line for line in out.splitlines() if line.startswith("stopped")]
     step = int(stopped.split("saved at step ")[1].split(";")[0].replace(",", ""))
     assert os.listdir(tmp_path / "run" / "checkpoints") == [str(step)]
     more = tiny.flags(tmp_path / "run", num_steps=step + 2, log_every=1, checkpoint_every=2, sample_every=10_000)
     assert main.main(["main.py", *more]) == 0 and f"resumed     at step {step:,}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_the_first_step_compiles_leaves_nothing_that_binds_the_workdir(tmp_path):
+    process = start(*tiny.flags(tmp_path / "run", num_steps=100_000))
+    while "Ctrl-C is safe" not in process.stdout.readline():  # compiling comes next
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, f"{loop.STOPPING}\n")
+    end = "by signal 2, before there was a step worth saving; nothing was saved, and any config may use the workdir."
+    assert out.splitlines()[-1] == f"stopped     {end}"
+    assert not (tmp_path / "run" / "config.json").exists() and os.listdir(tmp_path / "run" / "checkpoints") == []
 
 
 def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path, capsys, monkeypatch):

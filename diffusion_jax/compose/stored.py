@@ -125,7 +125,8 @@ def agreed_config(workdir: storage.Path, config: Config) -> Config:
         more = [f"{len(differences) - MOST_SHOWN} more"] * (len(differences) > MOST_SHOWN)
         raise UserError(
             f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences[:MOST_SHOWN] + more)}); "
-            "use the stored values, as other modes than train do without --config, or another workdir."
+            "use the stored values, as other modes than train do without --config, or another workdir. If that run is of no "
+            "use, remove the folder first."
         )
     return Config.of_flat(config.flat() | {name: stored.flat()[name] for name in OPEN})
 

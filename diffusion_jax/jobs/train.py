@@ -60,8 +60,12 @@ def run(config: Config, workdir: storage.Path) -> int:
                 hooks=watch.hooks(watched, generate, held_out, save),
                 stop=lambda call: check_owner() or sharding.all_stop(call, caught),
             )
-            if not watching.is_unreadable or int(state.step) > first_step:
+            num_taken = int(state.step) - first_step
+            is_whole = num_taken > per_call or not caught or int(state.step) >= train.num_steps
+            if is_whole and (num_taken or not watching.is_unreadable):
                 save(state)
+    if not is_whole:
+        return _print_unsaved(workdir, first_step, caught)
     if watching.is_unreadable:
         raise fed.failure() or RunError(
             "another process could not read an image, and says which; what was learned is saved."
@@ -138,6 +142,12 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
     for sentence in sampling.warnings(config):
         logs.say("warning", sentence)
     logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
+
+
+def _print_unsaved(workdir: storage.Path, first_step: int, caught: list[int]) -> int:
+    left = f"it resumes at step {first_step:,}" if first_step else "nothing was saved, and any config may use the workdir"
+    logs.say("stopped", f"by signal {caught[0]}, before there was a step worth saving; {left}.")
+    return 128 + caught[0]
 
 
 def _print_end(config: Config, workdir: storage.Path, state: TrainState, caught: list[int]) -> int:

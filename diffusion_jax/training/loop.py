@@ -5,12 +5,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 
 from diffusion_jax.training.state import TrainState
+
+STOPPING = (
+    "stopping after this step, then saving. While the first one compiles that takes longer; Ctrl-C again ends at once."
+)
 
 
 class StopError(Exception):
@@ -56,7 +61,8 @@ def run(
         for call, step in enumerate(range(first_step + steps_per_call, num_steps + 1, steps_per_call)):
             if stop(call):
                 break
-            state, metrics = step_fn(state, next(batches))
+            batch = next(batches)
+            state, metrics = step_fn(state, batch) if call else _heeding_signals(step_fn, state, batch)
             if previous:
                 on_metrics(*previous)
             previous = step, metrics
@@ -68,6 +74,12 @@ def run(
         if previous:
             on_metrics(*previous)
     return state
+
+
+def _heeding_signals(function: Callable, *arguments: Any) -> Any:
+    """Returns what a function returns; Python hears no signal while its main thread compiles, so another thread does."""
+    with futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *arguments).result()
 
 
 @contextlib.contextmanager
@@ -84,7 +96,7 @@ def catch_signals() -> Iterator[list[int]]:
         if number == signal.SIGINT and (caught or interrupts):
             print("stopped at once: what was not saved yet is lost; the same command resumes.", file=sys.stderr, flush=True)
             os._exit(128 + number)  # an exception in the middle of a compilation would crash
-        print("stopping after this step, then saving; Ctrl-C again ends at once.", file=sys.stderr, flush=True)
+        print(STOPPING, file=sys.stderr, flush=True)
         interrupts.extend([number] * (number == signal.SIGINT))
         caught.append(number) if alone else signal.raise_signal(signal.SIGTERM)
 
