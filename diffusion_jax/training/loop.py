@@ -13,9 +13,7 @@ from jax import Array
 
 from diffusion_jax.training.state import TrainState
 
-STOPPING = (
-    "stopping after this step, then saving. While the first one compiles that takes longer; Ctrl-C again ends at once."
-)
+STOPPING = "stopping after this step, then saving. While it compiles, that takes longer; Ctrl-C again ends at once."
 
 
 class StopError(Exception):
