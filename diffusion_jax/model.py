@@ -124,6 +124,7 @@ def provenance(model: Model) -> dict[str, Any]:
     return {
         "format_version": stored.FORMAT_VERSION,
         "checkpoint_step": model.step,
+        "images_seen": model.step * config.train.batch_size,
         "weights_sha256": weights.hexdigest(),
         "config_sha256": hashlib.sha256(identity.encode()).hexdigest(),
         "image_shape": processes.image_shape(config),

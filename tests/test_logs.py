@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion_jax.runs import logs, plots, storage
 
@@ -29,6 +30,20 @@ def test_a_new_record_forgets_what_an_unsaved_run_left(tmp_path):
     with logs.Logs(storage.path(tmp_path), first_step=0, tensorboard=False):
         pass
     assert steps_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("steps", [[], [100], [100, 200], [1, 300, 800_000]])
+def test_a_loss_curve_is_drawn_of_however_many_points(steps):
+    metrics = [{"step": step, "loss": 1 / step} for step in steps]
+    assert Image.open(io.BytesIO(plots.loss(metrics))).size == (600, 400)
+
+
+def test_a_line_takes_the_place_of_the_progress(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    logs.Progress("images", total=10).update(3)
+    logs.say("done", "10 images")
+    captured = capsys.readouterr()
+    assert (captured.err, captured.out) == ("\r3/10 images  \033[K\r\033[K", "done        10 images\n")
 
 
 def test_a_writer_that_fails_is_reported_once_and_stops_nothing(tmp_path, monkeypatch, capsys):

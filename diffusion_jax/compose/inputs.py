@@ -83,7 +83,7 @@ def records(config: Config, source: Source, mesh: Mesh) -> feed.Records | None:
         return None
     progress = logs.Progress("images read", total=source.num_images)
     found = feed.read(source, on_progress=progress.update)
-    progress.clear()
+    logs.clear_progress()
     return sharding.put_global(found, sharding.replicated(mesh))
 
 

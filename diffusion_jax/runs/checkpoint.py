@@ -51,6 +51,7 @@ class Checkpoints:
             except Exception as failed:
                 raise _not_saved(failed) from failed
             self._known = step
+            logs.say("checkpoint", f"of step {step:,}")
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
         """Returns the latest state that can be read, or None where none was ever saved. What is frozen is `like`'s own.

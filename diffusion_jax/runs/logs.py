@@ -50,9 +50,16 @@ def guard_console() -> None:
 
 
 def say(label: str, text: str) -> None:
-    """Prints a labelled line, in the first process."""
+    """Prints a labelled line, in the first process, in the place of a `Progress`."""
+    clear_progress()
     if sharding.is_first():
         print(f"{label:<12}{text}", flush=True)
+
+
+def clear_progress() -> None:
+    """Wipes the line of a `Progress`."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def read_metrics(file: storage.Path) -> list[dict[str, float]]:
@@ -162,11 +169,6 @@ class Progress:
             self._shown = now
             print(f"\r{self.text()}  {note}\033[K", end="", file=sys.stderr, flush=True)
 
-    def clear(self) -> None:
-        """Wipes the line, so that another can be printed."""
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
     def text(self) -> str:
         """Returns '300/2,000 steps  31.2 steps/s  ETA 0:00:54'."""
         text = f"{self._done:,}/{self._total:,} {self._unit}"
@@ -188,7 +190,6 @@ def progress_by_shard(label: str, num_images: int, shard_size: int) -> Callable[
         progress.update(done)
         if done // shard_size > shards or done == num_images:
             shards = done // shard_size
-            progress.clear()
             say(label, progress.text())
 
     return on_progress

@@ -18,8 +18,11 @@ def loss(metrics: Sequence[dict[str, float]]) -> bytes:
     for name in names:
         lines = [line for line in metrics if name in line]
         axes.loglog([line["step"] for line in lines], [line[name] for line in lines], marker=".", linewidth=1, label=name)
-    axes.legend()
-    axes.set(xlabel="training step", ylabel="loss", title="'loss' is the training loss, means between two points")
+    axes.set(xlabel="training step", ylabel="loss, each point a mean since the last")
+    if names:
+        axes.legend()
+        _label_plainly(axes.xaxis, "{x:,.0f}")
+        _label_plainly(axes.yaxis, "{x:.3g}")
     return _png(figure, axes)
 
 
@@ -56,6 +59,17 @@ def _axes() -> tuple[Any, Any]:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _label_plainly(axis: Any, form: str) -> None:
+    """Labels a logarithmic axis at powers of ten, at 1, 2 and 5 times those, or evenly: so that four to eight are seen."""
+    from matplotlib import ticker
+
+    low, high = axis.get_view_interval()
+    powers = ticker.LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5))
+    axis.set_major_locator(powers if high > 10 * low else ticker.MaxNLocator(6))
+    axis.set_major_formatter(form)
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _png(figure: Any, axes: Any) -> bytes:

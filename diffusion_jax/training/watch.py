@@ -28,6 +28,7 @@ class Run(NamedTuple):
     mesh: Mesh
     log: logs.Logs  # where metrics and pictures go
     num_steps: int  # in all
+    batch_size: int  # images of a step, over all devices
     log_every: int  # steps from one line of metrics to the next
     sample_every: int  # from one grid of images, and one held-out loss, to the next
     checkpoint_every: int  # from one checkpoint to the next
@@ -79,10 +80,9 @@ class Watch:
         columns = {name: np.concatenate([metrics[name] for metrics in self._since]) for name in self._since[0]}
         finite = {name: column[np.isfinite(column)] for name, column in columns.items() if not name.startswith("skipped")}
         means = {name: float(np.mean(column)) for name, column in finite.items() if len(column)}
-        means["skipped"] = int(columns["skipped"][-1])
+        means |= {"skipped": int(columns["skipped"][-1]), "images_seen": step * self._run.batch_size}
         self._since = []
         self._run.log.metrics(step, means)
-        self.progress.clear()
         shown = "  ".join(f"{name} {means[name]:.4f}" for name in ("loss", "grad_norm") if name in means)
         logs.say("train", f"{self.progress.text()}  {shown or 'no finite loss'}")
 
@@ -114,6 +114,7 @@ def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable
             images, _ = generate(params, numbers=numbers)
             run.log.grid(int(state.step), name, np.asarray(images)[:NUM_PREVIEWED])
         run.log.loss_curve()
+        logs.say("preview", f"of step {int(state.step):,}, as PNG: {', '.join(_weights(state))}")
 
     return preview
 
