@@ -1,12 +1,14 @@
 """Whether a run that is killed ends with the same bytes: kill -9 at random moments, measured.
 
-    python benchmarks/chaos.py [--num_kills=50] [--num_dump_kills=12] [--seed=0]
+    python benchmarks/chaos.py [--num_kills=50] [--num_dump_kills=12] [--num_hangups=12] [--num_console_kills=4] [--seed=0]
 
 Trains a tiny network on digits without interruption (the reference), then again and again in processes that get SIGKILL:
 before the first step, during the steps, while a checkpoint is written, just after one became whole, and just after
 metrics.jsonl grew. The command is started again until the run ends; then its last checkpoint and metrics.jsonl are compared
-with the reference's, byte for byte. The same for a dump, killed among its shards and while its .npz is written. Prints a
-line for each kill, and writes benchmarks/chaos.json; exit code 1 if anything differs.
+with the reference's, byte for byte. The same for a dump, killed among its shards and while its .npz is written; for training
+that gets SIGHUP, after which it saves where it is (means in metrics.jsonl then begin there, so only its steps are compared);
+and for training whose console is full or closed from the start. Prints a line for each kill, and writes
+benchmarks/chaos.json; exit code 1 if anything differs.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import jax
 import numpy as np
@@ -63,6 +65,8 @@ FIELDS = {  # each thing that a resumed run could lose: Adam, two averages, a lo
 DUMP_FIELDS = {"num_images": 400, "shard_size": 5, "batch_per_device": 4, "num_steps": 20}
 TRAIN_KINDS = ("save", "steps", "saved", "start", "save", "steps", "saved", "metrics")  # each drawn as often as it is named
 DUMP_KINDS = ("shards", "npz")
+HANGUP_KINDS = ("start", "steps", "save", "saved")
+CONSOLE_KINDS = ("steps", "save")
 START_SECONDS, STEPS_SECONDS = 6, 5  # kills fall at most so long after the start, and after the first line that is logged
 SAVE_SECONDS, NPZ_SECONDS = 0.3, 0.01  # and so long after a file was begun
 NUM_SAVES, NUM_STEPS, NUM_SHARDS = 6, 200, 10  # and behind at most so many of each
@@ -74,6 +78,7 @@ class Kill(NamedTuple):
 
     kind: str
     when: float
+    number: int = signal.SIGKILL  # what is sent
 
 
 class Watched(NamedTuple):
@@ -81,27 +86,33 @@ class Watched(NamedTuple):
 
     process: subprocess.Popen
     began: float  # seconds since 1970
-    output: pathlib.Path  # what it prints
     folder: pathlib.Path  # where it writes
+    first_step: int  # from which it goes on
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_kills", type=int, default=50, help="of training")
     parser.add_argument("--num_dump_kills", type=int, default=12)
+    parser.add_argument("--num_hangups", type=int, default=12, help="SIGHUPs of training")
+    parser.add_argument("--num_console_kills", type=int, default=4, help="of training with each broken console")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     flags = parser.parse_args()
     start, rng = time.monotonic(), np.random.default_rng(flags.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         os.environ |= {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        training = kill_training(folder, plan(TRAIN_KINDS, flags.num_kills, rng), FIELDS)
-        dump = kill_dump(folder, plan(DUMP_KINDS, flags.num_dump_kills, rng), DUMP_FIELDS)
+        found = {"training": kill_training(folder, "run", plan(TRAIN_KINDS, flags.num_kills, rng), FIELDS)}
+        found["dump"] = kill_dump(folder, plan(DUMP_KINDS, flags.num_dump_kills, rng), DUMP_FIELDS)
+        hangups = [kill._replace(number=signal.SIGHUP) for kill in plan(HANGUP_KINDS, flags.num_hangups, rng)]
+        found["hangups"] = kill_training(folder, "hangup", hangups, FIELDS)
+        for console in ("full", "closed"):
+            kills = plan(CONSOLE_KINDS, flags.num_console_kills, rng)
+            found[f"{console}_console"] = kill_training(folder, console, kills, FIELDS, console=console)
     result = {
         "command": f"python benchmarks/chaos.py {' '.join(f'--{name}={value}' for name, value in vars(flags).items())}",
-        "same": training["same"] and dump["same"],
-        "training": training,
-        "dump": dump,
+        "same": all(each["same"] for each in found.values()),
+        **found,
         "seconds": round(time.monotonic() - start),
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), backend {jax.default_backend()}",
         "python": platform.python_version(),
@@ -117,15 +128,18 @@ def plan(kinds: tuple[str, ...], num: int, rng: np.random.Generator) -> list[Kil
     return [Kill(kinds[i % len(kinds)], float(rng.random())) for i in rng.permutation(num)]
 
 
-def kill_training(folder: pathlib.Path, kills: list[Kill], fields: dict) -> dict:
+def kill_training(folder: pathlib.Path, name: str, kills: list[Kill], fields: dict, console: str = "file") -> dict:
     """Trains folder/reference, and as many runs as it takes to deliver all kills; returns what came of it."""
     reference, runs, rows, kills = folder / "reference", [], [], list(kills)
-    until_done(train_command(reference, fields), reference, [])
+    saves_anywhere = any(kill.number != signal.SIGKILL for kill in kills)
+    if not latest_step(reference):
+        until_done(train_command(reference, fields), reference, [])
     while kills and len(runs) < MOST_RUNS:
-        runs.append(folder / f"run{len(runs)}")
-        rows += until_done(train_command(runs[-1], fields), runs[-1], kills)
+        runs.append(folder / f"{name}{len(runs)}")
+        rows += until_done(train_command(runs[-1], fields), runs[-1], kills, console)
     state = last_checkpoint(reference)  # JAX wakes up in this process only now: it would take the memory of an accelerator
-    wrong = {run.name: differences(state, last_checkpoint(run)) + wrong_lines(reference, run, fields) for run in runs}
+    wrong_of = wrong_steps if saves_anywhere else wrong_lines
+    wrong = {run.name: differences(state, last_checkpoint(run)) + wrong_of(reference, run, fields) for run in runs}
     return {
         "same": not any(wrong.values()) and not kills,
         "what_differs": {name: found for name, found in wrong.items() if found},
@@ -174,7 +188,7 @@ def dump_command(workdir: pathlib.Path, out: pathlib.Path, fields: dict) -> list
     ]
 
 
-def until_done(arguments: list[str], folder: pathlib.Path, kills: list[Kill]) -> list[dict]:
+def until_done(arguments: list[str], folder: pathlib.Path, kills: list[Kill], console: str = "file") -> list[dict]:
     """Starts main.py until it ends by itself; takes the kills that it could deliver from the end of the list.
 
     Returns:
@@ -182,13 +196,13 @@ def until_done(arguments: list[str], folder: pathlib.Path, kills: list[Kill]) ->
     """
     rows: list[dict] = []
     while not rows or rows[-1]["killed"]:
-        rows.append(start_once(arguments, folder, kills[-1] if kills else None))
+        rows.append(start_once(arguments, folder, kills[-1] if kills else None, console))
         if rows[-1]["killed"]:
             kills.pop()
     return rows
 
 
-def start_once(arguments: list[str], folder: pathlib.Path, kill: Kill | None) -> dict:
+def start_once(arguments: list[str], folder: pathlib.Path, kill: Kill | None, console: str = "file") -> dict:
     """Starts main.py and kills it when the moment has come; returns a row.
 
     Raises:
@@ -196,10 +210,10 @@ def start_once(arguments: list[str], folder: pathlib.Path, kill: Kill | None) ->
     """
     output, before = folder.parent / f"{folder.name}.txt", latest_step(folder)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    with output.open("wb") as file:
+    with open_console(console, output) as file:
         command = [sys.executable, "main.py", *arguments]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
-    watched = Watched(process, time.time(), output, folder)
+    watched = Watched(process, time.time(), folder, before)
     try:
         for _ in MOMENTS[kill.kind](watched, kill.when) if kill else ():
             if process.poll() is not None:
@@ -207,12 +221,12 @@ def start_once(arguments: list[str], folder: pathlib.Path, kill: Kill | None) ->
             time.sleep(0.001)
         else:
             if kill:
-                os.kill(process.pid, signal.SIGKILL)
+                os.kill(process.pid, kill.number)
         code = process.wait()
     finally:
         process.kill()
-    printed = output.read_text()
-    if code not in (0, -signal.SIGKILL):
+    printed = output.read_text() if console == "file" else ""
+    if code != 0 and not (kill and code in (-kill.number, 128 + kill.number)):
         raise RuntimeError(f"main.py {' '.join(arguments)} ended with {code}:\n{printed}")
     resumed = re.search(r"^resumed +at step ([\d,]+)", printed, re.MULTILINE)
     row = {
@@ -231,6 +245,17 @@ def start_once(arguments: list[str], folder: pathlib.Path, kill: Kill | None) ->
         flush=True,
     )
     return row
+
+
+def open_console(kind: str, output: pathlib.Path) -> IO[bytes]:
+    """Returns what a process prints to: a file, a disk that is full, or a pipe that nobody reads."""
+    if kind == "full":
+        return open("/dev/full", "wb")
+    if kind == "closed":
+        reader, writer = os.pipe()
+        os.close(reader)
+        return os.fdopen(writer, "wb")
+    return output.open("wb")
 
 
 def at_start(watched: Watched, when: float) -> Iterator[None]:
@@ -323,7 +348,10 @@ def half_written(watched: Watched) -> list[str]:
 
 
 def has_logged(watched: Watched) -> bool:
-    return b"\ntrain " in watched.output.read_bytes()
+    """Returns whether this process has written a line; what an earlier one wrote after its checkpoint, it drops first."""
+    file = watched.folder / "metrics.jsonl"
+    is_own = file.exists() and file.stat().st_mtime > watched.began
+    return is_own and last_logged(watched.folder) > watched.first_step
 
 
 def last_logged(workdir: pathlib.Path) -> int:
@@ -369,6 +397,15 @@ def last_checkpoint(workdir: pathlib.Path) -> dict[str, tuple[str, bytes]]:
 def differences(reference: dict, state: dict) -> list[str]:
     """Returns the names of arrays that are not the same in both."""
     return [name for name in sorted({*reference, *state}) if reference.get(name) != state.get(name)]
+
+
+def wrong_steps(reference: pathlib.Path, run: pathlib.Path, fields: dict) -> list[str]:
+    """Returns what is wrong with the steps of a metrics.jsonl: it must have each once."""
+    found, expected = (
+        [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        for workdir in (run, reference)
+    )
+    return [] if found == expected else [f"metrics.jsonl has the steps {found}"]
 
 
 def wrong_lines(reference: pathlib.Path, run: pathlib.Path, fields: dict) -> list[str]:
