@@ -59,7 +59,9 @@ class Train(Section):
     num_steps: integer(1) = field(800_000, "length of the run", free=True)
     batch_size: integer(0) = field(128, "images, over all devices; 0 takes what their memory holds, at most 128")
     num_microbatches: integer(1, 2**16) = field(
-        1, "parts of a batch that the network takes one after the other: less memory, the same steps", free=True
+        1,
+        "parts of a batch that the network takes one after the other: less memory, the same steps; not for CPUs",
+        free=True,
     )
     learning_rate: sections.Positive = field(2e-4, "of Adam")
     decay: one_of(("constant", "cosine")) = field("constant", "of the learning rate: 'cosine' falls to 0 at num_steps")
