@@ -95,6 +95,9 @@ class Data(Section):
         False, "scale by area until image_size is just covered, then cut out the middle; else another size is an error"
     )
     random_flip: Flag = field(True, "flip left and right, on the device")
+    skip_broken: Flag = field(
+        False, "read every file of a folder once at the start, and leave out those that cannot be read", free=True
+    )
     device_cache_gib: sections.Finite = field(
         2.0, "data sets up to this size stay on the devices; grain reads larger ones as needed", free=True
     )

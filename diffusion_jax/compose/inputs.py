@@ -45,7 +45,7 @@ def held_out(config: Config) -> Source | None:
         found = _source(config, split=split)
     except UserError as error:
         raise UserError(f"config field data.held_out = {split!r}: {error}") from error
-    if config.model.num_classes and found.class_names and found.class_names != source(config).class_names:
+    if config.model.num_classes and found.class_names and found.class_names != _unchecked(config).class_names:
         raise UserError(
             f"config field data.held_out = {split!r} has classes other than those of the training set: "
             f"{', '.join(found.class_names)}."
@@ -53,10 +53,17 @@ def held_out(config: Config) -> Source | None:
     return found
 
 
+def _unchecked(config: Config) -> Source:
+    """Returns the training set as it is stored; it is not asked whether it can be read."""
+    return chosen(SOURCES[config.data.source], config.data, skip_broken=False)
+
+
 def _source(config: Config, *, split: str) -> Source:
     section, make = config.data, SOURCES[config.data.source]
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
     stored, num_classes = chosen(make, section, **given), config.model.num_classes
+    if stored.skipped:
+        logs.say("skipped", stored.skipped)
     return chosen(transforms.resized, section, source=stored, image_shape=image_shape(config), num_classes=num_classes)
 
 

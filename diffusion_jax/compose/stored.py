@@ -14,7 +14,7 @@ from diffusion_jax.runs.shards import flatten
 KIND = "the workdir of a run: train first"  # what the folder must be
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 MOST_SHOWN = 4  # fields that differ
-FORMAT_VERSION = 6  # of config.json and of the checkpoints beside it
+FORMAT_VERSION = 7  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
 RENAMED = {  # up to format 5 -> now
     "process.rescale_condition": "process.rescale_c_noise",

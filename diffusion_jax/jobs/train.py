@@ -26,6 +26,7 @@ def run(config: Config, workdir: storage.Path) -> int:
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp)
     config = _agreed(config, workdir, mesh)
     parts, source, train = training.parts(config), inputs.source(config), config.train
+    sharding.check_same("number of images", source.num_images)
     if stored.has_config(workdir):
         stored.check_images(workdir, inputs.data_fingerprint(config, source))
     records, held_out = inputs.records(config, source, mesh), inputs.held_out_batches(config, mesh)
@@ -111,8 +112,8 @@ def _save(
 def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState, per_call: int) -> None:
     """Prints what will run, one line for each fact."""
     train, device = config.train, jax.devices()[0]
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     height, width, channels = processes.image_shape(config)
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logs.say(
         "devices", f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)"
     )

@@ -1,0 +1,107 @@
+"""Folders of images as people have them: every format, shape and mode, with files between them that are not images."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from diffusion_jax.compose import command, inputs
+from diffusion_jax.compose.config import Config
+from diffusion_jax.data import feed, sources
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import sharding
+
+SMALL = {"model.channels": 4, "model.multipliers": (1,), "model.num_groups": 2, "model.attention_stages": ()}
+SMALL |= {"data.source": "folder", "data.resize": True, "data.channels": 3}
+SMALL |= {"data.image_size": (8, 8), "train.batch_size": 8, "train.num_steps": 2, "train.warmup_steps": 1}
+SMALL |= {"train.decay": "constant", "train.tensorboard": False, "sample.sampler": "ddim", "sample.num_steps": 3}
+SMALL |= {"sample.num_images": 10, "sample.batch_per_device": 8}
+
+
+@pytest.fixture
+def messy(tmp_path):
+    """18 images in three sub-folders, two broken ones, an empty one, and two files that are none."""
+    rng = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    options = [("png", "RGBA"), ("jpg", "L"), ("webp", "RGB"), ("gif", "P"), ("tif", "CMYK"), ("bmp", "RGB")]
+    for number in range(18):
+        file = tmp_path / "set" / ("cats", "dogs", "fish")[number % 3] / f"{number:02d}.{options[number % 6][0]}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (9 + number, 26 - number, 3), np.uint8)
+        image = Image.fromarray(pixels).convert(options[number % 6][1])
+        image.save(file, **({"exif": turned} if file.suffix == ".jpg" else {}))
+    (tmp_path / "set" / "cats" / "cut.png").write_bytes((tmp_path / "set" / "cats" / "00.png").read_bytes()[:200])
+    (tmp_path / "set" / "cats" / "page.jpg").write_text("<html>404</html>")
+    (tmp_path / "set" / "dogs" / "empty.png").write_bytes(b"")
+    for name in ("notes.txt", "fish/phone.heic"):
+        (tmp_path / "set" / name).write_text("")
+    return tmp_path / "set"
+
+
+def settings(changes):
+    return [f"--config.{name}={value}" for name, value in changes.items()]
+
+
+def of(path, **data):
+    return Config().with_values("data", source="folder", path=str(path), resize=True, held_out="", **data)
+
+
+def test_all_broken_images_are_named_at_once_and_the_way_out(messy, tmp_path, capsys):
+    train = [
+        "main.py",
+        "--config=configs/digits.py",
+        f"--workdir={tmp_path / 'run'}",
+        *settings(SMALL | {"data.path": messy}),
+    ]
+    assert main.main(train) == command.BAD_INPUT
+    err = capsys.readouterr().err
+    assert err.startswith("error: 3 of 21 images cannot be read: 1 damaged or cut short ('") and err.count("\n") == 1
+    assert "cats/cut.png'), 2 not an image ('" in err and "cats/page.jpg', '" in err and "dogs/empty.png')" in err
+    assert err.endswith("; mend or remove them, or set data.skip_broken = True to leave them out.\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ten_of_many_broken_images_are_named(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number:02d}.png").write_text("" if number % 2 else "text")
+        Image.new("L", (2, 2)).save(tmp_path / f"{number:02d}.bmp")
+    with pytest.raises(UserError, match=r"30 of 60 images cannot be read: 30 not an image \('.*09.png' and 20 more\);"):
+        feed.read(sources.folder(path=str(tmp_path)))
+
+
+def test_broken_images_are_left_out_and_the_others_keep_their_order_and_classes(messy):
+    whole, all_files = (sources.folder(path=str(messy), skip_broken=skip) for skip in (True, False))
+    assert (whole.num_images, all_files.num_images, whole.class_names) == (18, 21, all_files.class_names)
+    broken = {6, 7, 14}  # cats/cut.png, cats/page.jpg, dogs/empty.png
+    kept = [number for number in range(21) if number not in broken]
+    for number, original in enumerate(kept):
+        one, other = whole.read(number), all_files.read(original)
+        assert one["cond"] == other["cond"]
+        np.testing.assert_array_equal(one["x"], other["x"])
+
+
+def test_held_out_images_that_are_broken_are_left_out_too(messy):
+    config = of(messy, skip_broken=True).with_values("data", held_out=str(messy / "cats"))
+    assert inputs.held_out(config).num_images == 6
+    measured = config.with_values("likelihood", held_out=False, num_images=4)
+    assert feed.read(inputs.evaluated(measured))["x"].shape == (4, 32, 32, 3)
+
+
+def test_a_folder_in_which_nothing_can_be_read_is_named(tmp_path):
+    (tmp_path / "a.png").write_text("text")
+    with pytest.raises(UserError, match=r"does not contain images that can be read: 1 of 1 images cannot be read: 1 not an"):
+        sources.folder(path=str(tmp_path), skip_broken=True)
+    with pytest.raises(
+        UserError, match="image file '.*a.png' cannot be read .* set data.skip_broken = True to leave out such"
+    ):
+        feed.read(sources.folder(path=str(tmp_path)))
+
+
+def test_processes_must_have_the_same_number_of_images(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(sharding.multihost_utils, "process_allgather", lambda number: np.stack([number, np.int32(299)]))
+    sharding.check_same("number of images", 299)
+    with pytest.raises(UserError, match="the number of images must be the same for all processes, and is 300, 299"):
+        sharding.check_same("number of images", 300)
