@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 import main
@@ -97,6 +98,36 @@ def test_a_folder_in_which_nothing_can_be_read_is_named(tmp_path):
         UserError, match="image file '.*a.png' cannot be read .* set data.skip_broken = True to leave out such"
     ):
         feed.read(sources.folder(path=str(tmp_path)))
+
+
+def test_as_many_classes_as_the_data_have(messy, tmp_path):
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "labelled.npz", images=images, labels=[0, 6, 2, 2])
+    np.savez(tmp_path / "plain.npz", images=images)
+
+    def classes_of(config):
+        return inputs.with_num_classes(config.with_values("model", num_classes=-1)).model.num_classes
+
+    assert classes_of(of(messy)) == 3 and classes_of(tiny.config_of({})) == 10
+    assert classes_of(of(messy).with_values("data", source="npz", path=str(tmp_path / "labelled.npz"))) == 7
+    assert inputs.with_num_classes(Config()) == Config()
+    with pytest.raises(UserError, match="model.num_classes = -1 is not possible: the data have no labels. Set 0 for none"):
+        classes_of(of(messy).with_values("data", source="npz", path=str(tmp_path / "plain.npz")))
+    with pytest.raises(UserError, match="the data have no sub-folders, one for each class. Set 0 for none"):
+        classes_of(of(messy / "cats"))
+
+
+def test_a_label_beyond_the_classes_of_the_data_is_refused(messy, tmp_path, capsys):
+    """Which is known only when they have been counted."""
+    changes = SMALL | {"model.num_classes": -1, "sample.label": 3}
+    train = [
+        "main.py",
+        "--config=configs/digits.py",
+        f"--workdir={tmp_path / 'run'}",
+        *settings(changes | {"data.path": messy}),
+    ]
+    assert main.main(train) == command.BAD_INPUT
+    assert "error: config field sample.label = 3 is not a label of model.num_classes = 3" in capsys.readouterr().err
 
 
 def test_processes_must_have_the_same_number_of_images(monkeypatch):

@@ -53,6 +53,19 @@ def held_out(config: Config) -> Source | None:
     return found
 
 
+def with_num_classes(config: Config) -> Config:
+    """Returns the config with its own `model.num_classes`, or where that is -1 with what the training set has.
+
+    Raises UserError where that has no classes.
+    """
+    if config.model.num_classes != -1:
+        return config
+    if not (num_classes := _unchecked(config).num_classes):
+        wanted = "sub-folders, one for each class" if config.data.source == "folder" else "labels"
+        raise UserError(f"config field model.num_classes = -1 is not possible: the data have no {wanted}. Set 0 for none.")
+    return config.with_values("model", num_classes=num_classes)
+
+
 def _unchecked(config: Config) -> Source:
     """Returns the training set as it is stored; it is not asked whether it can be read."""
     return chosen(SOURCES[config.data.source], config.data, skip_broken=False)

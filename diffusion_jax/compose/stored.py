@@ -14,6 +14,7 @@ from diffusion_jax.runs.shards import flatten
 KIND = "the workdir of a run: train first"  # what the folder must be
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 MOST_SHOWN = 4  # fields that differ
+LEFT_OPEN = {"train.batch_size": 0, "model.num_classes": -1}  # values with which a run chooses once
 FORMAT_VERSION = 7  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
 RENAMED = {  # up to format 5 -> now
@@ -113,7 +114,7 @@ def read_config(workdir: storage.Path) -> Config:
 
 
 def agreed_config(workdir: storage.Path, config: Config) -> Config:
-    """Returns the config as the workdir's run has it: a batch size of 0 becomes the run's own.
+    """Returns the config as the workdir's run has it: what it leaves open is what the run chose.
 
     Raises UserError where a field differs that may not change.
     """
@@ -124,19 +125,19 @@ def agreed_config(workdir: storage.Path, config: Config) -> Config:
             f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences[:MOST_SHOWN] + more)}); "
             "use the stored values, as other modes than train do without --config, or another workdir."
         )
-    return config.with_values("train", batch_size=stored.train.batch_size)
+    return Config.of_flat(config.flat() | {name: stored.flat()[name] for name in LEFT_OPEN})
 
 
 def changed(stored: Config, config: Config) -> list[str]:
     """Returns 'field: stored -> new' for every field that differs and may not change on resume.
 
-    A new `train.batch_size` of 0 leaves the choice, and so is not a difference.
+    A new value that leaves the choice to the run is not a difference.
     """
     new = config.identity()
     return [
         f"{name}: {old!r} -> {new[name]!r}"
         for name, old in stored.identity().items()
-        if old != new[name] and not (name == "train.batch_size" and new[name] == 0)
+        if old != new[name] and new[name] != LEFT_OPEN.get(name)
     ]
 
 

@@ -33,6 +33,7 @@ class Source(NamedTuple):
     num_images: int
     read: Callable[[int], Record]  # number of an image -> its record
     class_names: tuple[str, ...] = ()  # of the labels 0, 1, ..., where they have names
+    num_classes: int = 0  # of the labels; 0 where the set has none
     left_out: str = ""  # files that are not images, by kind: "2 .heic, 1 .txt"
     skipped: str = ""  # broken files that are left out: how many, why, and some of their names
 
@@ -56,7 +57,10 @@ def labelled(pixels: np.ndarray, label: int) -> Record:
 
 
 def _of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
-    return Source(len(images), lambda number: labelled(images[number], int(labels[number])))
+    def read(number: int) -> Record:
+        return labelled(images[number], int(labels[number]))
+
+    return Source(len(images), read, num_classes=max(0, int(labels.max()) + 1))
 
 
 def digits(*, split: str = "") -> Source:
@@ -98,14 +102,16 @@ def npz(*, path: str) -> Source:
             f"data.path = {path!r} holds images as [N, C, H, W], {list(images.shape)}; store them as [N, H, W, C]: "
             "images.transpose(0, 2, 3, 1)."
         )
-    labels = np.zeros(len(images), np.int32) if labels is None else labels
+    images = images[..., None] if images.ndim == 3 else images
+    if labels is None:
+        return _of_arrays(images, np.zeros(len(images), np.int32))._replace(num_classes=0)
     is_whole = labels.dtype.kind in "iu" and INT32.min <= labels.min(initial=0) and labels.max(initial=0) <= INT32.max
     if not is_whole or labels.shape != images.shape[:1]:
         raise UserError(
             f"data.path = {path!r} must hold 'labels' or 'arr_1' as whole numbers below 2^31, [{len(images)}]; "
             f"found {labels.dtype} {list(labels.shape)}."
         )
-    return _of_arrays(images[..., None] if images.ndim == 3 else images, labels)
+    return _of_arrays(images, labels)
 
 
 def idx(*, path: str, split: str = "train") -> Source:
@@ -177,7 +183,8 @@ def folder(*, path: str, skip_broken: bool = False) -> Source:
     def read(number: int) -> Record:
         return labelled(decode(whole[number]), labels[_class_of(root, whole[number])])
 
-    return Source(len(whole), read, tuple(class_names), left_out, skipped)
+    num_classes = 0 if class_names == ["."] else len(class_names)
+    return Source(len(whole), read, tuple(class_names), num_classes, left_out, skipped)
 
 
 def _whole(files: Sequence[storage.Path]) -> tuple[list[storage.Path], str]:

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffusion_jax import model
-from diffusion_jax.compose import choices, inputs, memory, processes, sampling, stored, training
+from diffusion_jax.compose import checks, choices, inputs, memory, processes, sampling, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -71,15 +71,17 @@ def run(config: Config, workdir: storage.Path) -> int:
 
 
 def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
-    """Returns the config as this run takes it, with a batch size: its own, the workdir's, or what the memory holds.
+    """Returns the config as this run takes it. What it leaves open is what the workdir's run chose, or follows from the data
+    and the memory.
 
-    Raises UserError where it does not fit the workdir or the devices.
+    Raises UserError where it does not fit the workdir, the data or the devices.
     """
     if stored.has_config(workdir):
         stored.check_resumable(workdir)
         config = stored.agreed_config(workdir, config)
     elif config.train.init_from:
         stored.read_config(storage.path(config.train.init_from))  # before anything is read or written
+    checks.check(config := inputs.with_num_classes(config))
     return memory.with_batch_size(config, mesh, memory=sharding.memory_per_device())
 
 
@@ -110,9 +112,9 @@ def _save(
 
 
 def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState, per_call: int) -> None:
+    height, width, channels = processes.image_shape(config)
     """Prints what will run, one line for each fact."""
     train, device = config.train, jax.devices()[0]
-    height, width, channels = processes.image_shape(config)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logs.say(
         "devices", f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)"
