@@ -130,6 +130,18 @@ def test_a_label_beyond_the_classes_of_the_data_is_refused(messy, tmp_path, caps
     assert "error: config field sample.label = 3 is not a label of model.num_classes = 3" in capsys.readouterr().err
 
 
+def test_sub_folders_that_are_not_used_are_said(messy):
+    config = of(messy)
+    said = dict(inputs.summary(config, inputs.source(config)))
+    assert said["classes"] == "3 sub-folders, not used; --config.model.num_classes=-1 trains with them"
+    flat = of(messy / "cats", skip_broken=True)
+    assert "classes" not in dict(inputs.summary(flat, inputs.source(flat)))
+    cut = of(messy, center_crop=8, random_flip=False)
+    assert dict(inputs.summary(cut, inputs.source(cut)))["images"] == (
+        "the middle 8 x 8 pixels of each, scaled to cover 32 x 32, the rest cut off; none mirrored"
+    )
+
+
 def test_processes_must_have_the_same_number_of_images(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(sharding.multihost_utils, "process_allgather", lambda number: np.stack([number, np.int32(299)]))

@@ -53,7 +53,7 @@ def test_train_then_resume_then_sample(tmp_path):
     code, out, err = run(*tiny.flags(workdir, num_steps=4, checkpoint_every=4, tensorboard=True))
     assert (code, err) == (0, "")
     labels = [line.split()[0] for line in out.splitlines()]
-    assert labels == ["devices", "mesh", "data", "network", "steps", "note", "started", "train", "train", "done"]
+    assert labels == ["devices", "mesh", "data", "images", "network", "steps", "note", "started", "train", "train", "done"]
 
     code, out, err = run(*tiny.flags(workdir, num_steps=8, checkpoint_every=4))
     assert (code, err) == (0, "") and "resumed     at step 4" in out

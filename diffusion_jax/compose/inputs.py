@@ -1,6 +1,7 @@
 """The images that a config names, and what they become: x_0, conditions, batches."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -120,6 +121,27 @@ def batching(config: Config) -> dict[str, Any]:
     train = config.train
     own = {"part": jax.process_index(), "num_parts": jax.process_count()}
     return {"batch_size": train.batch_size, "seed": train.seed, **own}
+
+
+def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
+    """Yields a label and what it says of the training set: how many images, what becomes of them, and of classes."""
+    data, num_classes, names = config.data, config.model.num_classes, source.class_names
+    height, width, channels = image_shape(config)
+    where = "on the devices" if is_resident(config, source.num_images) else "read as needed"
+    yield "data", f"{data.source}: {source.num_images:,} images, {height} x {width} x {channels}, {where}"
+    crop = f"the middle {data.center_crop} x {data.center_crop} pixels of each, " if data.center_crop else ""
+    size = f"scaled to cover {height} x {width}, the rest cut off" if data.resize else "not scaled"
+    flip = "half of them mirrored (--config.data.random_flip=False for none)" if data.random_flip else "none mirrored"
+    yield "images", f"{crop}{size}; {flip}"
+    if source.left_out:
+        yield "left out", f"{source.left_out}: files that are not read as images"
+    if num_classes and names:
+        yield "classes", ", ".join(f"{label} {name}" for label, name in enumerate(names))
+    elif not num_classes and names and source.num_classes:
+        yield "classes", f"{len(names):,} sub-folders, not used; --config.model.num_classes=-1 trains with them"
+    if num_classes > len(names) > 0:
+        text = f"config field model.num_classes = {num_classes} is more than the data has; the others are not trained."
+        yield "warning", text
 
 
 def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
