@@ -1,5 +1,8 @@
 """Folders of images as people have them: every format, shape and mode, with files between them that are not images."""
 
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -7,14 +10,15 @@ import tiny
 from PIL import Image
 
 import main
-from diffusion_jax.compose import command, inputs
+from configs import folder
+from diffusion_jax.compose import command, inputs, processes
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import sharding
+from diffusion_jax.runs.shards import flatten
 
 SMALL = {"model.channels": 4, "model.multipliers": (1,), "model.num_groups": 2, "model.attention_stages": ()}
-SMALL |= {"data.source": "folder", "data.resize": True, "data.channels": 3}
 SMALL |= {"data.image_size": (8, 8), "train.batch_size": 8, "train.num_steps": 2, "train.warmup_steps": 1}
 SMALL |= {"train.decay": "constant", "train.tensorboard": False, "sample.sampler": "ddim", "sample.num_steps": 3}
 SMALL |= {"sample.num_images": 10, "sample.batch_per_device": 8}
@@ -49,13 +53,27 @@ def of(path, **data):
     return Config().with_values("data", source="folder", path=str(path), resize=True, held_out="", **data)
 
 
+def test_a_messy_folder_is_trained_on_by_class_resumed_and_drawn_from(messy, tmp_path, capsys, one_device):
+    changes = SMALL | {"data.skip_broken": True, "model.num_classes": -1}
+    train = ["main.py", f"--config=configs/folder.py:{messy}", f"--workdir={tmp_path / 'run'}", *settings(changes)]
+    assert main.main(train) == 0
+    said = capsys.readouterr().out
+    assert "found       21 image files, colour, median 13 px; no accelerator, so the defaults are small" in said
+    assert "skipped     3 of 21 images cannot be read: " in said and "data        folder: 18 images, 8 x 8 x 3" in said
+    assert "classes     0 cats, 1 dogs, 2 fish" in said and "left out    1 .heic, 1 .txt" in said
+    assert "images      scaled to cover 8 x 8, the rest cut off; half of them mirrored" in said
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["config"]["model"]["num_classes"] == 3 and stored["images"]["num_images"] == 18
+    assert main.main([*train, "--config.train.num_steps=14"]) == 0
+    said = capsys.readouterr().out
+    assert "resumed     at step 2" in said and re.search(r"^speed       12/14 steps  .* steps/s  ETA", said, re.MULTILINE)
+    assert main.main(["main.py", "--mode=sample", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'dump'}"]) == 0
+    with np.load(tmp_path / "dump" / "samples_10x8x8x3.npz") as dump:
+        assert dump["arr_0"].shape == (10, 8, 8, 3) and dump["arr_1"].tolist() == [0, 1, 2] * 3 + [0]
+
+
 def test_all_broken_images_are_named_at_once_and_the_way_out(messy, tmp_path, capsys):
-    train = [
-        "main.py",
-        "--config=configs/digits.py",
-        f"--workdir={tmp_path / 'run'}",
-        *settings(SMALL | {"data.path": messy}),
-    ]
+    train = ["main.py", f"--config=configs/folder.py:{messy}", f"--workdir={tmp_path / 'run'}", *settings(SMALL)]
     assert main.main(train) == command.BAD_INPUT
     err = capsys.readouterr().err
     assert err.startswith("error: 3 of 21 images cannot be read: 1 damaged or cut short ('") and err.count("\n") == 1
@@ -120,12 +138,7 @@ def test_as_many_classes_as_the_data_have(messy, tmp_path):
 def test_a_label_beyond_the_classes_of_the_data_is_refused(messy, tmp_path, capsys):
     """Which is known only when they have been counted."""
     changes = SMALL | {"model.num_classes": -1, "sample.label": 3}
-    train = [
-        "main.py",
-        "--config=configs/digits.py",
-        f"--workdir={tmp_path / 'run'}",
-        *settings(changes | {"data.path": messy}),
-    ]
+    train = ["main.py", f"--config=configs/folder.py:{messy}", f"--workdir={tmp_path / 'run'}", *settings(changes)]
     assert main.main(train) == command.BAD_INPUT
     assert "error: config field sample.label = 3 is not a label of model.num_classes = 3" in capsys.readouterr().err
 
@@ -140,6 +153,24 @@ def test_sub_folders_that_are_not_used_are_said(messy):
     assert dict(inputs.summary(cut, inputs.source(cut)))["images"] == (
         "the middle 8 x 8 pixels of each, scaled to cover 32 x 32, the rest cut off; none mirrored"
     )
+
+
+@pytest.mark.parametrize(("size", "picked"), [((70, 90), 64), ((20, 300), 32), ((600, 256), 256), ((255, 255), 128)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_on_accelerators_the_network_follows_from_the_images(tmp_path, size, picked, mode, monkeypatch):
+    monkeypatch.setattr(sharding, "platform", lambda: "gpu")
+    Image.new(mode, size).save(tmp_path / "image.png")
+    config = folder.get_config(str(tmp_path))
+    assert (config.data.image_size, config.data.channels) == ((picked, picked), {"L": 1, "RGB": 3}[mode])
+    [level] = config.model.attention_stages
+    assert picked // 2**level == 16
+
+
+def test_on_a_cpu_the_network_is_small_whatever_the_images(messy, capsys):
+    config = Config.of_flat(flatten(folder.get_config(str(messy)).to_dict()))
+    params = jax.eval_shape(processes.network(config).init, jax.random.key(0))
+    assert config.data.image_size == (32, 32) and sum(leaf.size for leaf in jax.tree.leaves(params)) < 1e6
+    assert "no accelerator" in capsys.readouterr().out
 
 
 def test_processes_must_have_the_same_number_of_images(monkeypatch):

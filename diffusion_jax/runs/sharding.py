@@ -56,6 +56,13 @@ def start_devices() -> None:
         raise UserError(f"JAX cannot start with variable JAX_PLATFORMS = {wanted!r} ({first_line}).") from error
 
 
+def platform() -> str:
+    """Returns 'cpu', 'gpu' or 'tpu', after joining the other processes and starting JAX; errors as for these."""
+    join_processes()
+    start_devices()
+    return jax.default_backend()
+
+
 def _num_slurm_tasks() -> int:
     text = os.environ.get("SLURM_NTASKS", "1")
     if not text.isdigit():
