@@ -113,7 +113,7 @@ def test_a_folder_in_which_nothing_can_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match=r"does not contain images that can be read: 1 of 1 images cannot be read: 1 not an"):
         sources.folder(path=str(tmp_path), skip_broken=True)
     with pytest.raises(
-        UserError, match="image file '.*a.png' cannot be read .* set data.skip_broken = True to leave out such"
+        UserError, match=r"a.png' cannot be read \(not an image\); remove it, or set data.skip_broken = True to"
     ):
         feed.read(sources.folder(path=str(tmp_path)))
 

@@ -24,6 +24,7 @@ IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 INT32 = np.iinfo(np.int32)
 NUM_THREADS = 16  # that read and decode files; Pillow and TFDS release the interpreter while they do
 MOST_NAMED = 10  # files in one sentence
+NO_IMAGE = "not an image"
 Record = dict[str, Any]  # {"x": uint8 [H, W, C], "cond": {"label": its class} or {}}
 
 
@@ -259,8 +260,9 @@ def decode(file: storage.Path) -> np.ndarray:
             image = ImageOps.exif_transpose(stored)
             image.load()
     except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        fault = f"cannot be read ({type(error).__name__}: {error}); remove"
-        raise UnreadableError(str(file), fault, _reason(error)) from error
+        reason = _reason(error)
+        said = reason if reason == NO_IMAGE else f"{type(error).__name__}: {error}"  # Pillow repeats what it was given
+        raise UnreadableError(str(file), f"cannot be read ({said}); remove", reason) from error
     if image.mode.startswith(("I", "F")):
         fault = "more than 8 bits a colour"
         raise UnreadableError(str(file), f"has {fault} (mode {image.mode}); convert", f"with {fault}")
@@ -276,7 +278,7 @@ def decode(file: storage.Path) -> np.ndarray:
 def _reason(error: Exception) -> str:
     """Returns in words that many files share why one cannot be read."""
     if isinstance(error, UnidentifiedImageError):
-        return "not an image"
+        return NO_IMAGE
     if isinstance(error, Image.DecompressionBombError):
         return "too large"
     if isinstance(error, OSError) and error.strerror:  # of the system: no such file, no permission
