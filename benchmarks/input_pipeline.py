@@ -51,7 +51,7 @@ def main() -> None:
         "command": "python benchmarks/input_pipeline.py",
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
         "batch_size": BATCH_SIZE,
-        "threads": feed.NUM_THREADS,
+        "threads": sources.NUM_THREADS,
         "versions": stored.versions(),
         "rows": rows,
     }

@@ -239,6 +239,7 @@ def test_numbers_of_steps_and_intervals_may_change_on_resume_and_the_rest_may_no
     config = config_of({})
     free = config_of({"train.num_steps": 9, "train.log_every": 7, "sample.num_steps": 2, "train.keep_checkpoints": 9})
     assert stored.changed(config, free) == []
+    assert stored.changed(config, config_of({"train.batch_size": 0, "model.num_classes": -1})) == []
     fixed = config_of({"process.num_steps": 30, "train.learning_rate": 1.0, "data.random_flip": True})
     assert stored.changed(config, fixed) == [
         "process.num_steps: 20 -> 30",

@@ -168,18 +168,6 @@ def test_celeba_is_cut_before_it_is_shrunk():
     assert (config.data.center_crop, config.data.resize, config.data.image_size) == (140, True, (64, 64))
 
 
-@pytest.mark.parametrize(("size", "picked"), [((70, 90), 64), ((20, 300), 32), ((600, 256), 256), ((255, 255), 128)])
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_folder_gets_the_network_for_its_images(tmp_path, size, picked, mode, capsys):
-    Image.new(mode, size).save(tmp_path / "image.png")
-    config = get_config("folder", tmp_path)
-    channels = {"L": 1, "RGB": 3}[mode]
-    assert (config.data.image_size, config.data.channels) == ((picked, picked), channels)
-    assert f"picked      {picked} x {picked} x {channels}" in capsys.readouterr().out
-    [level] = config.model.attention_stages
-    assert picked // 2**level == 16
-
-
 @pytest.mark.slow
 def test_what_an_image_takes_is_known_before_anything_runs():
     """The CIFAR-10 network: XLA itself needs 83 MB more for each image of a step (on a CPU, float32)."""

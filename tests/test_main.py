@@ -54,8 +54,8 @@ def test_train_then_resume_then_sample(tmp_path):
     code, out, err = run(*tiny.flags(workdir, num_steps=4, checkpoint_every=4, tensorboard=True))
     assert (code, err) == (0, "")
     labels = [line.split()[0] for line in out.splitlines()]
-    assert labels[:7] == ["devices", "mesh", "data", "network", "steps", "note", "started"]
-    assert labels[7:] == ["train", "train", "preview", "checkpoint", "done"]
+    assert labels[:8] == ["devices", "mesh", "data", "images", "network", "steps", "note", "started"]
+    assert labels[8:] == ["train", "train", "preview", "checkpoint", "done"]
 
     code, out, err = run(*tiny.flags(workdir, num_steps=8, checkpoint_every=4))
     assert (code, err) == (0, "") and "resumed     at step 4" in out

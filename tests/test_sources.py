@@ -405,7 +405,9 @@ def prepared(tmp_path_factory):
 
 
 def test_tfds_sets_are_read_by_name(prepared):
-    images, labels = read_all(tfds.source(name="cifar10:3.0.2", path=prepared, split="train"))
+    source = tfds.source(name="cifar10:3.0.2", path=prepared, split="train")
+    images, labels = read_all(source)
+    assert source.num_classes == 10
     order = np.argsort(labels)
     np.testing.assert_array_equal(np.array(labels)[order], np.arange(7))
     np.testing.assert_array_equal(np.array(images)[order], PIXELS)

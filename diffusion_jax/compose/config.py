@@ -39,7 +39,7 @@ class Model(Section):
     num_heads: integer(1) = field(1, "heads of attention")
     num_heads_up: integer(0) = field(0, "heads of attention going up; 0 is num_heads")
     head_channels: integer(0) = field(0, "channels of each head, instead of a number of heads; 0 is off")
-    num_classes: integer(0) = field(0, "labels that the network knows; 0 for none")
+    num_classes: integer(-1) = field(0, "labels that the network knows; 0 for none, -1 for as many as the data have")
     null_label: Flag = field(False, "one label more, num_classes, for 'no label'")
     learned_variance: Flag = field(False, "twice the output channels, for the losses 'hybrid' and 'vlb'")
     num_remat_stages: integer(0, sections.MOST_ITEMS) = field(
@@ -105,6 +105,9 @@ class Data(Section):
         False, "scale by area until image_size is just covered, then cut out the middle; else another size is an error"
     )
     random_flip: Flag = field(True, "flip left and right, on the device")
+    skip_broken: Flag = field(
+        False, "read every file of a folder once at the start, and leave out those that cannot be read", free=True
+    )
     device_cache_gib: sections.Finite = field(
         2.0, "data sets up to this size stay on the devices; grain reads larger ones as needed", free=True
     )

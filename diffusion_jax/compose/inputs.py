@@ -1,6 +1,7 @@
 """The images that a config names, and what they become: x_0, conditions, batches."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ def held_out(config: Config) -> Source | None:
         found = _source(config, split=split)
     except UserError as error:
         raise UserError(f"config field data.held_out = {split!r}: {error}") from error
-    if config.model.num_classes and found.class_names and found.class_names != source(config).class_names:
+    if config.model.num_classes and found.class_names and found.class_names != _unchecked(config).class_names:
         raise UserError(
             f"config field data.held_out = {split!r} has classes other than those of the training set: "
             f"{', '.join(found.class_names)}."
@@ -53,10 +54,30 @@ def held_out(config: Config) -> Source | None:
     return found
 
 
+def with_num_classes(config: Config) -> Config:
+    """Returns the config with its own `model.num_classes`, or where that is -1 with what the training set has.
+
+    Raises UserError where that has no classes.
+    """
+    if config.model.num_classes != -1:
+        return config
+    if not (num_classes := _unchecked(config).num_classes):
+        wanted = "sub-folders, one for each class" if config.data.source == "folder" else "labels"
+        raise UserError(f"config field model.num_classes = -1 is not possible: the data have no {wanted}. Set 0 for none.")
+    return config.with_values("model", num_classes=num_classes)
+
+
+def _unchecked(config: Config) -> Source:
+    """Returns the training set as it is stored; it is not asked whether it can be read."""
+    return chosen(SOURCES[config.data.source], config.data, skip_broken=False)
+
+
 def _source(config: Config, *, split: str) -> Source:
     section, make = config.data, SOURCES[config.data.source]
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
     stored, num_classes = chosen(make, section, **given), config.model.num_classes
+    if stored.skipped:
+        logs.say("skipped", stored.skipped)
     return chosen(transforms.resized, section, source=stored, image_shape=image_shape(config), num_classes=num_classes)
 
 
@@ -100,6 +121,27 @@ def batching(config: Config) -> dict[str, Any]:
     train = config.train
     own = {"part": jax.process_index(), "num_parts": jax.process_count()}
     return {"batch_size": train.batch_size, "seed": train.seed, **own}
+
+
+def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
+    """Yields a label and what it says of the training set: how many images, what becomes of them, and of classes."""
+    data, num_classes, names = config.data, config.model.num_classes, source.class_names
+    height, width, channels = image_shape(config)
+    where = "on the devices" if is_resident(config, source.num_images) else "read as needed"
+    yield "data", f"{data.source}: {source.num_images:,} images, {height} x {width} x {channels}, {where}"
+    crop = f"the middle {data.center_crop} x {data.center_crop} pixels of each, " if data.center_crop else ""
+    size = f"scaled to cover {height} x {width}, the rest cut off" if data.resize else "not scaled"
+    flip = "half of them mirrored (--config.data.random_flip=False for none)" if data.random_flip else "none mirrored"
+    yield "images", f"{crop}{size}; {flip}"
+    if source.left_out:
+        yield "left out", f"{source.left_out}: files that are not read as images"
+    if num_classes and names:
+        yield "classes", ", ".join(f"{label} {name}" for label, name in enumerate(names))
+    elif not num_classes and names and source.num_classes:
+        yield "classes", f"{len(names):,} sub-folders, not used; --config.model.num_classes=-1 trains with them"
+    if num_classes > len(names) > 0:
+        text = f"config field model.num_classes = {num_classes} is more than the data has; the others are not trained."
+        yield "warning", text
 
 
 def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:

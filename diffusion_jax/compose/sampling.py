@@ -157,7 +157,7 @@ def make_sampler(config: Config) -> Sampler:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the section `sample`."""
     sample, model = config.sample, config.model
-    if sample.label >= model.num_classes + (model.null_label and model.num_classes > 0):
+    if sample.label >= model.num_classes + (model.null_label and model.num_classes > 0) and model.num_classes != -1:
         known = f"model.num_classes = {model.num_classes}"
         yield f"{config.show('sample.label')} is not a label of {known}; -1 goes through all."
     if not model.learned_variance and sample.variance == "learned_range":

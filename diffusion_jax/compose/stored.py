@@ -14,6 +14,7 @@ from diffusion_jax.runs.shards import flatten
 KIND = "the workdir of a run: train first"  # what the folder must be
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 MOST_SHOWN = 4  # fields that differ
+LEFT_OPEN = {"train.batch_size": 0, "train.ema_warmup": "auto", "model.num_classes": -1}  # a run chooses these once
 FORMAT_VERSION = 7  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
 RENAMED = {  # in an earlier format -> now
@@ -33,7 +34,6 @@ VALUES_RENAMED = [  # field, in an earlier format, now
     ("train.ema_warmup", False, "off"),
     ("train.ema_warmup", True, "on"),
 ]
-OPEN = {"train.batch_size": 0, "train.ema_warmup": "auto"}  # values that leave the choice to the run that was begun
 
 
 def from_json(text: str) -> Config:
@@ -116,7 +116,7 @@ def read_config(workdir: storage.Path) -> Config:
 
 
 def agreed_config(workdir: storage.Path, config: Config) -> Config:
-    """Returns the config as the workdir's run has it: a value of `OPEN` becomes the run's own.
+    """Returns the config as the workdir's run has it: what it leaves open is what the run chose.
 
     Raises UserError where a field differs that may not change.
     """
@@ -128,16 +128,19 @@ def agreed_config(workdir: storage.Path, config: Config) -> Config:
             "use the stored values, as other modes than train do without --config, or another workdir. If that run is of no "
             "use, remove the folder first."
         )
-    return Config.of_flat(config.flat() | {name: stored.flat()[name] for name in OPEN})
+    return Config.of_flat(config.flat() | {name: stored.flat()[name] for name in LEFT_OPEN})
 
 
 def changed(stored: Config, config: Config) -> list[str]:
-    """Returns 'field: stored -> new' for every field that differs and may not change on resume, but for values of `OPEN`."""
+    """Returns 'field: stored -> new' for every field that differs and may not change on resume.
+
+    A new value that leaves the choice to the run is not a difference.
+    """
     new = config.identity()
     return [
         f"{name}: {old!r} -> {new[name]!r}"
         for name, old in stored.identity().items()
-        if old != new[name] and not (name in OPEN and new[name] == OPEN[name])
+        if old != new[name] and new[name] != LEFT_OPEN.get(name)
     ]
 
 

@@ -13,13 +13,12 @@ from jax.sharding import Mesh
 
 from diffusion_jax import streams
 from diffusion_jax.data import sources
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Record, Source, UnreadableError
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import sharding
 
 Records = dict[str, Any]  # {"x": stored data [N, ...], "cond": pytree of arrays [N, ...], maybe empty}
 Batch = Records  # and "valid", bool [B], where a host reads while the devices work: whether each record could be read
-NUM_THREADS = 16  # that read and decode files; Pillow and TFDS release the interpreter while they do
 NUM_AHEAD = 2  # batches that wait whole: putting one together takes tens of milliseconds
 
 
@@ -92,22 +91,40 @@ def make_order(num_images: int, *, batch_size: int, seed: int) -> Callable[[int]
 def read(
     source: Source, numbers: Sequence[int] | None = None, on_progress: Callable[[int], None] = lambda done: None
 ) -> Records:
-    """Returns records of a source, read by many threads. # [N, ...]
+    """Returns records of a source, read by many threads; UserError where some cannot be read, which names them. # [N, ...]
 
     Args:
         numbers: which, [N]; None for all.
         on_progress: gets how many have been read.
     """
     numbers = range(source.num_images) if numbers is None else numbers
-    like = jax.tree.map(np.asarray, source.read(numbers[0]))
-    records = jax.tree.map(lambda leaf: np.empty((len(numbers), *leaf.shape), leaf.dtype), like)
-    columns = jax.tree.leaves(records)
-    with futures.ThreadPoolExecutor(NUM_THREADS) as pool:
-        for i, record in enumerate(pool.map(source.read, numbers)):
-            for column, value in zip(columns, jax.tree.leaves(record), strict=True):
-                column[i] = value
+    records, failures = {}, []
+    with futures.ThreadPoolExecutor(sources.NUM_THREADS) as pool:
+        for i, record in enumerate(pool.map(functools.partial(_record_or_failure, source), numbers)):
+            if isinstance(record, UnreadableError):
+                failures.append(record)
+            else:
+                records = records or jax.tree.map(functools.partial(_column, len(numbers)), record)
+                for column, value in zip(jax.tree.leaves(records), jax.tree.leaves(record), strict=True):
+                    column[i] = value
             on_progress(i + 1)
+    if failures:
+        listed = sources.by_reason(failures, len(numbers))
+        advice = "mend or remove them, or set data.skip_broken = True to leave them out."
+        raise failures[0] if len(failures) == 1 else UserError(f"{listed}; {advice}")
     return records
+
+
+def _record_or_failure(source: Source, number: int) -> Record | UnreadableError:
+    try:
+        return source.read(number)
+    except UnreadableError as error:
+        return error
+
+
+def _column(num_records: int, value: Any) -> np.ndarray:
+    """Returns room for one leaf of so many records."""
+    return np.empty((num_records, *np.shape(value)), np.asarray(value).dtype)
 
 
 def import_grain() -> types.ModuleType:
@@ -133,7 +150,7 @@ def _stream(source: Source, order: Callable[[int], np.ndarray], own: slice, firs
             failures[position] = error
             return nothing
 
-    options = grain.ReadOptions(num_threads=NUM_THREADS, prefetch_buffer_size=2 * size)
+    options = grain.ReadOptions(num_threads=sources.NUM_THREADS, prefetch_buffer_size=2 * size)
     records = grain.MapDataset.range(first_step * size, 2**62).map(read).to_iter_dataset(options)
     batches = iter(grain.experimental.ThreadPrefetchIterDataset(records.batch(size), prefetch_buffer_size=NUM_AHEAD))
     return Feed(

@@ -7,20 +7,24 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from diffusion_jax.errors import UserError
-from diffusion_jax.runs import arrays, storage
+from diffusion_jax.errors import UserError, some
+from diffusion_jax.runs import arrays, logs, storage
 
 UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
 IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # And no other, whatever the suffix: Pillow has Ghostscript execute PostScript.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 INT32 = np.iinfo(np.int32)
+NUM_THREADS = 16  # that read and decode files; Pillow and TFDS release the interpreter while they do
+MOST_NAMED = 10  # files in one sentence
+NO_IMAGE = "not an image"
 Record = dict[str, Any]  # {"x": uint8 [H, W, C], "cond": {"label": its class} or {}}
 
 
@@ -30,7 +34,22 @@ class Source(NamedTuple):
     num_images: int
     read: Callable[[int], Record]  # number of an image -> its record
     class_names: tuple[str, ...] = ()  # of the labels 0, 1, ..., where they have names
+    num_classes: int = 0  # of the labels; 0 where the set has none
     left_out: str = ""  # files that are not images, by kind: "2 .heic, 1 .txt"
+    skipped: str = ""  # broken files that are left out: how many, why, and some of their names
+
+
+class UnreadableError(UserError):
+    """An image file cannot be used; other errors of reading concern all images.
+
+    Attributes:
+        name: of the file.
+        reason: why, in words that many files share.
+    """
+
+    def __init__(self, name: str, fault: str, reason: str):
+        super().__init__(f"image file {name!r} {fault} it, or set data.skip_broken = True to leave out such files.")
+        self.name, self.reason = name, reason
 
 
 def labelled(pixels: np.ndarray, label: int) -> Record:
@@ -39,7 +58,10 @@ def labelled(pixels: np.ndarray, label: int) -> Record:
 
 
 def _of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
-    return Source(len(images), lambda number: labelled(images[number], int(labels[number])))
+    def read(number: int) -> Record:
+        return labelled(images[number], int(labels[number]))
+
+    return Source(len(images), read, num_classes=max(0, int(labels.max()) + 1))
 
 
 def digits(*, split: str = "") -> Source:
@@ -81,14 +103,16 @@ def npz(*, path: str) -> Source:
             f"data.path = {path!r} holds images as [N, C, H, W], {list(images.shape)}; store them as [N, H, W, C]: "
             "images.transpose(0, 2, 3, 1)."
         )
-    labels = np.zeros(len(images), np.int32) if labels is None else labels
+    images = images[..., None] if images.ndim == 3 else images
+    if labels is None:
+        return _of_arrays(images, np.zeros(len(images), np.int32))._replace(num_classes=0)
     is_whole = labels.dtype.kind in "iu" and INT32.min <= labels.min(initial=0) and labels.max(initial=0) <= INT32.max
     if not is_whole or labels.shape != images.shape[:1]:
         raise UserError(
             f"data.path = {path!r} must hold 'labels' or 'arr_1' as whole numbers below 2^31, [{len(images)}]; "
             f"found {labels.dtype} {list(labels.shape)}."
         )
-    return _of_arrays(images[..., None] if images.ndim == 3 else images, labels)
+    return _of_arrays(images, labels)
 
 
 def idx(*, path: str, split: str = "train") -> Source:
@@ -138,22 +162,59 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
     return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
-def folder(*, path: str) -> Source:
+def folder(*, path: str, skip_broken: bool = False) -> Source:
     """Returns the images of a folder and its sub-folders, in the order of their names; see `decode` for which.
 
     The classes are the sub-folders in the order of their names as text ("10" comes before "2"); files that lie in none of
-    them come first, as a class ".". Raises UserError where the folder does not exist or contains no images; by `read`, for a
-    file that is not an image.
+    them come first, as a class ".". Raises UserError where the folder does not exist or contains no images; by `read`,
+    UnreadableError for a file that is not an image.
+
+    Args:
+        path: of the folder.
+        skip_broken: whether to read every file once now, and to leave out those that cannot be read.
     """
     root = storage.path(path)
     files, left_out = image_files(path)
     class_names = sorted({_class_of(root, file) for file in files})
     labels = {name: label for label, name in enumerate(class_names)}
+    whole, skipped = _whole(files) if skip_broken else (files, "")
+    if not whole:
+        raise UserError(f"config field data.path = {path!r} does not contain images that can be read: {skipped}.")
 
     def read(number: int) -> Record:
-        return labelled(decode(files[number]), labels[_class_of(root, files[number])])
+        return labelled(decode(whole[number]), labels[_class_of(root, whole[number])])
 
-    return Source(len(files), read, tuple(class_names), left_out)
+    num_classes = 0 if class_names == ["."] else len(class_names)
+    return Source(len(whole), read, tuple(class_names), num_classes, left_out, skipped)
+
+
+def _whole(files: Sequence[storage.Path]) -> tuple[list[storage.Path], str]:
+    """Returns (the files that can be read, how many cannot and why), while a terminal shows how far it is."""
+    whole, failures, progress = [], [], logs.Progress("images checked", total=len(files))
+    with futures.ThreadPoolExecutor(NUM_THREADS) as pool:
+        for file, failure in zip(files, pool.map(_failure, files), strict=True):
+            failures.append(failure) if failure else whole.append(file)
+            progress.update(len(whole) + len(failures))
+    logs.clear_progress()
+    return whole, by_reason(failures, len(files)) if failures else ""
+
+
+def _failure(file: storage.Path) -> UnreadableError | None:
+    try:
+        decode(file)
+    except UnreadableError as error:
+        return error
+    return None
+
+
+def by_reason(failures: Sequence[UnreadableError], num_images: int) -> str:
+    """Returns '3 of 90 images cannot be read: 1 not an image (...), ...': how many files for each reason, and some names."""
+    names = collections.defaultdict(list)
+    for failure in failures:
+        names[failure.reason].append(failure.name)
+    most = max(1, MOST_NAMED // len(names))
+    listed = [f"{len(files):,} {reason} ({some(list(map(repr, files)), most)})" for reason, files in names.items()]
+    return f"{len(failures):,} of {num_images:,} images cannot be read: {', '.join(listed)}"
 
 
 def image_files(path: str) -> tuple[list[storage.Path], str]:
@@ -192,16 +253,19 @@ def decode(file: storage.Path) -> np.ndarray:
 
     AVIF, BMP, GIF, JPEG, PNG, TIFF and WebP are read, and of several frames the first.
 
-    Raises UserError where the file is damaged, or grey with more than 8 bits. (Pillow reads 16-bit colours as 8 bits.)
+    Raises UnreadableError where the file is damaged, or grey with more than 8 bits. (Pillow reads 16-bit colours as 8 bits.)
     """
     try:
         with storage.reading(file) as opened, Image.open(opened, formats=IMAGE_FORMATS) as stored:
             image = ImageOps.exif_transpose(stored)
             image.load()
     except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"image file {str(file)!r} cannot be read ({type(error).__name__}: {error}).") from error
+        reason = _reason(error)
+        said = reason if reason == NO_IMAGE else f"{type(error).__name__}: {error}"  # Pillow repeats what it was given
+        raise UnreadableError(str(file), f"cannot be read ({said}); remove", reason) from error
     if image.mode.startswith(("I", "F")):
-        raise UserError(f"image file {str(file)!r} has more than 8 bits a colour (mode {image.mode}); convert it first.")
+        fault = "more than 8 bits a colour"
+        raise UnreadableError(str(file), f"has {fault} (mode {image.mode}); convert", f"with {fault}")
     is_grey = image.mode in ("1", "L", "LA")
     image = _in_srgb(image)
     if image.has_transparency_data:
@@ -209,6 +273,17 @@ def decode(file: storage.Path) -> np.ndarray:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _reason(error: Exception) -> str:
+    """Returns in words that many files share why one cannot be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return NO_IMAGE
+    if isinstance(error, Image.DecompressionBombError):
+        return "too large"
+    if isinstance(error, OSError) and error.strerror:  # of the system: no such file, no permission
+        return error.strerror.lower()
+    return "damaged or cut short"
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:

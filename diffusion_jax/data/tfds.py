@@ -49,7 +49,8 @@ def source(*, name: str, path: str, split: str = "train") -> Source:
         stored = records[number]
         return sources.labelled(stored["image"], int(stored.get("label", 0)))
 
-    return Source(len(records), read)
+    label = dict(builder.info.features).get("label")
+    return Source(len(records), read, num_classes=getattr(label, "num_classes", 0))
 
 
 def _check_classes(folder: storage.Path) -> None:

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffusion_jax import model
-from diffusion_jax.compose import choices, inputs, memory, processes, sampling, stored, training
+from diffusion_jax.compose import checks, choices, inputs, memory, sampling, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -26,6 +26,7 @@ def run(config: Config, workdir: storage.Path) -> int:
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp)
     config = _agreed(config, workdir, mesh)
     parts, source, train = training.parts(config), inputs.source(config), config.train
+    sharding.check_same("number of images", source.num_images)
     if stored.has_config(workdir):
         stored.check_images(workdir, inputs.data_fingerprint(config, source))
     records, held_out = inputs.records(config, source, mesh), inputs.held_out_batches(config, mesh)
@@ -74,15 +75,17 @@ def run(config: Config, workdir: storage.Path) -> int:
 
 
 def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
-    """Returns the config as this run takes it, with a batch size: its own, the workdir's, or what the memory holds.
+    """Returns the config as this run takes it. What it leaves open is what the workdir's run chose, or follows from the data
+    and the memory.
 
-    Raises UserError where it does not fit the workdir or the devices.
+    Raises UserError where it does not fit the workdir, the data or the devices.
     """
     if stored.has_config(workdir):
         stored.check_resumable(workdir)
         config = stored.agreed_config(workdir, config)
     elif config.train.init_from:
         stored.read_config(storage.path(config.train.init_from))  # before anything is read or written
+    checks.check(config := inputs.with_num_classes(config))
     return memory.with_batch_size(config, mesh, memory=sharding.memory_per_device())
 
 
@@ -116,23 +119,14 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
     """Prints what will run, one line for each fact."""
     train, device = config.train, jax.devices()[0]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    height, width, channels = processes.image_shape(config)
     logs.say(
         "devices", f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es)"
     )
     logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
-    where = "on the devices" if inputs.is_resident(config, source.num_images) else "read as needed"
-    logs.say("data", f"{config.data.source}: {source.num_images:,} images, {height} x {width} x {channels}, {where}")
-    if source.left_out:
-        logs.say("left out", f"{source.left_out}: files that are not read as images")
-    if config.model.num_classes and source.class_names:
-        logs.say("classes", ", ".join(f"{label} {name}" for label, name in enumerate(source.class_names)))
-        if (num_classes := config.model.num_classes) > len(source.class_names):
-            logs.say(
-                "warning",
-                f"config field model.num_classes = {num_classes} is more than the data has; the others are not trained.",
-            )
-    logs.say("network", f"{num_params:,} parameters, {config.model.dtype}")
+    for label, text in inputs.summary(config, source):
+        logs.say(label, text)
+    widths = ", ".join(str(config.model.channels * multiplier) for multiplier in config.model.multipliers)
+    logs.say("network", f"{num_params:,} parameters, {config.model.dtype}, stages of {widths} channels")
     span = f"{int(state.step):,} to {train.num_steps:,}"
     logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} steps a call")
     if state.step >= train.num_steps:

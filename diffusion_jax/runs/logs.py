@@ -177,7 +177,7 @@ class Progress:
             return text
         rate = (self._done - first) / (time.monotonic() - start)
         eta = datetime.timedelta(seconds=round((self._total - self._done) / rate))
-        return f"{text}  {rate:.1f} {self._unit}/s  ETA {eta}"
+        return f"{text}  {rate:{'.1f' if rate >= 1 else '.2g'}} {self._unit}/s  ETA {eta}"
 
 
 def progress_by_shard(label: str, num_images: int, shard_size: int) -> Callable[[int], None]:

@@ -14,7 +14,7 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, some
 
 AXES = ("data", "fsdp")
 MIN_SHARDED_SIZE = 2**16  # smaller parameters are replicated: gathering them costs more than it saves
@@ -56,6 +56,13 @@ def start_devices() -> None:
         raise UserError(f"JAX cannot start with variable JAX_PLATFORMS = {wanted!r} ({first_line}).") from error
 
 
+def platform() -> str:
+    """Returns 'cpu', 'gpu' or 'tpu', after joining the other processes and starting JAX; errors as for these."""
+    join_processes()
+    start_devices()
+    return jax.default_backend()
+
+
 def _num_slurm_tasks() -> int:
     text = os.environ.get("SLURM_NTASKS", "1")
     if not text.isdigit():
@@ -76,6 +83,13 @@ def wait_for_all(what: str) -> None:
     """Waits until every process has come to the same place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def check_same(what: str, number: int) -> None:
+    """Raises UserError, in every process, where they do not all have the same number of something."""
+    found = [number] if jax.process_count() == 1 else multihost_utils.process_allgather(np.int32(number)).tolist()
+    if len(set(found)) > 1:
+        raise UserError(f"the {what} must be the same for all processes, and is {some(list(map(str, found)))}.")
 
 
 def all_stop(call: int, caught: list[int]) -> bool:

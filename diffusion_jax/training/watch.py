@@ -19,6 +19,7 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import Parts
 
 NUM_PREVIEWED = 64
+NUM_TIMED = 10  # calls after which a run says how long it will take
 
 
 class Run(NamedTuple):
@@ -46,6 +47,7 @@ class Watch:
         self._run, self._began = run, time.monotonic()
         self.progress = logs.Progress("steps", total=run.num_steps)
         self.is_unreadable = False
+        self._num_calls = 0
         self._since: list[dict[str, np.ndarray]] = []
 
     def __call__(self, step: int, metrics: dict[str, Any]) -> None:
@@ -63,11 +65,14 @@ class Watch:
             waited, self._began = time.monotonic() - self._began, None
             every = f"a line every {self._run.log_every:,}"
             logs.say("started", f"step {step:,} is done after {waited:.0f} s, compiling included; {every}")
+        self._num_calls += 1
         self._since.append(metrics)
         self.progress.update(step, f"loss {metrics['loss'][-1]:.4f}")
         self._check_finite(step, int(np.max(metrics["skipped_in_a_row"])))
         if step % self._run.log_every == 0 or step == self._run.num_steps:
             self._record(step)
+        elif self._num_calls == len(self._since) == NUM_TIMED:
+            logs.say("speed", self.progress.text())
 
     def _check_finite(self, step: int, in_a_row: int) -> None:
         if in_a_row >= self._run.max_skipped:

@@ -61,7 +61,7 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     devices = devices_of(topology)
     chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.unknown(sharding.memory_per_device())
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp, devices=devices)
-    config = memory.with_batch_size(config, mesh, memory=chip.memory)
+    config = memory.with_batch_size(inputs.with_num_classes(config), mesh, memory=chip.memory)
     found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config.model.dtype}
     logs.say("devices", found["devices"])
     programs = {"training": (_training, config.train.batch_size)}
