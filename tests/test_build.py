@@ -69,6 +69,46 @@ def test_an_image_depends_on_seed_and_number_alone():
 
 
 @pytest.mark.parametrize(
+    ("dtype", "precision", "of_sampling", "of_likelihood"),
+    [
+        ("float32", "default", {"DEFAULT"}, {"HIGHEST"}),
+        ("float32", "high", {"HIGH"}, {"HIGHEST"}),
+        ("bfloat16", "highest", {"DEFAULT"}, {"DEFAULT"}),
+    ],
+)
+def test_likelihoods_are_computed_at_the_highest_precision(dtype, precision, of_sampling, of_likelihood):
+    """As the traced programs say of each convolution; the type of a bfloat16 network has the last word."""
+    config = config_of({"model.dtype": dtype, "model.precision": precision})
+    params = jax.eval_shape(processes.network(config).init, jax.random.key(0))
+    batch = {"x": np.zeros((2, 8, 8, 1), np.uint8), "cond": {}}
+    generate, measure = sampling.make_generate(config), likelihoods.likelihood_of(config)
+    programs = {
+        "sampling": jax.make_jaxpr(generate)(params, 0, np.arange(2)),
+        "likelihood": jax.make_jaxpr(measure)(params, 0, np.arange(2), batch),
+    }
+    found = {
+        name: {
+            precision.name
+            for equation in equations(program.jaxpr)
+            if equation.primitive.name == "conv_general_dilated"
+            for precision in equation.params["precision"]
+        }
+        for name, program in programs.items()
+    }
+    assert found == {"sampling": of_sampling, "likelihood": of_likelihood}
+
+
+def equations(jaxpr):
+    """Yields every equation of a program, those inside others too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"process.num_steps": 20, "process.schedule": "linear"},

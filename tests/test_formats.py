@@ -46,7 +46,7 @@ def test_old_names_and_values_are_read_as_the_present_ones():
     config = stored.from_json(json.dumps({"format_version": 5, "config": flat}))
     assert (config.process.kind, config.sample.clip, config.likelihood.kind) == ("discrete", "static_keep_eps", "pf_ode")
     assert (config.sample.last_level, config.train.shard_optimizer) == ("min_noise", True)
-    assert (config.model.attention_stages, config.train.ema_warmup) == ((0,), "off")
+    assert (config.model.attention_stages, config.train.ema_warmup, config.model.precision) == ((0,), "off", "highest")
 
 
 def test_the_present_format_needs_every_field():

@@ -46,6 +46,10 @@ class Model(Section):
         0, "largest stages to compute again in the backward pass: less memory, more time; not for CPUs", free=True
     )
     dtype: one_of(("bfloat16", "float32")) = field("float32", "of the arithmetic; parameters are float32")
+    precision: one_of(("default", "high", "highest")) = field(
+        "default",
+        "of float32 products: 'default' is the device's own (TF32 on a GPU, bfloat16 on a TPU); likelihood: 'highest'",
+    )
 
 
 class Loss(Section):

@@ -16,12 +16,12 @@ Measure = Callable[[Any, Array, Array, dict[str, Any]], dict[str, Array]]
 
 
 def likelihood_of(config: Config) -> Measure:
-    """Returns (params, seed, image numbers [B], their batch) -> {name: of each image, [..., B]}.
+    """Returns (params, seed, image numbers [B], their batch) -> {name: of each image, [..., B]}, at the highest precision.
 
     Of the section `likelihood`'s kind: the fields of `likelihood.Bound`, or 'bits', 'num_evaluations' and 'reached_end'. The
     noises of image i depend on (seed, i) alone. Raises UserError where the process or the sampler has no such likelihood.
     """
-    return {"bound": _bound, "pf_ode": _pf_ode}[config.likelihood.kind](config)
+    return {"bound": _bound, "pf_ode": _pf_ode}[config.likelihood.kind](config.with_values("model", precision="highest"))
 
 
 def _bound(config: Config) -> Measure:

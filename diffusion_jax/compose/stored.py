@@ -14,7 +14,12 @@ from diffusion_jax.runs.shards import flatten
 KIND = "the workdir of a run: train first"  # what the folder must be
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 MOST_SHOWN = 4  # fields that differ
-LEFT_OPEN = {"train.batch_size": 0, "train.ema_warmup": "auto", "model.num_classes": -1}  # a run chooses these once
+LEFT_OPEN = {  # fields and the values with which they leave the choice to a run, once
+    "train.batch_size": 0,
+    "train.ema_warmup": "auto",
+    "model.num_classes": -1,
+    "model.precision": "default",
+}
 FORMAT_VERSION = 7  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
 RENAMED = {  # in an earlier format -> now
@@ -64,7 +69,7 @@ def _migrated(flat: dict[str, Any]) -> dict[str, Any]:
     for name, old, new in VALUES_RENAMED:
         if flat.get(name) == old:
             flat[name] = new
-    return {name: field.default for name, field in FIELDS.items()} | flat
+    return {name: field.default for name, field in FIELDS.items()} | {"model.precision": "highest"} | flat
 
 
 def _tuples(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from jax import Array
 
 from diffusion_jax.networks import layers
 from diffusion_jax.networks.unet import UNet, check
+
+Precision = Literal["default", "high", "highest"]  # of products, as `jax.default_matmul_precision` takes it
 
 
 class Network(NamedTuple):
@@ -30,20 +32,28 @@ def bind(
 
 
 def unet(
-    image_shape: tuple[int, int, int], *, dtype: str, learned_variance: bool = False, cond_channels: int = 0, **options
+    image_shape: tuple[int, int, int],
+    *,
+    dtype: str,
+    precision: Precision = "highest",
+    learned_variance: bool = False,
+    cond_channels: int = 0,
+    **options,
 ) -> Network:
     """Returns `UNet` for images of a shape; UserError where the options do not fit together.
 
     Args:
         image_shape: (H, W, C).
-        dtype: 'float32', computed at the highest precision that the device has, or 'bfloat16'.
+        dtype: 'float32' or 'bfloat16'.
+        precision: of float32 products: 'default' is TF32 on a GPU and one bfloat16 pass on a TPU, 'high' takes three passes
+            there, 'highest' is float32 everywhere.
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for none.
         **options: the other attributes of `UNet`.
     """
     module = UNet(out_channels=(1 + learned_variance) * image_shape[-1], dtype=jnp.dtype(dtype), **options)
     check(module)
-    precision = "default" if dtype == "bfloat16" else "highest"
+    precision = "default" if dtype == "bfloat16" else precision
 
     def init(key):
         x_t, c_noise = jnp.zeros((1, *image_shape)), jnp.zeros(1)
