@@ -47,8 +47,7 @@ class Model(Section):
     )
     dtype: one_of(("bfloat16", "float32")) = field("float32", "of the arithmetic; parameters are float32")
     precision: one_of(("default", "high", "highest")) = field(
-        "default",
-        "of float32 products: 'default' is the device's own (TF32 on a GPU, bfloat16 on a TPU); likelihood: 'highest'",
+        "default", "of float32 products: 'default' is TF32 on a GPU, bfloat16 on a TPU; likelihoods take 'highest'"
     )
 
 
