@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax import likelihood, process
-from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind
+from diffusion_jax import errors, likelihood, process
+from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind, check_variance, predicting
 from diffusion_jax.process import Level
 
 Loss = Callable[[Denoiser, Array, Level, Array], tuple[Array, dict[str, Array]]]
@@ -30,9 +30,14 @@ def simple(*, weighting: Weighting | None = None) -> Loss:
         True
     """
 
+    if not (weighting is None or callable(weighting)):
+        raise ValueError(
+            f"weighting = {errors.shown(weighting)} is not a function SNR -> weight; use one such as losses.min_snr."
+        )
+
     def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
-        eps = jax.random.normal(key, x_0.shape, x_0.dtype)
-        prediction = denoise(process.diffuse(x_0, level, eps), level)
+        eps = _noise(key, x_0)
+        prediction = predicting(denoise)(process.diffuse(x_0, level, eps), level)
         mse = squared_error(prediction, x_0, eps)
         return mse if weighting is None else mse * weighting(snr(level)) / x_0_weight(prediction, level), {}
 
@@ -47,10 +52,12 @@ def vlb(*, levels: Level, variance: VarianceKind) -> Loss:
     Args:
         levels: all rows of a chain, `process.level(np.arange(T + 1))`, [T + 1].
     """
+    process.check_level(levels, "levels")
+    check_variance(variance)
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
-        x_t = process.diffuse(x_0, level, jax.random.normal(key, x_0.shape, x_0.dtype))
-        return _vlb(denoise(x_t, level), x_0, x_t, level, levels, variance), {}
+        x_t = process.diffuse(x_0, level, _noise(key, x_0))
+        return _vlb(predicting(denoise)(x_t, level), x_0, x_t, level, levels, variance), {}
 
     return loss
 
@@ -61,17 +68,25 @@ def hybrid(*, levels: Level, vlb_weight: float = 0.001) -> Loss:
     Args:
         levels: as in `vlb`.
     """
+    process.check_level(levels, "levels")
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, key: Array) -> tuple[Array, dict[str, Array]]:
-        eps = jax.random.normal(key, x_0.shape, x_0.dtype)
+        eps = _noise(key, x_0)
         x_t = process.diffuse(x_0, level, eps)
-        prediction = denoise(x_t, level)
+        prediction = predicting(denoise)(x_t, level)
         mse = squared_error(prediction, x_0, eps)
         mean_held = prediction._replace(x_0=jax.lax.stop_gradient(prediction.x_0))
         bits = _vlb(mean_held, x_0, x_t, level, levels, "learned_range")
         return mse + vlb_weight * bits, {"mse": mse, "vlb": bits}
 
     return loss
+
+
+def _noise(key: Array, x_0: Array) -> Array:
+    process.check_floating(x_0)
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"key = {errors.shown(key)} is not a key; use jax.random.key(seed).")
+    return jax.random.normal(key, x_0.shape, x_0.dtype)
 
 
 def _vlb(prediction: Prediction, x_0: Array, x_t: Array, level: Level, levels: Level, variance: VarianceKind) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pydantic
 
+from diffusion_jax import errors
 from diffusion_jax.compose import choices, sections
 from diffusion_jax.compose.sections import Field, Flag, Section, Text, field, integer, integers, one_of
 from diffusion_jax.errors import UserError
@@ -173,7 +174,7 @@ class Config(Section):
         except pydantic.ValidationError as error:
             place = error.errors(include_input=False)[0]["loc"]  # (section, field, what in a tuple) or (field,)
             name = ".".join(place[:2])
-        value, allowed = sections.shown(flat[name]), FIELDS[name].allowed
+        value, allowed = errors.shown(flat[name]), FIELDS[name].allowed
         raise UserError(f"config field {name} = {value} is not allowed; it must be {allowed}.")
 
     def with_values(self, section: str, **values: Any) -> "Config":
@@ -186,7 +187,7 @@ class Config(Section):
 
     def show(self, name: str) -> str:
         """Returns how a sentence names a field and its value."""
-        return f"config field {name} = {sections.shown(self.flat()[name])}"
+        return f"config field {name} = {errors.shown(self.flat()[name])}"
 
     def identity(self) -> dict[str, Any]:
         """Returns the fields that identify a run: those that may not change on resume, flat."""

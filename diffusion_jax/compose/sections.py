@@ -121,12 +121,3 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         section, _, inner = name.rpartition(".")
         (found.setdefault(section, {}) if section else found)[inner] = value
     return found
-
-
-def shown(value: Any) -> str:
-    """Returns a value as a sentence can hold it: Python writes no whole number of more than 4,300 digits."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of too many digits"
-    return text if len(text) <= 200 else f"{text[:200]}..."
