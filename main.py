@@ -10,6 +10,7 @@ Flags:
     --workdir   the folder of the run; gs:// works too
     --mode      train (the default), sample or likelihood
     --out       the folder for what the other modes make; by default inside the workdir
+    --flagfile  a file with flags, one a line
 """
 
 import importlib

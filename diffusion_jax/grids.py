@@ -123,7 +123,7 @@ def explicit(process: Process, times: Sequence[float]) -> np.ndarray:
     inside = noisy.size and found.size > 1 and noisy[0] <= process.last and noisy[-1] >= process.first
     if not (inside and np.all(np.diff(found) < 0)):
         raise UserError(
-            f"times = {tuple(found.tolist())} are not a valid grid: two or more must fall, from at most {process.last:g} to "
+            f"times = {tuple(np.atleast_1d(times).tolist())} are not a valid grid: two or more must fall, from at most {process.last:g} to "
             f"at least {process.first:g}; 0, the data, may follow."
         )
     return found

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import config_of
 
-from diffusion_jax.compose import checks, choices, stored
+from diffusion_jax.compose import checks, choices, sections, stored
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 
@@ -88,6 +88,39 @@ def test_changed_values_are_checked():
         Config().with_values("sample", eta=2.0)
     with pytest.raises(UserError, match="'sample.ete' is unknown; did you mean sample.eta"):
         Config().with_values("sample", ete=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("train.lr", "train.learning_rate"),
+        ("sample.steps", "sample.num_steps"),
+        ("sample.batch_size", "sample.batch_per_device"),
+        ("T", "process.num_steps"),
+        ("scheduler", "process.schedule or sample.sampler"),
+        ("train.image-size", "data.image_size"),
+        ("proces.schedule", "process.schedule"),
+        ("sample.guidance", None),
+        ("num_workers", None),
+    ],
+)
+def test_a_word_of_other_code_bases_or_a_slip_leads_to_the_field(name, meant):
+    with pytest.raises(UserError, match=f"config field '{name}' is unknown; ") as caught:
+        sections.check_name(name, FIELDS)
+    assert (f"; did you mean {meant}? Known: " if meant else "; known: ") in str(caught.value)
+
+
+def test_a_word_of_other_code_bases_is_of_a_field_that_there_is():
+    words = [f"{field.rpartition('.')[0]}.{word}" for field, words in sections.SYNONYMS.items() for word in words.split()]
+    assert sections.SYNONYMS.keys() <= FIELDS.keys() and not FIELDS.keys() & set(words)
+
+
+def test_a_float_that_is_whole_is_told_how_to_write_it():
+    with pytest.raises(UserError, match=r"num_steps = 100000.0 is not allowed; it must be .*, below 2.31: write 100000\."):
+        config_of({"train.num_steps": 1e5})
+    for value in (1e10, -3.0, 2.5):
+        with pytest.raises(UserError, match=r"a whole number from 1 on, below 2.31\."):
+            config_of({"train.num_steps": value})
 
 
 @pytest.mark.parametrize(

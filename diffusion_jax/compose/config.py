@@ -174,8 +174,17 @@ class Config(Section):
         except pydantic.ValidationError as error:
             place = error.errors(include_input=False)[0]["loc"]  # (section, field, what in a tuple) or (field,)
             name = ".".join(place[:2])
-        value, allowed = errors.shown(flat[name]), FIELDS[name].allowed
+        value, allowed, instead = errors.shown(flat[name]), FIELDS[name].allowed, errors.instead(flat[name])
+        if instead and cls._takes(flat | {name: int(flat[name])}):
+            allowed += instead
         raise UserError(f"config field {name} = {value} is not allowed; it must be {allowed}.")
+
+    @classmethod
+    def _takes(cls, flat: Mapping[str, Any]) -> bool:
+        try:
+            return bool(cls.model_validate(sections.nested(flat)))
+        except pydantic.ValidationError:
+            return False
 
     def with_values(self, section: str, **values: Any) -> "Config":
         """Returns the config with fields of one section changed, each checked."""
