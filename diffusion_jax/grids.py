@@ -122,8 +122,9 @@ def explicit(process: Process, times: Sequence[float]) -> np.ndarray:
     noisy = found[:-1] if found.size and found[-1] == 0 else found
     inside = noisy.size and found.size > 1 and noisy[0] <= process.last and noisy[-1] >= process.first
     if not (inside and np.all(np.diff(found) < 0)):
+        given = tuple(np.atleast_1d(times).tolist())
         raise UserError(
-            f"times = {tuple(np.atleast_1d(times).tolist())} are not a valid grid: two or more must fall, from at most {process.last:g} to "
+            f"times = {given} are not a valid grid: two or more must fall, from at most {process.last:g} to "
             f"at least {process.first:g}; 0, the data, may follow."
         )
     return found
