@@ -196,6 +196,12 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
         ({"train.learning_rate": 0.0}, "train.learning_rate = 0.0 is not allowed; it must be a finite number above 0"),
         ({"train.learning_rate": float("nan")}, "train.learning_rate = nan is not allowed"),
         ({"train.learning_rate": float("inf")}, "train.learning_rate = inf is not allowed"),
+        (
+            {"model.channels": 10**9},
+            r"model.channels = 1000000000 .* is not allowed; a stage has at most 65,536 channels",
+        ),
+        ({"sample.num_images": 10**7, "sample.shard_size": 1}, "sample.shard_size = 1 makes more than 1,000,000 files of"),
+        ({"sample.batch_per_device": 2**31 - 1}, "it must be a whole number from 1 to 1048576"),
         ({"train.seed": 2**31}, "a whole number from 0 on, below 2.31"),
         ({"data.random_flip": 1}, "data.random_flip = 1 is not allowed; it must be True or False"),
     ],

@@ -124,6 +124,29 @@ def test_whatever_a_job_raises_is_one_line(capsys, monkeypatch, tmp_path, error,
     assert ["raise error" in trace for trace in traces] == [True] * isinstance(error, KeyError)
 
 
+@pytest.mark.parametrize(
+    ("folder", "limit", "more", "sentence"),
+    [
+        (
+            "läufe",
+            "true",
+            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+            "is not UTF-8 where the locale is",
+        ),
+        ("run", "ulimit -n 40", {}, "a process may open 40 files at once here; allow 128 or more by `ulimit -n`"),
+        ("dangling/run", "true", {}, "dangling' is a link to 'nowhere', where nothing is; it must be a folder"),
+        ("file/run", "true", {}, "file' is a file; it must be a folder"),
+    ],
+)
+def test_what_would_stop_the_first_checkpoint_is_said_before_anything_is_made(tmp_path, folder, limit, more, sentence):
+    os.symlink("nowhere", tmp_path / "dangling")
+    (tmp_path / "file").touch()
+    line = f"{limit}; exec {sys.executable} main.py {DIGITS} '--workdir={tmp_path}/{folder}'"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=os.environ | more, capture_output=True, text=True)
+    assert done.returncode == command.BAD_INPUT and re.fullmatch(f"error: .*{sentence}.*\n", done.stderr)
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file"]
+
+
 @pytest.mark.parametrize(("name", "value"), [("JAX_PLATFORMS", "nonsense"), ("SLURM_NTASKS", "abc")])
 def test_a_mistyped_variable_is_a_sentence(name, value):
     arguments = [sys.executable, "main.py", "--mode=sample", "--workdir=examples/digits"]

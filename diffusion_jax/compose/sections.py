@@ -11,6 +11,8 @@ from diffusion_jax.errors import UserError
 
 MOST_ITEMS = 32  # of a tuple of whole numbers: a network of more stages halves every image to nothing
 MOST_STEPS = 10**6  # of a process and of a grid, which are tables
+MOST_AT_ONCE = 2**20  # images that a device takes
+MOST_IMAGES = 10**8  # to generate: a list of their numbers is made
 MOST = 2**31 - 1
 SYNONYMS = {  # field -> what other code bases call it
     "process.num_steps": "t timesteps num_timesteps diffusion_steps noise_steps num_train_timesteps",

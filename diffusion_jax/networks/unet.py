@@ -11,6 +11,8 @@ from jax.typing import DTypeLike
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
 
+MOST_CHANNELS = 2**16  # of a stage, whose convolution would have 40 billion parameters
+
 
 class UNet(nn.Module):
     """Stages of residual blocks going down, a middle, and the same stages going up, joined by skip connections.
@@ -155,6 +157,11 @@ def multiple_of(multipliers: Sequence[int]) -> int:
 def check(network: UNet) -> None:
     """Raises UserError, a sentence that begins with the argument, for attributes that do not fit together."""
     num_stages, widths = len(network.multipliers), [network.channels * multiplier for multiplier in network.multipliers]
+    if max(widths) > MOST_CHANNELS:
+        raise UserError(
+            f"channels = {network.channels} with multipliers = {tuple(network.multipliers)} is not allowed; a stage has "
+            f"at most {MOST_CHANNELS:,} channels."
+        )
     if network.channels % network.num_groups:
         raise UserError(f"channels = {network.channels} must be a multiple of num_groups = {network.num_groups}.")
     if network.channels % 2:
