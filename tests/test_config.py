@@ -127,7 +127,13 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
     ("changes", "sentence"),
     [
         ({"data.image_size": (9, 8), "model.multipliers": (1, 2)}, "height and width must be multiples of 2"),
-        ({"model.channels": 10}, "model.channels = 10 must be a multiple of num_groups = 4"),
+        ({"model.channels": 10}, "model.channels = 10 .* would have 10 channels, which is no multiple of num_groups = 4"),
+        (
+            {"model.multipliers": (0.3,)},
+            r"channels = 8 with multipliers = \(0.3,\) .* would have 2.4 channels",
+        ),
+        ({"model.multipliers": (2, 0.25)}, "a layer would have 2 channels"),
+        ({"model.multipliers": (0.0,)}, r"\(0.0,\) is not allowed; it must be a tuple of one or more numbers above 0"),
         ({"model.channels": 9, "model.num_groups": 3}, "model.channels = 9 must be even"),
         (
             {"model.attention_stages": (1,)},
@@ -213,6 +219,14 @@ def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(changes,
 
 def test_a_schedule_that_the_process_does_not_use_is_not_judged():
     checks.check(config_of({"process.kind": "vp", "process.schedule": "linear", "process.num_steps": 10}))
+
+
+def test_a_multiplier_may_be_a_fraction_and_whole_ones_stay_whole_numbers():
+    config = config_of({"model.multipliers": (0.5, 1, 2), "data.image_size": (8, 8)})
+    checks.check(config)
+    text = stored.to_json(config)
+    assert json.loads(text)["config"]["model"]["multipliers"] == [0.5, 1, 2] and stored.from_json(text) == config
+    assert all(type(multiplier) is int for multiplier in stored.from_json(text).model.multipliers[1:])
 
 
 def test_a_missing_field_is_named():

@@ -22,8 +22,8 @@ class Process(Section):
 
 
 class Model(Section):
-    channels: integer(4) = field(128, "width of the first stage")
-    multipliers: integers(1, lengths=range(1, sections.MOST_ITEMS + 1), count="one or more ") = field(
+    channels: integer(4) = field(128, "width of a stage whose multiplier is 1")
+    multipliers: sections.Multipliers = field(
         (1, 2, 2, 2), "width of each stage, relative to channels; every stage halves the image"
     )
     num_res_blocks: integer(1, 64) = field(2, "residual blocks of a stage, going down; one more going up")
