@@ -10,6 +10,7 @@ Flags:
     --workdir   the folder of the run; gs:// works too
     --mode      train (the default), sample or likelihood
     --out       the folder for what the other modes make; by default inside the workdir
+    --flagfile  a file with flags, one a line
 """
 
 import importlib
@@ -37,6 +38,9 @@ def main(argv: list[str]) -> int:
 def _run(argv: list[str]) -> int:
     compiling.pin_numerics()
     flags, config, changes = parse(argv)
+    storage.allow_files()
+    for folder in filter(None, (storage.absolute(storage.path(flags["workdir"])), flags["out"])):
+        storage.check_folder(storage.path(folder))
     job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
     importlib.import_module("diffusion_jax.compose.checks").check(config)
     sharding.join_processes()

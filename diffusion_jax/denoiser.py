@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, get_args
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax import process
+from diffusion_jax import errors, process
 from diffusion_jax.process import Level
 
 Network = Callable[[Array, Array], Array]  # (x_t [B, ..., C], c_noise [B]) -> output
@@ -86,16 +86,22 @@ def make_denoiser(network: Network, parameterization: Parameterization, *, learn
         >>> bool(jnp.allclose(prediction.x_0, 1)), bool(jnp.allclose(prediction.eps, 0))
         (True, True)
     """
+    if not callable(network):
+        raise ValueError(f"network = {errors.shown(network)} is not a function (x_t, c_noise) -> output.")
     if not isinstance(parameterization, Parameterization):
-        raise ValueError(f"parameterization = {parameterization!r} is not allowed; use denoiser.EPS, V, X_0, edm(), ...")
+        raise ValueError(
+            f"parameterization = {errors.shown(parameterization)} is not allowed; use denoiser.EPS, V, X_0, edm(), ..."
+        )
 
     def denoise(x_t: Array, level: Level) -> Prediction:
-        c_noise = jnp.broadcast_to(level.c_noise, x_t.shape[:1])
-        output = network(process.expand(parameterization.input_scale(level), x_t) * x_t, c_noise).astype(x_t.dtype)
-        if output.shape != (expected := (*x_t.shape[:-1], (1 + learned_variance) * x_t.shape[-1])):
-            raise ValueError(
-                f"the network's output {list(output.shape)} is not allowed; for this x_t it must be {list(expected)}."
-            )
+        process.check_level(level)
+        scaled = process.expand(parameterization.input_scale(level), x_t) * x_t
+        output = network(scaled, jnp.broadcast_to(level.c_noise, x_t.shape[:1]))
+        expected = (*x_t.shape[:-1], (1 + learned_variance) * x_t.shape[-1])
+        if getattr(output, "shape", None) != expected:
+            found = list(output.shape) if hasattr(output, "shape") else f"of type {type(output).__name__}"
+            raise ValueError(f"the network's output {found} is not allowed; for this x_t it must be {list(expected)}.")
+        output = output.astype(x_t.dtype)
         output, variance = jnp.split(output, 2, axis=-1) if learned_variance else (output, None)
         a, b = parameterization.coefficients(level)
         scale = 1 / (level.alpha * b - level.sigma * a)
@@ -104,6 +110,21 @@ def make_denoiser(network: Network, parameterization: Parameterization, *, learn
         return Prediction(x_0, eps, (a, b), variance)
 
     return denoise
+
+
+def predicting(denoise: Denoiser) -> Denoiser:
+    """Returns the same denoiser, which says so where it is none: where it is a network, whose output is an array."""
+    if not callable(denoise):
+        raise ValueError(f"denoise = {errors.shown(denoise)} is not a function (x_t, level) -> Prediction.")
+
+    def predict(x_t: Array, level: Level) -> Prediction:
+        prediction = denoise(x_t, level)
+        if not hasattr(prediction, "x_0"):
+            found = type(prediction).__name__
+            raise ValueError(f"the denoiser gives {found}, not a Prediction; make_denoiser(network, ...) makes one.")
+        return prediction
+
+    return predict
 
 
 def reverse_log_variance(
@@ -154,7 +175,13 @@ def limit_x_0(denoise: Denoiser, limit: Callable[[Array], Array], *, recompute_e
         limit: `clip` or `dynamic_threshold(...)`.
         recompute_eps: whether eps follows from the limited x_0, so that both still explain x_t, as in Ho et al.'s and
             improved DDPM's samplers; or stays, as in diffusers' DDIM.
+
+    Raises:
+        ValueError: for what is not a function.
     """
+    denoise = predicting(denoise)
+    if not callable(limit):
+        raise ValueError(f"limit = {errors.shown(limit)} is not a function of x_0; use one such as denoiser.clip.")
 
     def limited(x_t: Array, level: Level) -> Prediction:
         prediction = denoise(x_t, level)

@@ -1,6 +1,8 @@
 """The two ways in which a run ends early on purpose; main.py prints their sentence without a stack trace."""
 
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(ValueError):
@@ -9,6 +11,37 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """The run cannot go on: one sentence with what happened and what to do."""
+
+
+def check_whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> None:
+    """Raises UserError for what is not a whole number of Python, NumPy or JAX, or lies outside [low, high]."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (low is not None and number < low) or (high is not None and number > high):
+        limits = "" if low is None else f" from {low} " + ("on" if high is None else f"to {high}")
+        raise UserError(f"{name} = {shown(value)} is not allowed; it must be a whole number{limits}{instead(value)}.")
+
+
+def instead(value: Any) -> str:
+    """Returns how to write a float that is a whole number as one, ': write 50', or '' for anything else."""
+    return f": write {int(value)}" if isinstance(value, float) and value.is_integer() else ""
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a sentence can hold it: in one line, of 200 letters at most; arrays by type and shape."""
+    if getattr(value, "shape", ()):
+        return f"{value.dtype}{list(value.shape)}"
+    if hasattr(value, "_fields"):
+        return f"{type(value).__name__}(...)"
+    if hasattr(value, "__qualname__"):  # a function or a class
+        return value.__qualname__
+    try:
+        text = repr(value).replace("\n", " ")
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of too many digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def some(names: Sequence[str], most: int = 10) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diffusion_jax import errors
 from diffusion_jax.errors import UserError
-from diffusion_jax.process import Process
+from diffusion_jax.process import Process, check_process
 
 
 def trailing(process: Process, num_steps: int) -> np.ndarray:
@@ -24,6 +25,7 @@ def trailing(process: Process, num_steps: int) -> np.ndarray:
     Raises:
         UserError: for more steps than a discrete process has. So do the other grids of its rows.
     """
+    check_process(process)
     if not process.num_steps:
         return np.linspace(process.last, 0, _at_least_one(num_steps) + 1)
     _checked(process, num_steps)
@@ -116,19 +118,21 @@ def explicit(process: Process, times: Sequence[float]) -> np.ndarray:
     Raises:
         UserError: where they do not fall, or leave the process.
     """
-    found = np.asarray(times, np.float64)
+    found = np.atleast_1d(np.asarray(times, np.float64))
     noisy = found[:-1] if found.size and found[-1] == 0 else found
     inside = noisy.size and found.size > 1 and noisy[0] <= process.last and noisy[-1] >= process.first
     if not (inside and np.all(np.diff(found) < 0)):
+        given = tuple(np.atleast_1d(times).tolist())
         raise UserError(
-            f"times = {tuple(times)} are not a valid grid: two or more must fall, from at most {process.last:g} to at least "
-            f"{process.first:g}; 0, the data, may follow."
+            f"times = {given} are not a valid grid: two or more must fall, from at most {process.last:g} to "
+            f"at least {process.first:g}; 0, the data, may follow."
         )
     return found
 
 
 def _ends(process: Process) -> np.ndarray:
     """Returns the log-SNR at the last and at the first time. # float64 [2]"""
+    check_process(process)
     level = process.level(np.array([process.last, process.first]))
     if level.alpha[0] == 0:
         raise UserError("grids 'log_snr' and 'karras' are impossible where a process leaves no signal; use 'trailing'.")
@@ -148,9 +152,10 @@ def _checked(process: Process, num_steps: int) -> int:
     Raises:
         UserError: for another process, or for more steps than it has.
     """
+    check_process(process)
     if not process.num_steps:
         raise UserError("this grid counts the rows of a discrete process; use 'trailing', 'uniform' or 'log_snr'.")
-    if not 1 <= num_steps <= process.num_steps:
+    if not 1 <= _whole(num_steps) <= process.num_steps:
         raise UserError(
             f"a grid of {num_steps} steps is not allowed; it must have 1 to {process.num_steps}, the process's own."
         )
@@ -159,8 +164,13 @@ def _checked(process: Process, num_steps: int) -> int:
 
 def _at_least_one(num_steps: int) -> int:
     """Returns S of a grid in real-valued time, or raises UserError where it has no step."""
-    if num_steps < 1:
+    if _whole(num_steps) < 1:
         raise UserError(f"a grid of {num_steps} steps is not allowed; it must have at least 1.")
+    return num_steps
+
+
+def _whole(num_steps: int) -> int:
+    errors.check_whole("num_steps", num_steps)
     return num_steps
 
 

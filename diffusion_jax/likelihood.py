@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import log_ndtr
 
-from diffusion_jax import denoiser, ode, process, samplers
+from diffusion_jax import denoiser, errors, ode, process, samplers
 from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind
 from diffusion_jax.process import Gaussian, Level, Process
 
@@ -50,7 +50,8 @@ def bound(
         noise: number of the step -> standard normal draws, [B, ...].
 
     Raises:
-        ValueError: for a grid that ends before the data, where the decoder's term would be missing.
+        ValueError: for a grid that ends before the data, where the decoder's term would be missing; for other arguments that
+            are not of these forms.
 
     Example:
         >>> process, x_0 = dj.chain(dj.linear(1000)), -jnp.ones((4, 8, 8, 1))
@@ -61,6 +62,9 @@ def bound(
         >>> bool(jnp.all(found.total < 1))  # bits per dimension, nearly all of them of the last step
         True
     """
+    samplers.check_grid(grid)
+    if not callable(noise):
+        raise ValueError(f"noise = {errors.shown(noise)} is not a function: number of the step -> draws, [B, ...].")
     if not isinstance(grid.sigma, jax.core.Tracer) and np.asarray(grid.sigma)[-1] != 0:
         raise ValueError("the grid is not allowed; it must end at level 0, the data.")
     num_steps = len(grid.alpha) - 1
@@ -183,6 +187,9 @@ def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tole
         probes: v, the same all the way, [K, B, ...]; Rademacher's signs are exact where the Jacobian is diagonal.
         tolerance: of the error in a step of the integration, relative and absolute.
     """
+    process.check_process(of)
+    if probes.shape[1:] != x.shape:
+        raise ValueError(f"probes of {list(probes.shape)} are not allowed; they must be [K, *{list(x.shape)}].")
     first, last = (of.level(np.float64(time)) for time in (of.first, of.last))
     slope = samplers.flow_slope(denoise, of)
 

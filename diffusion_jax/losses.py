@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax import likelihood, process
-from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind
+from diffusion_jax import errors, likelihood, process
+from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind, check_variance, predicting
 from diffusion_jax.process import Level
 
 Loss = Callable[[Denoiser, Array, Level, Array], tuple[Array, dict[str, Array]]]  # eps: standard normal, of x_0's shape
@@ -31,8 +31,13 @@ def simple(*, weighting: Weighting | None = None) -> Loss:
         True
     """
 
+    if not (weighting is None or callable(weighting)):
+        raise ValueError(
+            f"weighting = {errors.shown(weighting)} is not a function SNR -> weight; use one such as losses.min_snr."
+        )
+
     def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
-        prediction = denoise(process.diffuse(x_0, level, eps), level)
+        prediction = predicting(denoise)(process.diffuse(x_0, level, eps), level)
         mse = squared_error(prediction, x_0, eps)
         return mse if weighting is None else mse * weighting(snr(level)) / x_0_weight(prediction, level), {}
 
@@ -47,10 +52,12 @@ def vlb(*, levels: Level, variance: VarianceKind) -> Loss:
     Args:
         levels: all rows of a chain, `process.level(np.arange(T + 1))`, [T + 1].
     """
+    process.check_level(levels, "levels")
+    check_variance(variance)
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
         x_t = process.diffuse(x_0, level, eps)
-        return _vlb(denoise(x_t, level), x_0, x_t, level, levels, variance), {}
+        return _vlb(predicting(denoise)(x_t, level), x_0, x_t, level, levels, variance), {}
 
     return loss
 
@@ -61,10 +68,11 @@ def hybrid(*, levels: Level, vlb_weight: float = 0.001) -> Loss:
     Args:
         levels: as in `vlb`.
     """
+    process.check_level(levels, "levels")
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
         x_t = process.diffuse(x_0, level, eps)
-        prediction = denoise(x_t, level)
+        prediction = predicting(denoise)(x_t, level)
         mse = squared_error(prediction, x_0, eps)
         mean_held = prediction._replace(x_0=jax.lax.stop_gradient(prediction.x_0))
         bits = _vlb(mean_held, x_0, x_t, level, levels, "learned_range")

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from diffusion_jax import errors
 from diffusion_jax.compose import checks, likelihoods, processes, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
@@ -26,6 +27,13 @@ class Model(NamedTuple):
     config: Config  # of the run
     params: Any  # the network's weights, on every device
     step: int  # of the checkpoint
+    workdir: str = ""  # where they come from
+
+    def __repr__(self) -> str:
+        num_params, rate = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params)), self.config.sample.ema_rate
+        weights = f"EMA {rate:g}" if rate else "no EMA"
+        shape = list(processes.image_shape(self.config))
+        return f"Model({self.workdir!r}: step {self.step:,}, {weights}, {num_params:,} parameters, images {shape})"
 
     def denoiser(self, label: Array | None = None) -> Denoiser:
         """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself.
@@ -40,9 +48,11 @@ class Model(NamedTuple):
             UserError: for a label where it knows none, or none where it does.
         """
         num_classes = self.config.model.num_classes
-        fits, allowed = (np.ndim(label) == 1, "int [B]") if num_classes else (label is None, "None")
+        is_label = np.ndim(label) == 1 and jax.numpy.issubdtype(jax.numpy.result_type(label), np.integer)
+        fits, allowed = (is_label, "int [B]") if num_classes else (label is None, "None")
         if not fits:
-            raise UserError(f"label = {label!r} is not allowed; with {num_classes} classes it must be {allowed}.")
+            given = errors.shown(label)
+            raise UserError(f"label = {given} is not allowed; with {num_classes} classes it must be {allowed}.")
         cond = {} if label is None else {"label": label}
         return sampling.denoiser_of(self.config, "none")(self.params, cond)
 
@@ -104,11 +114,12 @@ def restore(workdir: storage.Path, config: Config) -> Model:
         ema=train_state.ema_name(settings.ema_rate) if settings.ema_rate else "",
         all_ema=[train_state.ema_name(rate) for rate in config.train.ema_rates],
     )
-    return Model(config, params, step)
+    return Model(config, params, step, str(workdir))
 
 
 def with_settings(config: Config, **settings) -> Config:
     """Returns the config with fields of its section `sample` changed, and checked."""
+    checks.check_kind(config)
     config = config.with_values("sample", **settings)
     checks.check(config)
     return config

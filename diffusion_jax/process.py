@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion_jax import errors
+
 Times = Any  # float, np.ndarray or jax.Array, any shape
 
 
@@ -92,7 +94,9 @@ def chain(
         >>> process.level(np.array([1000, 500, 1, 0])).c_noise  # of a grid of three steps
         array([999., 499.,   0.,  -1.], dtype=float32)
     """
-    log_alpha, log_snr, c_noise = _rows_of_betas(np.asarray(betas, np.float64), c_noise)
+    log_alpha, log_snr, c_noise = _rows_of_betas(betas, c_noise)
+    if interpolation not in ("log_alpha", "log_snr"):
+        raise ValueError(f"interpolation = {interpolation!r} is unknown; known: log_alpha, log_snr.")
     t_of_rows = np.arange(len(log_alpha))
 
     def level(t: Times) -> Level:
@@ -126,6 +130,10 @@ def chain(
 
 def _rows_of_betas(betas: np.ndarray, c_noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns log alpha, log-SNR and c_noise of the rows 0 .. T. # float64 [T + 1]"""
+    try:
+        betas = np.asarray(betas, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"betas = {errors.shown(betas)} are not allowed; use numbers [T], such as linear(1000).") from error
     if betas.ndim != 1 or not betas.size:
         raise ValueError(f"betas of {list(betas.shape)} are not allowed; they must be [T], T at least 1.")
     if c_noise is not None and np.shape(c_noise) != (len(betas) + 1,):
@@ -198,6 +206,8 @@ def _in_real_time(
 ) -> Process:
     def level(t: Times) -> Level:
         t = t if isinstance(t, jax.Array) else np.asarray(t, np.float64)
+        if _leaves(t, 2 * last):  # `churn` goes above the last
+            raise ValueError(f"times {np.min(t):g} to {np.max(t):g} are not in the process's, 0 to {last:g}.")
         with np.errstate(divide="ignore"):  # the data, and pure noise, are at infinity
             log_snr = 2 * (_xp(t).log(alpha(t)) - _xp(t).log(sigma(t)))
             return make_level(alpha(t), sigma(t), log_snr, c_noise(t))
@@ -221,6 +231,9 @@ def rows(levels: Level, index: Array) -> Level:
     Raises:
         ValueError: for a row that there is not, where `index` is known; traced rows are the caller's care.
     """
+    check_level(levels, "levels")
+    if not np.ndim(levels.alpha):
+        raise ValueError("a single level has no rows; process.level([t, ...]) has them.")
     last = len(levels.alpha) - 1
     if _leaves(index, last):
         raise ValueError(f"rows {np.min(index)} to {np.max(index)} are not all in levels 0 to {last}.")
@@ -232,6 +245,8 @@ def rows(levels: Level, index: Array) -> Level:
 def _leaves(places: Times, last: float) -> bool:
     """Returns whether places are known and not all from 0 to `last`."""
     is_known = not isinstance(places, jax.core.Tracer) and np.size(places)
+    if is_known and np.asarray(places).dtype.kind in "OSUb":
+        raise ValueError(f"times or rows {errors.shown(places)} are not allowed; they must be numbers.")
     return bool(is_known and not (np.min(places) >= 0 and np.max(places) <= last))
 
 
@@ -241,8 +256,38 @@ def one_below(levels: Level, t: Level) -> Level:
 
 
 def expand(column: Array, x: Array) -> Array:
-    """Returns a level's column ([] or [B]) with the axes that broadcast it against x. # [B, 1, ..., 1]"""
+    """Returns a level's column ([] or [B]) with the axes that broadcast it against x. # [B, 1, ..., 1]
+
+    Nearly all of the mathematics comes by here, so that wrong arrays are told here.
+
+    Raises:
+        ValueError: where x is not an array of floating-point numbers, or has not as many images as there are levels.
+    """
+    check_floating(x)
+    sizes = zip(jnp.shape(column), x.shape, strict=False)
+    if jnp.ndim(column) > x.ndim or any(levels not in (1, images) for levels, images in sizes):
+        raise ValueError(f"levels of {list(jnp.shape(column))} do not fit an array of {list(x.shape)}: one for all, or [B].")
     return jnp.reshape(column, jnp.shape(column) + (1,) * (x.ndim - jnp.ndim(column)))
+
+
+def check_floating(x: Array) -> None:
+    """Raises ValueError for what is not an array of floating-point numbers, such as uint8 images or a list."""
+    if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+        raise ValueError(f"{errors.shown(x)} is not allowed; it must be an array, [B, ...].")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"an array of {x.dtype} is not allowed; from_uint8 makes uint8 images x_0, in [-1, 1].")
+
+
+def check_level(level: Level, name: str = "level") -> None:
+    """Raises ValueError for what is not a `Level`."""
+    if not hasattr(level, "log_snr"):
+        raise ValueError(f"{name} = {errors.shown(level)} is not a Level; process.level(t) gives that of times t.")
+
+
+def check_process(process: Process) -> None:
+    """Raises ValueError for what is not a `Process`."""
+    if not hasattr(process, "num_steps"):
+        raise ValueError(f"process = {errors.shown(process)} is not a Process; use one such as chain(betas) or vp().")
 
 
 def value_axes(x: Array) -> tuple[int, ...]:
@@ -252,11 +297,20 @@ def value_axes(x: Array) -> tuple[int, ...]:
 
 def prior(level: Level, noise: Array) -> Array:
     """Returns x_T = sigma noise, where sampling starts: of the noisiest level, `process.level(process.last)`. # [B, ...]"""
+    check_level(level)
     return expand(level.sigma, noise) * noise
 
 
 def diffuse(x_0: Array, level: Level, eps: Array) -> Array:
-    """Returns x_t = alpha x_0 + sigma eps, a draw from q(x_t | x_0). [Ho et al. 2020, eq. 4]"""
+    """Returns x_t = alpha x_0 + sigma eps, a draw from q(x_t | x_0). [Ho et al. 2020, eq. 4]
+
+    Raises:
+        ValueError: where x_0 is not of floats, where eps has another shape than x_0, or as for `expand`.
+    """
+    check_level(level)
+    check_floating(x_0)
+    if np.shape(eps) != np.shape(x_0):
+        raise ValueError(f"eps of {list(np.shape(eps))} is not allowed; it must be as x_0, {list(np.shape(x_0))}.")
     return expand(level.alpha, x_0) * x_0 + expand(level.sigma, x_0) * eps
 
 
@@ -271,6 +325,8 @@ def renoise(x_s: Array, s: Level, t: Level, eps: Array) -> Array:
 
 def log_snr_gap(t: Level, s: Level) -> Array:
     """Returns log SNR_t - log SNR_s, at most 0 where s is the less noisy level."""
+    check_level(t, "t")
+    check_level(s, "s")
     return (t.log_snr - s.log_snr) + (t.log_snr_lo - s.log_snr_lo)
 
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import ode, process
-from diffusion_jax.denoiser import Denoiser, VarianceKind, check_variance, reverse_log_variance
+from diffusion_jax import errors, ode, process
+from diffusion_jax.denoiser import Denoiser, VarianceKind, check_variance, predicting, reverse_log_variance
 from diffusion_jax.process import Level, Process
 
 
@@ -71,6 +71,7 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
         ((4, 8, 8, 1), 50)
     """
     _check(sampler, x_T, grid, keys, num_traced)
+    denoise = predicting(denoise)
     num_steps = len(grid.alpha) - 1
     index = jnp.arange(num_steps)
     intervals = Interval(process.rows(grid, index), process.rows(grid, index + 1), index, num_steps - 1 - index)
@@ -143,8 +144,8 @@ def ddim(*, eta: float = 0.0) -> Sampler:
         Traceback (most recent call last):
         ValueError: eta = 2 is not allowed; it must be from 0 to 1.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta = {eta} is not allowed; it must be from 0 to 1.")
+    if isinstance(eta, str) or eta is None or not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta!r} is not allowed; it must be from 0 to 1.")
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, int]:
         t, s = interval.t, interval.s
@@ -203,6 +204,8 @@ def churn(
         high: S_max.
         noise_std: S_noise.
     """
+    _check_sampler(sampler)
+    process.check_process(of)
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, Array | int]:
         t, num_steps = interval.t, interval.index + interval.remaining + 1
@@ -234,6 +237,7 @@ def adaptive(of: Process, *, tolerance: float = 1e-5) -> Sampler:
         of: the process. The denoiser must not limit x_0: the flow must be smooth.
         tolerance: of the error of y in a step, relative and absolute.
     """
+    process.check_process(of)
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, Array]:
         t, s = interval.t, interval.s
@@ -261,9 +265,8 @@ def flow_slope(denoise: Denoiser, of: Process) -> Callable[[Array, Array], Array
     return slope
 
 
-def _check(sampler: Sampler, x_T: Array, grid: Level, keys: Array, num_traced: int) -> None:
-    if not hasattr(sampler, "step"):
-        raise ValueError(f"sampler = {sampler!r} is not a Sampler; use one such as samplers.ddim().")
+def check_grid(grid: Level) -> None:
+    """Raises ValueError for what is not a `Level` of rows that differ from their neighbours."""
     if not hasattr(grid, "log_snr"):
         raise ValueError(
             "grid must be a Level with S + 1 rows, for example process.level(grids.trailing(process, 50)); "
@@ -271,10 +274,22 @@ def _check(sampler: Sampler, x_T: Array, grid: Level, keys: Array, num_traced: i
         )
     if np.ndim(grid.alpha) != 1 or len(grid.alpha) < 2 or _stands_still(grid):
         raise ValueError("the grid is not allowed; it must have two levels or more, each different from the one before.")
-    if not 0 <= num_traced < len(grid.alpha):
-        raise ValueError(f"num_traced = {num_traced} is not allowed; it must be from 0 to {len(grid.alpha) - 1}, the steps.")
+
+
+def _check_sampler(sampler: Sampler) -> None:
+    if not hasattr(sampler, "step"):
+        raise ValueError(f"sampler = {errors.shown(sampler)} is not a Sampler; use one such as samplers.ddim().")
+
+
+def _check(sampler: Sampler, x_T: Array, grid: Level, keys: Array, num_traced: int) -> None:
+    _check_sampler(sampler)
+    check_grid(grid)
+    errors.check_whole("num_traced", num_traced, 0, len(grid.alpha) - 1)
+    process.check_floating(x_T)
     if jnp.result_type(x_T, grid.alpha) != x_T.dtype:
         raise ValueError(f"x_T of {x_T.dtype} is not allowed on a grid of {grid.alpha.dtype}; cast one of them.")
+    if not hasattr(keys, "dtype"):
+        raise ValueError(f"keys = {errors.shown(keys)} are not allowed; use jax.random.split(key, {len(x_T)}).")
     is_typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if (keys.shape if is_typed else keys.shape[:-1]) != x_T.shape[:1]:
         raise ValueError(f"keys of {list(keys.shape)} for {len(x_T)} images are not allowed; every image needs its own.")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 
 
@@ -19,6 +20,7 @@ def linear(num_steps: int, *, first: float = 1e-4, last: float = 0.02) -> np.nda
     Returns:
         float64 [T].
     """
+    errors.check_whole("num_steps", num_steps, 1)
     return np.linspace(first, last, num_steps, dtype=np.float64)
 
 
@@ -30,6 +32,7 @@ def linear_rescaled(num_steps: int) -> np.ndarray:
     Raises:
         UserError: below T = 20, where beta_T = 20 / T would exceed 1.
     """
+    errors.check_whole("num_steps", num_steps, 1)
     if num_steps < 20:
         raise UserError(
             f"schedule = 'linear' with num_steps = {num_steps} has beta_T = {20 / num_steps:.3g} above 1; "
@@ -52,6 +55,7 @@ def cosine(num_steps: int, *, offset: float = 0.008, max_beta: float = 0.999) ->
     Returns:
         float64 [T].
     """
+    errors.check_whole("num_steps", num_steps, 1)
     t = np.arange(num_steps + 1, dtype=np.float64) / num_steps
     f = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
     return np.minimum(1 - f[1:] / f[:-1], max_beta)
@@ -94,7 +98,7 @@ def jsd(num_steps: int) -> np.ndarray:
 def warmup(num_steps: int, *, fraction: float, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
     """Returns `last`, but rising to it evenly over the first `fraction`: 'warmup10' and 'warmup50' of Ho et al.'s code."""
     num_rising = int(num_steps * fraction)
-    return np.append(linear(num_rising, first=first, last=last), constant(num_steps - num_rising, last=last))
+    return np.append(np.linspace(first, last, num_rising), constant(num_steps - num_rising, last=last))
 
 
 def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Named random streams: every random number is addressed by (seed, stream, index), and none is stored."""
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 # The numbers are part of the meaning of a seed: never renumber, only append.
@@ -17,10 +18,15 @@ def key(seed: Array | int, stream: str, index: Array | int = 0) -> Array:
         stream: a name of `STREAMS`.
         index: which step or image; may be traced.
     """
+    if stream not in STREAMS:
+        raise ValueError(f"stream = {stream!r} is unknown; known: {', '.join(STREAMS)}.")
     root = jax.random.key(seed, impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(root, STREAMS[stream]), index)
 
 
 def keys(seed: Array | int, stream: str, indices: Array) -> Array:
     """Returns one key for each of `indices`. # [B]"""
+    indices = jnp.asarray(indices)
+    if indices.ndim != 1:
+        raise ValueError(f"indices of {list(indices.shape)} are not allowed; they must be [B], such as jnp.arange(4).")
     return jax.vmap(lambda index: key(seed, stream, index))(indices)

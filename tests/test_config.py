@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import config_of
 
-from diffusion_jax.compose import checks, choices, stored, training
+from diffusion_jax.compose import checks, choices, sections, stored, training
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 
@@ -92,10 +92,49 @@ def test_changed_values_are_checked():
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("train.lr", "train.learning_rate"),
+        ("sample.steps", "sample.num_steps"),
+        ("sample.batch_size", "sample.batch_per_device"),
+        ("T", "process.num_steps"),
+        ("scheduler", "process.schedule or sample.sampler"),
+        ("train.image-size", "data.image_size"),
+        ("proces.schedule", "process.schedule"),
+        ("sample.guidance", None),
+        ("num_workers", None),
+    ],
+)
+def test_a_word_of_other_code_bases_or_a_slip_leads_to_the_field(name, meant):
+    with pytest.raises(UserError, match=f"config field '{name}' is unknown; ") as caught:
+        sections.check_name(name, FIELDS)
+    assert (f"; did you mean {meant}? Known: " if meant else "; known: ") in str(caught.value)
+
+
+def test_a_word_of_other_code_bases_is_of_a_field_that_there_is():
+    words = [f"{field.rpartition('.')[0]}.{word}" for field, words in sections.SYNONYMS.items() for word in words.split()]
+    assert sections.SYNONYMS.keys() <= FIELDS.keys() and not FIELDS.keys() & set(words)
+
+
+def test_a_float_that_is_whole_is_told_how_to_write_it():
+    with pytest.raises(UserError, match=r"num_steps = 100000.0 is not allowed; it must be .*, below 2.31: write 100000\."):
+        config_of({"train.num_steps": 1e5})
+    for value in (1e10, -3.0, 2.5):
+        with pytest.raises(UserError, match=r"a whole number from 1 on, below 2.31\."):
+            config_of({"train.num_steps": value})
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"data.image_size": (9, 8), "model.multipliers": (1, 2)}, "height and width must be multiples of 2"),
-        ({"model.channels": 10}, "model.channels = 10 must be a multiple of num_groups = 4"),
+        ({"model.channels": 10}, "model.channels = 10 .* would have 10 channels, which is no multiple of num_groups = 4"),
+        (
+            {"model.multipliers": (0.3,)},
+            r"channels = 8 with multipliers = \(0.3,\) .* would have 2.4 channels",
+        ),
+        ({"model.multipliers": (2, 0.25)}, "a layer would have 2 channels"),
+        ({"model.multipliers": (0.0,)}, r"\(0.0,\) is not allowed; it must be a tuple of one or more numbers above 0"),
         ({"model.channels": 9, "model.num_groups": 3}, "model.channels = 9 must be even"),
         (
             {"model.attention_stages": (1,)},
@@ -167,6 +206,12 @@ def test_changed_values_are_checked():
         ({"train.learning_rate": 0.0}, "train.learning_rate = 0.0 is not allowed; it must be a finite number above 0"),
         ({"train.learning_rate": float("nan")}, "train.learning_rate = nan is not allowed"),
         ({"train.learning_rate": float("inf")}, "train.learning_rate = inf is not allowed"),
+        (
+            {"model.channels": 10**9},
+            r"model.channels = 1000000000 .* is not allowed; a stage has at most 65,536 channels",
+        ),
+        ({"sample.num_images": 10**7, "sample.shard_size": 1}, "sample.shard_size = 1 makes more than 1,000,000 files of"),
+        ({"sample.batch_per_device": 2**31 - 1}, "it must be a whole number from 1 to 1048576"),
         ({"train.seed": 2**31}, "a whole number from 0 on, below 2.31"),
         ({"data.random_flip": 1}, "data.random_flip = 1 is not allowed; it must be True or False"),
     ],
@@ -212,6 +257,14 @@ def test_a_short_runs_learning_rate_reaches_its_peak_and_its_ema_forgets_the_sta
         ema = parts.ema.update(ema, {"w": jnp.zeros(())}, jnp.asarray(step))
     assert float(update["w"]) == pytest.approx(-2e-4, rel=1e-3)  # of Adam: the rate itself, after 2 steps of warm-up
     assert float(ema["0.9999"]["w"]) == pytest.approx(1 / 10 * 2 / 11 * 3 / 12)
+
+
+def test_a_multiplier_may_be_a_fraction_and_whole_ones_stay_whole_numbers():
+    config = config_of({"model.multipliers": (0.5, 1, 2), "data.image_size": (8, 8)})
+    checks.check(config)
+    text = stored.to_json(config)
+    assert json.loads(text)["config"]["model"]["multipliers"] == [0.5, 1, 2] and stored.from_json(text) == config
+    assert all(type(multiplier) is int for multiplier in stored.from_json(text).model.multipliers[1:])
 
 
 def test_a_missing_field_is_named():

@@ -13,6 +13,7 @@ from test_goldens_samplers import nchw, nhwc
 from diffusion_jax import denoiser, losses, networks, process, schedules
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
+from diffusion_jax.networks.unet import UNet
 from diffusion_jax.weights import diffusers, ho, openai
 
 ADM = {"norm_epsilon": 1e-5, "downsample_padding": "all_sides", "embedding_spacing": "half_open"}
@@ -123,6 +124,64 @@ def test_every_tensor_is_used(name):
     params, *_, stored = recorded_of(name)
     num_theirs = sum(stored[key].size for key in stored if key.startswith("param."))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == num_theirs
+
+
+def test_a_narrow_first_stage_is_laid_out_as_in_guided_diffusion():
+    """Whose unet.py has ch = input_ch = int(channel_mult[0] * model_channels) in its first and its last layer."""
+    options = SMALL | OPTIONS["guided_updown"] | {"channels": 64, "multipliers": (0.5, 1), "learned_variance": False}
+    network = networks.unet((8, 8, 3), dtype="float32", **options)
+    like = jax.eval_shape(network.init, jax.random.key(0))
+    names = openai.map_of(like, num_heads=heads("guided_updown"), split_heads_first=True)
+    shapes = {
+        names[".".join(part.key for part in path)][0]: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    expected = {
+        **{"input_blocks.0.0.weight": (3, 3, 3, 32), "time_embed.0.weight": (64, 256), "label_emb.weight": (5, 256)},
+        **{"input_blocks.1.0.in_layers.2.weight": (3, 3, 32, 32), "input_blocks.2.0.in_layers.2.weight": (3, 3, 32, 32)},
+        **{"input_blocks.3.0.in_layers.2.weight": (3, 3, 32, 64), "input_blocks.3.0.skip_connection.weight": (1, 1, 32, 64)},
+        **{"output_blocks.0.0.in_layers.2.weight": (3, 3, 128, 64), "output_blocks.1.0.in_layers.2.weight": (3, 3, 96, 64)},
+        **{"output_blocks.2.0.in_layers.2.weight": (3, 3, 96, 32), "output_blocks.3.0.in_layers.2.weight": (3, 3, 64, 32)},
+        **{"out.0.weight": (32,), "out.2.weight": (3, 3, 32, 3)},
+    }
+    assert {name: shapes[name] for name in expected} == expected
+    assert "input_blocks.1.0.skip_connection.weight" not in shapes
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_network_knows_the_time(name, monkeypatch):
+    """Another t changes each image's output. With one channel in a group an added embedding is normalised away: hence 8."""
+    params, x_t, condition, cond, _ = recorded_of(name)
+    monkeypatch.setitem(OPTIONS, name, OPTIONS[name] | {"num_groups": 8})
+    one, two = (output_of(name, params, x_t, t, cond) for t in (condition, (condition + 300) % 1000))
+    assert np.all(np.max(np.abs(one - two), axis=(1, 2, 3)) > 1e-3)
+
+
+OF_OPENAI = [f"{layer}.{{}}" for layer in ("time_embed.0", "time_embed.2", "input_blocks.1.0.emb_layers.1")]
+TIME_PATHS = {  # their layers from the embedding of t to the first block, of networks whose outputs hide them
+    "ho_unet": [f"model/{layer}/{{}}" for layer in ("temb/dense0", "temb/dense1", "down_0/block_0/temb_proj")],
+    "improved_plain": OF_OPENAI,
+    "guided_neworder": OF_OPENAI,
+}
+
+
+@pytest.mark.parametrize("name", TIME_PATHS)
+def test_the_path_of_the_time_is_theirs_where_the_outputs_hide_it(name):
+    """Their 32 channels are in 32 groups: no output depends on t. What the first block adds is compared instead."""
+    params, x_t, condition, cond, stored = recorded_of(name)
+    module = UNet(out_channels=3, dtype=jnp.float32, **SMALL | OPTIONS[name])
+    only = {"capture_intermediates": lambda layer, _: layer.name == "embedding"}
+    _, seen = jax.jit(lambda p: module.apply({"params": p}, x_t, condition, cond, train=False, **only))(params)
+    h = np.asarray(layers.embed_c_noise(jnp.asarray(condition), 32, spacing=module.embedding_spacing), np.float64)
+    h = h if name == "ho_unet" else np.roll(h, 16, axis=1)  # OpenAI's have the cosines first
+    for number, layer in enumerate(TIME_PATHS[name]):
+        h = h / (1 + np.exp(-h)) if number else h
+        if name == "ho_unet":
+            h = h @ stored["param." + layer.format("W")] + stored["param." + layer.format("b")]
+        else:
+            h = h @ stored["param." + layer.format("weight")].T + stored["param." + layer.format("bias")]
+    [found] = seen["intermediates"]["down_0_0"]["embedding"]["__call__"]
+    np.testing.assert_allclose(found, h, rtol=0, atol=2e-5)
+    assert np.max(np.abs(h[0] - h[1])) > 1e-2
 
 
 def test_weights_of_another_network_are_refused():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax import denoiser, process, schedules
 
 CHAIN = process.chain(schedules.cosine(1000))
@@ -100,3 +101,69 @@ def test_clipping_does_nothing_inside_the_range(x64):
     x_0, _, x_t, level = drawn(600)
     inside = denoiser.make_denoiser(lambda x, c_noise: jnp.clip(x_0, -1, 1), denoiser.X_0)
     np.testing.assert_allclose(denoiser.clip_x_0(inside)(x_t, level).eps, inside(x_t, level).eps, rtol=1e-9)
+
+
+X, KEYS = jnp.ones((2, 4, 4, 1)), jax.random.split(jax.random.key(0), 2)
+TWO, THREE, GRID = (CHAIN.level(np.array(t)) for t in ([1, 500], [1, 500, 900], [1000, 500, 0]))
+DENOISE = dj.make_denoiser(lambda x_t, c_noise: 0 * x_t, dj.EPS)
+WRONG = {  # what somebody may well call, and what is said
+    "uint8 to uint8": (
+        lambda: dj.to_uint8(X.astype(np.uint8)),
+        r"to_uint8 takes .* in \[-1, 1\]; found uint8\[2, 4, 4, 1\]",
+    ),
+    "floats from uint8": (lambda: dj.from_uint8(X), r"from_uint8 takes arrays of uint8; found float32\[2, 4, 4, 1\]"),
+    "a list from uint8": (lambda: dj.from_uint8([[0, 255]]), r"found \[\[0, 255\]\]"),
+    "a float of steps": (lambda: dj.linear(1e3), "num_steps = 1000.0 is not allowed; .* whole number from 1 on: write 1000"),
+    "a text of steps": (lambda: dj.cosine("1000"), "num_steps = '1000' is not allowed; it must be a whole number"),
+    "no steps": (lambda: dj.linear_rescaled(0), "num_steps = 0 is not allowed"),
+    "a name for betas": (lambda: dj.chain("linear"), r"betas = 'linear' are not allowed; use numbers \[T\], such as linear"),
+    "a function for betas": (lambda: dj.chain(dj.cosine), "betas = cosine are not allowed"),
+    "interpolation": (lambda: dj.chain([0.1], interpolation="snr"), "interpolation = 'snr' is unknown; known: log_alpha"),
+    "a name for a time": (lambda: CHAIN.level("last"), "times or rows .*'last'.* must be numbers"),
+    "a row for a real time": (lambda: process.vp().level(500), "times 500 to 500 are not in the process's, 0 to 1"),
+    "a process and steps": (lambda: dj.trailing(50, CHAIN), "process = 50 is not a Process; use one such as chain"),
+    "betas for a process": (lambda: dj.trailing(dj.cosine(9), 9), r"process = float64\[9\] is not a Process"),
+    "a float of a grid": (lambda: dj.trailing(CHAIN, 50.0), "num_steps = 50.0 is not allowed; .* whole number: write 50"),
+    "raw pixels": (lambda: dj.diffuse(X.astype(np.uint8), TWO, X), "an array of uint8 is not allowed; from_uint8 makes"),
+    "eps and level": (lambda: dj.diffuse(X, X, TWO), r"level = float32\[2, 4, 4, 1\] is not a Level; process.level"),
+    "levels of others": (lambda: dj.diffuse(X, THREE, X), r"levels of \[3\] do not fit an array of \[2, 4, 4, 1\]"),
+    "one eps for all": (lambda: dj.diffuse(X, TWO, X[:1]), r"eps of \[1, 4, 4, 1\] is not allowed; it must be as x_0"),
+    "t for a level": (lambda: dj.posterior(X, X, 500, 499), "t = 500 is not a Level"),
+    "a process for a level": (lambda: dj.prior(CHAIN, X), r"level = Process\(...\) is not a Level"),
+    "a shape for noise": (lambda: dj.prior(CHAIN.level(9), (2, 4, 4, 1)), r"\(2, 4, 4, 1\) is not allowed; .* an array"),
+    "rows of a process": (lambda: dj.rows(CHAIN, 3), r"levels = Process\(...\) is not a Level"),
+    "rows of one level": (lambda: dj.rows(CHAIN.level(3), 0), "a single level has no rows"),
+    "parameters": (lambda: dj.make_denoiser({}, dj.EPS), "network = {} is not a function"),
+    "nothing": (lambda: dj.make_denoiser(lambda *_: None, dj.EPS)(X, TWO), "output of type NoneType is not allowed"),
+    "two outputs": (lambda: dj.make_denoiser(lambda *both: both, dj.EPS)(X, TWO), "output of type tuple is not allowed"),
+    "a denoiser of t": (lambda: DENOISE(X, 500), "level = 500 is not a Level"),
+    "a denoiser of others": (lambda: DENOISE(X, THREE), r"levels of \[3\] do not fit"),
+    "a denoiser of pixels": (lambda: DENOISE(X.astype(np.uint8), TWO), "an array of uint8 is not allowed"),
+    "a clipped image": (lambda: dj.clip_x_0(X), r"denoise = float32\[2, 4, 4, 1\] is not a function"),
+    "a clipped network": (lambda: dj.clip_x_0(lambda x, c: x)(X, TWO), "denoiser gives .*, not a Prediction; make_denoiser"),
+    "a limit": (lambda: denoiser.limit_x_0(DENOISE, 1.0), "limit = 1.0 is not a function"),
+    "a weighting": (lambda: dj.simple(weighting="min_snr"), "weighting = 'min_snr' is not a function SNR -> weight"),
+    "a key for noise": (lambda: dj.simple()(DENOISE, X, TWO, KEYS[0]), r"eps of \[\] is not allowed; it must be as x_0"),
+    "a loss of a network": (lambda: dj.simple()(lambda x, c: x, X, TWO, X), "gives .*, not a Prediction"),
+    "a loss at t": (lambda: dj.simple()(DENOISE, X, np.arange(2), X), r"level = int64\[2\] is not a Level"),
+    "a variance": (lambda: dj.losses.vlb(levels=GRID, variance="fixed"), "variance = 'fixed' is unknown"),
+    "a text of eta": (lambda: dj.ddim(eta="0"), "eta = '0' is not allowed"),
+    "a sampled network": (lambda: dj.sample(lambda x, c: x, dj.ddim(), X, GRID, KEYS), "gives .*, not a Prediction"),
+    "a sampled shape": (lambda: dj.sample(DENOISE, dj.ddim(), (2, 4, 4, 1), GRID, KEYS), "must be an array"),
+    "a seed for keys": (lambda: dj.sample(DENOISE, dj.ddim(), X, GRID, 0), r"keys = 0 are not .*jax.random.split\(key, 2\)"),
+    "a churned name": (lambda: dj.samplers.churn("heun", CHAIN, amount=1), "sampler = 'heun' is not a Sampler"),
+    "an adaptive grid": (lambda: dj.samplers.adaptive(GRID), r"process = Level\(...\) is not a Process"),
+    "a bound of a process": (lambda: dj.likelihood.bound(DENOISE, X, CHAIN, len, variance="small"), "grid must be a Level"),
+    "a bound's noise": (lambda: dj.likelihood.bound(DENOISE, X, GRID, X, variance="small"), "noise = .* is not a function"),
+    "probes": (lambda: dj.likelihood.log_density(DENOISE, X, CHAIN, probes=X), r"probes of .* they must be \[K, \*\[2, 4,"),
+    "a stream": (lambda: dj.streams.key(0, "xT"), "stream = 'xT' is unknown; known: init, train, data, x_T"),
+    "how many keys": (lambda: dj.streams.keys(0, "x_T", 4), r"indices of \[\] are not allowed; they must be \[B\]"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_argument_of_the_library_is_a_sentence(name):
+    call, sentence = WRONG[name]
+    with pytest.raises(ValueError, match=sentence) as caught:
+        call()
+    assert "\n" not in str(caught.value).split("\n-----")[0]

@@ -19,6 +19,7 @@ from PIL import Image
 import main
 from diffusion_jax.compose import checks, command, stored
 from diffusion_jax.compose.config import FIELDS, Config
+from diffusion_jax.errors import UserError
 from diffusion_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -139,6 +140,29 @@ def test_whatever_a_job_raises_is_one_line(capsys, monkeypatch, tmp_path, error,
     assert ["raise error" in trace for trace in traces] == [True] * isinstance(error, KeyError)
 
 
+@pytest.mark.parametrize(
+    ("folder", "limit", "more", "sentence"),
+    [
+        (
+            "läufe",
+            "true",
+            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+            "is not UTF-8 where the locale is",
+        ),
+        ("run", "ulimit -n 40", {}, "a process may open 40 files at once here; allow 128 or more by `ulimit -n`"),
+        ("dangling/run", "true", {}, "dangling' is a link to 'nowhere', where nothing is; it must be a folder"),
+        ("file/run", "true", {}, "file' is a file; it must be a folder"),
+    ],
+)
+def test_what_would_stop_the_first_checkpoint_is_said_before_anything_is_made(tmp_path, folder, limit, more, sentence):
+    os.symlink("nowhere", tmp_path / "dangling")
+    (tmp_path / "file").touch()
+    line = f"{limit}; exec {sys.executable} main.py {DIGITS} '--workdir={tmp_path}/{folder}'"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=os.environ | more, capture_output=True, text=True)
+    assert done.returncode == command.BAD_INPUT and re.fullmatch(f"error: .*{sentence}.*\n", done.stderr)
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file"]
+
+
 @pytest.mark.parametrize(("name", "value"), [("JAX_PLATFORMS", "nonsense"), ("SLURM_NTASKS", "abc")])
 def test_a_mistyped_variable_is_a_sentence(name, value):
     arguments = [sys.executable, "main.py", "--mode=sample", "--workdir=examples/digits"]
@@ -186,7 +210,7 @@ MISTAKES = {
     "negative": ([DIGITS, "--workdir=x", "--config.train.batch_size=-4"], "train.batch_size = -4 is not allowed"),
     "unknown flag": (
         [DIGITS, "--workdir=x", "--confg=3"],
-        "flag --confg is unknown; did you mean --config? Known: --config, --mode, --out, --workdir.",
+        "flag --confg is unknown; did you mean --config? Known: --config, --flagfile, --mode, --out, --workdir.",
     ),
     "field as a flag": (
         [DIGITS, "--workdir=x", "--train.num_steps=3"],
@@ -196,6 +220,18 @@ MISTAKES = {
         [DIGITS, "--workdir=x", "--batch_size=32"],
         "flag --batch_size is unknown; a field of the config is set by --config.train.batch_size.",
     ),
+    "a word of others": (
+        [DIGITS, "--workdir=x", "--lr=1"],
+        "flag --lr is unknown; did you mean --config.train.learning_rate? Known: --config, --flagfile, --mode,",
+    ),
+    "epochs": (
+        [DIGITS, "--workdir=x", "--config.train.epochs=3"],
+        "config field 'train.epochs' is unknown; did you mean train.num_steps? An epoch has as many steps as there are "
+        "images divided by train.batch_size. Known: train.num_steps,",
+    ),
+    "resume": ([DIGITS, "--workdir=x", "--resume=1"], "flag --resume is unknown; the same command resumes. Known: "),
+    "what there is not": ([DIGITS, "--workdir=x", "--guidance=3"], "flag --guidance is unknown; known: --config,"),
+    "no file of flags": (["--flagfile=nowhere"], "flag --flagfile = 'nowhere' is not a file."),
     "field of several sections": ([DIGITS, "--workdir=x", "--seed=1"], "by --config.train.seed or --config.sample.seed."),
     "unknown mode": (
         [DIGITS, "--workdir=x", "--mode=trian"],
@@ -213,7 +249,7 @@ MISTAKES = {
     "out in training": ([DIGITS, "--workdir=x", "--out=y"], "flag --out = 'y' does not fit --mode=train"),
     "not a whole number": (
         [DIGITS, "--workdir=x", "--config.sample.num_images=1e3"],
-        "sample.num_images = 1000.0 is not allowed; it must be a whole number from 1 on, below 2^31.",
+        "sample.num_images = 1000.0 is not allowed; it must be a whole number from 1 on, below 2^31: write 1000.",
     ),
     "too many steps": (
         [DIGITS, "--workdir=x", "--config.sample.num_steps=4000"],
@@ -396,6 +432,18 @@ def test_every_field_can_be_overridden():
     fields = [f"--config.{name}={field.default}" for name, field in FIELDS.items()]
     _, config, changes = main.parse(["main.py", f"--config={ROOT}/configs/digits_edm.py", "--workdir=x", *fields])
     assert config == Config.of_flat(Config().flat()) and list(changes) == list(FIELDS)
+
+
+def test_flags_may_stand_in_a_file(tmp_path):
+    """As in absl: one a line, comments, files in files; what comes later counts."""
+    (tmp_path / "inner").write_text("--config.train.num_steps=7\n--config.train.seed=7\n")
+    inner = f"--flagfile={tmp_path}/inner"
+    (tmp_path / "outer").write_text(f"# a run\n\n--config={ROOT}/configs/digits.py\n  {inner}\n// of mine\n--workdir=x y\n")
+    flags, config, changes = main.parse(["main.py", "--flagfile", str(tmp_path / "outer"), "--config.train.seed=8"])
+    assert flags["workdir"] == "x y" and changes == {"train.num_steps": 7, "train.seed": 8} and config.train.seed == 8
+    (tmp_path / "inner").write_text(inner)
+    with pytest.raises(UserError, match="is in that file itself"):
+        main.parse(["main.py", inner])
 
 
 def test_the_home_folder_is_found_in_the_name_of_a_config(tmp_path, monkeypatch):

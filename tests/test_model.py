@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 import diffusion_jax as dj
+from configs import digits
 from diffusion_jax.errors import RunError
 from diffusion_jax.jobs import sample, train
 
@@ -65,6 +66,23 @@ def test_each_average_is_its_own(workdir):
 def test_a_mistake_is_a_value_error_with_a_sentence(workdir, call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call(workdir)
+
+
+def test_a_model_prints_on_one_line(workdir):
+    model = dj.load(workdir)
+    num = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    assert repr(model) == f"Model('{workdir}': step 2, EMA 0.99, {num:,} parameters, images [8, 8, 1])"
+    assert "no EMA" in repr(dj.load(workdir, ema_rate=0))
+
+
+def test_a_config_dict_and_images_of_another_shape_are_refused(workdir):
+    model = dj.load(workdir)
+    with pytest.raises(ValueError, match="a config of type ConfigDict is not allowed; it must be a Config, such as"):
+        model._replace(config=digits.get_config()).sample(1)
+    level = dj.chain(dj.cosine(20)).level(3)
+    for shape in ((2, 8, 8, 3), (8, 8, 1)):
+        with pytest.raises(ValueError, match=r"x_t of .* is not allowed; the network takes \[B, H, W, 1\]"):
+            model.denoiser()(jnp.ones(shape), level)
 
 
 def test_settings_may_be_numbers_of_numpy_and_lists(workdir):

@@ -208,6 +208,24 @@ def test_the_adm_64_network_has_its_published_size():
     assert count((64, 64, 3), **options, head_channels=64, resample="res_block", num_classes=1000) == 295_904_454
 
 
+@pytest.mark.parametrize(
+    ("size", "multipliers", "stages", "millions"),
+    [(256, (1, 1, 2, 2, 4, 4), (3, 4, 5), 554), (512, (0.5, 1, 1, 2, 2, 4, 4), (4, 5, 6), 559)],
+)
+def test_the_large_adm_networks_have_their_published_sizes(size, multipliers, stages, millions):
+    """Dhariwal & Nichol 2021, table 13: 256 channels, two blocks, attention at 32, 16, 8 pixels; half as wide at 512."""
+    options = IMPROVED | {"channels": 256, "num_res_blocks": 2, "dropout": 0.0, "head_channels": 64, "resample": "res_block"}
+    options |= {"multipliers": multipliers, "attention_stages": stages, "num_classes": 1000}
+    assert round(count((size, size, 3), **options) / 1e6) == millions
+
+
+def test_a_first_stage_may_be_narrower_than_the_base():
+    apply, x_t, condition = small((8, 8, 1), multipliers=(0.5, 1, 1.5), attention_stages=(2,))
+    output = apply(x_t, condition)
+    assert output.shape == x_t.shape and np.all(np.isfinite(output))
+    assert np.all(np.max(np.abs(output - apply(x_t, condition + 5)), axis=(1, 2, 3)) > 1e-3)
+
+
 def test_a_label_changes_the_output_of_its_own_image_only():
     network = networks.unet((8, 8, 1), **SMALL | {"num_classes": 3, "null_label": True})
     params = alive(network)

@@ -163,7 +163,7 @@ def test_trace_keeps_states_evenly_spaced_and_the_last(num_sampled, num_traced):
         ),
         (
             lambda: draw("ddim", oracles.gaussian(), grid_of(3), num_traced=5),
-            "num_traced = 5 is not allowed; it must be from 0 to 3, the steps",
+            "num_traced = 5 is not allowed; it must be a whole number from 0 to 3",
         ),
     ],
 )

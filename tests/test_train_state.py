@@ -1,5 +1,6 @@
 """EMA weights and the optimizer against closed forms."""
 
+import contextlib
 import math
 
 import jax
@@ -11,6 +12,7 @@ import tiny
 
 from diffusion_jax.compose import training
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import sharding
 from diffusion_jax.training import start
 from diffusion_jax.training import state as train_state
 
@@ -114,3 +116,13 @@ def test_weights_of_which_none_fits_are_refused():
     state = start.make_state(jax.random.key(0), parts=training.parts(tiny.config_of({})))
     with pytest.raises(UserError, match="train.init_from = 'other' has no array that fits the network"):
         start.with_weights(state, "other", {"head": np.zeros(3)}, {"head": np.zeros(3)})
+
+
+def test_a_state_that_no_device_holds_is_refused_before_it_is_compiled():
+    mesh = sharding.make_mesh()
+    for shape, fits in (((8, 8), True), ((2**25, 2**25), False)):
+        state = {"w": jax.ShapeDtypeStruct(shape, np.float32)}
+        with (
+            contextlib.nullcontext() if fits else pytest.raises(UserError, match="take 4,194,304 GiB on each device, which")
+        ):
+            start.check_size(state, {"w": sharding.replicated(mesh)})

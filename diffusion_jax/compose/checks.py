@@ -7,8 +7,18 @@ from diffusion_jax.errors import UserError
 
 def check(config: Config) -> None:
     """Raises UserError, with one sentence, for the first two fields that do not fit together."""
+    check_kind(config)
     processes.network(config)
     for part in (processes, training, sampling):
         for sentence in part.contradictions(config):
             raise UserError(sentence)
     sampling.make_solve(config)  # grid and sampler fit the process
+
+
+def check_kind(config: Config) -> None:
+    """Raises UserError for what is no `Config`, such as what get_config() of a file of configs/ returns."""
+    if not isinstance(config, Config):
+        raise UserError(
+            f"a config of type {type(config).__name__} is not allowed; it must be a Config, such as "
+            "Config.of_flat(flatten(get_config().to_dict())) makes of a file of configs/."
+        )

@@ -74,6 +74,8 @@ def _sentence(error: Exception) -> str:
 def parse(argv: list[str], defaults: Flags) -> tuple[Flags, Changes]:
     """Returns what a command line says: --name=value or --name value, and the same of --config.<field>; the last one counts.
 
+    --flagfile=FILE stands for the flags in a file, as in absl: one a line, but for empty lines and comments with # or //.
+
     Args:
         argv: as of the process.
         defaults: the program's flags, but for --config.
@@ -81,7 +83,7 @@ def parse(argv: list[str], defaults: Flags) -> tuple[Flags, Changes]:
     Raises:
         UserError: for an unknown flag or field.
     """
-    flags, changes = {**defaults, "config": ""}, {}
+    flags, changes = {**defaults, "config": "", "flagfile": ""}, {}
     for name, text in _pairs(argv[1:]):
         if name.startswith("config."):
             sections.check_name(field := name.removeprefix("config."), FIELDS)
@@ -107,8 +109,8 @@ def config_of(flags: Flags, changes: Changes, workdir: str = "") -> Config:
     return Config.of_flat(base | changes)
 
 
-def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields (name, value) of each flag."""
+def _pairs(words: list[str], within: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Yields (name, value) of each flag; `within` are the files of flags that these words are in."""
     rest = iter(words)
     for word in rest:
         if not (match := re.fullmatch(r"--?([^-=][^=]*)(?:=(.*))?", word, re.DOTALL)):
@@ -116,7 +118,17 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
         name, value = match.groups()
         if value is None and (value := next(rest, "--")).startswith("--"):
             raise UserError(f"flag --{name} has no value; flags look like --name=value.")
-        yield name, value
+        if name == "flagfile" and value in within:
+            raise UserError(f"flag --flagfile = {value!r} is in that file itself.")
+        yield from _pairs(_lines(value), (*within, value)) if name == "flagfile" else [(name, value)]
+
+
+def _lines(flagfile: str) -> list[str]:
+    """Returns the flags in a file."""
+    if not flagfile or not (file := storage.path(flagfile)).exists():
+        raise UserError(f"flag --flagfile = {flagfile!r} is not a file.")
+    lines = [line.strip() for line in storage.read_text(file, "a file of flags").splitlines()]
+    return [line for line in lines if line and not line.startswith(("#", "//"))]
 
 
 def _check_flag(name: str, known: Flags) -> None:
@@ -128,7 +140,7 @@ def _check_flag(name: str, known: Flags) -> None:
     if not name[0].isalpha():
         raise UserError(f"flag --{name} is unknown.")
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean --{close[0]}? Known" if close else "known"
+    hint = f"did you mean --{close[0]}? Known" if close else sections.hint(name, FIELDS, prefix="--config.")
     raise UserError(f"flag --{name} is unknown; {hint}: {', '.join(f'--{flag}' for flag in sorted(known))}.")
 
 

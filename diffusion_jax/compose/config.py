@@ -6,6 +6,7 @@ from typing import Any
 
 import pydantic
 
+from diffusion_jax import errors
 from diffusion_jax.compose import choices, sections
 from diffusion_jax.compose.sections import Field, Flag, Section, Text, field, integer, integers, one_of
 from diffusion_jax.errors import UserError
@@ -21,8 +22,8 @@ class Process(Section):
 
 
 class Model(Section):
-    channels: integer(4) = field(128, "width of the first stage")
-    multipliers: integers(1, lengths=range(1, sections.MOST_ITEMS + 1), count="one or more ") = field(
+    channels: integer(4) = field(128, "width of a stage whose multiplier is 1")
+    multipliers: sections.Multipliers = field(
         (1, 2, 2, 2), "width of each stage, relative to channels; every stage halves the image"
     )
     num_res_blocks: integer(1, 64) = field(2, "residual blocks of a stage, going down; one more going up")
@@ -141,8 +142,8 @@ class Sample(Section):
     tolerance: sections.Tolerance = field(1e-5, "of ode, relative and absolute")
     variance: one_of(("large", "learned_range", "small")) = field("large", "of ancestral: 'small' suits fewer steps")
     clip: one_of(choices.CLIPS) = field("static", "limits x_0 at every step; 'static' is [-1, 1]; see denoiser.py")
-    num_images: integer(1) = field(50_000, "images to generate")
-    batch_per_device: integer(1) = field(256, "images that the network takes at once")
+    num_images: integer(1, sections.MOST_IMAGES) = field(50_000, "images to generate")
+    batch_per_device: integer(1, sections.MOST_AT_ONCE) = field(256, "images that the network takes at once")
     shard_size: integer(1) = field(1000, "images in a file while a dump is made: what a kill costs at most")
     strip: integer(0) = field(0, "times at which strip.png shows the predicted x_0; 0 for no such picture")
     seed: integer(0) = field(0, "of the images and of likelihoods")
@@ -155,7 +156,7 @@ class Likelihood(Section):
     kind: one_of(("bound", "pf_ode")) = field("bound", "the variational bound, or the density of the probability-flow ODE")
     held_out: Flag = field(True, "of the images of data.held_out; False for the training set")
     num_images: integer(0) = field(0, "evenly spaced over the set; 0 for all")
-    batch_per_device: integer(1) = field(64, "images that the network takes at once")
+    batch_per_device: integer(1, sections.MOST_AT_ONCE) = field(64, "images that the network takes at once")
     shard_size: integer(1) = field(500, "images in a file while a run goes on: what a kill costs at most")
     probes: one_of(choices.PROBES) = field("rademacher", "distribution of the probes of pf_ode's trace")
     num_probes: integer(1) = field(1, "probes of pf_ode's trace")
@@ -191,7 +192,9 @@ class Config(Section):
         except pydantic.ValidationError as error:
             place = error.errors(include_input=False)[0]["loc"]  # (section, field, what in a tuple) or (field,)
             name = ".".join(place[:2])
-        value, allowed = sections.shown(flat[name]), FIELDS[name].allowed
+        value, allowed, instead = errors.shown(flat[name]), FIELDS[name].allowed, errors.instead(flat[name])
+        if instead and cls._takes(flat | {name: int(flat[name])}):
+            allowed += instead
         raise UserError(f"config field {name} = {value} is not allowed; it must be {allowed}.")
 
     def _settled(self) -> "Config":
@@ -200,6 +203,13 @@ class Config(Section):
         values = {"num_steps": self.process.num_steps} if sample.num_steps == 0 else {}
         values |= {"ema_rate": rates[-1] if rates else 0.0} if sample.ema_rate == -1 else {}
         return self.model_copy(update={"sample": sample.model_copy(update=values)})
+
+    @classmethod
+    def _takes(cls, flat: Mapping[str, Any]) -> bool:
+        try:
+            return bool(cls.model_validate(sections.nested(flat)))
+        except pydantic.ValidationError:
+            return False
 
     def with_values(self, section: str, **values: Any) -> "Config":
         """Returns the config with fields of one section changed, each checked."""
@@ -211,7 +221,7 @@ class Config(Section):
 
     def show(self, name: str) -> str:
         """Returns how a sentence names a field and its value."""
-        return f"config field {name} = {sections.shown(self.flat()[name])}"
+        return f"config field {name} = {errors.shown(self.flat()[name])}"
 
     def identity(self) -> dict[str, Any]:
         """Returns the fields that identify a run: those that may not change on resume, flat."""

@@ -22,9 +22,12 @@ MEMORY_USED = 0.75  # of the automatic choice: the rest is for temporary arrays
 def with_batch_size(config: Config, mesh: Mesh, *, memory: float) -> Config:
     """Returns the config with its own batch size, or where that is 0 with what the memory of each device holds, in bytes.
 
-    Raises UserError where the devices of the mesh do not divide the batch, and as `batch_size` does.
+    Raises UserError where the devices of the mesh do not divide the batch, where their memory is unknown (0) but needed, and
+    as `batch_size` does.
     """
     if not config.train.batch_size:
+        if not memory:
+            raise UserError("config field train.batch_size = 0 is not possible: the memory of these devices is unknown.")
         size = batch_size(config, memory=memory, num_devices=mesh.size)
         logs.say("picked", f"batches of {size}")
         config = config.with_values("train", batch_size=size)

@@ -18,6 +18,7 @@ from diffusion_jax.process import Level
 from diffusion_jax.samplers import Sampler, Samples
 
 MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
+MOST_SHARDS = 10**6  # files in a folder
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
 
 
@@ -160,6 +161,8 @@ def contradictions(config: Config) -> Iterator[str]:
     if sample.label >= model.num_classes + (model.null_label and model.num_classes > 0) and model.num_classes != -1:
         known = f"model.num_classes = {model.num_classes}"
         yield f"{config.show('sample.label')} is not a label of {known}; -1 goes through all."
+    if sample.num_images > MOST_SHARDS * sample.shard_size:
+        yield f"{config.show('sample.shard_size')} makes more than {MOST_SHARDS:,} files of {sample.num_images:,} images."
     if not model.learned_variance and sample.variance == "learned_range":
         yield f"{config.show('sample.variance')} needs model.learned_variance = True."
     if sample.ema_rate not in (0, *config.train.ema_rates):

@@ -11,7 +11,42 @@ from diffusion_jax.errors import UserError
 
 MOST_ITEMS = 32  # of a tuple of whole numbers: a network of more stages halves every image to nothing
 MOST_STEPS = 10**6  # of a process and of a grid, which are tables
+MOST_AT_ONCE = 2**20  # images that a device takes
+MOST_IMAGES = 10**8  # to generate: a list of their numbers is made
 MOST = 2**31 - 1
+SYNONYMS = {  # field -> what other code bases call it
+    "process.num_steps": "t timesteps num_timesteps diffusion_steps noise_steps num_train_timesteps",
+    "process.schedule": "scheduler beta_schedule noise_schedule betas",
+    "predicts": "prediction_type objective parameterization target",
+    "model.channels": "base_channels model_channels ch dim width hidden_size",
+    "model.multipliers": "channel_mult ch_mult dim_mults channel_multipliers",
+    "model.num_classes": "classes n_classes class_cond",
+    "loss.name": "loss_type",
+    "train.num_steps": "steps iterations iters max_steps train_steps total_steps epochs num_epochs max_epochs",
+    "train.batch_size": "batch bs batchsize",
+    "train.learning_rate": "lr",
+    "train.decay": "lr_scheduler lr_schedule",
+    "train.warmup_steps": "warmup lr_warmup",
+    "train.grad_clip": "clip_grad max_grad_norm gradient_clipping",
+    "train.ema_rates": "ema ema_decay ema_rate",
+    "train.checkpoint_every": "save_every save_interval save_freq ckpt_every",
+    "train.init_from": "pretrained checkpoint ckpt",
+    "data.image_size": "size resolution img_size image_resolution",
+    "data.path": "data_dir data_path dataroot data_root folder",
+    "data.source": "dataset",
+    "data.random_flip": "flip hflip horizontal_flip augment augmentation",
+    "sample.sampler": "scheduler method",
+    "sample.num_steps": "steps timesteps sampling_steps sample_steps num_inference_steps ddim_steps nfe",
+    "sample.num_images": "samples n num_samples n_samples images",
+    "sample.batch_per_device": "batch bs batch_size batchsize",
+    "sample.eta": "ddim_eta",
+    "sample.label": "class class_label y",
+    "sample.ema_rate": "ema",
+}
+EXPLAINED = {  # part of a word -> what to know
+    "epoch": "an epoch has as many steps as there are images divided by train.batch_size. ",
+    "resume": "the same command resumes. ",
+}
 
 
 class Section(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
@@ -95,6 +130,9 @@ Limit = _allowed(float, "a number above 0; inf for none", lambda value: value > 
 Tolerance = _allowed(float, "a number from 1e-7 up to, not including, 1", lambda value: 1e-7 <= value < 1)
 Rates = _numbers("a tuple of numbers between 0 and 1", lambda item: 0 < item < 1)
 Times = _numbers("a tuple of finite numbers from 0", _is_finite)
+Multipliers = _numbers(
+    "a tuple of one or more numbers above 0, such as (1, 2, 2)", lambda item: 0 < item <= MOST, range(1, MOST_ITEMS + 1)
+)
 Churn = _numbers(
     "a tuple of 4 numbers from 0, such as (40, 0.05, 50, 1.003)",
     lambda item: item == math.inf or _is_finite(item),
@@ -110,9 +148,29 @@ def check_name(name: str, fields: Collection[str]) -> None:
     known = [field for field in fields if field.startswith(section)] or sorted({field.split(".")[0] for field in fields})
     if name + "." == section and known[0].startswith(section):
         raise UserError(f"config field {name!r} is a section; set one of {', '.join(known)}.")
-    close = difflib.get_close_matches(name, fields, n=1)
-    hint = f"did you mean {close[0]}? Known" if close else "known"
-    raise UserError(f"config field {name!r} is unknown; {hint}: {', '.join(known)}.")
+    raise UserError(f"config field {name!r} is unknown; {hint(name, fields)}: {', '.join(known)}.")
+
+
+def hint(name: str, fields: Collection[str], *, prefix: str = "") -> str:
+    """Returns "did you mean ...? Known", or "known" where nothing is like 'section.word' or 'word'; a list shall follow.
+
+    By `SYNONYMS`, or else by the letters of their last words; those of the section come first. `prefix` stands before each.
+    """
+    section, _, word = name.lower().replace("-", "_").rpartition(".")
+    inside = [field for field in fields if field.startswith(f"{section}.")]
+    found = [field for field, synonyms in SYNONYMS.items() if word in synonyms.split() and field in fields]
+    found = [field for field in found if field in inside] or found or _near(word, inside, 0.65) or _near(word, fields, 0.8)
+    question = f"did you mean {' or '.join(prefix + field for field in found)}? " if found else ""
+    for part, text in EXPLAINED.items():
+        question += (text.capitalize() if question else text) * (part in word)
+    return f"{question}Known" if question else "known"
+
+
+def _near(word: str, fields: Collection[str], cutoff: float) -> list[str]:
+    """Returns the fields whose last word is the most like another."""
+    words = [field.rpartition(".")[2] for field in fields]
+    close = difflib.get_close_matches(word, words, n=1, cutoff=cutoff)
+    return [field for field in fields if field.rpartition(".")[2] in close]
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,12 +180,3 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         section, _, inner = name.rpartition(".")
         (found.setdefault(section, {}) if section else found)[inner] = value
     return found
-
-
-def shown(value: Any) -> str:
-    """Returns a value as a sentence can hold it: Python writes no whole number of more than 4,300 digits."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of too many digits"
-    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -5,7 +5,7 @@ from importlib import metadata
 from typing import Any
 
 import diffusion_jax
-from diffusion_jax.compose import sections
+from diffusion_jax import errors
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
@@ -50,7 +50,7 @@ def from_json(text: str) -> Config:
         raise UserError(f"config.json is damaged ({type(error).__name__}: {error}).") from error
     if type(version) is not int or not OLDEST_FORMAT <= version <= FORMAT_VERSION:
         raise UserError(
-            f"config.json has format_version = {sections.shown(version)}; this version of diffusion_jax reads "
+            f"config.json has format_version = {errors.shown(version)}; this version of diffusion_jax reads "
             f"{OLDEST_FORMAT} to {FORMAT_VERSION}."
         )
     return Config.of_flat(flat if version == FORMAT_VERSION else _migrated(flat))
@@ -93,7 +93,7 @@ def check_images(workdir: storage.Path, seen: dict[str, Any]) -> None:
     """Raises UserError if the run was begun on other images. `seen` is stored beside the config."""
     stored = _parsed(storage.read_text(workdir / "config.json", KIND)).get("images", seen)
     if not isinstance(stored, dict):
-        raise UserError(f"config.json is damaged (images = {sections.shown(stored)}).")
+        raise UserError(f"config.json is damaged (images = {errors.shown(stored)}).")
     if differences := [f"{name}: {stored.get(name)} -> {seen[name]}" for name in seen if stored.get(name) != seen[name]]:
         raise UserError(
             f"workdir {str(workdir)!r} was begun on other images ({'; '.join(differences)}); the order of the "

@@ -63,6 +63,8 @@ def unet(
         return layers.draw_kernels(module.init(key_module, x_t, c_noise, cond, train=False)["params"], key_kernels)
 
     def apply(params, x_t, c_noise, cond, *, train=False, rngs=None):
+        if x_t.ndim != 4 or x_t.shape[-1] != image_shape[-1]:
+            raise ValueError(f"x_t of {list(x_t.shape)} is not allowed; the network takes [B, H, W, {image_shape[-1]}].")
         with jax.default_matmul_precision(precision):
             return module.apply({"params": params}, x_t, c_noise, cond, train=train, rngs=rngs)
 

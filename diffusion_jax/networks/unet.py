@@ -11,17 +11,20 @@ from jax.typing import DTypeLike
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
 
+MOST_CHANNELS = 2**16  # of a stage, whose convolution would have 40 billion parameters
+
 
 class UNet(nn.Module):
     """Stages of residual blocks going down, a middle, and the same stages going up, joined by skip connections.
 
-    Level i works at 1 / 2^i of the image's size with channels * multipliers[i] channels, so that height and width must be
-    multiples of 2^(stages - 1). The defaults are Ho et al.'s; others change the function to that of improved DDPM or ADM.
+    Stage i works at 1 / 2^i of the image's size with channels * multipliers[i] channels, so that height and width must be
+    multiples of 2^(stages - 1). The first layer has `channels`, or those of the first stage where these are fewer, as in ADM
+    at 512 pixels. The defaults are Ho et al.'s; others change the function to that of improved DDPM or ADM.
 
     Attributes:
         out_channels: channels of the output.
-        channels: width of the first stage, a multiple of `num_groups`.
-        multipliers: width of each stage, relative to the first.
+        channels: what `multipliers` multiply; the embedding has four times as many.
+        multipliers: width of each stage, relative to `channels`; a width is a whole number and a multiple of `num_groups`.
         num_res_blocks: residual blocks of each stage going down; one more going up.
         attention_stages: the stages with self-attention after each block; the middle always has it.
         dropout: probability, inside each residual block.
@@ -42,7 +45,7 @@ class UNet(nn.Module):
 
     out_channels: int
     channels: int
-    multipliers: Sequence[int]
+    multipliers: Sequence[float]
     num_res_blocks: int
     attention_stages: Sequence[int]
     dropout: float
@@ -77,7 +80,8 @@ class UNet(nn.Module):
             raise ValueError(f"images of {x_t.shape[1]} x {x_t.shape[2]} do not fit: both must be multiples of {multiple}.")
         emb = self._embed(c_noise, cond.get("label"))
         h = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
-        h = layers.conv(self.channels, 3, self.dtype, name="conv_in")(h.astype(self.dtype))
+        first_width = min(self.channels, self._width(0))
+        h = layers.conv(first_width, 3, self.dtype, name="conv_in")(h.astype(self.dtype))
         skips = [h]
         last = len(self.multipliers) - 1
 
@@ -103,6 +107,9 @@ class UNet(nn.Module):
         h = nn.swish(layers.norm(self._style(), name="norm_out")(h))
         return layers.conv(self.out_channels, 3, self.dtype, scale=0.0, name="conv_out")(h).astype(x_t.dtype)
 
+    def _width(self, stage: int) -> int:
+        return round(self.channels * self.multipliers[stage])
+
     def _style(self) -> layers.Style:
         return layers.Style(self.num_groups, self.norm_epsilon, self.scale_shift_norm, self.dropout, self.dtype)
 
@@ -124,7 +131,7 @@ class UNet(nn.Module):
     def _res(self, h: Array, emb: Array, stage: int, name: str, train: bool, resample=None) -> Array:
         again = stage < self.num_remat_stages
         block = nn.remat(layers.ResBlock, static_argnums=(3,)) if again else layers.ResBlock
-        return block(self.channels * self.multipliers[stage], self._style(), resample, name=name)(h, emb, train)
+        return block(self._width(stage), self._style(), resample, name=name)(h, emb, train)
 
     def _attention(self, h: Array, stage: int, name: str, num_heads: int) -> Array:
         num_heads = h.shape[-1] // self.head_channels if self.head_channels else num_heads
@@ -147,7 +154,7 @@ class UNet(nn.Module):
         return layers.conv(h.shape[-1], 3, self.dtype, name=name)(layers.double(h))
 
 
-def multiple_of(multipliers: Sequence[int]) -> int:
+def multiple_of(multipliers: Sequence[float]) -> int:
     """Returns what height and width must be multiples of."""
     return 2 ** (len(multipliers) - 1)
 
@@ -155,8 +162,18 @@ def multiple_of(multipliers: Sequence[int]) -> int:
 def check(network: UNet) -> None:
     """Raises UserError, a sentence that begins with the argument, for attributes that do not fit together."""
     num_stages, widths = len(network.multipliers), [network.channels * multiplier for multiplier in network.multipliers]
-    if network.channels % network.num_groups:
-        raise UserError(f"channels = {network.channels} must be a multiple of num_groups = {network.num_groups}.")
+    if max(widths) > MOST_CHANNELS:
+        raise UserError(
+            f"channels = {network.channels} with multipliers = {tuple(network.multipliers)} is not allowed; a stage has "
+            f"at most {MOST_CHANNELS:,} channels."
+        )
+    ratios = [width / network.num_groups for width in (min(network.channels, widths[0]), *widths)]
+    if wrong := [ratio * network.num_groups for ratio in ratios if abs(ratio - round(ratio)) > 1e-6]:
+        raise UserError(
+            f"channels = {network.channels} with multipliers = {tuple(network.multipliers)} is not allowed; a layer would "
+            f"have {wrong[0]:g} channels, which is no multiple of num_groups = {network.num_groups}."
+        )
+    widths = [round(width) for width in widths]
     if network.channels % 2:
         raise UserError(f"channels = {network.channels} must be even.")
     if not all(stage < num_stages for stage in network.attention_stages):

@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from etils import epath
 from diffusion_jax.errors import UserError
 
 Path = epath.Path
+FEWEST_FILES = 128  # open at once
 MOST_TEXT = 2**24  # bytes of a config or a manifest
 
 
@@ -31,8 +33,39 @@ def path(name: str | os.PathLike) -> Path:
 
 
 def absolute(name: Path) -> Path:
-    """Returns a folder's absolute path, which orbax needs."""
-    return name if is_object_store(name) else epath.Path(os.path.abspath(name))
+    """Returns a folder's absolute path, which orbax needs.
+
+    Raises UserError where orbax would write elsewhere than Python: its paths are UTF-8 in any locale.
+    """
+    if is_object_store(name):
+        return name
+    found, encoding = os.path.abspath(name), sys.getfilesystemencoding()
+    if found.encode("utf-8", "surrogatepass") != os.fsencode(found):
+        raise UserError(f"path {found!r} is not UTF-8 where the locale is {encoding}; rename it, or set LC_ALL=C.UTF-8.")
+    return epath.Path(found)
+
+
+def check_folder(name: Path) -> None:
+    """Raises UserError where a path cannot be a folder: on the way is a file, or a link to nothing."""
+    way = [] if is_object_store(name) else [name, *name.parents]
+    for place in way:
+        if os.path.islink(place) and not os.path.exists(place):
+            raise UserError(f"{str(place)!r} is a link to {os.readlink(place)!r}, where nothing is; it must be a folder.")
+        if os.path.exists(place) and not os.path.isdir(place):
+            raise UserError(f"{str(place)!r} is a file; it must be a folder.")
+
+
+def allow_files() -> None:
+    """Lets this process open at least `FEWEST_FILES` at once, which orbax needs; UserError where it may not."""
+    try:
+        import resource  # not on Windows, which has no such limit
+    except ImportError:
+        return
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= most < FEWEST_FILES:
+        raise UserError(f"a process may open {most} files at once here; allow {FEWEST_FILES} or more by `ulimit -n`.")
+    if 0 <= soft < FEWEST_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FEWEST_FILES, most))
 
 
 def real(name: Path) -> Path:

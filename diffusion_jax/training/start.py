@@ -1,6 +1,7 @@
 """The state with which a run starts: its latest checkpoint, new parameters, or the weights of another run."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,10 +49,24 @@ def first_state(
     make, key = functools.partial(make_state, parts=parts), streams.key(parts.seed, "init")
     abstract = jax.eval_shape(make, key)
     shardings = sharding.state_shardings(abstract, mesh, shard_optimizer=shard_optimizer)
+    check_size(abstract, shardings)
     if (state := checkpoints.restore_latest(sharding.with_shardings(abstract, shardings))) is not None:
         logs.say("resumed", f"at step {int(state.step):,}")
         return state
     return prepared(jax.jit(make, out_shardings=shardings)(key))
+
+
+def check_size(abstract: TrainState, shardings: Any) -> None:
+    """Raises UserError where a state is more than twice what a device is known to have: it would compile for long."""
+    sizes = jax.tree.map(
+        lambda leaf, where: math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize, abstract, shardings
+    )
+    size, memory = sum(jax.tree.leaves(sizes)), sharding.memory_per_device()
+    if size > 2 * memory > 0:
+        raise UserError(
+            f"parameters, EMAs and optimizer state take {size / 2**30:,.0f} GiB on each device, which may use "
+            f"{memory / 2**30:,.1f} GiB; set smaller model.channels, model.multipliers or model.num_classes."
+        )
 
 
 def with_weights(state: TrainState, origin: str, raw: Any, average: Any) -> TrainState:
