@@ -249,7 +249,7 @@ MISTAKES = {
     "out in training": ([DIGITS, "--workdir=x", "--out=y"], "flag --out = 'y' does not fit --mode=train"),
     "not a whole number": (
         [DIGITS, "--workdir=x", "--config.sample.num_images=1e3"],
-        "sample.num_images = 1000.0 is not allowed; it must be a whole number from 1 on, below 2^31: write 1000.",
+        "sample.num_images = 1000.0 is not allowed; it must be a whole number from 1 to 100000000: write 1000.",
     ),
     "too many steps": (
         [DIGITS, "--workdir=x", "--config.sample.num_steps=4000"],
