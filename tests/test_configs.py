@@ -109,6 +109,13 @@ def traced(function):
 
 def check_shapes(config):
     """Of the network at full size; nothing is computed. Returns those of the parameters."""
+    shape = {name: getattr(config.data, name) for name in ("image_size", "channels")}
+    return shapes_of(Config().with_values("model", **dict(config.model)).with_values("data", **shape))
+
+
+@functools.cache
+def shapes_of(config):
+    """Returns the shapes of the parameters, once for all configs with this network, and checks that of the output."""
     network = processes.network(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((2, *processes.image_shape(config)), jnp.float32)
