@@ -194,7 +194,8 @@ def test_what_an_image_takes_is_known_before_anything_runs():
     assert 1.0 < (memory.activation_bytes(config, 2) - memory.activation_bytes(config, 1)) / 83e6 < 1.3
 
 
-def test_a_batch_follows_from_the_memory():
+def test_a_batch_follows_from_the_memory(monkeypatch):
+    monkeypatch.setattr(memory, "activation_bytes", functools.cache(memory.activation_bytes))
     config = small(Config()).with_values("data", device_cache_gib=0.0)
     config = config.with_values("model", multipliers=(1,), attention_stages=())
     one = memory.activation_bytes(config, 2) - memory.activation_bytes(config, 1)
