@@ -1,5 +1,6 @@
 """Shared by all tests: eight CPU devices, so that meshes are real, quick compilation, and float64 on request."""
 
+import gc
 import os
 import tempfile
 from importlib import metadata
@@ -7,6 +8,7 @@ from importlib import metadata
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 if metadata.version("jaxlib").startswith("0.10."):  # a training step compiles in half the time; later ones lack the flag
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"  # threads gain nothing where there is a worker a core
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -22,12 +24,15 @@ import tiny
 
 import main
 
+gc.set_threshold(200_000, 50, 1000)  # what JAX keeps makes each collection long
+
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The workdir of a tiny run of two steps with two averages, to be read; `shutil.copytree` gives one to write in."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    assert main.main(["main.py", *tiny.flags(workdir, **tiny.TRAINED)]) == 0
+    with tiny.one_device():
+        assert main.main(["main.py", *tiny.flags(workdir, **tiny.TRAINED)]) == 0
     return workdir
 
 

@@ -193,7 +193,8 @@ def test_every_process_has_the_likelihood_of_its_probability_flow(kind):
     """A network that always answers x_0 = 0 makes of any image a linear flow: x_T = sigma_T / sigma_first x."""
     changes = {"process.kind": kind, "predicts": "x_0", "likelihood.kind": "pf_ode", "likelihood.tolerance": 1e-6}
     config = config_of(changes | ({"loss.time_density": "log_normal"} if kind == "ve" else {}))
-    params = jax.tree.map(jnp.zeros_like, processes.network(config).init(jax.random.key(0)))
+    shapes = jax.eval_shape(processes.network(config).init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
     found = jax.jit(likelihoods.likelihood_of(config))(params, 0, np.arange(3), {"x": x, "cond": {}})
     of = processes.process_of(config)
@@ -210,7 +211,7 @@ def test_every_process_has_the_likelihood_of_its_probability_flow(kind):
 def test_a_likelihood_is_of_what_the_codec_makes_of_images(kind, monkeypatch):
     """Bytes that count from 1 under a codec that knows it are the images themselves."""
     config = config_of({"likelihood.kind": kind, "likelihood.tolerance": 1e-2, "predicts": "x_0"})
-    params = processes.network(config).init(jax.random.key(0))
+    params = jax.jit(processes.network(config).init)(jax.random.key(0))
     x = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
 
     def measured(images):

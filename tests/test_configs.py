@@ -109,6 +109,13 @@ def traced(function):
 
 def check_shapes(config):
     """Of the network at full size; nothing is computed. Returns those of the parameters."""
+    shape = {name: getattr(config.data, name) for name in ("image_size", "channels")}
+    return shapes_of(Config().with_values("model", **dict(config.model)).with_values("data", **shape))
+
+
+@functools.cache
+def shapes_of(config):
+    """Returns the shapes of the parameters, once for all configs with this network, and checks that of the output."""
     network = processes.network(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((2, *processes.image_shape(config)), jnp.float32)
@@ -175,7 +182,8 @@ def test_what_an_image_takes_is_known_before_anything_runs():
     assert 1.0 < (memory.activation_bytes(config, 2) - memory.activation_bytes(config, 1)) / 83e6 < 1.3
 
 
-def test_a_batch_follows_from_the_memory():
+def test_a_batch_follows_from_the_memory(monkeypatch):
+    monkeypatch.setattr(memory, "activation_bytes", functools.cache(memory.activation_bytes))
     config = small(Config()).with_values("data", device_cache_gib=0.0)
     config = config.with_values("model", multipliers=(1,), attention_stages=())
     one = memory.activation_bytes(config, 2) - memory.activation_bytes(config, 1)

@@ -28,7 +28,7 @@ def test_the_same_images_from_a_fraction_of_the_bytes(trained, tmp_path, capsys)
 def test_another_run_starts_from_it_but_it_cannot_be_resumed(trained, tmp_path, capsys, one_device):
     out = tmp_path / "alone"
     export.main(["export", f"--workdir={trained}", f"--out={out}"])
-    again = tiny.flags(tmp_path / "again", num_steps=2, init_from=out)
+    again = tiny.flags(tmp_path / "again", init_from=out, **tiny.TRAINED)
     assert main.main(["main.py", *again]) == 0 and "fresh: none" in capsys.readouterr().out
     assert main.main(["main.py", *tiny.flags(out, num_steps=4)]) == command.BAD_INPUT
     sentence = f"holds weights alone, which cannot be resumed; use another workdir with --config.train.init_from={out}.\n"

@@ -4,6 +4,7 @@ In float64 within rounding, as it adds up over a chain; where a key says float32
 references' own float32 from their float64, as a share of the largest value. Images there are [B, C, H, W].
 """
 
+import math
 import re
 
 import jax
@@ -23,18 +24,19 @@ G4B, G4C, G4D = (recorded.load(name) for name in ("g4b_diffusers", "g4c_dpm_solv
 
 
 def mixture(*components):
-    """Returns the exact denoiser of data whose elements are drawn from Gaussians (weight, mean, std)."""
+    """Returns the exact denoiser, in NumPy, of data whose elements are drawn from Gaussians (weight, mean, std)."""
 
     def denoise(x, level):
-        a, b = (process.expand(column, x) for column in (level.alpha, level.sigma))
+        x, a, b = (np.asarray(array) for array in (x, level.alpha, level.sigma))
         log_r, x_0, eps = [], [], []
         for weight, mean, std in components:
             variance, off = (a * std) ** 2 + b**2, x - a * mean
-            log_r.append(jnp.log(weight) - 0.5 * jnp.log(variance) - off**2 / (2 * variance))
+            log_r.append(math.log(weight) - 0.5 * np.log(variance) - off**2 / (2 * variance))
             x_0.append(mean + a * std**2 / variance * off)
             eps.append(b / variance * off)
-        r = jax.nn.softmax(jnp.stack(log_r), axis=0)
-        return denoiser.Prediction(jnp.sum(r * jnp.stack(x_0), axis=0), jnp.sum(r * jnp.stack(eps), axis=0))
+        r = np.exp(log_r - np.max(log_r, axis=0))
+        r = r / np.sum(r, axis=0)
+        return denoiser.Prediction(*(jnp.asarray(np.sum(r * np.stack(parts), axis=0)) for parts in (x_0, eps)))
 
     return denoise
 

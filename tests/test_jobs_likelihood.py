@@ -28,6 +28,13 @@ def workdir(trained):
     return storage.path(trained)
 
 
+@pytest.fixture
+def model(trained):
+    """The run's model with the settings of `CHANGES`, whose program the job has too."""
+    config = tiny.config_of(CHANGES)
+    return dj.load(trained)._replace(config=config)
+
+
 def measure(workdir, out, **changes):
     config = tiny.config_of(CHANGES | {name.replace("__", "."): value for name, value in changes.items()})
     assert likelihood.run(config, workdir, storage.path(out)) == 0
@@ -56,7 +63,10 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(workdir, tmp_path, m
 
 
 def test_the_figures_are_those_of_the_library(workdir, tmp_path):
-    """bound.json's mean and standard error, of the terms that `likelihood.bound` gives for the same images and noises."""
+    """bound.json's mean and standard error, of the terms that `likelihood.bound` gives for the same images and noises.
+
+    Whatever the number of images that the network takes at once, which is another here.
+    """
     result = measure(workdir, tmp_path)
     model = dj.load(workdir)
     model = model._replace(config=dj.model.with_settings(model.config, num_steps=5))
@@ -112,9 +122,8 @@ def test_the_flow_has_names_of_its_own(workdir, tmp_path, one_device):
     assert measure_flow("other", sample__seed=1)["pf_ode_bits_per_dim"] != one["pf_ode_bits_per_dim"]
 
 
-def test_noises_belong_to_images(workdir):
+def test_noises_belong_to_images(model):
     """So an image's bound does not depend on its neighbours, nor on how many are asked at once."""
-    model = dj.load(workdir)
     batch = feed.read(tiny.digits_source(), [5, 6, 7])
     together = dj.model.measure(model, batch, np.array([5, 6, 7]))
     alone = dj.model.measure(model, jax.tree.map(lambda leaf: leaf[1:2], batch), np.array([6]))

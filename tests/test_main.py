@@ -186,7 +186,7 @@ def test_a_run_that_diverges_stops_with_a_sentence(tmp_path, capsys, one_device)
     assert err.count("\n") == 1
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["skipped"] > 0 and "loss" not in lines[-1] and "NaN" not in str(lines)
-    assert called(capsys, *tiny.flags(tmp_path / "run", num_steps=2))[0] == 0
+    assert called(capsys, *tiny.flags(tmp_path / "run", **tiny.TRAINED))[0] == 0
 
 
 MISTAKES = {

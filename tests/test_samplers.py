@@ -24,11 +24,16 @@ def grid_of(num_sampled, betas=None, grid=grids.trailing):
     return chain.level(grid(chain, num_sampled))
 
 
+def sample(denoise, sampler, x_T, grid, keys, **options):
+    """Returns what `samplers.sample` does, as one program."""
+    return jax.jit(lambda x_T, grid, keys: samplers.sample(denoise, sampler, x_T, grid, keys, **options))(x_T, grid, keys)
+
+
 def draw(name, denoise, grid, shape=(4, 8, 8, 1), seed=0, **options):
     """Returns `Samples` of one sampler on a grid, compiled."""
     keys = streams.keys(seed, "sampler", jnp.arange(shape[0]))
     x_T = jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(streams.keys(seed, "x_T", jnp.arange(shape[0])))
-    return jax.jit(lambda x_T, keys: samplers.sample(denoise, SAMPLERS[name], x_T, grid, keys, **options))(x_T, keys)
+    return sample(denoise, SAMPLERS[name], x_T, grid, keys, **options)
 
 
 @NAMES
@@ -60,7 +65,7 @@ def test_ddim_follows_the_flow_that_maps_quantiles_to_quantiles(x64):
         grid = grid_of(num_sampled)
         x_T = jnp.linspace(-2, 2, 9).reshape(9, 1, 1, 1)
         keys = streams.keys(0, "sampler", jnp.arange(9))
-        got = samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, grid, keys).x
+        got = sample(oracles.gaussian(), samplers.ddim(), x_T, grid, keys).x
         spread = jnp.sqrt(grid.alpha[0] ** 2 * oracles.STD**2 + grid.sigma[0] ** 2)
         exact = oracles.MEAN + oracles.STD * (x_T - grid.alpha[0] * oracles.MEAN) / spread
         errors.append(np.max(np.abs(got - exact)))
@@ -143,7 +148,7 @@ def test_trace_keeps_states_evenly_spaced_and_the_last(num_sampled, num_traced):
     x_T = jnp.ones((1, 8, 8, 1))
     grid = grid_of(num_sampled)
     keys = streams.keys(0, "sampler", jnp.arange(1))
-    got = samplers.sample(oracles.point(x_0), samplers.ddim(), x_T, grid, keys, num_traced=num_traced)
+    got = sample(oracles.point(x_0), samplers.ddim(), x_T, grid, keys, num_traced=num_traced)
     assert got.trace.shape == (num_traced, 1, 8, 8, 1) and len(alphas) == num_sampled + 1
     expected = np.asarray(grid.sigma[1:] / grid.sigma[0])[
         [-(-(j + 1) * num_sampled // num_traced) - 1 for j in range(num_traced)]
@@ -212,7 +217,8 @@ def test_the_gradient_through_a_learned_variance_is_finite():
 
     denoise = denoiser.make_denoiser(network, denoiser.EPS, learned_variance=True)
     sampler, keys = samplers.ancestral(variance="learned_range"), streams.keys(0, "sampler", jnp.arange(2))
-    by_x_T = jax.grad(lambda x_T: jnp.sum(samplers.sample(denoise, sampler, x_T, grid_of(5), keys).x))(
+    grid = grid_of(5)
+    by_x_T = jax.jit(jax.grad(lambda x_T: jnp.sum(samplers.sample(denoise, sampler, x_T, grid, keys).x)))(
         jnp.ones((2, 4, 4, 1))
     )
     assert np.all(np.isfinite(by_x_T)) and np.any(by_x_T != 0)
@@ -234,12 +240,12 @@ def test_a_grid_may_go_down_and_up_again(x64, optimized):
     chain = process.chain(schedules.linear(1000))
     down, up = chain.level(np.arange(1000, 399, -1)), chain.level(np.array([400, 700]))
     keys, x_T = streams.keys(0, "sampler", jnp.arange(1)), jax.random.normal(jax.random.key(0), (1, 64, 64, 4))
-    x = samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, down, keys).x
+    x = sample(oracles.gaussian(), samplers.ddim(), x_T, down, keys).x
     x = process.renoise(x, process.rows(up, 0), process.rows(up, 1), jax.random.normal(jax.random.key(1), x.shape))
-    x = samplers.sample(oracles.gaussian(), samplers.ddim(), x, chain.level(np.arange(700, -1, -1)), keys).x
+    x = sample(oracles.gaussian(), samplers.ddim(), x, chain.level(np.arange(700, -1, -1)), keys).x
     assert np.mean(x) == pytest.approx(oracles.MEAN, abs=0.02) and np.std(x) == pytest.approx(oracles.STD, abs=0.02)
     there_and_back = chain.level(np.array([1000, 500, 750, 0]))
-    assert np.all(np.isfinite(samplers.sample(oracles.gaussian(), samplers.ddim(), x_T, there_and_back, keys).x))
+    assert np.all(np.isfinite(sample(oracles.gaussian(), samplers.ddim(), x_T, there_and_back, keys).x))
 
 
 def test_renoising_composes_with_diffusing(x64):
@@ -261,4 +267,4 @@ def test_data_need_not_be_images(shape, x64):
     x_T = jax.random.normal(jax.random.key(0), shape)
     denoise = denoiser.limit_x_0(oracles.point(x_0), denoiser.dynamic_threshold)
     for sampler in (samplers.ancestral(variance="small"), multistep.unipc(), samplers.adaptive(of)):
-        np.testing.assert_allclose(samplers.sample(denoise, sampler, x_T, grid, keys).x, x_0, atol=1e-9)
+        np.testing.assert_allclose(sample(denoise, sampler, x_T, grid, keys).x, x_0, atol=1e-9)
