@@ -134,7 +134,7 @@ def check_first_loss(config):
     parts, x_0 = training.parts(config), jnp.zeros((2**16 // np.prod(shape) + 1, *shape))
     t, weight = parts.timesteps.draw(parts.timesteps.init(), jax.random.key(0), len(x_0))
     denoise = parts.make_denoiser(lambda x_t, c_noise: jnp.zeros_like(x_t))
-    losses, _ = parts.loss(denoise, x_0, parts.level_of(t), jax.random.key(1))
+    losses, _ = parts.loss(denoise, x_0, parts.level_of(t), jax.random.normal(jax.random.key(1), x_0.shape))
     expected = jnp.mean(parts.level_of(t).alpha ** 2) if config.predicts == "v" else 1.0
     assert float(jnp.mean(weight * losses)) == pytest.approx(float(expected), rel=0.05)
 
