@@ -142,7 +142,7 @@ def provenance(model: Model) -> dict[str, Any]:
         "process": config.process.model_dump(),
         "predicts": config.predicts,
         "model": config.model.model_dump(),
-        "device": jax.devices()[0].device_kind,
+        "device": sharding.device_name(),
         "versions": stored.versions(),
     }
 

@@ -283,6 +283,20 @@ def test_the_config_is_stored_with_versions(tmp_path):
         stored.agreed_config(storage.path(tmp_path), config_of({"model.channels": 16}))
 
 
+def test_what_is_not_as_when_the_run_was_saved_is_listed(tmp_path):
+    """Other cores of a CPU add numbers up in another order."""
+    workdir = storage.path(tmp_path)
+    stored.write_config(workdir, config_of({}), device="cpu with 2 cores")
+    assert stored.changed_since(workdir, "cpu with 2 cores") == ""
+    text = (tmp_path / "config.json").read_text().replace(f'"jax": "{jax.__version__}"', '"jax": "0.9"')
+    (tmp_path / "config.json").write_text(text)
+    expected = f"jax 0.9 -> {jax.__version__}, device cpu with 2 cores -> cpu with 1 core"
+    assert stored.changed_since(workdir, "cpu with 1 core") == expected
+    stored.write_config(workdir, config_of({}), versions=[])  # of an earlier format, or damaged
+    assert stored.changed_since(workdir, "cpu with 1 core") == ""
+    assert sharding.device_name().startswith("cpu with ")
+
+
 def test_of_many_fields_that_differ_a_few_are_said(tmp_path):
     """As of another config file beside a workdir."""
     stored.write_config(storage.path(tmp_path), config_of({}))

@@ -101,6 +101,14 @@ def check_images(workdir: storage.Path, seen: dict[str, Any]) -> None:
         )
 
 
+def changed_since(workdir: storage.Path, device: str) -> str:
+    """Returns what is not as when a run was last saved, 'jax 0.10.2 -> 0.11.0, ...': packages and device; '' for nothing."""
+    stored = _parsed(storage.read_text(workdir / "config.json", KIND))
+    before = stored["versions"] if isinstance(stored.get("versions"), dict) else {}
+    before, now = before | {"device": stored.get("device", device)}, versions() | {"device": device}
+    return ", ".join(f"{name} {before[name]} -> {new}" for name, new in now.items() if before.get(name, new) != new)
+
+
 def check_resumable(workdir: storage.Path) -> None:
     """Raises UserError if a workdir holds weights alone, which `tools.export` marks."""
     if _parsed(storage.read_text(workdir / "config.json", KIND)).get("weights_alone"):

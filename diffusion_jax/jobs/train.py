@@ -83,6 +83,8 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
     if stored.has_config(workdir):
         stored.check_resumable(workdir)
         config = stored.agreed_config(workdir, config)
+        if changed := stored.changed_since(workdir, sharding.device_name()):
+            logs.say("note", f"since the run was saved: {changed}; it goes on to rounding, not to the byte.")
     elif config.train.init_from:
         stored.read_config(storage.path(config.train.init_from))  # before anything is read or written
     checks.check(config := inputs.with_num_classes(config))
@@ -111,7 +113,8 @@ def _save(
     """
     log.wait_for_metrics()
     if sharding.is_first():
-        stored.write_config(workdir, config, images=inputs.data_fingerprint(config, source))
+        images = inputs.data_fingerprint(config, source)
+        stored.write_config(workdir, config, images=images, device=sharding.device_name())
     checkpoints.save(state)
 
 

@@ -181,6 +181,15 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, num_microbatches: int = 1) 
         )
 
 
+def device_name() -> str:
+    """Returns the kind of the devices; of a CPU also the number of cores, by which the order of its sums is chosen."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{device.device_kind} with {cores} core{'s' * (cores != 1)}"
+
+
 def memory_per_device() -> int:
     """Returns how many bytes a device may use, 0 where that is unknown; CPU devices share half of the machine's memory."""
     device = jax.local_devices()[0]
