@@ -32,8 +32,8 @@ def compiled():
     """Returns (parts, jitted step, state, batches of three steps) of a tiny run; the loss of black images is not finite."""
     plain = training.parts(tiny.config_of({"model.dropout": 0.1}))
 
-    def loss(denoise, x_0, level, key):
-        losses, terms = plain.loss(denoise, x_0, level, key)
+    def loss(denoise, x_0, level, eps):
+        losses, terms = plain.loss(denoise, x_0, level, eps)
         return losses + jnp.where(jnp.all(x_0 == -1), jnp.nan, 0), terms
 
     parts = plain._replace(loss=loss)
@@ -272,6 +272,7 @@ def test_a_signal_is_heard_while_the_first_step_compiles():
 
 def test_a_signal_is_caught_and_a_second_interrupt_ends_the_process(monkeypatch):
     ended, before = [], signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and this one in the background of a script
     monkeypatch.setattr(loop.os, "_exit", ended.append)
     with loop.catch_signals() as caught:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
