@@ -27,6 +27,14 @@ import main
 gc.set_threshold(200_000, 50, 1000)  # what JAX keeps makes each collection long
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgetting():
+    """Lets go of a file's programs after its last test: gigabytes of them would slow the others down."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The workdir of a tiny run of two steps with two averages, to be read; `shutil.copytree` gives one to write in."""

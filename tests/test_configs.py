@@ -84,7 +84,7 @@ def test_config(name, images):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name != "cifar10_edm"))
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "digits_edm"))
         for name in sorted({*NUM_PARAMETERS} - SAME_WHEN_SMALL)
     ],
 )
