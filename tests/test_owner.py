@@ -104,8 +104,11 @@ def test_a_sign_of_life_that_cannot_be_written_later_stops_nothing(workdir, monk
 
 FULL_DISK = """
 import resource, sys, main
+sys.path.insert(0, "tests")
+import tiny
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-sys.exit(main.main(["main.py", *{flags!r}]))
+with tiny.one_device():
+    sys.exit(main.main(["main.py", *{flags!r}]))
 """
 
 
@@ -114,7 +117,7 @@ sys.exit(main.main(["main.py", *{flags!r}]))
     [(20_000, "a checkpoint could not be saved"), (150, "File too large")],
 )
 @pytest.mark.slow
-def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(trained, tmp_path, limit, sentence):
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(trained, tmp_path, limit, sentence, one_device):
     """`trained` compiles what is asked for here: what a full disk cannot keep."""
     flags = tiny.flags(tmp_path / "run", **tiny.TRAINED)
     options = {"cwd": tiny.ROOT, "capture_output": True, "text": True, "timeout": 300, "check": False}
