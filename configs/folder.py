@@ -8,7 +8,7 @@ accelerator it takes images of 32 pixels and the small network of configs/fashio
 
 Of each image the middle square is taken, shrunk by area. Half of them are mirrored: --config.data.random_flip=False for
 letters and the like. --config.model.num_classes=-1 makes a class of each sub-folder, --config.data.skip_broken=True leaves
-out files that cannot be read. Images are drawn in 20 steps of UniPC (10 without an accelerator), previews too; for the
+out files that cannot be read. Images are generated in 20 steps of UniPC (10 without an accelerator), previews too; for the
 paper's way --config.sample.sampler=ancestral --config.sample.num_steps=1000.
 
 Cost: 100,000 steps; hours on a GPU, depending on the size. On two CPU cores 8,000 steps of 32 images, about an hour.
@@ -24,7 +24,7 @@ from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import logs, sharding
 
-NETWORKS = {  # image size: (multipliers, the level of 16 pixels, learning rate)
+NETWORKS = {  # image size: (multipliers, the stage of 16 pixels, learning rate)
     32: ((1, 2, 2, 2), 1, 2e-4),
     64: ((1, 2, 2, 2), 2, 2e-4),
     128: ((1, 1, 2, 2, 4), 3, 2e-5),
@@ -47,9 +47,9 @@ def get_config(path: str = "") -> ConfigDict:
 
 
 def _for_accelerators(size: int) -> ConfigDict:
-    config, (multipliers, attention_level, learning_rate) = cifar10.get_config(), NETWORKS[size]
+    config, (multipliers, attention_stage, learning_rate) = cifar10.get_config(), NETWORKS[size]
     config.data.image_size = (size, size)
-    config.model.update(multipliers=multipliers, attention_stages=(attention_level,))
+    config.model.update(multipliers=multipliers, attention_stages=(attention_stage,))
     config.train.update(num_steps=100_000, batch_size=0, learning_rate=learning_rate, sample_every=1000)
     config.sample.update(num_steps=20, batch_per_device=16)
     return config
@@ -64,7 +64,7 @@ def _for_cpus() -> ConfigDict:
 
 
 def _look_at(path: str) -> tuple[int, int, str]:
-    """Returns (image size, channels, what was found) of a sample of the files; those that cannot be read are said later."""
+    """Returns (image size, channels, what was found) of a sample of the files; the run names those that cannot be read."""
     files, _ = sources.image_files(path)
     sides, are_grey = [], []
     for file in files[:: -(-len(files) // NUM_LOOKED_AT)]:

@@ -113,7 +113,7 @@ def make_denoiser(network: Network, parameterization: Parameterization, *, learn
 
 
 def predicting(denoise: Denoiser) -> Denoiser:
-    """Returns the same denoiser, which says so where it is none: where it is a network, whose output is an array."""
+    """Returns the same denoiser, which raises ValueError where its output is not a `Prediction`, as that of a network."""
     if not callable(denoise):
         raise ValueError(f"denoise = {errors.shown(denoise)} is not a function (x_t, level) -> Prediction.")
 

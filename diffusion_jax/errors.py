@@ -1,4 +1,4 @@
-"""The two ways in which a run ends early on purpose; main.py prints their sentence without a stack trace."""
+"""The two ways in which a run ends early on purpose, each one sentence without a stack trace, and parts of sentences."""
 
 import operator
 from collections.abc import Sequence

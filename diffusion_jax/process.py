@@ -258,7 +258,7 @@ def one_below(levels: Level, t: Level) -> Level:
 def expand(column: Array, x: Array) -> Array:
     """Returns a level's column ([] or [B]) with the axes that broadcast it against x. # [B, 1, ..., 1]
 
-    Nearly all of the mathematics comes by here, so that wrong arrays are told here.
+    Nearly all of the mathematics comes by here, so wrong arrays are refused here.
 
     Raises:
         ValueError: where x is not an array of floating-point numbers, or has not as many images as there are levels.

@@ -128,7 +128,7 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
     ("changes", "sentence"),
     [
         ({"data.image_size": (9, 8), "model.multipliers": (1, 2)}, "height and width must be multiples of 2"),
-        ({"model.channels": 10}, "model.channels = 10 .* would have 10 channels, which is no multiple of num_groups = 4"),
+        ({"model.channels": 10}, "model.channels = 10 .* would have 10 channels, which is not a multiple of num_groups = 4"),
         (
             {"model.multipliers": (0.3,)},
             r"channels = 8 with multipliers = \(0.3,\) .* would have 2.4 channels",

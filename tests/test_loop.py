@@ -270,6 +270,24 @@ def test_a_signal_is_heard_while_the_first_step_compiles():
     assert heard.is_set()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("checkpoint_every", "end", "steps"),
+    [(1, "saved at step 1; the same command resumes.", ["1"]), (4, "any config may use the workdir.", [])],
+)
+def test_what_a_signal_in_the_first_call_leaves_is_what_is_said(tmp_path, capsys, monkeypatch, checkpoint_every, end, steps):
+    def stop(call, caught):
+        caught.extend([signal.SIGINT] * call)
+        return call > 0
+
+    monkeypatch.setattr(sharding, "all_stop", stop)
+    config = tiny.config_of({"train.num_steps": 4, "train.checkpoint_every": checkpoint_every})
+    with tiny.one_device():
+        assert train.run(config, storage.path(tmp_path)) == 128 + signal.SIGINT
+    assert capsys.readouterr().out.splitlines()[-1].endswith(end)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == steps
+
+
 def test_a_signal_is_caught_and_a_second_interrupt_ends_the_process(monkeypatch):
     ended, before = [], signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)  # and this one in the background of a script

@@ -16,7 +16,7 @@ def check(config: Config) -> None:
 
 
 def check_kind(config: Config) -> None:
-    """Raises UserError for what is no `Config`, such as what get_config() of a file of configs/ returns."""
+    """Raises UserError for what is not a `Config`, such as what get_config() of a file of configs/ returns."""
     if not isinstance(config, Config):
         raise UserError(
             f"a config of type {type(config).__name__} is not allowed; it must be a Config, such as "

@@ -62,11 +62,12 @@ def run(config: Config, workdir: storage.Path) -> int:
                 stop=lambda call: check_owner() or sharding.all_stop(call, caught),
             )
             num_taken = int(state.step) - first_step
-            is_whole = num_taken > per_call or not caught or int(state.step) >= train.num_steps
-            if is_whole and (num_taken or not watching.is_unreadable):
+            is_saved = num_taken > 0 and int(state.step) % train.checkpoint_every == 0  # by the hook
+            is_early = caught and num_taken <= per_call and not is_saved and int(state.step) < train.num_steps
+            if not is_early and (num_taken or not watching.is_unreadable):
                 save(state)
-    if not is_whole:
-        return _print_unsaved(workdir, first_step, caught)
+    if is_early:
+        return _print_unsaved(first_step, caught)
     if watching.is_unreadable:
         raise fed.failure() or RunError(
             "another process could not read an image, and says which; what was learned is saved."
@@ -128,7 +129,7 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
     logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
     for label, text in inputs.summary(config, source):
         logs.say(label, text)
-    widths = ", ".join(str(config.model.channels * multiplier) for multiplier in config.model.multipliers)
+    widths = ", ".join(f"{config.model.channels * multiplier:g}" for multiplier in config.model.multipliers)
     logs.say("network", f"{num_params:,} parameters, {config.model.dtype}, stages of {widths} channels")
     span = f"{int(state.step):,} to {train.num_steps:,}"
     logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} steps a call")
@@ -141,7 +142,7 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
     logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
 
 
-def _print_unsaved(workdir: storage.Path, first_step: int, caught: list[int]) -> int:
+def _print_unsaved(first_step: int, caught: list[int]) -> int:
     left = f"it resumes at step {first_step:,}" if first_step else "nothing was saved, and any config may use the workdir"
     logs.say("stopped", f"by signal {caught[0]}, before there was a step worth saving; {left}.")
     return 128 + caught[0]

@@ -171,7 +171,7 @@ def check(network: UNet) -> None:
     if wrong := [ratio * network.num_groups for ratio in ratios if abs(ratio - round(ratio)) > 1e-6]:
         raise UserError(
             f"channels = {network.channels} with multipliers = {tuple(network.multipliers)} is not allowed; a layer would "
-            f"have {wrong[0]:g} channels, which is no multiple of num_groups = {network.num_groups}."
+            f"have {wrong[0]:g} channels, which is not a multiple of num_groups = {network.num_groups}."
         )
     widths = [round(width) for width in widths]
     if network.channels % 2:

@@ -60,6 +60,10 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     """
     devices = devices_of(topology)
     chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.unknown(sharding.memory_per_device())
+    if not chip.memory:
+        raise UserError(
+            f"flag --topology = {topology!r} cannot be planned: the memory of {devices[0].device_kind} is unknown."
+        )
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp, devices=devices)
     config = memory.with_batch_size(inputs.with_num_classes(config), mesh, memory=chip.memory)
     found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config.model.dtype}
