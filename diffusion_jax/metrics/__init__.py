@@ -1,0 +1,1 @@
+"""How close generated images are to real ones: functions of features, arrays [N, D], that know no network and no disk."""
