@@ -1,0 +1,147 @@
+"""Tensors of other people's files, read without executing anything: torch's .pth, pickled NumPy arrays, .safetensors."""
+
+import hashlib
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import storage
+from diffusion_jax.weights import pickles
+
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+TORCH = 0x1950A86A20F9469CFC6C  # the number that begins torch's older files
+ABOUT = "about"  # the entry of a .safetensors file of ours that says what it is
+KINDS = "torch's .pth, a pickled dictionary of NumPy arrays, or .safetensors"
+
+
+def read(file: storage.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file by name; in nested dictionaries the names are joined by dots.
+
+    A file whose name ends in 8 hex digits, as 'net-6726825d.pth', must have the SHA-256 that begins with them.
+
+    Raises UserError where the file cannot be read, is damaged, or holds anything but tensors, numbers and texts.
+    """
+    try:
+        content = storage.read_bytes(file)
+    except (OSError, MemoryError) as error:
+        raise UserError(f"file of weights {str(file)!r} cannot be read ({error or 'it is larger than memory'}).") from error
+    _check_name(file, content)
+    try:
+        found = _tensors(content)
+    except Exception as error:  # zipfile, safetensors and pickletools have many names for what a damaged file is
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        reason = kind + str(error).split("\n")[0][:200]
+        raise UserError(f"file of weights {str(file)!r} cannot be read as tensors: {reason}; it must be {KINDS}.") from error
+    if not found:
+        raise UserError(f"file of weights {str(file)!r} holds no tensors; it must be {KINDS}.")
+    return found
+
+
+def read_metadata(file: storage.Path) -> dict[str, str]:
+    """Returns what `as_bytes` has written beside the tensors of a file; {} where it is not of that kind."""
+    content = storage.read_bytes(file)
+    try:
+        return json.loads(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"][ABOUT])
+    except (ValueError, TypeError, KeyError):
+        return {}
+
+
+def as_bytes(named: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """Returns a .safetensors file, always the same for the same tensors.
+
+    What it says beside them is one entry, since safetensors writes several in a random order.
+    """
+    contiguous = {name: np.ascontiguousarray(value) for name, value in named.items()}
+    return safetensors.numpy.save(contiguous, {ABOUT: json.dumps(metadata, sort_keys=True)})
+
+
+def _check_name(file: storage.Path, content: bytes) -> None:
+    given = re.search(r"-([0-9a-f]{8})\.\w+$", file.name)
+    if given and not (found := hashlib.sha256(content).hexdigest()).startswith(given[1]):
+        raise UserError(
+            f"file of weights {str(file)!r} is damaged: its SHA-256 must begin with {given[1]}, as its name says, but "
+            f"begins with {found[:8]}; download it again."
+        )
+
+
+def _tensors(content: bytes) -> dict[str, np.ndarray]:
+    if content.startswith(ZIP):
+        return _of_zip(content)
+    if content.startswith(PICKLE):
+        return _of_pickle(content)
+    if content[8:9] == b"{":
+        return safetensors.numpy.load(content)
+    raise ValueError("it is of another kind")
+
+
+def _of_zip(content: bytes) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file of torch 1.6 and later: a pickle, and a file for each storage."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        infos = {info.filename: info for info in archive.infolist()}
+        if any(info.compress_type != zipfile.ZIP_STORED for info in infos.values()):
+            raise ValueError("it is a compressed archive")
+        if sum(info.file_size for info in infos.values()) > len(content):
+            raise ValueError("its parts are larger than the file")
+        folder = next((name.removesuffix("data.pkl") for name in infos if name.endswith("/data.pkl")), None)
+        if folder is None:
+            raise ValueError("it is an archive without data.pkl")
+        if f"{folder}byteorder" in infos and archive.read(f"{folder}byteorder") != b"little":
+            raise ValueError("its numbers are big-endian")
+        held = pickles.load(io.BytesIO(archive.read(f"{folder}data.pkl"))).value
+        storages = {name.removeprefix(f"{folder}data/"): archive.read(name) for name in infos}
+    return {name: _filled(item, storages) for name, item in _flat(held)}
+
+
+def _of_pickle(content: bytes) -> dict[str, np.ndarray]:
+    """Returns the tensors of a pickle; in a file of torch before 1.6 the storages follow after five pickles."""
+    file = io.BytesIO(content)
+    held, _ = pickles.load(file)
+    if held != TORCH:
+        return {name: _filled(item, {}) for name, item in _flat(held)}
+    _, system, (held, declared), (keys, _) = [pickles.load(file) for _ in range(4)]
+    if not system.value["little_endian"]:
+        raise ValueError("its numbers are big-endian")
+    storages, start = {}, file.tell()
+    for key in keys:
+        start += 8  # the number of elements, which the pickle has said
+        storages[key] = memoryview(content)[start : start + declared[key].num_bytes()]
+        start += len(storages[key])
+    return {name: _filled(item, storages) for name, item in _flat(held)}
+
+
+def _flat(held: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yields (name, array or `Tensor`) of nested dictionaries; numbers, texts and lists beside them are left out."""
+    seen = set() if seen is None else seen
+    if not isinstance(held, dict) or id(held) in seen:
+        raise ValueError("it has one dictionary in two places" if isinstance(held, dict) else "it is not a dictionary")
+    seen.add(id(held))
+    for key, item in held.items():
+        item, name = pickles.value_of(item), f"{prefix}{key}"
+        if isinstance(item, dict):
+            yield from _flat(item, f"{name}.", seen)
+        elif isinstance(item, np.ndarray | pickles.Tensor):
+            yield name, item
+
+
+def _filled(item: Any, storages: dict[str, bytes | memoryview]) -> np.ndarray:
+    """Returns an array, or a tensor as a view of its storage: no number is copied."""
+    if isinstance(item, np.ndarray):
+        return item
+    ((key, dtype, num), offset, shape, strides), data = item, storages.get(item.storage.key, b"")
+    if len(data) != item.storage.num_bytes():
+        raise ValueError(f"storage {key!r:.40} must have {num:,} numbers of {dtype}, and has {len(data):,} bytes")
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if last >= num or math.prod(shape) > num:
+        raise ValueError(f"it has a tensor {list(shape)} in a storage of {num:,} numbers")
+    start = np.frombuffer(data, dtype)[offset:]
+    return np.lib.stride_tricks.as_strided(start, shape, [dtype.itemsize * stride for stride in strides], writeable=False)
