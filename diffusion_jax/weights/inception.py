@@ -1,0 +1,37 @@
+"""Weights of the Inception-v3 of FID, from pytorch-fid's and torch-fidelity's .pth or the pickled dictionary of jax-fid."""
+
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.networks.inception import NUM_LOGITS
+from diffusion_jax.weights import maps
+
+TORCH = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+JAX = {"kernel": "kernel", "scale": "scale", "bias": "bias", "mean": "mean", "var": "var"}
+
+
+def read(tensors: maps.Tensors, like: Any) -> Any:
+    """Returns the parameters of either; errors as for `maps.read`, and UserError for torchvision's own training."""
+    classes = np.size(tensors["fc.bias"]) if "fc.bias" in tensors else NUM_LOGITS
+    if classes != NUM_LOGITS or any(name.startswith("AuxLogits") for name in tensors):
+        raise UserError(
+            f"the weights are of an Inception-v3 with {classes:,} classes, as torchvision trained it: its features are not "
+            f"those of FID, whose network of 2015 has {NUM_LOGITS:,}."
+        )
+    kept = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    theirs = map_of(like) if "fc.weight" in tensors else map_of(like, leaves=JAX, layout=np.asarray)
+    return maps.read(kept, like, theirs)
+
+
+def map_of(like: Any, *, leaves: maps.Names = TORCH, layout: maps.Layout = maps.torch) -> maps.Map:
+    """Returns {our path: (their name, layout)} of the network's parameters; torch's unless the others are asked for."""
+
+    def entry(module: str, leaf: str) -> tuple[str, maps.Layout]:
+        if leaf == "fc_bias":
+            return "fc.bias", layout
+        parent, _, part = module.rpartition(".")
+        return f"{parent}.bn.{leaves[leaf]}" if part == "norm" else f"{module}.{leaves[leaf]}", layout
+
+    return maps.of_leaves(like, entry)
