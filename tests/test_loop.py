@@ -15,7 +15,7 @@ import pytest
 import tiny
 
 from diffusion_jax import networks, streams
-from diffusion_jax.compose import choices, inputs, training
+from diffusion_jax.compose import choices, inputs, stored, training
 from diffusion_jax.data import feed, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
@@ -69,6 +69,14 @@ def test_a_run_does_not_go_on_with_other_images_or_classes(tmp_path, capsys, one
         train.run(config, workdir)
     plain = tiny.config_of(changes)
     assert inputs.data_fingerprint(plain, inputs.source(plain)) == {"num_images": 7, "class_names": []}
+
+
+def test_a_run_goes_on_where_names_of_classes_became_known(tmp_path):
+    """As those of an .npz file did, which were not read once."""
+    stored.write_config(storage.path(tmp_path), tiny.config_of({}), images={"num_images": 8, "class_names": []})
+    stored.check_images(storage.path(tmp_path), {"num_images": 8, "class_names": ["cats", "dogs"]})
+    with pytest.raises(UserError, match="num_images: 8 -> 7"):
+        stored.check_images(storage.path(tmp_path), {"num_images": 7, "class_names": ["cats", "dogs"]})
 
 
 def test_training_lowers_the_loss():

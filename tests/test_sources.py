@@ -46,6 +46,15 @@ def test_npz_gives_back_what_was_stored(tmp_path):
     np.testing.assert_array_equal(read_all(sources.npz(path=str(tmp_path / "grey.npz")))[0], PIXELS[..., :1])
 
 
+def test_npz_gives_the_names_of_its_labels(tmp_path):
+    """Which count as classes, whether an image has them or not."""
+    np.savez(tmp_path / "set.npz", images=PIXELS[:2], labels=[1, 0], label_names=["cats", "dogs", "emus"])
+    found = sources.npz(path=str(tmp_path / "set.npz"))
+    assert (found.class_names, found.num_classes) == (("cats", "dogs", "emus"), 3)
+    np.savez(tmp_path / "no_labels.npz", images=PIXELS[:2], label_names=["cats"])
+    assert sources.npz(path=str(tmp_path / "no_labels.npz")).class_names == ()
+
+
 @pytest.mark.parametrize(
     ("arrays", "found"),
     [
@@ -56,6 +65,8 @@ def test_npz_gives_back_what_was_stored(tmp_path):
         ({"images": PIXELS, "labels": np.zeros(6, int)}, r"whole numbers below 2\^31, \[7\]; found int64 \[6\]"),
         ({"images": PIXELS, "labels": np.full(7, 2**31)}, "whole numbers below 2"),
         ({"images": PIXELS.transpose(0, 3, 1, 2)}, r"\[N, C, H, W\], \[7, 3, 32, 32\]; store them as \[N, H, W, C\]"),
+        ({"images": PIXELS, "labels": np.arange(7), "label_names": ["cats"]}, r"\[7\] or more; found <U4 \[1\]"),
+        ({"images": PIXELS, "labels": np.arange(7), "label_names": np.arange(7)}, r"as text, .* found int64 \[7\]"),
         ({"images": PIXELS, "labels": np.zeros(7)}, r"whole numbers below 2\^31, \[7\]; found float64 \[7\]"),
     ],
 )
@@ -303,7 +314,7 @@ def test_a_folder_without_images_is_named(tmp_path):
     with pytest.raises(UserError, match="does not contain images; it must contain .avif, .bmp, .gif, .jfif, .jpeg"):
         sources.folder(path=str(tmp_path))
     for path in ("", str(tmp_path / "nowhere")):
-        with pytest.raises(UserError, match="is not a folder; data.source = 'folder' needs a folder with images"):
+        with pytest.raises(UserError, match="is not a folder; it must be a folder with images"):
             sources.folder(path=path)
 
 

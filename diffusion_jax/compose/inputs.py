@@ -135,10 +135,11 @@ def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
     yield "images", f"{crop}{size}; {flip}"
     if source.left_out:
         yield "left out", f"{source.left_out}: files that are not read as images"
+    kind = "sub-folders" if data.source == "folder" else "classes"
     if num_classes and names:
         yield "classes", ", ".join(f"{label} {name}" for label, name in enumerate(names))
     elif not num_classes and names and source.num_classes:
-        yield "classes", f"{len(names):,} sub-folders, not used; --config.model.num_classes=-1 trains with them"
+        yield "classes", f"{len(names):,} {kind}, not used; --config.model.num_classes=-1 trains with them"
     if num_classes > len(names) > 0:
         text = f"config field model.num_classes = {num_classes} is more than the data has; the others are not trained."
         yield "warning", text

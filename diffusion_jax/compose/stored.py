@@ -20,7 +20,7 @@ LEFT_OPEN = {  # fields and the values with which they leave the choice to a run
     "model.num_classes": -1,
     "model.precision": "default",
 }
-FORMAT_VERSION = 7  # of config.json and of the checkpoints beside it
+FORMAT_VERSION = 8  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
 RENAMED = {  # in an earlier format -> now
     "process.rescale_condition": "process.rescale_c_noise",
@@ -90,11 +90,15 @@ def write_config(workdir: storage.Path, config: Config, **more: Any) -> None:
 
 
 def check_images(workdir: storage.Path, seen: dict[str, Any]) -> None:
-    """Raises UserError if the run was begun on other images. `seen` is stored beside the config."""
+    """Raises UserError if the run was begun on other images. `seen` is stored beside the config.
+
+    Names of classes that were not known then, as those of an .npz file once were not, are no difference.
+    """
     stored = _parsed(storage.read_text(workdir / "config.json", KIND)).get("images", seen)
     if not isinstance(stored, dict):
         raise UserError(f"config.json is damaged (images = {errors.shown(stored)}).")
-    if differences := [f"{name}: {stored.get(name)} -> {seen[name]}" for name in seen if stored.get(name) != seen[name]]:
+    before = {name: stored.get(name) or new for name, new in seen.items()}
+    if differences := [f"{name}: {before[name]} -> {new}" for name, new in seen.items() if before[name] != new]:
         raise UserError(
             f"workdir {str(workdir)!r} was begun on other images ({'; '.join(differences)}); the order of the "
             "batches and the labels would change. Use those images, or another workdir with train.init_from."

@@ -76,32 +76,37 @@ def digits(*, split: str = "") -> Source:
     return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
 
 
-def npz(*, path: str) -> Source:
+def npz(*, path: str, field: str = "data.path") -> Source:
     """Returns the arrays 'images' (or 'arr_0'), uint8 [N, H, W, C] or [N, H, W], and 'labels' (or 'arr_1') of an .npz file.
 
-    Raises UserError where the file is missing or holds something else.
+    The names of the labels 0, 1, ... may be there as text, 'label_names'. Raises UserError where the file is missing or
+    holds something else.
+
+    Args:
+        path: of the file.
+        field: of the config that names it, for sentences.
     """
     file = storage.path(path)
     if not path or not file.exists():
-        raise UserError(f"config field data.path = {path!r} is not a file; data.source = 'npz' needs an .npz file.")
+        raise UserError(f"config field {field} = {path!r} is not a file; it must be an .npz file.")
     try:
         with storage.reading(file) as opened:
-            stored = arrays.read_npz(opened, ("images", "arr_0", "labels", "arr_1"))
+            stored = arrays.read_npz(opened, ("images", "arr_0", "labels", "arr_1", "label_names"))
         images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
         labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
     except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
         raise UserError(
-            f"data.path = {path!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
+            f"config field {field} = {path!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
         ) from error
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
         found = "no such array" if images is None else f"{images.dtype} {list(images.shape)}"
         raise UserError(
-            f"data.path = {path!r} must hold 'images' or 'arr_0' as uint8 [N, H, W, C], 0 to 255; found {found}."
+            f"config field {field} = {path!r} must hold 'images' or 'arr_0' as uint8 [N, H, W, C], 0 to 255; found {found}."
         )
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] > 4:
         raise UserError(
-            f"data.path = {path!r} holds images as [N, C, H, W], {list(images.shape)}; store them as [N, H, W, C]: "
-            "images.transpose(0, 2, 3, 1)."
+            f"config field {field} = {path!r} holds images as [N, C, H, W], {list(images.shape)}; store them as "
+            "[N, H, W, C]: images.transpose(0, 2, 3, 1)."
         )
     images = images[..., None] if images.ndim == 3 else images
     if labels is None:
@@ -109,10 +114,25 @@ def npz(*, path: str) -> Source:
     is_whole = labels.dtype.kind in "iu" and INT32.min <= labels.min(initial=0) and labels.max(initial=0) <= INT32.max
     if not is_whole or labels.shape != images.shape[:1]:
         raise UserError(
-            f"data.path = {path!r} must hold 'labels' or 'arr_1' as whole numbers below 2^31, [{len(images)}]; "
+            f"config field {field} = {path!r} must hold 'labels' or 'arr_1' as whole numbers below 2^31, [{len(images)}]; "
             f"found {labels.dtype} {list(labels.shape)}."
         )
-    return _of_arrays(images, labels)
+    class_names = (
+        _label_names(f"config field {field} = {path!r}", stored["label_names"], labels) if "label_names" in stored else ()
+    )
+    found = _of_arrays(images, labels)
+    return found._replace(class_names=class_names, num_classes=max(found.num_classes, len(class_names)))
+
+
+def _label_names(file: str, names: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
+    """Returns the names of the labels of an .npz file; UserError where they are not text, or too few."""
+    fewest = int(labels.max(initial=-1)) + 1
+    if names.dtype.kind != "U" or names.ndim != 1 or len(names) < fewest:
+        raise UserError(
+            f"{file} must hold 'label_names' as text, one for each label, [{fewest}] or more; found "
+            f"{names.dtype} {list(names.shape)}."
+        )
+    return tuple(names.tolist())
 
 
 def idx(*, path: str, split: str = "train") -> Source:
@@ -162,7 +182,7 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
     return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
-def folder(*, path: str, skip_broken: bool = False) -> Source:
+def folder(*, path: str, skip_broken: bool = False, field: str = "data.path") -> Source:
     """Returns the images of a folder and its sub-folders, in the order of their names; see `decode` for which.
 
     The classes are the sub-folders in the order of their names as text ("10" comes before "2"); files that lie in none of
@@ -172,14 +192,15 @@ def folder(*, path: str, skip_broken: bool = False) -> Source:
     Args:
         path: of the folder.
         skip_broken: whether to read every file once now, and to leave out those that cannot be read.
+        field: of the config that names the folder, for sentences.
     """
     root = storage.path(path)
-    files, left_out = image_files(path)
+    files, left_out = image_files(path, field)
     class_names = sorted({_class_of(root, file) for file in files})
     labels = {name: label for label, name in enumerate(class_names)}
     whole, skipped = _whole(files) if skip_broken else (files, "")
     if not whole:
-        raise UserError(f"config field data.path = {path!r} does not contain images that can be read: {skipped}.")
+        raise UserError(f"config field {field} = {path!r} does not contain images that can be read: {skipped}.")
 
     def read(number: int) -> Record:
         return labelled(decode(whole[number]), labels[_class_of(root, whole[number])])
@@ -217,26 +238,24 @@ def by_reason(failures: Sequence[UnreadableError], num_images: int) -> str:
     return f"{len(failures):,} of {num_images:,} images cannot be read: {', '.join(listed)}"
 
 
-def image_files(path: str) -> tuple[list[storage.Path], str]:
+def image_files(path: str, field: str = "data.path") -> tuple[list[storage.Path], str]:
     """Returns (the images of a folder and its sub-folders in the order of their names, what is left out).
 
     Raises UserError where there is no such folder, it cannot be read, or no image is in it.
     """
     root = storage.path(path)
     if not path or not root.is_dir():
-        raise UserError(
-            f"config field data.path = {path!r} is not a folder; data.source = 'folder' needs a folder with images."
-        )
+        raise UserError(f"config field {field} = {path!r} is not a folder; it must be a folder with images.")
     try:
         found = sorted(storage.files(root, IMAGE_SUFFIXES), key=lambda file: file.parts)
     except OSError as error:
-        raise UserError(f"config field data.path = {path!r} cannot be read ({error}).") from error
+        raise UserError(f"config field {field} = {path!r} cannot be read ({error}).") from error
     files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
     others = collections.Counter(file.suffix.lower() or "without a suffix" for file in found)
     left_out = ", ".join(f"{num:,} {kind}" for kind, num in sorted(others.items()) if kind not in IMAGE_SUFFIXES)
     if not files:
         raise UserError(
-            f"config field data.path = {path!r} does not contain images; it must contain {', '.join(IMAGE_SUFFIXES)} files"
+            f"config field {field} = {path!r} does not contain images; it must contain {', '.join(IMAGE_SUFFIXES)} files"
             f"{f', and has {left_out}' if left_out else ''}."
         )
     return files, left_out
