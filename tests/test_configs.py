@@ -13,7 +13,7 @@ from PIL import Image
 import configs
 from configs import celeba64, cifar10, lsun
 from diffusion_jax import streams
-from diffusion_jax.compose import checks, memory, processes, sampling, stored, training
+from diffusion_jax.compose import checks, inputs, memory, processes, sampling, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs.shards import flatten
@@ -21,6 +21,7 @@ from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
 
 NUM_PARAMETERS = {
+    "avatars64": 1_087_347,
     "celeba64": 78_700_803,
     "celebahq256": 113_673_219,  # "114 million", Ho et al. 2020, appendix B
     "cifar10": 35_746_307,  # "35.7 million", ibid.
@@ -38,6 +39,7 @@ NUM_PARAMETERS = {
     "lsun:bedroom_large": 255_677_955,  # "256 million", ibid.
     "lsun:cat": 113_673_219,
     "lsun:church": 113_673_219,
+    "sprites": 687_347,
 }
 
 SAME_WHEN_SMALL = {"celebahq256", "lsun:bedroom", "lsun:bedroom_large", "lsun:cat"}  # as lsun:church, but for:
@@ -78,7 +80,7 @@ def test_config(name, images):
         one, other = small(config).flat(), small(Config.of_flat(flatten(get_config("lsun:church", images).to_dict()))).flat()
         assert {field for field in one if one[field] != other[field]} <= NUM_STEPS_AND_IMAGES
     else:
-        take_two_steps(small(config), traced)
+        take_steps(small(config), traced, 1)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_config(name, images):
 )
 def test_two_steps_of_a_config_move_its_weights(name, images):
     config = Config.of_flat(flatten(get_config(name, images).to_dict()))
-    state, after, metrics = take_two_steps(small(config), jax.jit)
+    state, after, metrics = take_steps(small(config), jax.jit, 2)
     assert int(after.step) == 2 and int(after.counters["skipped"]) == 0 and np.isfinite(metrics["loss"])
     moved = jax.tree.leaves(jax.tree.map(lambda old, new: bool(jnp.any(old != new)), state.params, after.params))
     assert np.mean(moved) > 0.9  # two steps at 2e-5 are too small for some of the parameters near 1
@@ -120,7 +122,8 @@ def shapes_of(config):
     network = processes.network(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
     x_t = jax.ShapeDtypeStruct((2, *processes.image_shape(config)), jnp.float32)
-    output = jax.eval_shape(network.apply, params, x_t, jax.ShapeDtypeStruct((2,), jnp.float32), {})
+    cond = inputs.conditioning(config).spec(2)
+    output = jax.eval_shape(network.apply, params, x_t, jax.ShapeDtypeStruct((2,), jnp.float32), cond)
     num_outputs = (1 + config.model.learned_variance) * x_t.shape[-1]
     assert output.shape == (*x_t.shape[:-1], num_outputs) and output.dtype == jnp.float32
     return params
@@ -139,13 +142,14 @@ def check_first_loss(config):
     assert float(jnp.mean(weight * losses)) == pytest.approx(float(expected), rel=0.05)
 
 
-def take_two_steps(config, jit):
+def take_steps(config, jit, num_steps):
     checks.check(config)
     parts = training.parts(config)
     state = after = jit(functools.partial(start.make_state, parts=parts))(streams.key(0, "init"))
-    batch = {"x": np.zeros((2, *processes.image_shape(config)), np.uint8), "cond": {}}
+    cond = jax.tree.map(lambda of_two: np.zeros(of_two.shape, of_two.dtype), inputs.conditioning(config).spec(2))
+    batch = {"x": np.zeros((2, *processes.image_shape(config)), np.uint8), "cond": cond}
     step = jit(functools.partial(training_step.train_step, parts=parts))
-    for _ in range(2):
+    for _ in range(num_steps):
         after, metrics = step(after, batch)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state) and metrics["loss"].shape == ()
     return state, after, metrics
