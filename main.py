@@ -2,13 +2,14 @@
 
     python main.py --config=configs/digits.py --workdir=runs/digits     trains; the same command resumes
     python main.py --mode=sample --workdir=runs/digits [--out=DIR]      dumps images
+    python main.py --mode=evaluate --workdir=runs/digits [--out=DIR]    measures how good generated images are
     python main.py --mode=likelihood --workdir=runs/digits [--out=DIR]  measures bits per dimension
     python main.py ... --config.sample.seed=1                           the same with any field of the config changed
 
 Flags:
     --config    a file of configs/; the other modes find the workdir's own
     --workdir   the folder of the run; gs:// works too
-    --mode      train (the default), sample or likelihood
+    --mode      train (the default), sample, evaluate or likelihood
     --out       the folder for what the other modes make; by default inside the workdir
     --flagfile  a file with flags, one a line
 """
@@ -25,7 +26,7 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import compiling, logs, sharding, storage
 
-MODES = ("train", "sample", "likelihood")
+MODES = ("train", "sample", "evaluate", "likelihood")
 FLAGS = {"mode": "train", "workdir": "", "out": ""}
 
 
@@ -39,8 +40,9 @@ def _run(argv: list[str]) -> int:
     compiling.pin_numerics()
     flags, config, changes = parse(argv)
     storage.allow_files()
-    for folder in filter(None, (storage.absolute(storage.path(flags["workdir"])), flags["out"])):
-        storage.check_folder(storage.path(folder))
+    workdir, out = (storage.path(flags[name]) if flags[name] else None for name in ("workdir", "out"))
+    for folder in filter(None, (workdir and storage.absolute(workdir), out)):
+        storage.check_folder(folder)
     job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
     importlib.import_module("diffusion_jax.compose.checks").check(config)
     sharding.join_processes()
@@ -51,8 +53,7 @@ def _run(argv: list[str]) -> int:
         compiling.keep_compiled()
     if flags["mode"] != "train":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes
-    out = {"out": storage.path(flags["out"])} if flags["out"] else {}
-    code = job.run(config, storage.path(flags["workdir"]), **out)
+    code = job.run(config, workdir, **{"out": out} if out else {})
     sharding.wait_for_all("end")  # the first may still write; at its exit JAX would wait for it five minutes and then abort
     return code
 
@@ -60,17 +61,21 @@ def _run(argv: list[str]) -> int:
 def parse(argv: list[str]) -> tuple[Flags, Config, Changes]:
     """Returns what a command line says. Without --config, every mode but training takes the config stored in the workdir.
 
+    Two given sets of images are evaluated without either.
+
     Raises UserError for an unknown flag or field, or a value that is not allowed.
     """
     flags, changes = command.parse(argv, FLAGS)
     _check(flags)
+    if flags["mode"] == "evaluate" and not flags["workdir"] and not flags["config"]:
+        return flags, Config.of_flat(Config().flat() | changes), changes
     return flags, command.config_of(flags, changes, "" if flags["mode"] == "train" else flags["workdir"]), changes
 
 
 def _check(flags: Flags) -> None:
     if flags["mode"] not in MODES:
         raise UserError(f"flag --mode = {flags['mode']!r} is not allowed; it must be one of {', '.join(MODES)}.")
-    if not flags["workdir"]:
+    if not flags["workdir"] and flags["mode"] != "evaluate":
         raise UserError("flag --workdir is missing; it must be the folder of the run.")
     if flags["out"] and flags["mode"] == "train":
         raise UserError(

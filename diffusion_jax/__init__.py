@@ -5,7 +5,7 @@
     model = dj.load("runs/digits")
     images = model.sample(64, sampler="ddim", num_steps=50, seed=0)  # uint8 [64, H, W, C]
 
-`load` and `Model` are imported when first used, since they need Flax and orbax; the mathematics needs JAX alone.
+`load`, `Model` and `evaluate` are imported when first used, since they need Flax and orbax; the mathematics needs JAX alone.
 """
 
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from diffusion_jax.samplers import Sampler, Samples, ancestral, ddim, heun, samp
 from diffusion_jax.schedules import cosine, linear, linear_rescaled
 
 if TYPE_CHECKING:
+    from diffusion_jax.evaluation import evaluate
     from diffusion_jax.model import Model, load
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ __all__ = [
     "denoiser",
     "diffuse",
     "dpm_solver",
+    "evaluate",
     "from_uint8",
     "grids",
     "heun",
@@ -77,4 +79,8 @@ def __getattr__(name: str):
         from diffusion_jax import model
 
         return getattr(model, name)
+    if name == "evaluate":
+        from diffusion_jax import evaluation
+
+        return evaluation.evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -145,6 +145,22 @@ def provenance(model: Model) -> dict[str, Any]:
         "device": sharding.device_name(),
         "versions": stored.versions(),
     }
+
+
+def manifest_of_images(model: Model) -> dict[str, Any]:
+    """Returns what image i depends on, and how it was made: not on how many there are, so that more may follow."""
+    settings = model.config.sample.model_dump(exclude={"strip", "num_images"})
+    return {
+        "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
+        "sample": {**settings, "step": model.step},
+        **provenance(model),
+    }
+
+
+def images(model: Model, numbers: Sequence[int]) -> np.ndarray:
+    """Returns the images of some numbers. # uint8 [n, H, W, C]"""
+    found = [drawn for _, (drawn, _) in in_chunks(sampling.make_generate, model, "sample", np.asarray(numbers))]
+    return np.concatenate(found)[: len(numbers)]
 
 
 def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:

@@ -4,12 +4,12 @@ import importlib
 import pathlib
 import sys
 
+import numpy as np
 import pytest
-import recorded
 
-from benchmarks import quality_vs_steps
+from benchmarks import two_halves
+from diffusion_jax.errors import UserError
 
-G8 = recorded.load("g8_metrics")
 NAMES = sorted(file.stem for file in (pathlib.Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 COMMANDS = [name for name in NAMES if name not in ("profiles", "torch_peer")]  # those are parts of throughput
 
@@ -30,16 +30,33 @@ def test_the_pytorch_side_of_throughput_is_imported():
     assert importlib.import_module("benchmarks.torch_peer").TorchPeer
 
 
-@pytest.mark.parametrize("name", ["pytorch_fid", "torch_fidelity", "edm", "guided"])
-def test_the_frechet_distance_is_that_of_four_published_evaluators(name):
-    assert quality_vs_steps.frechet_distance(G8["feat1"], G8["feat2"]) == pytest.approx(float(G8[f"fid.{name}"]), rel=1e-6)
+def halves():
+    """Returns two sets of random images, and what is drawn by models that learned their distribution and nothing else."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 60, 4, 4, 3), np.uint8)
+    return list(images[:2]), [images[2], images[2]], np.full((4, 4, 3), 127.5)
 
 
-def test_the_frechet_distance_of_few_features_is_finite():
-    """Half as many images as features: both covariances are singular."""
-    few = [G8[name][:32] for name in ("feat1", "feat2")]
-    assert quality_vs_steps.frechet_distance(*few) == pytest.approx(float(G8["fid.rankdef.symmetric_eigh"]), rel=1e-3)
+def test_two_models_that_memorise_draw_their_own_halves():
+    train, _, mean = halves()
+    found = two_halves.measured(train, [images[::-1] for images in train], mean)
+    assert found["nearest_of_own_half"] == pytest.approx({"value": 1, "standard_error": 0}, abs=1e-6)
+    assert found["nearest_of_other_half"]["value"] == pytest.approx(found["halves"]["value"], abs=0.05)
+    assert abs(found["same_seed"]["value"] - found["other_seed"]["value"]) < 0.1
+    assert (found["copies"]["value"], found["copies_control"]["value"]) == (1, 0)
 
 
-def test_the_frechet_distance_of_a_set_to_itself_is_zero():
-    assert quality_vs_steps.frechet_distance(G8["feat1"], G8["feat1"]) == pytest.approx(0, abs=1e-6)
+def test_two_models_that_learned_the_same_draw_the_same():
+    train, drawn, mean = halves()
+    found = two_halves.measured(train, drawn, mean)
+    assert found["same_seed"]["value"] == pytest.approx(1) and abs(found["other_seed"]["value"]) < 0.1
+    assert found["nearest_of_own_half"]["value"] == pytest.approx(found["nearest_of_other_half"]["value"], abs=0.05)
+    assert found["copies"]["value"] == 0
+
+
+def test_the_halves_are_disjoint_and_a_set_too_small_for_them_is_one_sentence(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "nine.npz", images=np.concatenate([images, images[:4]]))
+    one, two = two_halves.two_halves(str(tmp_path / "nine.npz"), 4)
+    assert len(np.unique(np.concatenate([one, two]), axis=0)) == 9 and len(one) == 5
+    with pytest.raises(UserError, match=r"has 9 different images of \[32, 32, 3\]; two halves of 5 need 10 of"):
+        two_halves.two_halves(str(tmp_path / "nine.npz"), 5)

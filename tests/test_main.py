@@ -177,6 +177,7 @@ def test_a_full_console_does_not_change_the_exit_code():
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_stops_with_a_sentence(tmp_path, capsys, one_device):
     """And, with no checkpoint yet, leaves its workdir to another learning rate."""
     never = {"num_steps": 50, "checkpoint_every": 50, "max_skipped": 5, "log_every": 1}
@@ -235,7 +236,7 @@ MISTAKES = {
     "field of several sections": ([DIGITS, "--workdir=x", "--seed=1"], "by --config.train.seed or --config.sample.seed."),
     "unknown mode": (
         [DIGITS, "--workdir=x", "--mode=trian"],
-        "flag --mode = 'trian' is not allowed; it must be one of train, sample, likelihood.",
+        "flag --mode = 'trian' is not allowed; it must be one of train, sample, evaluate, likelihood.",
     ),
     "stray word": ([DIGITS, "--workdir=x", "hello"], "argument 'hello' is not understood"),
     "no config": (["--workdir=x"], "flag --config is missing; it must be a file of configs/"),

@@ -133,6 +133,8 @@ CLIPS = {
 }
 PROBES = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
 
+FEATURES = ("classifier", "efficientnet_lite0", "given", "inception", "inception_pytorch_fid", "pixels")
+
 SOURCES = {
     "digits": sources.digits,
     "folder": sources.folder,

@@ -91,6 +91,11 @@ class Train(Section):
     log_every: integer(1) = field(100, "steps between lines of metrics.jsonl", free=True)
     checkpoint_every: integer(1) = field(10_000, "steps between checkpoints", free=True)
     sample_every: integer(1) = field(10_000, "steps between previews: 64 images, and the held-out loss", free=True)
+    evaluate_every: integer(0) = field(
+        0,
+        "steps between kernel and sliced Wasserstein distances of 512 generated images, as `evaluate` says; 0 for none",
+        free=True,
+    )
     keep_checkpoints: integer(1) = field(3, "checkpoints to keep, the latest", free=True)
     tensorboard: Flag = field(True, "write for TensorBoard too", free=True)
 
@@ -163,6 +168,22 @@ class Likelihood(Section):
     tolerance: sections.Positive = field(1e-5, "of pf_ode, relative and absolute")
 
 
+class Evaluate(Section):
+    features: one_of(choices.FEATURES) = field(
+        "efficientnet_lite0", "what images are compared in; 'inception' gives FID; 'given' are those of the files themselves"
+    )
+    weights: Text = field("", "file of the weights of 'classifier', and the first time of 'inception'")
+    size: integer(0, 2048) = field(0, "height and width, in pixels, to which the network's input is scaled; 0 is its own")
+    num_images: integer(20, sections.MOST_IMAGES) = field(50_000, "images to generate")
+    num_real: integer(0) = field(50_000, "most images of the training set and of the held-out set; 0 for all")
+    dump: Text = field("", "images to judge instead of generated ones: a dump, an .npz file or a folder")
+    reference: Text = field("", "images to compare with instead of the data set, or an .npz file of their statistics")
+    checkpoints: one_of(("all", "one")) = field("one", "'one' is sample.step; 'all' draws each figure against the step")
+    keep_images: Flag = field(False, "write the generated images as a dump too")
+    batch_per_device: integer(1, sections.MOST_AT_ONCE) = field(64, "images whose features are found at once")
+    shard_size: integer(1) = field(1000, "images in a file while features are found: what a kill costs at most")
+
+
 class Config(Section):
     """What a run is. Attributes are sections, and their attributes the fields: config.sample.eta."""
 
@@ -179,6 +200,7 @@ class Config(Section):
     data: Data = field(Data(), "the images")
     sample: Sample = field(Sample(), "how images are generated: --mode=sample, and the previews of training", free=True)
     likelihood: Likelihood = field(Likelihood(), "--mode=likelihood, of the weights that `sample` names", free=True)
+    evaluate: Evaluate = field(Evaluate(), "--mode=evaluate, of images that are generated as `sample` says", free=True)
 
     @classmethod
     def of_flat(cls, flat: Mapping[str, Any]) -> "Config":

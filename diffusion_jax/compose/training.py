@@ -85,11 +85,12 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
     train = config.train
     wanted = train.steps_per_call
     spans = [first_step, train.num_steps, train.log_every, train.checkpoint_every, train.sample_every]
+    spans += [train.evaluate_every] * (train.evaluate_every > 0)
     common = math.gcd(*spans)
     if wanted and common % wanted:
         raise UserError(
             f"config field train.steps_per_call = {wanted} must divide the steps taken, num_steps, log_every, "
-            f"checkpoint_every and sample_every, here {', '.join(map(str, spans))}; 0 chooses."
+            f"checkpoint_every, sample_every and evaluate_every, here {', '.join(map(str, spans))}; 0 chooses."
         )
     if wanted or platform == "cpu":
         return wanted or 1
@@ -113,6 +114,8 @@ def contradictions(config: Config) -> Iterator[str]:
             f"{config.show('model.learned_variance')} does not fit loss.name = {loss.name!r}: 'hybrid' and 'vlb' "
             "train the variance and need it, 'simple' does not."
         )
+    if train.evaluate_every and config.evaluate.features == "given":
+        yield f"{config.show('train.evaluate_every')} needs a network in evaluate.features; 'given' is for files."
     if loss.weighting != "constant" and loss.name != "simple":
         yield f"{config.show('loss.weighting')} is for loss.name = 'simple'."
     if train.label_dropout != 0 and not (model.null_label and model.num_classes):

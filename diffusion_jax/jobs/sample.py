@@ -19,7 +19,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     config = stored.agreed_config(workdir, config)
     trained = model.restore(workdir, config)
     settings = config.sample
-    manifest = _manifest(trained)
+    manifest = model.manifest_of_images(trained)
     out = out or workdir / "samples" / _name(trained, manifest)
     inputs.check_apart(config, out)
     logs.say("sampling", f"{settings.num_images:,} images into {out}")
@@ -55,13 +55,3 @@ def _name(trained: model.Model, manifest: dict) -> str:
     settings, digest = trained.config.sample, shards.digest(manifest)
     label = f"_label{settings.label}" if settings.label >= 0 else ""
     return f"step_{trained.step:07d}_{settings.sampler}{settings.num_steps}{label}_seed{settings.seed}_{digest}"
-
-
-def _manifest(trained: model.Model) -> dict:
-    """Returns what image i depends on, and how it was made: not on how many there are, so that more may follow."""
-    settings = trained.config.sample.model_dump(exclude={"strip", "num_images"})
-    return {
-        "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
-        "sample": {**settings, "step": trained.step},
-        **model.provenance(trained),
-    }

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, choices, inputs, memory, sampling, stored, training
+from diffusion_jax.compose import checks, choices, evaluating, inputs, memory, sampling, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -26,6 +26,7 @@ def run(config: Config, workdir: storage.Path) -> int:
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp)
     config = _agreed(config, workdir, mesh)
     parts, source, train = training.parts(config), inputs.source(config), config.train
+    evaluate = evaluating.in_training(config) if train.evaluate_every else None
     sharding.check_same("number of images", source.num_images)
     if stored.has_config(workdir):
         stored.check_images(workdir, inputs.data_fingerprint(config, source))
@@ -58,7 +59,7 @@ def run(config: Config, workdir: storage.Path) -> int:
                 num_steps=train.num_steps,
                 steps_per_call=per_call,
                 on_metrics=watching,
-                hooks=watch.hooks(watched, generate, held_out, save),
+                hooks=watch.hooks(watched, generate, held_out, save, evaluate),
                 stop=lambda call: check_owner() or sharding.all_stop(call, caught),
             )
             num_taken = int(state.step) - first_step

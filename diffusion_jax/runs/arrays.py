@@ -38,6 +38,12 @@ def read_npz(file: BinaryIO, wanted: Collection[str] | None = None) -> dict[str,
     return arrays
 
 
+def names(file: BinaryIO) -> set[str]:
+    """Returns the names of the arrays in an .npz file; an exception of whatever kind where it is none."""
+    with zipfile.ZipFile(file) as archive:
+        return {entry.removesuffix(".npy") for entry in archive.namelist()}
+
+
 def _check_head(member: BinaryIO, size: int) -> None:
     """Raises ValueError where the head of an .npy file promises other than what the file has."""
     version = np.lib.format.read_magic(member)

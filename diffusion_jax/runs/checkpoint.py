@@ -177,6 +177,12 @@ def _load_step(workdir: storage.Path, step: int, wanted: dict[str, Any]) -> tupl
     return found
 
 
+def steps(workdir: storage.Path) -> list[int]:
+    """Returns the steps of a run's checkpoints, rising; errors as for `restore_weights`."""
+    with _open(workdir) as checkpointer:
+        return sorted(found.step for found in checkpointer.checkpoints)
+
+
 def save_weights(workdir: storage.Path, step: int, params: Any) -> None:
     """Saves one set of weights as a checkpoint of a run without EMA, which cannot resume; RunError where that fails."""
     saved = {"weights": {"params": params, "ema": {}}}

@@ -54,6 +54,32 @@ def rate_distortion(rate: np.ndarray, rmse: np.ndarray) -> bytes:
     return _png(figure, axes)
 
 
+def figures(steps: Sequence[int], against: Sequence[dict[str, Any]]) -> bytes:
+    """Returns every figure of some checkpoints against their steps, a panel for each, as a PNG file's bytes.
+
+    Args:
+        steps: of the checkpoints, rising.
+        against: for each checkpoint the part 'against' of its result in evaluate.json.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for reference in against[0].values() for name in reference["figures"]))
+    num_rows = -(-len(names) // 3)
+    figure = Figure(figsize=(12, 3.2 * num_rows), layout="constrained")
+    for axes, name in zip(figure.subplots(num_rows, 3, squeeze=False).flat, names, strict=False):
+        for number, reference in enumerate(against[0]):
+            found = [each[reference]["figures"][name] for each in against]
+            values, errors = zip(*(each["value"].values() for each in found), strict=True)
+            axes.errorbar(steps, values, errors, marker=".", linewidth=1, color=f"C{number}", label=f"against {reference}")
+            if found[-1]["floor"]:
+                floor = found[-1]["floor"]["value"]
+                axes.axhline(floor, color=f"C{number}", linestyle=":", label=f"real images against {reference}")
+        axes.set(xlabel="training step", title=name.replace("_", " "))
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize="small")
+    return _png(figure, figure.axes[0])
+
+
 def _axes() -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 

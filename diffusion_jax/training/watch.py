@@ -19,6 +19,7 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import Parts
 
 NUM_PREVIEWED = 64
+NUM_EVALUATED = 512  # images: eight previews
 NUM_TIMED = 10  # calls after which a run says how long it will take
 
 
@@ -33,6 +34,7 @@ class Run(NamedTuple):
     log_every: int  # steps from one line of metrics to the next
     sample_every: int  # from one grid of images, and one held-out loss, to the next
     checkpoint_every: int  # from one checkpoint to the next
+    evaluate_every: int  # from one evaluation to the next; 0 for none
     max_skipped: int  # non-finite steps in a row that end the run
 
 
@@ -97,31 +99,56 @@ def hooks(
     generate: Callable[..., tuple[Array, Array]],
     held_out: Batch | None,
     save: Callable[[TrainState], None],
+    evaluate: Callable[[np.ndarray], dict[str, float]] | None,
 ) -> list[Hook]:
     """Returns what is done with the state every so many steps; the save is last, and seals what was logged.
 
     Args:
         generate: (params, numbers=image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite.
         held_out: stacked batches that are not trained on, or None.
+        evaluate: images -> figures by name, or None.
     """
-    found = [Hook(run.sample_every, _preview(run, generate)), Hook(run.checkpoint_every, save)]
-    return found if held_out is None else [Hook(run.sample_every, _held_out_loss(run, held_out)), *found]
+    generate = jax.jit(generate, out_shardings=sharding.replicated(run.mesh), compiler_options=compiling.options(run.mesh))
+    found = [] if held_out is None else [Hook(run.sample_every, _held_out_loss(run, held_out))]
+    found += [Hook(run.sample_every, _preview(run, generate))]
+    if evaluate is not None:
+        found += [Hook(run.evaluate_every, _evaluation(run, generate, evaluate))]
+    return [*found, Hook(run.checkpoint_every, save)]
 
 
 def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable[[TrainState], None]:
     """Returns what records a grid of images of each set of weights."""
-    padded = -(-NUM_PREVIEWED // run.mesh.size) * run.mesh.size
-    numbers = sharding.put_global(np.arange(padded), sharding.batched(run.mesh))
-    generate = jax.jit(generate, out_shardings=sharding.replicated(run.mesh), compiler_options=compiling.options(run.mesh))
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
-            images, _ = generate(params, numbers=numbers)
-            run.log.grid(int(state.step), name, np.asarray(images)[:NUM_PREVIEWED])
+            run.log.grid(int(state.step), name, _images(run, generate, params, NUM_PREVIEWED))
         run.log.loss_curve()
         logs.say("preview", f"of step {int(state.step):,}, as PNG: {', '.join(_weights(state))}")
 
     return preview
+
+
+def _images(run: Run, generate: Callable[..., tuple[Array, Array]], params: Any, num_images: int) -> np.ndarray:
+    """Returns the first images of some weights, made `NUM_PREVIEWED` at a time, or a few more for the devices."""
+    at_once = -(-NUM_PREVIEWED // run.mesh.size) * run.mesh.size
+    batches = [np.arange(first, first + at_once) for first in range(0, num_images, at_once)]
+    on_devices = (sharding.put_global(numbers, sharding.batched(run.mesh)) for numbers in batches)
+    return np.concatenate([np.asarray(generate(params, numbers=numbers)[0]) for numbers in on_devices])[:num_images]
+
+
+def _evaluation(run: Run, generate: Callable[..., tuple[Array, Array]], evaluate: Callable[[np.ndarray], dict[str, float]]):
+    """Returns what logs figures of the last EMA's images; the first process alone finds them."""
+
+    def log_figures(state: TrainState) -> None:
+        began, (name, params) = time.monotonic(), list(_weights(state).items())[-1]
+        images = _images(run, generate, params, NUM_EVALUATED)
+        if sharding.is_first():
+            figures = {f"{figure}_{name}": value for figure, value in evaluate(images).items()}
+            run.log.metrics(int(state.step), figures)
+            shown = "  ".join(f"{figure} {value:.4g}" for figure, value in figures.items())
+            logs.say("evaluated", f"{shown}, in {time.monotonic() - began:.0f} s")
+
+    return log_figures
 
 
 def _held_out_loss(run: Run, held_out: Batch) -> Callable[[TrainState], None]:
