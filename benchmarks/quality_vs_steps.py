@@ -1,10 +1,12 @@
-"""How good are the images of each sampler for how many evaluations of the network? Measured on digits and Fashion-MNIST.
+"""How good are the images of each sampler for how many evaluations of the network? Measured on small sets.
 
     python benchmarks/quality_vs_steps.py --workdir=runs/digits --num_images=2000 [--evaluations 10 20 50]
+    python benchmarks/quality_vs_steps.py --workdir=runs/sprites --features=efficientnet_lite0 --seeds 0 1 2
 
-Draws the same images (the same x_T) from a trained run with every sampler and grid, and measures the Frechet distance to the
-training set in the 64 hidden units of a classifier that scikit-learn trains on it (`features`). Two halves of the training
-set are as far apart as the row `real` says. Writes benchmarks/quality_vs_steps_<config>.json after every row, and a picture.
+Draws the same images (the same x_T) from a trained run with every sampler and grid, and measures their distances to the
+training set: in the 64 hidden units of a classifier that scikit-learn trains on it, or in a network of --features. Halves of
+the training set are as far apart as `real` says. Of several seeds it gives mean and standard deviation. Writes
+benchmarks/quality_vs_steps_<config>.json after every row, and a picture.
 """
 
 import argparse
@@ -26,10 +28,11 @@ from sklearn.neural_network import MLPClassifier
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_jax import model, streams
+from diffusion_jax import evaluation, model, streams
 from diffusion_jax.compose import choices, inputs, processes, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs, feed
+from diffusion_jax.metrics import frechet, kernel, sliced
 
 SAMPLERS = {
     "ancestral": {"sampler": "ancestral", "variance": "small"},
@@ -47,6 +50,7 @@ SAMPLERS = {
 }
 ODE = {f"ode {tolerance:g}": {"sampler": "ode", "clip": "none", "tolerance": tolerance} for tolerance in (1e-1, 1e-2, 1e-3)}
 BATCH = 250
+FIGURES = ("frechet_distance", "kernel_distance", "sliced_wasserstein")
 
 
 def main() -> None:
@@ -58,11 +62,14 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("--grids", nargs="+", default=["trailing", "log_snr", "karras"])
     parser.add_argument("--reference", type=int, default=0, help="evaluations of an ancestral run of every level too")
+    parser.add_argument("--features", default="mlp", help="mlp, or as evaluate.features")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--figure", default="frechet_distance", choices=FIGURES, help="of the table and the picture")
     parser.add_argument("--ode", action="store_true", help="the adaptive solver too, which takes what its tolerance needs")
     flags = parser.parse_args()
     trained, name = model.load(flags.workdir), flags.name or pathlib.Path(flags.workdir).name
-    measure, result = reference(trained.config, flags.num_images)
-    result |= {"num_images": flags.num_images, "checkpoint_step": trained.step}
+    measure, result = reference(trained.config, flags.num_images, flags.features)
+    result |= {"num_images": flags.num_images, "checkpoint_step": trained.step, "seeds": flags.seeds}
     result["rows"] = measured_before(name, result)
     done = {(row["sampler"], row["grid"], row["at_most"]) for row in result["rows"]}
     settings = [(sampler, grid, num) for num in flags.evaluations for sampler in flags.samplers for grid in flags.grids] + [
@@ -70,20 +77,20 @@ def main() -> None:
     ]
     settings += [(sampler, "none", 0) for sampler in ODE if flags.ode]
     for sampler, grid, num in (setting for setting in settings if setting not in done):
-        result["rows"].append(row(trained, sampler, grid, num, flags.num_images, measure))
+        result["rows"].append(row(trained, sampler, grid, num, flags, measure))
         print(json.dumps(result["rows"][-1]), flush=True)
-        write(name, result)
+        write(name, result, flags.figure)
 
 
 def measured_before(name: str, result: dict) -> list[dict]:
     """Returns the rows of an earlier start with the same weights, images and measure."""
     file = ROOT / "benchmarks" / f"quality_vs_steps_{name}.json"
     before = json.loads(file.read_text()) if file.exists() else {"rows": []}
-    same = all(before.get(key) == result[key] for key in ("num_images", "checkpoint_step", "real", "classifier_accuracy"))
+    same = all(before.get(key) == result[key] for key in ("num_images", "checkpoint_step", "real", "features", "seeds"))
     return before["rows"] if same else []
 
 
-def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int, measure) -> dict:
+def row(trained: model.Model, sampler: str, grid: str, num: int, flags: argparse.Namespace, measure) -> dict:
     """Returns what one sampler on one grid gives for at most `num` evaluations, 0 for as many as it takes."""
     steps = (num + 1) // 2 if sampler == "heun" else num
     on_grid = {"grid": grid, "num_steps": steps} if num else {}
@@ -91,29 +98,62 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, num_images: int
     solve, limit = sampling.make_solve(config), choices.CLIPS[config.sample.clip]
 
     @jax.jit
-    def draw(numbers):
-        noise = jax.vmap(lambda key: jax.random.normal(key, processes.image_shape(config)))(streams.keys(0, "x_T", numbers))
-        found = solve(limit(trained.denoiser()), noise, streams.keys(0, "sampler", numbers), 0)
+    def draw(seed, numbers):
+        keys = streams.keys(seed, "x_T", numbers)
+        noise = jax.vmap(lambda key: jax.random.normal(key, processes.image_shape(config)))(keys)
+        found = solve(limit(trained.denoiser()), noise, streams.keys(seed, "sampler", numbers), 0)
         return codecs.to_uint8(found.x), found.num_evaluations
 
-    start, drawn = time.time(), [draw(jnp.arange(first, first + BATCH)) for first in range(0, num_images, BATCH)]
-    pixels = np.concatenate([np.asarray(batch) for batch, _ in drawn])[:num_images]
+    start, found = time.time(), []
+    for seed in flags.seeds:
+        drawn = [draw(seed, jnp.arange(first, first + BATCH)) for first in range(0, flags.num_images, BATCH)]
+        found.append(measure(np.concatenate([np.asarray(batch) for batch, _ in drawn])[: flags.num_images]))
+    columns = {name: [each[name] for each in found] for name in FIGURES}
+    deviations = {f"{name}_deviation": float(np.std(of, ddof=1)) for name, of in columns.items() if len(of) > 1}
     return {
         "sampler": sampler,
         "grid": grid,
         "at_most": num,
         "evaluations": int(drawn[0][1]),
-        "frechet_distance": round(measure(pixels), 4),
+        **{name: round(value, 5) for name, value in ({n: np.mean(of) for n, of in columns.items()} | deviations).items()},
         "seconds": round(time.time() - start, 1),
     }
 
 
-def reference(config: Config, num_images: int):
-    """Returns (images -> Frechet distance to the training set, what is known of that measure)."""
-    source = inputs.source(config.with_values("model", num_classes=10))  # with its labels
-    records = feed.read(source)
-    pixels, labels = records["x"], records["cond"]["label"]
-    flat = pixels.reshape(len(pixels), -1) / 255.0
+def reference(config: Config, num_images: int, features: str):
+    """Returns (images -> distances to the training set by name, what is known of them)."""
+    source = inputs.source(config)
+    pixels = feed.read(source)["x"]
+    if features == "mlp":
+        of, known = hidden_units(config)
+    else:
+        network = evaluation.extractor(features)
+        of, known = (lambda images: network.extract(images)["features"]), {"features": network.description}
+    real = of(pixels)
+    half = np.random.default_rng(0).permutation(len(real))[: 2 * min(num_images, len(real) // 2)]
+    one, two = np.array_split(half, 2)
+    floor = {name: round(value, 5) for name, value in distances_to(real[two])(real[one]).items()}
+    known |= {"real": {"num_images": len(one), **floor}, "conditions": conditions()}
+    to_real = distances_to(real)
+    return (lambda images: to_real(of(images))), known
+
+
+def distances_to(real: np.ndarray):
+    """Returns features -> their distances to those of real images, by name."""
+    known = frechet.of_features(real)
+
+    def distances(features: np.ndarray) -> dict[str, float]:
+        found = frechet.frechet_distance(features, known), kernel.kernel_distance(features, real)
+        found += (sliced.sliced_wasserstein(features, real),)
+        return {name: float(figure.value) for name, figure in zip(FIGURES, found, strict=True)}
+
+    return distances
+
+
+def hidden_units(config: Config):
+    """Returns (images -> the 64 hidden units of a classifier of the training set, what is known of it)."""
+    records = feed.read(inputs.source(config.with_values("model", num_classes=10)))  # with its labels
+    flat, labels = records["x"].reshape(len(records["x"]), -1) / 255.0, records["cond"]["label"]
     classifier = MLPClassifier((64,), random_state=0, max_iter=20 if len(flat) > 10_000 else 100)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it need not converge
@@ -123,36 +163,15 @@ def reference(config: Config, num_images: int):
         hidden = images.reshape(len(images), -1) / 255.0 @ classifier.coefs_[0] + classifier.intercepts_[0]
         return np.maximum(hidden, 0)
 
-    real = features(pixels)
-    half = np.random.default_rng(0).permutation(len(real))[: 2 * min(num_images, len(real) // 2)]
-    one, two = np.array_split(half, 2)
-    known = {
+    return features, {
         "features": "the 64 hidden units of scikit-learn's MLPClassifier((64,), random_state=0) of the training set",
         "classifier_accuracy": round(float(classifier.score(flat, labels)), 4),
-        "real": {"num_images": len(one), "frechet_distance": round(frechet_distance(real[one], real[two]), 4)},
-        "conditions": conditions(),
     }
-    return (lambda images: frechet_distance(features(images), real)), known
 
 
-def frechet_distance(one: np.ndarray, two: np.ndarray) -> float:
-    """Returns |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1^{1/2} S_2 S_1^{1/2})^{1/2}) of features. [Heusel et al. 2017, eq. 6]"""
-    means = [np.mean(features, axis=0, dtype=np.float64) for features in (one, two)]
-    covariances = [np.cov(features.astype(np.float64), rowvar=False) for features in (one, two)]
-    root = symmetric_root(covariances[0])
-    cross = symmetric_root(root @ covariances[1] @ root)
-    return float(np.sum((means[0] - means[1]) ** 2) + np.trace(covariances[0] + covariances[1] - 2 * cross))
-
-
-def symmetric_root(matrix: np.ndarray) -> np.ndarray:
-    """Returns the square root of a symmetric matrix that is positive but for rounding."""
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-
-
-def table(result: dict) -> str:
-    """Returns the distances as Markdown, the best of each column bold."""
-    cells = {(row["sampler"], row["grid"], row["at_most"]): row["frechet_distance"] for row in result["rows"]}
+def table(result: dict, figure: str) -> str:
+    """Returns a figure as Markdown, the best of each column bold."""
+    cells = {(row["sampler"], row["grid"], row["at_most"]): row[figure] for row in result["rows"]}
     columns = list(
         dict.fromkeys((grid, num) for num in sorted({key[2] for key in cells}) for _, grid, n in cells if n == num)
     )
@@ -177,24 +196,24 @@ def conditions() -> dict:
     }
 
 
-def write(name: str, result: dict) -> None:
+def write(name: str, result: dict, figure: str) -> None:
     """Writes the rows so far, and their picture: of each sampler its best grid."""
     rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
     text = json.dumps({**result, "rows": []}, indent=1).replace('"rows": []', f'"rows": [\n  {rows}\n ]')
     (ROOT / "benchmarks" / f"quality_vs_steps_{name}.json").write_text(text + "\n")
-    (ROOT / "benchmarks" / f"quality_vs_steps_{name}.md").write_text(table(result))
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
+    (ROOT / "benchmarks" / f"quality_vs_steps_{name}.md").write_text(table(result, figure))
+    canvas = Figure(figsize=(8, 5), layout="constrained")
+    axes = canvas.add_subplot()
     for number, sampler in enumerate(dict.fromkeys(row["sampler"] for row in result["rows"])):
         best = {}
         for each in [row for row in result["rows"] if row["sampler"] == sampler]:
-            best[each["evaluations"]] = min(each["frechet_distance"], best.get(each["evaluations"], math.inf))
+            best[each["evaluations"]] = min(each[figure], best.get(each["evaluations"], math.inf))
         axes.loglog(*zip(*sorted(best.items()), strict=True), marker="os^"[number // 10], linewidth=1, label=sampler)
-    axes.axhline(result["real"]["frechet_distance"], color="black", linestyle=":", label="real images")
-    axes.set(xlabel="evaluations of the network", ylabel="Frechet distance to the training set", title=name)
+    axes.axhline(result["real"][figure], color="black", linestyle=":", label="real images")
+    axes.set(xlabel="evaluations of the network", ylabel=f"{figure.replace('_', ' ')} to the training set", title=name)
     axes.legend(ncols=2, fontsize="small")
     axes.grid(which="both", alpha=0.3)
-    figure.savefig(ROOT / "docs" / "images" / f"quality_vs_steps_{name}.png", dpi=90)
+    canvas.savefig(ROOT / "docs" / "images" / f"quality_vs_steps_{name}.png", dpi=90)
 
 
 if __name__ == "__main__":
