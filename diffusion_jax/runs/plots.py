@@ -66,14 +66,23 @@ def figures(steps: Sequence[int], against: Sequence[dict[str, Any]]) -> bytes:
     names = list(dict.fromkeys(name for reference in against[0].values() for name in reference["figures"]))
     num_rows = -(-len(names) // 3)
     figure = Figure(figsize=(12, 3.2 * num_rows), layout="constrained")
-    for axes, name in zip(figure.subplots(num_rows, 3, squeeze=False).flat, names, strict=False):
+    for place, name in enumerate(names, start=1):
+        axes = figure.add_subplot(num_rows, 3, place)
         for number, reference in enumerate(against[0]):
             found = [each[reference]["figures"][name] for each in against]
             values, errors = zip(*(each["value"].values() for each in found), strict=True)
-            axes.errorbar(steps, values, errors, marker=".", linewidth=1, color=f"C{number}", label=f"against {reference}")
+            axes.errorbar(
+                steps,
+                values,
+                errors,
+                marker=".",
+                linewidth=1,
+                color=f"C{number}",
+                label=f"against {reference.replace('_', '-')}",
+            )
             if found[-1]["floor"]:
                 floor = found[-1]["floor"]["value"]
-                axes.axhline(floor, color=f"C{number}", linestyle=":", label=f"real images against {reference}")
+                axes.axhline(floor, color=f"C{number}", linestyle=":", label="real images")
         axes.set(xlabel="training step", title=name.replace("_", " "))
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
