@@ -1,6 +1,6 @@
 """Memorised or learned? Two models of disjoint halves of a set draw the same seeds. [Kadkhodaie et al. 2024, figure 2]
 
-    python benchmarks/two_halves.py --data=FILE.npz --workdir=DIR [--sizes 50 500 1800] [--num_steps=3000]
+    python benchmarks/two_halves.py --data=FILE.npz --workdir=DIR [--config=configs/fashion_mnist.py] [--sizes 50 500 1800]
 
 For each size trains a small model on so many images of one half, and another on as many of the other half. Where they
 memorise, each draws images of its own half. Where they learned what the halves have in common, images of the same seed are
@@ -11,7 +11,7 @@ would be alike.)
 Models that learned nothing draw the same from the same seed too. Their images are less like real ones than real ones are
 like each other: compare `nearest_of_other_half` with `halves`.
 
-The file holds 'images', uint8 [N, 32, 32, 3]; of equal ones one is taken. What is done stays in --workdir, and the same
+The file holds images, uint8 [N, H, W, C]; of equal ones one is taken. What is done stays in --workdir, and the same
 command goes on. Writes benchmarks/two_halves_<name>.json, a curve in docs/images, and DIR/pairs.png. That has four rows for
 each size: in the middle what the two models draw, above and below the most similar training image of the model's own half.
 """
@@ -37,8 +37,7 @@ from diffusion_jax.metrics import figure, memorisation
 from diffusion_jax.runs import pictures
 
 NUM_SHOWN = 12  # pairs of each size in the picture
-NETWORK = {"model.channels": 16, "model.multipliers": "1,2,4", "data.image_size": "32,32", "data.channels": 3}
-TRAINING = {"train.batch_size": 16, "train.ema_rates": "0.999,", "train.tensorboard": False, "data.held_out": ""}
+TRAINING = {"train.tensorboard": False, "data.held_out": "", "data.source": "npz"}
 SAMPLING = {"sample.sampler": "ddim", "sample.num_steps": 50, "sample.batch_per_device": 64, "sample.seed": 0}
 OWN, OTHER = [(0, 0), (1, 1)], [(0, 1), (1, 0)]  # (whose images, whose training images they are compared with)
 KINDS = {
@@ -56,7 +55,8 @@ def main() -> None:
     parser.add_argument("--workdir", required=True, help="where the models stay")
     parser.add_argument("--name", default="", help="of the result; the file's name by default")
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 500, 1800], help="images of each half")
-    parser.add_argument("--num_steps", type=int, default=3000, help="of training")
+    parser.add_argument("--config", default="configs/fashion_mnist.py", help="of the network and its training")
+    parser.add_argument("--num_steps", type=int, default=8000, help="of training")
     parser.add_argument("--num_images", type=int, default=256, help="drawn from each model")
     flags = parser.parse_args()
     name, workdir, rows, shown = flags.name or pathlib.Path(flags.data).stem, pathlib.Path(flags.workdir).resolve(), [], []
@@ -68,7 +68,7 @@ def main() -> None:
     for size in sorted(flags.sizes):
         train = [half[:size] for half in halves]
         runs = [workdir / f"{name}_{size}{letter}_{flags.num_steps}" for letter in "ab"]
-        drawn = [draw(run, images, flags.num_steps, flags.num_images) for run, images in zip(runs, train, strict=True)]
+        drawn = [draw(run, images, flags) for run, images in zip(runs, train, strict=True)]
         rows.append({"num_training_images": size, **measured(train, drawn, mean)})
         print(json.dumps(rows[-1]), flush=True)
         shown.append(block(train, drawn, mean))
@@ -78,26 +78,30 @@ def main() -> None:
 
 
 def two_halves(file: str, size: int) -> list[np.ndarray]:
-    """Returns two disjoint sets of different images in a fixed random order, uint8 [N, 32, 32, 3]; UserError for too few."""
+    """Returns two disjoint sets of different images in a fixed random order, uint8 [N, H, W, C]; UserError for too few."""
     images = np.unique(feed.read(sources.npz(path=file))["x"], axis=0)
     images = np.random.default_rng(0).permutation(images)
-    if images.shape[1:] != (32, 32, 3) or 2 * size > len(images):
-        found = f"{len(images):,} different images of {list(images.shape[1:])}"
-        raise UserError(f"--data={file} has {found}; two halves of {size:,} need {2 * size:,} of [32, 32, 3].")
+    if 2 * size > len(images):
+        raise UserError(f"--data={file} has {len(images):,} different images; two halves of {size:,} need {2 * size:,}.")
     return np.array_split(images, 2)
 
 
-def draw(run: pathlib.Path, images: np.ndarray, num_steps: int, num_images: int) -> np.ndarray:
-    """Returns what a model trained on images draws, training and drawing what is not there yet. # uint8 [N, 32, 32, 3]"""
-    data, out = run.parent / f"{run.name}.npz", run / f"drawn_{num_images}"
-    dump = out / f"samples_{num_images}x32x32x3.npz"
+def draw(run: pathlib.Path, images: np.ndarray, flags: argparse.Namespace) -> np.ndarray:
+    """Returns what a model trained on images draws, training and drawing what is not there yet. # uint8 [N, H, W, C]"""
+    data, out, shape = run.parent / f"{run.name}.npz", run / f"drawn_{flags.num_images}", images.shape[1:]
+    dump = out / f"samples_{'x'.join(map(str, (flags.num_images, *shape)))}.npz"
     if not dump.exists():
         run.parent.mkdir(parents=True, exist_ok=True)
         np.savez(data, images=images)
-        every = {f"train.{name}_every": num_steps for name in ("checkpoint", "sample")}
-        settings = NETWORK | TRAINING | every | {"data.source": "npz", "data.path": data, "train.num_steps": num_steps}
-        job("--config=configs/fashion_mnist.py", f"--workdir={run}", settings=settings)
-        job("--mode=sample", f"--workdir={run}", f"--out={out}", settings=SAMPLING | {"sample.num_images": num_images})
+        every = {f"train.{name}_every": flags.num_steps for name in ("checkpoint", "sample")}
+        of_data = {"data.path": data, "data.image_size": shape[:2], "data.channels": shape[2]}
+        job(
+            f"--config={flags.config}",
+            f"--workdir={run}",
+            settings=TRAINING | every | of_data | {"train.num_steps": flags.num_steps},
+        )
+        settings = SAMPLING | {"sample.num_images": flags.num_images}
+        job("--mode=sample", f"--workdir={run}", f"--out={out}", settings=settings)
     with np.load(dump, allow_pickle=False) as found:
         return found["arr_0"]
 
@@ -148,7 +152,7 @@ def block(train: list[np.ndarray], drawn: list[np.ndarray], mean: np.ndarray) ->
 
 def write(name: str, flags: argparse.Namespace, rows: list[dict]) -> None:
     """Writes the rows so far, and their curve."""
-    command = f"python benchmarks/two_halves.py --data={pathlib.Path(flags.data).name} --workdir=DIR"
+    command = f"python benchmarks/two_halves.py --data={pathlib.Path(flags.data).name} --workdir=DIR --config={flags.config}"
     command += f" --sizes {' '.join(map(str, flags.sizes))} --num_steps={flags.num_steps} --num_images={flags.num_images}"
     result = {"command": command, "num_images": flags.num_images, "training_steps": flags.num_steps, "rows": rows}
     result |= {"hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})", "versions": stored.versions()}
