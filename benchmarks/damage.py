@@ -73,10 +73,10 @@ def main() -> None:
     network = evaluation.extractor("efficientnet_lite0")
     reference, images, labels = halves(pathlib.Path(flags.data), flags.name)
     nums = [num for num in flags.num_images if num <= len(images)]
-    of_reference, rows = network.extract(reference), []
+    to_reference, rows = compare.figures_to(network.extract(reference)), []
     for damage, function in DAMAGES.items():
         for num in nums:
-            found = compare.figures(network.extract(function(images[:num], labels[:num])), of_reference)
+            found = to_reference(network.extract(function(images[:num], labels[:num])))
             rows.append({"damage": damage, "num_images": num, **{name: found[name]._asdict() for name in FIGURES}})
             print(json.dumps(rows[-1]), flush=True)
     known = {"features": network.description, "num_reference": len(reference), "conditions": conditions()}

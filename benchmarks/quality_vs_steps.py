@@ -140,10 +140,10 @@ def reference(config: Config, num_images: int, features: str):
 
 def distances_to(real: np.ndarray):
     """Returns features -> their distances to those of real images, by name."""
-    known = frechet.of_features(real)
+    known, to_real = frechet.of_features(real), kernel.distance_to(real)
 
     def distances(features: np.ndarray) -> dict[str, float]:
-        found = frechet.frechet_distance(features, known), kernel.kernel_distance(features, real)
+        found = frechet.frechet_distance(features, known), to_real(features)
         found += (sliced.sliced_wasserstein(features, real),)
         return {name: float(figure.value) for name, figure in zip(FIGURES, found, strict=True)}
 

@@ -12,12 +12,12 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import errors
-from diffusion_jax.compose import checks, likelihoods, processes, sampling, stored
+from diffusion_jax.compose import checks, inputs, likelihoods, processes, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import checkpoint, compiling, sharding, storage
+from diffusion_jax.runs import checkpoint, compiling, dump, logs, sharding, storage
 from diffusion_jax.training import state as train_state
 
 
@@ -155,6 +155,21 @@ def manifest_of_images(model: Model) -> dict[str, Any]:
         "sample": {**settings, "step": model.step},
         **provenance(model),
     }
+
+
+def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> storage.Path:
+    """Writes the images of the config's section `sample` into a folder; returns the .npz file. See `dump.write`."""
+    settings = model.config.sample
+    cond = inputs.conditioning(model.config).of_image(np.arange(settings.num_images))
+    return dump.write(
+        out,
+        lambda first: chunks(model, first=first),
+        num_images=settings.num_images,
+        shard_size=settings.shard_size,
+        manifest=manifest,
+        labels=cond.get("label"),
+        on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
+    )
 
 
 def images(model: Model, numbers: Sequence[int]) -> np.ndarray:

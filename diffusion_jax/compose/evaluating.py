@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from diffusion_jax.runs import arrays, sharding, statistics, storage
 from diffusion_jax.runs.statistics import Statistics
 
 SPLITS = ("training", "held_out")
-MOST_IN_TRAINING = 2000  # real images: what the first evaluation of a run costs beside 512 generated ones
+MOST_IN_TRAINING = 2000  # real images, whose features are found when a run starts
 GIVEN = ("features", "spatial", "logits")  # arrays of a user's own file
 
 
@@ -110,10 +110,10 @@ def _dump_in(folder: storage.Path) -> storage.Path:
 
 
 def _of_npz(config: Config, name: str, file: storage.Path, field: str) -> Images | Statistics:
-    held = _names(file, field)
+    held = _opened(file, field, arrays.names)
     if config.evaluate.features == "given":
         return _given(name, file, field)
-    if not held & {"mu"}:
+    if not statistics.holds(held):
         return of_images(config, file, name, field)
     if held & {"images", "arr_0"}:  # as guided-diffusion's: statistics of all, and some of the images
         known = statistics.read(file) if name == "reference" and config.evaluate.features in evaluation.INCEPTION else None
@@ -132,14 +132,14 @@ def of_images(config: Config, file: storage.Path, name: str = "dump", field: str
     return _of_source(config, name, source, made_from)
 
 
-def _names(file: storage.Path, field: str) -> set[str]:
-    """Returns the names of the arrays in an .npz file; UserError where it is none."""
+def _opened(file: storage.Path, field: str, read: Callable[[BinaryIO], Any]) -> Any:
+    """Returns what a function reads of an .npz file; UserError where it is missing, or none."""
     if not file.exists():
         raise UserError(f"config field {field} = {str(file)!r} does not exist; it must be an .npz file or a folder.")
     try:
         with storage.reading(file) as opened:
-            return arrays.names(opened)
-    except Exception as error:  # zipfile has several names for what a damaged file is
+            return read(opened)
+    except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
         raise UserError(
             f"config field {field} = {str(file)!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
         ) from error
@@ -147,13 +147,7 @@ def _names(file: storage.Path, field: str) -> set[str]:
 
 def _given(name: str, file: storage.Path, field: str) -> Images:
     """Returns the features in a user's file."""
-    try:
-        with storage.reading(file) as opened:
-            found = arrays.read_npz(opened, GIVEN)
-    except Exception as error:  # NumPy has several names for what a damaged file is
-        raise UserError(
-            f"config field {field} = {str(file)!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
-        ) from error
+    found = _opened(file, field, lambda opened: arrays.read_npz(opened, GIVEN))
     if "features" not in found or any(rows.ndim != 2 or rows.dtype.kind != "f" for rows in found.values()):
         shapes = ", ".join(f"{key} {rows.dtype}{list(rows.shape)}" for key, rows in found.items()) or "no such array"
         raise UserError(

@@ -21,7 +21,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.evaluation import Extractor
 from diffusion_jax.metrics import compare, memorisation
 from diffusion_jax.metrics.compare import Compared, Features
-from diffusion_jax.runs import checkpoint, dump, logs, pictures, plots, sharding, shards, storage, tables
+from diffusion_jax.runs import checkpoint, logs, pictures, plots, sharding, shards, storage, tables
 from diffusion_jax.runs.statistics import Statistics
 
 NUM_PICTURED = 64
@@ -149,25 +149,10 @@ def _judged(config: Config, workdir: storage.Path | None, out: storage.Path) -> 
         trained = model.restore(workdir, config.with_values("sample", step=step))
         found = _generated(trained)
         if config.evaluate.keep_images:
-            file = _keep(trained, out / "images" / found.name)
+            file = model.write_dump(trained, out / "images" / found.name, model.manifest_of_images(trained))
+            sharding.wait_for_all("dump")
             found = evaluating.of_images(config, file)._replace(name=found.name, made_from=found.made_from)
         yield found
-
-
-def _keep(trained: model.Model, folder: storage.Path) -> storage.Path:
-    """Writes the images of a model as a dump; returns its file."""
-    settings, cond = trained.config.sample, inputs.conditioning(trained.config)
-    file = dump.write(
-        folder,
-        lambda first: model.chunks(trained, first=first),
-        num_images=settings.num_images,
-        shard_size=settings.shard_size,
-        manifest=model.manifest_of_images(trained),
-        labels=cond.of_image(np.arange(settings.num_images)).get("label"),
-        on_progress=logs.progress_by_shard("generate", settings.num_images, settings.shard_size),
-    )
-    sharding.wait_for_all("dump")
-    return file
 
 
 def _generated(trained: model.Model) -> Images:

@@ -1,11 +1,9 @@
 """Generating images: python main.py --mode=sample --workdir=<workdir> [--out=<folder>]; the same command continues."""
 
-import numpy as np
-
 from diffusion_jax import model
 from diffusion_jax.compose import inputs, sampling, stored
 from diffusion_jax.compose.config import Config
-from diffusion_jax.runs import dump, logs, pictures, sharding, shards, storage
+from diffusion_jax.runs import logs, pictures, sharding, shards, storage
 
 NUM_STRIPS = 8  # images in strip.png
 
@@ -25,16 +23,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     logs.say("sampling", f"{settings.num_images:,} images into {out}")
     for sentence in sampling.warnings(config):
         logs.say("warning", sentence)
-    cond = inputs.conditioning(config).of_image(np.arange(settings.num_images))
-    result = dump.write(
-        out,
-        lambda first: model.chunks(trained, first=first),
-        num_images=settings.num_images,
-        shard_size=settings.shard_size,
-        manifest=manifest,
-        labels=cond.get("label"),
-        on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
-    )
+    result = model.write_dump(trained, out, manifest)
     logs.say("done", f"{result}; a picture is {out / 'grid.png'}")
     if settings.strip and sharding.is_first():
         _picture_strip(trained, out / "strip.png")

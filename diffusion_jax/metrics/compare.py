@@ -1,6 +1,6 @@
 """All figures of generated images against real ones, and beside each the same figure of real images: its floor."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -44,10 +44,10 @@ def compare(generated: Features, real: Features, others: Features | None = None)
     sets = {"generated": generated, "real": real} | ({} if others is None else {"other real": others})
     generated, real, *more = [_shuffled(checked(each, name)) for name, each in sets.items()]
     _check_alike(sets)
-    value, num_generated = figures(generated, real), len(generated["features"])
+    to_real, num_generated = figures_to(real), len(generated["features"])
     others, rest = (more[0], real) if more else _split(real, num_generated)
-    num = min(num_generated, len(others["features"]))
-    matched, floor = figures(_first(generated, num), rest), figures(_first(others, num), rest)
+    to_rest, num = to_real if more else figures_to(rest), min(num_generated, len(others["features"]))
+    value, matched, floor = to_real(generated), to_rest(_first(generated, num)), to_rest(_first(others, num))
     return {name: Compared(value[name], matched[name], floor[name], num) for name in value}
 
 
@@ -61,14 +61,22 @@ def compare_with_statistics(generated: Features, real: Statistics) -> dict[str, 
     return {name: Compared(value) for name, value in found.items()}
 
 
-def figures(generated: Features, real: Features) -> dict[str, Figure]:
-    """Returns every figure by name, without a floor; arguments as for `compare`, in an order that means nothing."""
-    found, one, two = {}, generated["features"], real["features"]
-    for name in [name for name in FRECHET if name in generated]:
-        found[FRECHET[name]] = frechet.frechet_distance(generated[name], frechet.of_features(real[name]))
-    found |= {"kernel_distance": kernel.kernel_distance(one, two), "sliced_wasserstein": sliced.sliced_wasserstein(one, two)}
-    found |= precision_recall.figures(two[:MOST_NEIGHBOURS], one[:MOST_NEIGHBOURS])
-    return found | _of_generated_alone(generated)
+def figures_to(real: Features) -> Callable[[Features], dict[str, Figure]]:
+    """Returns features -> every figure by name, without a floor; what the real images alone decide is found once.
+
+    Arguments as for `compare`, in an order that means nothing.
+    """
+    gaussians = {name: frechet.of_features(real[name]) for name in FRECHET if name in real}
+    two, to_real = real["features"], kernel.distance_to(real["features"])
+
+    def figures(generated: Features) -> dict[str, Figure]:
+        one = generated["features"]
+        found = {FRECHET[name]: frechet.frechet_distance(generated[name], known) for name, known in gaussians.items()}
+        found |= {"kernel_distance": to_real(one), "sliced_wasserstein": sliced.sliced_wasserstein(one, two)}
+        found |= precision_recall.figures(two[:MOST_NEIGHBOURS], one[:MOST_NEIGHBOURS])
+        return found | _of_generated_alone(generated)
+
+    return figures
 
 
 def _of_generated_alone(generated: Features) -> dict[str, Figure]:

@@ -1,5 +1,8 @@
 """The kernel distance between two sets of features: KID, where they are Inception's. [Binkowski et al. 2018]"""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,22 +15,30 @@ BLOCK = 2**25  # values of a kernel matrix at once
 
 
 def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Figure:
-    """Returns the unbiased squared maximum mean discrepancy of the kernel (x.y / D + 1)^3, with its standard error.
+    """Returns the kernel distance of generated images' features to real ones: see `distance_to`. # [N, D], [M, D]"""
+    return distance_to(real)(generated)
+
+
+def distance_to(real: np.ndarray) -> Callable[[np.ndarray], Figure]:
+    """Returns features -> the unbiased squared maximum mean discrepancy of the kernel (x.y / D + 1)^3, with its error.
 
     Of all pairs of images, where KID is often the mean over random subsets: the same expectation, and less noise. It may be
     below 0. [Binkowski et al. 2018, section 4]
 
     Args:
-        generated: features, [N, D].
-        real: features, [M, D].
+        real: features, [M, D], whose own pairs are summed once for all that is compared with them.
     """
+    on_device = jnp.asarray(real)  # once, for all blocks
+    among_real = (_sum(real, on_device) - _sum_of_squares(real)) / (len(real) * (len(real) - 1))
+    return functools.partial(_distance, among_real=among_real, real=on_device)
+
+
+def _distance(generated: np.ndarray, among_real: float, real: Array) -> Figure:
     groups = figure.groups(len(generated))
     parts = [generated[groups == group] for group in range(figure.NUM_GROUPS)]
     sizes = np.array([len(part) for part in parts])
     own = np.array([[_sum(one, two) for two in parts] for one in parts]) - np.diag([_sum_of_squares(part) for part in parts])
-    on_device = jnp.asarray(real)  # once, for all blocks
-    cross = np.array([_sum(part, on_device) for part in parts])
-    among_real = (_sum(real, on_device) - _sum_of_squares(real)) / (len(real) * (len(real) - 1))
+    cross = np.array([_sum(part, real) for part in parts])
 
     def discrepancy(kept: np.ndarray) -> float:
         num = np.sum(sizes[kept])

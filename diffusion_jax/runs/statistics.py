@@ -1,7 +1,7 @@
 """Files of the mean and the covariance of features, as pytorch-fid, EDM and guided-diffusion write and read them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +19,9 @@ class Statistics(NamedTuple):
     made_from: dict[str, Any]  # images and network, as `write` was told; {} in a file of another program
 
 
-def holds(found: Mapping[str, np.ndarray]) -> bool:
-    """Returns whether the arrays of a file are statistics."""
-    return KEYS["features"][0] in found
+def holds(names: Collection[str]) -> bool:
+    """Returns whether statistics are among the arrays of a file, by their names."""
+    return KEYS["features"][0] in names
 
 
 def read(file: storage.Path) -> Statistics:
