@@ -10,7 +10,19 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion_jax import denoiser, grids, likelihood, losses, multistep, process, samplers, schedules, streams, timesteps
+from diffusion_jax import (
+    denoiser,
+    grids,
+    guidance,
+    likelihood,
+    losses,
+    multistep,
+    process,
+    samplers,
+    schedules,
+    streams,
+    timesteps,
+)
 from diffusion_jax.data.codecs import from_uint8, to_uint8
 from diffusion_jax.denoiser import EPS, SCORE, VELOCITY, X_0, Denoiser, Prediction, V, clip_x_0, make_denoiser
 from diffusion_jax.grids import trailing
@@ -50,6 +62,7 @@ __all__ = [
     "evaluate",
     "from_uint8",
     "grids",
+    "guidance",
     "heun",
     "likelihood",
     "linear",
