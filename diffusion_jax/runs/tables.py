@@ -15,12 +15,13 @@ NAMES = {  # of a figure: what it is called, and what it is called where the fea
 SETS = {"training": "training set", "held_out": "held-out set"}
 EXPLANATION = (
     "The standard error is that of drawing these images. The last column is the floor: what other real images reach. "
-    "The column before it is of as many of these images, against the same real ones. Where the two agree, the model is as "
-    "good as the data."
+    "The column before it is of as many of these images. Both columns are against the same real ones: without a second set, "
+    "against those that the floor leaves. Where the two agree, the figure sees no difference."
 )
 OF_MEMORISATION = (
     "How near images are to the nearest of {num} that they are compared with. `copies` is the share of images that are much "
-    "nearer to one of them than to its neighbours. Held-out images are the control."
+    "nearer to one of them than to its neighbours. Held-out images are the control: where there are none, the figures mean "
+    "little."
 )
 
 
