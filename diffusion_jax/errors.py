@@ -24,6 +24,12 @@ def check_whole(name: str, value: Any, low: int | None = None, high: int | None 
         raise UserError(f"{name} = {shown(value)} is not allowed; it must be a whole number{limits}{instead(value)}.")
 
 
+def check_share(name: str, value: Any) -> None:
+    """Raises ValueError for what is not a number from 0 to 1."""
+    if not hasattr(value, "__float__") or not 0 <= value <= 1:
+        raise ValueError(f"{name} = {shown(value)} is not allowed; it must be from 0 to 1.")
+
+
 def instead(value: Any) -> str:
     """Returns how to write a float that is a whole number as one, ': write 50', or '' for anything else."""
     return f": write {int(value)}" if isinstance(value, float) and value.is_integer() else ""

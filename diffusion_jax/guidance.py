@@ -17,7 +17,7 @@ from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind, predictin
 from diffusion_jax.process import Level
 from diffusion_jax.samplers import Interval, Noise, Sampler
 
-Scale = float | Callable[[Level], Array]  # of guidance, 1 is off; or such a function of the level, [] or [B]
+Scale = float | Callable[[Level], Array]  # a number, or a function of the level -> [] or [B]
 LogProb = Callable[[Array, Level], Array]  # (x_t [B, ..., C], level) -> log p(y | x_t), [B]
 # (the better prediction, the worse one, scale, level) -> delta, the change of the better one's x_0
 Extrapolation = Callable[[Prediction, Prediction, Array, Level], Array]
@@ -33,7 +33,7 @@ def shifted(prediction: Prediction, delta: Array, level: Level) -> Prediction:
 
 
 def interval(scale: float, *, low: float = 0.0, high: float = math.inf) -> Scale:
-    """Returns the scale where low < sigma / alpha <= high, and 1 elsewhere. [Kynkaanniemi et al. 2024, eq. 6]
+    """Returns the scale where low < sigma / alpha <= high, and 1 elsewhere. [Kynkaanniemi et al. 2024]
 
     Guidance at high noise costs diversity, and at low noise does little. Outside the interval one evaluation is enough, and
     one is made.
@@ -59,7 +59,7 @@ def linear(better: Prediction, worse: Prediction, scale: Array, level: Level) ->
 
 
 def rescaled(*, fraction: float = 0.7) -> Extrapolation:
-    """Returns `linear`, scaled so that the network's output keeps its standard deviation. [Lin et al. 2023, eqs. 15-16]
+    """Returns `linear`, scaled so that the network's output keeps its standard deviation. [Lin et al. 2023, section 3.4]
 
     Large scales make images too bright and too colourful. The output a x_0 + b eps is multiplied by
     fraction std(better) / std(guided) + 1 - fraction, of each image.
@@ -67,37 +67,36 @@ def rescaled(*, fraction: float = 0.7) -> Extrapolation:
     Args:
         fraction: of the way, phi of the paper; 0 is `linear`.
     """
-    _check_share("fraction", fraction)
+    errors.check_share("fraction", fraction)
 
     def extrapolate(better: Prediction, worse: Prediction, scale: Array, level: Level) -> Array:
         delta = linear(better, worse, scale, level)
-        output, guided = _output(better), _output(shifted(better, delta, level))
+        a, b = better.coefficients or (1.0, 0.0)  # where no network made the prediction, x_0 is the output
+        output, guided = (_output(each, a, b) for each in (better, shifted(better, delta, level)))
         axes = process.value_axes(output)
         ratio = jnp.std(output, axes, keepdims=True) / jnp.std(guided, axes, keepdims=True)
-        a, b = better.coefficients or (1.0, 0.0)
         slope = level.sigma / (level.sigma * a - level.alpha * b)  # of x_0 against the output, where x_t stays
         return delta + process.expand(slope, delta) * fraction * (ratio - 1) * guided
 
     return extrapolate
 
 
-def _output(prediction: Prediction) -> Array:
-    """Returns what the network said, a x_0 + b eps; x_0 where no network made the prediction."""
-    a, b = prediction.coefficients or (1.0, 0.0)
+def _output(prediction: Prediction, a: Array, b: Array) -> Array:
+    """Returns a x_0 + b eps."""
     return process.expand(a, prediction.x_0) * prediction.x_0 + process.expand(b, prediction.eps) * prediction.eps
 
 
 def projected(*, parallel: float = 0.0, max_norm: float = math.inf) -> Extrapolation:
-    """Returns adaptive projected guidance: `linear` without what only makes x_0 larger. [Sadat et al. 2024, section 4]
+    """Returns adaptive projected guidance: `linear` without what only makes x_0 larger. [Sadat et al. 2024]
 
     The difference of both x_0 is split along the better one, which saturates colours, and across it. The paper's momentum
-    needs a memory from step to step, which a denoiser has not; there it is an option.
+    is left out: it needs a memory from step to step, which a denoiser has not.
 
     Args:
         parallel: how much of the part along x_0 is kept, eta of the paper; 1 with no `max_norm` is `linear`.
         max_norm: largest Euclidean norm of the difference, of each image, r of the paper.
     """
-    _check_share("parallel", parallel)
+    errors.check_share("parallel", parallel)
 
     def extrapolate(better: Prediction, worse: Prediction, scale: Array, level: Level) -> Array:
         axes, difference = process.value_axes(better.x_0), better.x_0 - worse.x_0
@@ -149,7 +148,8 @@ def classifier_free(denoise: Denoiser, both: Denoiser, *, scale: Scale, extrapol
     denoise, both = predicting(denoise), predicting(both)
 
     def pair(x_t: Array, level: Level) -> tuple[Prediction, Prediction]:
-        prediction = both(jnp.repeat(x_t, 2, axis=0), jax.tree.map(_twice, level))
+        twice = jax.tree.map(lambda column: jnp.repeat(column, 2) if jnp.ndim(column) else column, level)
+        prediction = both(jnp.repeat(x_t, 2, axis=0), twice)
         return tuple(jax.tree.map(lambda leaf, i=i: leaf[i::2] if jnp.ndim(leaf) else leaf, prediction) for i in (0, 1))
 
     return _guided(denoise, pair, scale, extrapolate)
@@ -167,10 +167,6 @@ def paired(cond: Any, other: Any) -> Any:
     return jax.tree.map(lambda one, two: jnp.stack([one, two], axis=1).reshape(-1, *jnp.shape(one)[1:]), cond, other)
 
 
-def _twice(column: Array) -> Array:
-    return jnp.repeat(column, 2) if jnp.ndim(column) else column
-
-
 def _guided(
     denoise: Denoiser,
     pair: Callable[[Array, Level], tuple[Prediction, Prediction]],
@@ -182,18 +178,21 @@ def _guided(
     if not callable(scale) and scale == 1:
         return denoise
 
-    def guided(x_t: Array, level: Level, factor: Array) -> Prediction:
+    def guided(x_t: Array, level: Level) -> Prediction:
+        factor = _factor(scale, level, x_t)
         better, worse = pair(x_t, level)
-        return shifted(better, extrapolate(better, worse, process.expand(factor, x_t), level), level)
-
-    if not callable(scale):
-        return lambda x_t, level: guided(x_t, level, jnp.asarray(scale, x_t.dtype))
+        return shifted(better, extrapolate(better, worse, factor, level), level)
 
     def where_needed(x_t: Array, level: Level) -> Prediction:
-        factor = scale(level).astype(x_t.dtype)
-        return jax.lax.cond(jnp.all(factor == 1), lambda: denoise(x_t, level), lambda: guided(x_t, level, factor))
+        is_off = jnp.all(_factor(scale, level, x_t) == 1)
+        return jax.lax.cond(is_off, lambda: denoise(x_t, level), lambda: guided(x_t, level))
 
-    return where_needed
+    return where_needed if callable(scale) else guided
+
+
+def _factor(scale: Scale, level: Level, x_t: Array) -> Array:
+    """Returns the scale at a level, with the axes that broadcast it against x_t."""
+    return process.expand(jnp.asarray(scale(level) if callable(scale) else scale, x_t.dtype), x_t)
 
 
 def classifier(denoise: Denoiser, log_prob: LogProb, *, scale: Scale) -> Denoiser:
@@ -202,7 +201,8 @@ def classifier(denoise: Denoiser, log_prob: LogProb, *, scale: Scale) -> Denoise
     Args:
         denoise: with or without a label.
         log_prob: of a classifier that was trained on noisy images, bound to the wanted labels, (x_t, level) -> [B].
-        scale: of the gradient; here 0 is off, and then the classifier is not evaluated.
+        scale: of the gradient; here 0 is off, and then the classifier is not evaluated. Otherwise a level without signal,
+            alpha = 0, gives NaN.
     """
     denoise = predicting(denoise)
 
@@ -219,7 +219,7 @@ def universal(denoise: Denoiser, loss: Callable[[Array], Array], *, scale: Scale
 
     Args:
         loss: x_0 [B, ..., C] -> what shall be small, [B], such as a distance to what is wanted.
-        scale: of the gradient; 0 is off.
+        scale: as for `classifier`.
     """
     denoise = predicting(denoise)
 
@@ -241,13 +241,13 @@ def _led(denoise: Denoiser, gradient: Callable[[Array, Level], tuple[Array, Pred
 
     def led(x_t: Array, level: Level) -> Prediction:
         ascent, prediction = gradient(x_t, level)
-        factor = scale(level) if callable(scale) else scale
-        return shifted(prediction, process.expand(factor * level.sigma**2 / level.alpha, x_t) * ascent, level)
+        delta = process.expand(level.sigma**2 / level.alpha, x_t) * _factor(scale, level, x_t) * ascent
+        return shifted(prediction, delta, level)
 
     return led
 
 
-def ancestral_toward(log_prob: LogProb, *, scale: float, variance: VarianceKind) -> Sampler:
+def ancestral_toward(log_prob: LogProb, *, scale: Scale, variance: VarianceKind) -> Sampler:
     """Returns `samplers.ancestral` whose mean moves by scale times variance times grad log p(y | x_t).
 
     Classifier guidance for noisy steps; `classifier` suits every sampler. [Dhariwal & Nichol 2021, algorithm 1]
@@ -257,6 +257,7 @@ def ancestral_toward(log_prob: LogProb, *, scale: float, variance: VarianceKind)
         scale: of the gradient; 0 is off.
         variance: as for `samplers.ancestral`.
     """
+    _check_scale(scale)
     unguided = samplers.ancestral(variance=variance)
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, int]:
@@ -264,7 +265,7 @@ def ancestral_toward(log_prob: LogProb, *, scale: float, variance: VarianceKind)
         prediction = denoise(x, t)
         x_s, _ = unguided.step(lambda x, level: prediction, x, interval, noise)
         log_variance = reverse_log_variance(prediction.variance, x, t, s, variance, decoder=0.0)
-        return x_s + scale * process.std(log_variance, s) ** 2 * _gradient(log_prob, x, t), 1
+        return x_s + _factor(scale, t, x) * process.std(log_variance, s) ** 2 * _gradient(log_prob, x, t), 1
 
     return Sampler(step)
 
@@ -286,8 +287,3 @@ def _check_scale(scale: Scale) -> None:
         raise ValueError(
             f"scale = {errors.shown(scale)} is not allowed; it must be a number from 0, or a function of the level."
         )
-
-
-def _check_share(name: str, value: float) -> None:
-    if not (isinstance(value, int | float) and 0 <= value <= 1):
-        raise ValueError(f"{name} = {errors.shown(value)} is not allowed; it must be from 0 to 1.")

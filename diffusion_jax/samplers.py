@@ -144,8 +144,7 @@ def ddim(*, eta: float = 0.0) -> Sampler:
         Traceback (most recent call last):
         ValueError: eta = 2 is not allowed; it must be from 0 to 1.
     """
-    if isinstance(eta, str) or eta is None or not 0 <= eta <= 1:
-        raise ValueError(f"eta = {eta!r} is not allowed; it must be from 0 to 1.")
+    errors.check_share("eta", eta)
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, int]:
         t, s = interval.t, interval.s

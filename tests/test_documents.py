@@ -162,7 +162,17 @@ def test_the_python_of_a_document_runs(document, monkeypatch):
         assert names["images"].shape[1:] in ((8, 8, 1), (32, 32, 3))
 
 
-EXAMPLES = [dj.sample, dj.make_denoiser, dj.ddim, dj.dpm_solver, dj.chain, dj.simple, dj.load, dj.likelihood.bound]
+EXAMPLES = [
+    dj.sample,
+    dj.make_denoiser,
+    dj.guidance.classifier_free,
+    dj.ddim,
+    dj.dpm_solver,
+    dj.chain,
+    dj.simple,
+    dj.load,
+    dj.likelihood.bound,
+]
 
 
 @pytest.mark.parametrize("function", EXAMPLES, ids=lambda function: function.__name__)

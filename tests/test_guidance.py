@@ -139,7 +139,7 @@ def test_rescaling_is_diffusers(parameterization, x64):
         np.testing.assert_allclose(level.alpha * found.x_0 + level.sigma * found.eps, x, atol=1e-9)
 
 
-def test_projected_guidance_keeps_the_length_along_x_0():
+def test_projected_guidance_adds_nothing_along_x_0():
     better = denoiser.Prediction(jax.random.normal(jax.random.key(0), (3, 4, 4, 1)), jnp.zeros(()))
     worse = denoiser.Prediction(jax.random.normal(jax.random.key(1), (3, 4, 4, 1)), jnp.zeros(()))
     level, scale = PROCESS.level(300), jnp.asarray(4.0)
@@ -171,13 +171,8 @@ def guided_run(key):
     else:
         denoise = guidance.classifier(denoise, recorded_log_prob, scale=1.0)
         sampler = samplers.ddim(eta=float(key.partition(".eta")[2]))
-    return chains.chain(
-        denoise,
-        sampler,
-        *(chains.nhwc(G4A[part]).astype(dtype) for part in ("x_T",)),
-        grid,
-        chains.nhwc(G4A["noise"]).astype(dtype),
-    )
+    x_T, noises = (chains.nhwc(G4A[part]).astype(dtype) for part in ("x_T", "noise"))
+    return chains.chain(denoise, sampler, x_T, grid, noises)
 
 
 GUIDED = [key for key in G4A if key.startswith(("cg.p.", "cg.ddim."))]
@@ -200,8 +195,10 @@ def test_guided_diffusions_runs_in_float32(key):
         (lambda: guidance.classifier_free(of_class(1), interleaved, scale=-1.0), "scale = -1.0 is not allowed"),
         (lambda: guidance.autoguidance(of_class(1), of_class(0), scale="2"), "scale = '2' is not allowed"),
         (lambda: guidance.interval(2.0, low=3.0, high=1.0), "low = 3.0 with high = 1.0 are not allowed"),
+        (lambda: guidance.ancestral_toward(log_prob_of(1), scale=-2, variance="small"), "scale = -2 is not allowed"),
         (lambda: guidance.rescaled(fraction=2), "fraction = 2 is not allowed"),
         (lambda: guidance.projected(parallel=-0.5), "parallel = -0.5 is not allowed"),
+        (lambda: guidance.projected(parallel=[0.5]), r"parallel = \[0.5\] is not allowed"),
         (
             lambda: guidance.universal(of_class(1), jnp.sum, scale=1.0)(x_of(), PROCESS.level(300)),
             "loss gives .*; it must be one number for each image",
