@@ -13,6 +13,7 @@ from test_goldens_samplers import nchw, nhwc
 from diffusion_jax import denoiser, losses, networks, process, schedules
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
+from diffusion_jax.networks.stages import Stages
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.weights import diffusers, ho, openai
 
@@ -168,10 +169,11 @@ TIME_PATHS = {  # their layers from the embedding of t to the first block, of ne
 def test_the_path_of_the_time_is_theirs_where_the_outputs_hide_it(name):
     """Their 32 channels are in 32 groups: no output depends on t. What the first block adds is compared instead."""
     params, x_t, condition, cond, stored = recorded_of(name)
-    module = UNet(out_channels=3, dtype=jnp.float32, **SMALL | OPTIONS[name])
+    options = {key: value for key, value in (SMALL | OPTIONS[name]).items() if key != "num_heads_up"}
+    module = UNet(out_channels=3, stages=Stages(dtype=jnp.float32, **options))
     only = {"capture_intermediates": lambda layer, _: layer.name == "embedding"}
     _, seen = jax.jit(lambda p: module.apply({"params": p}, x_t, condition, cond, train=False, **only))(params)
-    h = np.asarray(layers.embed_c_noise(jnp.asarray(condition), 32, spacing=module.embedding_spacing), np.float64)
+    h = np.asarray(layers.embed_c_noise(jnp.asarray(condition), 32, spacing=module.stages.embedding_spacing), np.float64)
     h = h if name == "ho_unet" else np.roll(h, 16, axis=1)  # OpenAI's have the cosines first
     for number, layer in enumerate(TIME_PATHS[name]):
         h = h / (1 + np.exp(-h)) if number else h

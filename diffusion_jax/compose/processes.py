@@ -10,7 +10,7 @@ from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.unet import multiple_of
+from diffusion_jax.networks.stages import multiple_of
 from diffusion_jax.process import Process
 
 

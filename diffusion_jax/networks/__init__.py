@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax.networks import layers
-from diffusion_jax.networks.unet import UNet, check
+from diffusion_jax.networks.stages import Stages, check
+from diffusion_jax.networks.unet import UNet
 
 Precision = Literal["default", "high", "highest"]  # of products, as `jax.default_matmul_precision` takes it
 
@@ -38,6 +39,9 @@ def unet(
     precision: Precision = "highest",
     learned_variance: bool = False,
     cond_channels: int = 0,
+    num_heads_up: int = 0,
+    num_classes: int = 0,
+    null_label: bool = False,
     **options,
 ) -> Network:
     """Returns `UNet` for images of a shape; UserError where the options do not fit together.
@@ -49,16 +53,24 @@ def unet(
             there, 'highest' is float32 everywhere.
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for none.
-        **options: the other attributes of `UNet`.
+        num_heads_up: see `UNet`, as for num_classes and null_label.
+        **options: the other attributes of `Stages`.
     """
-    module = UNet(out_channels=(1 + learned_variance) * image_shape[-1], dtype=jnp.dtype(dtype), **options)
-    check(module)
-    precision = "default" if dtype == "bfloat16" else precision
+    stages = Stages(dtype=jnp.dtype(dtype), **options)
+    check(stages, num_heads_up=num_heads_up)
+    module = UNet((1 + learned_variance) * image_shape[-1], stages, num_heads_up, num_classes, null_label)
+    cond = {"label": jnp.zeros(1, jnp.int32)} if num_classes else {}
+    cond |= {"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {}
+    return _of_module(module, image_shape, cond, precision)
+
+
+def _of_module(module: UNet, image_shape: tuple[int, int, int], cond: Any, precision: Precision) -> Network:
+    """Returns a module as a network; `cond` is an example of its conditions, for one image."""
+    dtype = module.stages.dtype
+    precision = "default" if dtype == jnp.bfloat16 else precision
 
     def init(key):
         x_t, c_noise = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-        cond = {"label": jnp.zeros(1, jnp.int32)} if module.num_classes else {}
-        cond |= {"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {}
         key_module, key_kernels = jax.random.split(key)
         return layers.draw_kernels(module.init(key_module, x_t, c_noise, cond, train=False)["params"], key_kernels)
 

@@ -1,0 +1,179 @@
+"""Stages of residual blocks, each at half the size of the one before: what a U-Net and its encoder alone have in common."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+from jax import Array
+from jax.typing import DTypeLike
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.networks import layers
+
+MOST_CHANNELS = 2**16  # of a stage, whose convolution would have 40 billion parameters
+
+
+class Stages(NamedTuple):
+    """What the stages are. The methods make their layers, inside a module that calls them.
+
+    Stage i works at 1 / 2^i of the image's size with channels * multipliers[i] channels, so that height and width must be
+    multiples of 2^(stages - 1). The first layer has `channels`, or those of the first stage where these are fewer, as in ADM
+    at 512 pixels. The defaults are Ho et al.'s; others change the function to that of improved DDPM or ADM.
+
+    Attributes:
+        channels: what `multipliers` multiply; the embedding has four times as many.
+        multipliers: width of each stage, relative to `channels`; a width is a whole number and a multiple of `num_groups`.
+        num_res_blocks: residual blocks of each stage going down; one more going up.
+        attention_stages: the stages with self-attention after each block; the middle always has it.
+        dropout: probability, inside each residual block.
+        num_groups: groups of each normalisation.
+        dtype: of the arithmetic; parameters are float32.
+        norm_epsilon: of each normalisation.
+        scale_shift_norm: see `layers.Style`.
+        resample: between stages, a 3x3 'conv' or a whole 'res_block'. [Dhariwal & Nichol 2021, section 3]
+        downsample_padding: of a 'conv' of stride 2: 'bottom_right', as TensorFlow pads, or 'all_sides', as torch code does.
+        embedding_spacing: see `layers.embed_c_noise`.
+        num_heads: of attention.
+        head_channels: channels of each head, instead of a number of heads; 0 is off.
+        num_remat_stages: stages, from the largest on, whose blocks are computed again in the backward pass instead of kept.
+    """
+
+    channels: int
+    multipliers: Sequence[float]
+    num_res_blocks: int
+    attention_stages: Sequence[int]
+    dropout: float
+    num_groups: int
+    dtype: DTypeLike
+    norm_epsilon: float = 1e-6
+    scale_shift_norm: bool = False
+    resample: Literal["conv", "res_block"] = "conv"
+    downsample_padding: Literal["bottom_right", "all_sides"] = "bottom_right"
+    embedding_spacing: Literal["closed", "half_open"] = "closed"
+    num_heads: int = 1
+    head_channels: int = 0
+    num_remat_stages: int = 0
+
+    def embed(self, c_noise: Array) -> Array:
+        """Returns the embedding of c_noise. # [B, 4 * channels]"""
+        emb = layers.embed_c_noise(c_noise, self.channels, spacing=self.embedding_spacing)
+        emb = layers.dense(4 * self.channels, self.dtype, name="embedding_0")(emb)
+        return layers.dense(4 * self.channels, self.dtype, name="embedding_1")(nn.swish(emb))
+
+    def down(self, x: Array, emb: Array, train: bool) -> tuple[Array, list[Array]]:
+        """Returns the output of the last stage, and that of each layer on the way, which is where skips begin.
+
+        Raises ValueError for a height or width that the stages do not divide.
+
+        Args:
+            x: [B, H, W, C].
+            emb: of the noise level, and of what else there is, [B, 4 * channels].
+            train: whether dropout drops; it then needs the rng "dropout".
+        """
+        multiple = multiple_of(self.multipliers)
+        if x.shape[1] % multiple or x.shape[2] % multiple:
+            raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} do not fit: both must be multiples of {multiple}.")
+        first_width = min(self.channels, self.width(0))
+        h = layers.conv(first_width, 3, self.dtype, name="conv_in")(x.astype(self.dtype))
+        skips = [h]
+        for i in range(len(self.multipliers)):
+            for j in range(self.num_res_blocks):
+                h = self.block(h, emb, i, f"down_{i}_{j}", train, self.num_heads)
+                skips.append(h)
+            if i < len(self.multipliers) - 1:
+                h = self._downsample(h, emb, i, train)
+                skips.append(h)
+        return h, skips
+
+    def middle(self, h: Array, emb: Array, train: bool) -> Array:
+        """Returns the output of two blocks with attention between them, at the smallest size."""
+        last = len(self.multipliers) - 1
+        h = self.res(h, emb, last, "middle_0", train)
+        h = self._attention(h, last, "middle_attention", self.num_heads)
+        return self.res(h, emb, last, "middle_1", train)
+
+    def block(self, h: Array, emb: Array, stage: int, name: str, train: bool, num_heads: int) -> Array:
+        """Returns a residual block's output, with attention after it where the stage has attention."""
+        h = self.res(h, emb, stage, name, train)
+        return self._attention(h, stage, f"{name}_attention", num_heads) if stage in self.attention_stages else h
+
+    def res(
+        self,
+        h: Array,
+        emb: Array,
+        stage: int,
+        name: str,
+        train: bool,
+        resample: Callable[[Array], Array] | None = None,
+    ) -> Array:
+        """Returns a residual block's output; `resample` as `layers.ResBlock` has it."""
+        again = stage < self.num_remat_stages
+        block = nn.remat(layers.ResBlock, static_argnums=(3,)) if again else layers.ResBlock
+        return block(self.width(stage), self.style(), resample, name=name)(h, emb, train)
+
+    def norm_out(self, h: Array) -> Array:
+        """Returns the last normalisation's output, and a swish of it."""
+        return nn.swish(layers.norm(self.style(), name="norm_out")(h))
+
+    def width(self, stage: int) -> int:
+        """Returns the channels of a stage."""
+        return round(self.channels * self.multipliers[stage])
+
+    def heads(self, channels: int, num_heads: int) -> int:
+        """Returns how many heads an attention of some channels has, where there are not `head_channels` of each."""
+        return channels // self.head_channels if self.head_channels else num_heads
+
+    def style(self) -> layers.Style:
+        """Returns what all blocks share."""
+        return layers.Style(self.num_groups, self.norm_epsilon, self.scale_shift_norm, self.dropout, self.dtype)
+
+    def _attention(self, h: Array, stage: int, name: str, num_heads: int) -> Array:
+        attention = nn.remat(layers.Attention) if stage < self.num_remat_stages else layers.Attention
+        return attention(self.heads(h.shape[-1], num_heads), self.style(), name=name)(h)
+
+    def _downsample(self, h: Array, emb: Array, stage: int, train: bool) -> Array:
+        """Returns h at half the size."""
+        name = f"down_{stage}_sample"
+        if self.resample == "res_block":
+            return self.res(h, emb, stage, name, train, layers.halve)
+        padding = {"bottom_right": ((0, 1), (0, 1)), "all_sides": ((1, 1), (1, 1))}[self.downsample_padding]
+        return layers.conv(h.shape[-1], 3, self.dtype, stride=2, padding=padding, name=name)(h)
+
+
+def multiple_of(multipliers: Sequence[float]) -> int:
+    """Returns what height and width must be multiples of."""
+    return 2 ** (len(multipliers) - 1)
+
+
+def check(stages: Stages, *, num_heads_up: int = 0) -> None:
+    """Raises UserError, a sentence that begins with the argument, for attributes that do not fit together.
+
+    Args:
+        num_heads_up: heads of attention going up; 0 is `num_heads`.
+    """
+    num_stages, widths = len(stages.multipliers), [stages.channels * multiplier for multiplier in stages.multipliers]
+    if max(widths) > MOST_CHANNELS:
+        raise UserError(
+            f"channels = {stages.channels} with multipliers = {tuple(stages.multipliers)} is not allowed; a stage has "
+            f"at most {MOST_CHANNELS:,} channels."
+        )
+    ratios = [width / stages.num_groups for width in (min(stages.channels, widths[0]), *widths)]
+    if wrong := [ratio * stages.num_groups for ratio in ratios if abs(ratio - round(ratio)) > 1e-6]:
+        raise UserError(
+            f"channels = {stages.channels} with multipliers = {tuple(stages.multipliers)} is not allowed; a layer would "
+            f"have {wrong[0]:g} channels, which is not a multiple of num_groups = {stages.num_groups}."
+        )
+    widths = [round(width) for width in widths]
+    if stages.channels % 2:
+        raise UserError(f"channels = {stages.channels} must be even.")
+    if not all(stage < num_stages for stage in stages.attention_stages):
+        raise UserError(
+            f"attention_stages = {tuple(stages.attention_stages)} names a stage that multipliers lacks; "
+            f"it has 0 to {num_stages - 1}."
+        )
+    attended = [widths[stage] for stage in sorted({*stages.attention_stages, num_stages - 1})]
+    heads = {"num_heads": stages.num_heads, "num_heads_up": num_heads_up or stages.num_heads}
+    for name, number in {"head_channels": stages.head_channels}.items() if stages.head_channels else heads.items():
+        if any(width % number for width in attended):
+            widths = ", ".join(map(str, attended))
+            raise UserError(f"{name} = {number} must divide the channels of every stage with attention, here {widths}.")
