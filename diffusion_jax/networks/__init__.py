@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax.networks import layers
+from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.stages import Stages, check
 from diffusion_jax.networks.unet import UNet
 
@@ -19,7 +20,7 @@ class Network(NamedTuple):
     """A network as a triple of pure functions."""
 
     init: Callable[..., Any]  # key -> params, float32
-    # (params, x_t [B, H, W, C], c_noise [B], cond: see `UNet`, *, train, rngs) -> output [B, H, W, C]
+    # (params, x_t [B, H, W, C], c_noise [B], cond: see the module, *, train, rngs) -> output [B, H, W, C], of `Encoder` [B]
     apply: Callable[..., Any]
     # params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them
     cast: Callable[[Any], Any] = lambda params: params
@@ -64,7 +65,31 @@ def unet(
     return _of_module(module, image_shape, cond, precision)
 
 
-def _of_module(module: UNet, image_shape: tuple[int, int, int], cond: Any, precision: Precision) -> Network:
+def noisy_classifier(
+    image_shape: tuple[int, int, int],
+    *,
+    num_classes: int,
+    dtype: str,
+    precision: Precision = "highest",
+    pool: Literal["adaptive", "attention"] = "adaptive",
+    **options,
+) -> Network:
+    """Returns `Encoder` for images of a shape: `apply` gives log p(label | x_t), [B]. UserError as for `unet`.
+
+    Args:
+        image_shape: (H, W, C).
+        num_classes: K. Without a label in `cond`, `apply` gives the logits of all, [B, K].
+        dtype: 'float32' or 'bfloat16'.
+        precision: as for `unet`.
+        pool: see `Encoder`.
+        **options: the other attributes of `Stages`.
+    """
+    stages = Stages(dtype=jnp.dtype(dtype), **options)
+    check(stages)
+    return _of_module(Encoder(num_classes, stages, pool), image_shape, {}, precision)
+
+
+def _of_module(module: UNet | Encoder, image_shape: tuple[int, int, int], cond: Any, precision: Precision) -> Network:
     """Returns a module as a network; `cond` is an example of its conditions, for one image."""
     dtype = module.stages.dtype
     precision = "default" if dtype == jnp.bfloat16 else precision

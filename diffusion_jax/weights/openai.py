@@ -1,4 +1,4 @@
-"""Weights of a UNetModel of improved- or guided-diffusion."""
+"""Weights of a UNetModel of improved- or guided-diffusion, and of an EncoderUNetModel, their classifier of noisy images."""
 
 import functools
 import itertools
@@ -34,8 +34,12 @@ def map_of(like: Any, *, num_heads: Callable[[int, str], int], split_heads_first
         parent, _, part = module.rpartition(".")
         suffix = "bias" if leaf == "bias" else "weight"
         if part in QKV:
-            options = {"num_heads": num_heads, "path": parent, "split_heads_first": split_heads_first}
-            return f"{places[parent]}.qkv.{suffix}", functools.partial(_part_of_qkv, part=QKV.index(part), **options)
+            of_pool = parent == "pool"  # whose heads never come first
+            options = {"num_heads": num_heads, "path": parent, "split_heads_first": split_heads_first and not of_pool}
+            fused = f"{places[parent]}.{'qkv_proj' if of_pool else 'qkv'}.{suffix}"
+            return fused, functools.partial(_part_of_qkv, part=QKV.index(part), **options)
+        if leaf == "places":
+            return f"{places[module]}.positional_embedding", np.transpose
         layout = np.asarray if leaf == "embedding" else maps.torch
         return f"{maps.name_of(module, places, PARTS)}.{suffix}", _sines_first if module == "embedding_0" else layout
 
@@ -62,6 +66,7 @@ def _places(like: Any) -> maps.Names:
     places = {"middle_0": "middle_block.0", "middle_attention": "middle_block.1", "middle_1": "middle_block.2"}
     places |= {"conv_in": "input_blocks.0.0", "norm_out": "out.0", "conv_out": "out.2", "label": "label_emb"}
     places |= {"embedding_0": "time_embed.0", "embedding_1": "time_embed.2"}
+    places |= {"pool": "out.2", "logits": "out.2.c_proj" if "pool" in like else "out.3"}
     down = sorted((name for name in like if name.startswith("down_") and "attention" not in name), key=_order)
     for number, name in enumerate(down, start=1):
         places |= {name: f"input_blocks.{number}.0", f"{name}_attention": f"input_blocks.{number}.1"}
