@@ -8,7 +8,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-from diffusion_jax import process
+from diffusion_jax import process, samplers
 from diffusion_jax.denoiser import Prediction
 
 MEAN, STD = 0.3, 0.5
@@ -72,3 +72,62 @@ def point(x_0):
         return Prediction(jnp.broadcast_to(x_0, x_t.shape), (x_t - alpha * x_0) / sigma)
 
     return denoise
+
+
+def smooth(height, width, channels=1, *, reach=2.0, std=STD):
+    """Returns (mean [d], covariance [d, d]) of images whose values depend on each other the more, the nearer they are."""
+    places = np.stack(np.meshgrid(*map(np.arange, (height, width, channels)), indexing="ij"), -1).reshape(-1, 3)
+    distance = np.linalg.norm(places[:, None] - places, axis=-1)
+    return np.linspace(-MEAN, MEAN, len(places)), std**2 * np.exp(-distance / reach)
+
+
+def joint_gaussian(mean, covariance):
+    """Returns the denoiser of data N(mean, covariance) over all values of an image: mean [d], covariance [d, d]."""
+    variances, axes = np.linalg.eigh(covariance)
+
+    def denoise(x_t, level):
+        alpha, sigma = (process.expand(column, x_t).reshape(-1, 1) for column in (level.alpha, level.sigma))
+        along = (x_t.reshape(len(x_t), -1) - alpha * mean) @ axes / (alpha**2 * variances + sigma**2)
+        x_0, eps = mean + (alpha * variances * along) @ axes.T, (sigma * along) @ axes.T
+        return Prediction(x_0.reshape(x_t.shape).astype(x_t.dtype), eps.reshape(x_t.shape).astype(x_t.dtype))
+
+    return denoise
+
+
+def matrix(linear, shape):
+    """Returns the matrix of a linear function of one image of a shape."""
+    return np.asarray(jax.jit(jax.jacfwd(lambda x: linear(x.reshape(1, *shape)).ravel()))(jnp.zeros(math.prod(shape))))
+
+
+def conditional(mean, covariance, measure, y, noise_std=0.0):
+    """Returns (mean, covariance) of x given y = A x + noise_std z, for x of N(mean, covariance) and a matrix A [m, d].
+
+    noise_std: one for all, or [m].
+    """
+    noise = np.diag(np.broadcast_to(noise_std, len(measure)) ** 2)
+    gain = covariance @ measure.T @ np.linalg.pinv(measure @ covariance @ measure.T + noise, rcond=1e-12)
+    return mean + gain @ (np.ravel(y) - measure @ mean), covariance - gain @ measure @ covariance
+
+
+def law(denoise, sampler, grid, shape):
+    """Returns (mean [d], covariance [d, d]) of what a sampler draws, exactly, if all its steps are affine in x and noises.
+
+    From x_T ~ N(0, sigma_T^2 I). For samplers whose state is x; a step's three noises are its first three draws.
+    """
+    size = math.prod(shape)
+
+    def moved(inputs, interval):
+        x, *noises = inputs.reshape(-1, 1, *shape)
+        return sampler.step(denoise, x, interval, lambda k: noises[k])[0].ravel()
+
+    def step(carry, interval):
+        mean, covariance = carry
+        inputs = jnp.concatenate([mean, jnp.zeros(3 * size)])
+        slope = jax.jacfwd(moved)(inputs, interval)
+        covariance = jax.scipy.linalg.block_diag(covariance, jnp.eye(3 * size))
+        return (moved(inputs, interval), slope @ covariance @ slope.T), None
+
+    index = jnp.arange(len(grid.alpha) - 1)
+    intervals = samplers.Interval(process.rows(grid, index), process.rows(grid, index + 1), index, index[::-1])
+    start = jnp.zeros(size), grid.sigma[0] ** 2 * jnp.eye(size)
+    return jax.jit(lambda: jax.lax.scan(step, start, intervals)[0])()
