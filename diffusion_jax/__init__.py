@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from diffusion_jax import (
     denoiser,
+    editing,
     grids,
     guidance,
     likelihood,
@@ -60,6 +61,7 @@ __all__ = [
     "denoiser",
     "diffuse",
     "dpm_solver",
+    "editing",
     "evaluate",
     "from_uint8",
     "grids",

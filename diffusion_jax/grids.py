@@ -107,6 +107,32 @@ def karras(process: Process, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
     return _times_of_log_snr(process, -2 * rho * np.log(np.linspace(last, first, _at_least_one(num_steps))))
 
 
+def jumps(times: np.ndarray, *, jump_length: int = 10, num_resamples: int = 10) -> np.ndarray:
+    """Returns the times of a grid with returns: [Lugmayr et al. 2022, RePaint, section 4.2 and their figure 9]
+
+    At every jump_length-th time, counted from the one above the data, it goes jump_length times up again, as long as the
+    grid reaches, and comes down, num_resamples - 1 times. `process.level(...)` of it is for `editing.replaced`.
+
+    Args:
+        times: falling, the data at the end, such as `trailing(process, 250)`.
+        jump_length: j; from 1 on.
+        num_resamples: r; 1 leaves the grid as it is.
+    """
+    errors.check_whole("jump_length", jump_length, 1)
+    errors.check_whole("num_resamples", num_resamples, 1)
+    top = len(times) - 1
+    left = dict.fromkeys(range(1, top + 1 - jump_length, jump_length), num_resamples - 1)
+    place, visited = top, [top]  # places count from the data up
+    while place:
+        if left.get(place):
+            left[place] -= 1
+            visited += range(place + 1, place + jump_length + 1)
+            place += jump_length
+        place -= 1
+        visited.append(place)
+    return times[::-1][visited]
+
+
 def ends(process: Process) -> np.ndarray:
     """Returns the last time, the first, and 0: for a sampler that chooses its own steps in between."""
     return np.array([process.last, process.first, 0.0])
