@@ -194,8 +194,7 @@ def from_image(
     Raises:
         UserError: for a strength outside [0, 1]; by others, ValueError, for arrays that do not fit.
     """
-    if isinstance(strength, str) or strength is None or not 0 <= strength <= 1:
-        raise UserError(f"strength = {strength!r} is not allowed; it must be from 0 to 1.")
+    errors.check_share("strength", strength)
     num_steps = len(grid.alpha) - 1
     first = num_steps - round(strength * num_steps)
     rest = process.rows(grid, np.arange(first, num_steps + 1))

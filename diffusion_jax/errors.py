@@ -25,9 +25,9 @@ def check_whole(name: str, value: Any, low: int | None = None, high: int | None 
 
 
 def check_share(name: str, value: Any) -> None:
-    """Raises ValueError for what is not a number from 0 to 1."""
+    """Raises UserError for what is not a number from 0 to 1."""
     if not hasattr(value, "__float__") or not 0 <= value <= 1:
-        raise ValueError(f"{name} = {shown(value)} is not allowed; it must be from 0 to 1.")
+        raise UserError(f"{name} = {shown(value)} is not allowed; it must be from 0 to 1.")
 
 
 def instead(value: Any) -> str:
