@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import errors
-from diffusion_jax.compose import checks, inputs, likelihoods, processes, sampling, stored
+from diffusion_jax.compose import checks, guiding, inputs, likelihoods, processes, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
@@ -28,6 +28,7 @@ class Model(NamedTuple):
     params: Any  # the network's weights, on every device
     step: int  # of the checkpoint
     workdir: str = ""  # where they come from
+    guide: "Model | None" = None  # the worse network that `sample.guide` names
 
     def __repr__(self) -> str:
         num_params, rate = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params)), self.config.sample.ema_rate
@@ -54,7 +55,7 @@ class Model(NamedTuple):
             given = errors.shown(label)
             raise UserError(f"label = {given} is not allowed; with {num_classes} classes it must be {allowed}.")
         cond = {} if label is None else {"label": label}
-        return sampling.denoiser_of(self.config, "none")(self.params, cond)
+        return processes.denoiser_of(self.config)(self.params, cond)
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
         """Returns images, uint8 [num_images, H, W, C].
@@ -67,23 +68,27 @@ class Model(NamedTuple):
         Raises:
             UserError: for an unknown setting, a value that is not allowed, or one that `load` decides.
         """
-        if fixed := settings.keys() & {"step", "ema_rate"}:
+        if fixed := settings.keys() & {"step", "ema_rate", "guide"}:
             raise UserError(f"setting {fixed.pop()!r} selects the weights; pass it to load().")
         settings = {name: _plain(value) for name, value in settings.items()}
         model = self._replace(config=with_settings(self.config, num_images=_plain(num_images), **settings))
         return np.concatenate(list(chunks(model)))
 
 
-def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None = None) -> Model:
+def load(
+    workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None = None, guide: str | os.PathLike | int = ""
+) -> Model:
     """Returns the model of a training run.
 
     Args:
         workdir: of the run; a folder or gs://.
         step: of the checkpoint; -1 is the latest.
         ema_rate: which EMA weights, 0 for the parameters themselves; None is the config's `sample.ema_rate`.
+        guide: a worse network, from which `sample(..., guidance=2.0)` leads away: a workdir, or a step of this run's
+            checkpoints. Without it guidance leads away from this network without a label. [Karras et al. 2024]
 
     Raises:
-        UserError: if the run, the checkpoint or the EMA does not exist.
+        UserError: if the run, the checkpoint or the EMA does not exist, or the guide is of another process or other images.
 
     Example:
         >>> dj.load("examples/digits").sample(4, sampler="ddim", num_steps=10, batch_per_device=4).shape
@@ -92,8 +97,8 @@ def load(workdir: str | os.PathLike, *, step: int = -1, ema_rate: float | None =
     workdir = storage.path(workdir)
     config = stored.read_config(workdir)
     rate = config.sample.ema_rate if ema_rate is None else ema_rate
-    config = with_settings(config, step=step, ema_rate=rate)
-    return restore(workdir, config)
+    config = with_settings(config, step=step, ema_rate=rate, guide=str(guide))
+    return with_guide(restore(workdir, config))
 
 
 def _plain(value: Any) -> Any:
@@ -115,6 +120,20 @@ def restore(workdir: storage.Path, config: Config) -> Model:
         all_ema=[train_state.ema_name(rate) for rate in config.train.ema_rates],
     )
     return Model(config, params, step, str(workdir))
+
+
+def with_guide(model: Model) -> Model:
+    """Returns the model with the network that `sample.guide` names, if any; UserError where that cannot guide it."""
+    name = model.config.sample.guide
+    if not name:
+        return model
+    workdir, step = (model.workdir, int(name)) if name.isdecimal() else (name, -1)
+    try:
+        config = model.config if name.isdecimal() else stored.read_config(storage.path(workdir))
+        guiding.check_guide(model.config, config)
+        return model._replace(guide=restore(storage.path(workdir), config.with_values("sample", step=step)))
+    except UserError as error:
+        raise UserError(f"config field sample.guide = {name!r}: {error}") from error
 
 
 def with_settings(config: Config, **settings) -> Config:
@@ -149,10 +168,12 @@ def provenance(model: Model) -> dict[str, Any]:
 
 def manifest_of_images(model: Model) -> dict[str, Any]:
     """Returns what image i depends on, and how it was made: not on how many there are, so that more may follow."""
-    settings = model.config.sample.model_dump(exclude={"strip", "num_images"})
+    settings = model.config.sample.model_dump(exclude={"strip", "num_images", "guide"})
+    guide = {"guide": provenance(model.guide)} if model.guide else {}
     return {
         "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
         "sample": {**settings, "step": model.step},
+        **guide,
         **provenance(model),
     }
 
@@ -209,7 +230,8 @@ def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.nda
         batch: {"x": uint8 [N, H, W, C], "cond": pytree}.
         numbers: of the images, which address their noises, [N].
     """
-    parts = [found for _, found in in_chunks(likelihoods.likelihood_of, model, "likelihood", numbers, batch)]
+    unguided = model._replace(guide=None)
+    parts = [found for _, found in in_chunks(likelihoods.likelihood_of, unguided, "likelihood", numbers, batch)]
     return {name: np.concatenate([part[name] for part in parts], axis=-1)[..., : len(numbers)] for name in parts[0]}
 
 
@@ -219,20 +241,22 @@ def in_chunks(make: Callable, model: Model, section: str, numbers: np.ndarray, *
     The function always runs on whole chunks. The last one is padded with its last image, and so is what is found.
 
     Args:
-        make: config -> the function: (params, seed, numbers [size], *more) -> pytree.
-        model: for its config, its weights and its seed.
+        make: config, and that of the guide where there is one -> (weights, seed, numbers [size], *more) -> pytree.
+        model: for its config, its weights, with the guide's if any, and its seed.
         section: of the config, which says how many images are a chunk.
         numbers: of the images, [N].
         *more: pytrees of what belongs to each image, [N, ...].
     """
     size, where = _chunk_size(model.config, section), sharding.batched(sharding.local_mesh())
     counts = {"num_images": 1, "shard_size": 1}  # these fields and those beside them do not change the program
-    config = model.config.with_values("sample", **counts, seed=0, step=-1).with_values("likelihood", **counts)
-    fn = _program(make, config)
+    models = [model, model.guide] if model.guide else [model]
+    configs = [each.config.with_values("sample", **counts, seed=0, step=-1) for each in models]
+    fn = _program(make, *(config.with_values("likelihood", **counts) for config in configs))
+    weights = (model.params, model.guide.params) if model.guide else model.params
     for start in range(0, len(numbers), size):
         rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)
         chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, *more)), where)
-        yield start, jax.device_get(fn(model.params, model.config.sample.seed, *chosen))
+        yield start, jax.device_get(fn(weights, model.config.sample.seed, *chosen))
 
 
 def _chunk_size(config: Config, section: str) -> int:
@@ -241,7 +265,7 @@ def _chunk_size(config: Config, section: str) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _program(make: Callable, config: Config):
+def _program(make: Callable, *configs: Config):
     """Returns a function of `compose` jitted, the same object for the same settings: asking twice compiles once."""
     mesh = sharding.local_mesh()
-    return jax.jit(make(config), out_shardings=sharding.replicated(mesh), compiler_options=compiling.options(mesh))
+    return jax.jit(make(*configs), out_shardings=sharding.replicated(mesh), compiler_options=compiling.options(mesh))

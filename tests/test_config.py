@@ -101,7 +101,7 @@ def test_changed_values_are_checked():
         ("scheduler", "process.schedule or sample.sampler"),
         ("train.image-size", "data.image_size"),
         ("proces.schedule", "process.schedule"),
-        ("sample.guidance", None),
+        ("sample.cfg_scale", "sample.guidance"),
         ("num_workers", None),
     ],
 )

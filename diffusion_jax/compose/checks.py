@@ -1,6 +1,6 @@
 """What must hold between the fields of a config: checked before any device works and before anything is written."""
 
-from diffusion_jax.compose import processes, sampling, training
+from diffusion_jax.compose import guiding, processes, sampling, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 
@@ -9,7 +9,7 @@ def check(config: Config) -> None:
     """Raises UserError, with one sentence, for the first two fields that do not fit together."""
     check_kind(config)
     processes.network(config)
-    for part in (processes, training, sampling):
+    for part in (processes, training, sampling, guiding):
         for sentence in part.contradictions(config):
             raise UserError(sentence)
     sampling.make_solve(config)  # grid and sampler fit the process

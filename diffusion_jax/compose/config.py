@@ -155,6 +155,16 @@ class Sample(Section):
     ema_rate: sections.Chosen = field(-1.0, "one of train.ema_rates, or 0 for the parameters themselves; -1 is the last")
     label: integer(-1) = field(-1, "of every image, where there are classes; -1: image i has label i % num_classes")
     step: integer(-1) = field(-1, "of the checkpoint; -1 is the latest")
+    guidance: sections.Finite = field(1.0, "scale of guidance: images of their label, and less of any; 1 is off")
+    guidance_interval: sections.Interval = field(
+        (0.0, 1e9), "of sigma / alpha, where images are guided; elsewhere one evaluation is enough"
+    )
+    negative_label: integer(-1) = field(-1, "that images are led away from, instead of no label; -1 for none")
+    guide: Text = field(
+        "",
+        "a worse network that images are led away from, instead of this one without a label: a workdir, or a step of this "
+        "run's checkpoints; previews of training do without",
+    )
 
 
 class Likelihood(Section):

@@ -41,7 +41,7 @@ def _bound(config: Config) -> Measure:
             "config field sample.last_level = 'min_noise' leaves out the last term of the variational bound; set 'data', or "
             "end sample.times with 0."
         )
-    denoiser_of, variance = sampling.denoiser_of(config, settings.clip), settings.variance
+    denoiser_of, limited = processes.denoiser_of(config), choices.CLIPS[settings.clip]
     codec = inputs.codec(config)
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
@@ -50,7 +50,8 @@ def _bound(config: Config) -> Measure:
         def noise(step: Array) -> Array:
             return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), x_0.shape[1:]))(keys)
 
-        return likelihood.bound(denoiser_of(params, batch["cond"]), x_0, grid, noise, variance=variance)._asdict()
+        denoise = limited(denoiser_of(params, batch["cond"]))
+        return likelihood.bound(denoise, x_0, grid, noise, variance=settings.variance)._asdict()
 
     return measure
 
@@ -58,7 +59,7 @@ def _bound(config: Config) -> Measure:
 def _pf_ode(config: Config) -> Measure:
     process = processes.process_of(config)
     processes.check_signal(process, "likelihood.kind = 'pf_ode'")
-    denoiser_of, settings = sampling.denoiser_of(config, "none"), config.likelihood
+    denoiser_of, settings = processes.denoiser_of(config), config.likelihood
     draw_probe, codec = choices.PROBES[settings.probes], inputs.codec(config)
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,12 @@ def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
         parameterization=PARAMETERIZATIONS[config.predicts],
         learned_variance=config.model.learned_variance,
     )
+
+
+def denoiser_of(config: Config) -> Callable[[Any, Any], Denoiser]:
+    """Returns (params, cond) -> the config's network as a denoiser; its x_0 is not limited."""
+    net, make = network(config), make_denoiser(config)
+    return lambda params, cond: make(networks.bind(net, net.cast(params), cond))
 
 
 def process_of(config: Config) -> Process:

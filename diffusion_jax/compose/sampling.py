@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import grids, networks, process, samplers, streams
-from diffusion_jax.compose import inputs, processes
+from diffusion_jax import grids, process, samplers, streams
+from diffusion_jax.compose import guiding, inputs, processes
 from diffusion_jax.compose.choices import CLIPS, GRIDS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser
@@ -29,7 +29,7 @@ def warnings(config: Config) -> list[str]:
         found.append(
             f"sampling starts from pure noise, but the first level still holds signal (signal-to-noise ratio {snr:.2g})."
         )
-    return found + _too_few(config, len(levels.alpha) - 1)
+    return found + _too_few(config, len(levels.alpha) - 1) + guiding.warnings(config)
 
 
 def _too_few(config: Config, num_steps: int) -> list[str]:
@@ -44,34 +44,38 @@ def _too_few(config: Config, num_steps: int) -> list[str]:
     return [f"{few} for DDIM: below {least} images lose detail; 'dpm_solver' needs fewer."]
 
 
-def make_generate(config: Config) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
-    """Returns (params, seed, image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite, bool [B].
+def make_generate(config: Config, guide: Config | None = None) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
+    """Returns (weights, seed, image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite, bool [B].
 
     Image i depends on (seed, i) alone. The other settings are those of the section `sample`.
-    """
-    run, codec = _reverse_process(config, grid(config)), inputs.codec(config)
 
-    def generate(params: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
-        x = run(params, seed, numbers)[1].x
+    Args:
+        config: of the run.
+        guide: as for `guiding.denoiser_of`, which says what the weights are.
+    """
+    run, codec = _reverse_process(config, guide, grid(config)), inputs.codec(config)
+
+    def generate(weights: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
+        x = run(weights, seed, numbers)[1].x
         return codec.decode(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
 
     return generate
 
 
-def make_strip(config: Config) -> Callable[[Any, Array, Array], Array]:
-    """Returns (params, seed, image numbers [B]) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
+def make_strip(config: Config, guide: Config | None = None) -> Callable[[Any, Array, Array], Array]:
+    """Returns (weights, seed, image numbers [B]) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
 
     k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image,
     for 'ode' to within its tolerance. [Ho et al. 2020, section 4.3]
     """
     levels, codec = grid(config, num_stops=config.sample.strip), inputs.codec(config)
-    run = _reverse_process(config, levels)
+    run = _reverse_process(config, guide, levels)
     num_steps = len(levels.alpha) - 1  # some grids visit fewer than asked
     k = min(config.sample.strip, num_steps)
     rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
 
-    def predictions(params: Any, seed: Array, numbers: Array) -> Array:
-        denoise, samples = run(params, seed, numbers, num_traced=k)
+    def predictions(weights: Any, seed: Array, numbers: Array) -> Array:
+        denoise, samples = run(weights, seed, numbers, num_traced=k)
         on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.rows(levels, rows)))
         return codec.decode(jnp.concatenate([on_the_way, samples.x[None]]))
 
@@ -107,19 +111,13 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
     return times[:-1] if settings.last_level == "min_noise" else times
 
 
-def denoiser_of(config: Config, clip: str) -> Callable[[Any, Any], Denoiser]:
-    """Returns (params, conditions) -> the network as a denoiser, x_0 limited as a name of CLIPS says."""
-    net, make_denoiser = processes.network(config), processes.make_denoiser(config)
-    return lambda params, cond: CLIPS[clip](make_denoiser(networks.bind(net, net.cast(params), cond)))
-
-
-def _reverse_process(config: Config, levels: Level) -> Callable[..., tuple[Denoiser, Samples]]:
-    """Returns (params, seed, image numbers, num_traced) -> (the denoiser, its samples at the last of the levels)."""
+def _reverse_process(config: Config, guide: Config | None, levels: Level) -> Callable[..., tuple[Denoiser, Samples]]:
+    """Returns (weights, seed, image numbers, num_traced) -> (the denoiser, its samples at the last of the levels)."""
     cond_of, shape = inputs.conditioning(config).of_image, inputs.codec(config).shape
-    make_denoiser, solve = denoiser_of(config, config.sample.clip), make_solve(config, levels)
+    guided, limited, solve = guiding.denoiser_of(config, guide), CLIPS[config.sample.clip], make_solve(config, levels)
 
-    def run(params: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
-        denoise = make_denoiser(params, cond_of(numbers))
+    def run(weights: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
+        denoise = limited(guided(weights, cond_of(numbers)))
         keys_x_T = streams.keys(seed, "x_T", numbers)
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_x_T)
         return denoise, solve(denoise, noise, streams.keys(seed, "sampler", numbers), num_traced)

@@ -42,6 +42,7 @@ SYNONYMS = {  # field -> what other code bases call it
     "sample.eta": "ddim_eta",
     "sample.label": "class class_label y",
     "sample.ema_rate": "ema",
+    "sample.guidance": "guidance_scale cfg cfg_scale w",
 }
 EXPLAINED = {  # part of a word -> what to know
     "epoch": "an epoch has as many steps as there are images divided by train.batch_size. ",
@@ -137,6 +138,11 @@ Churn = _numbers(
     "a tuple of 4 numbers from 0, such as (40, 0.05, 50, 1.003)",
     lambda item: item == math.inf or _is_finite(item),
     range(4, 5),
+)
+Interval = _allowed(
+    tuple[int | float, int | float],
+    "a tuple of 2 numbers from 0, the smaller one first, such as (0.2, 3)",
+    lambda ends: 0 <= ends[0] < ends[1] < math.inf,
 )
 
 

@@ -146,7 +146,7 @@ def _judged(config: Config, workdir: storage.Path | None, out: storage.Path) -> 
     for sentence in sampling.warnings(config):
         logs.say("warning", sentence)
     for step in steps:
-        trained = model.restore(workdir, config.with_values("sample", step=step))
+        trained = model.with_guide(model.restore(workdir, config.with_values("sample", step=step)))
         found = _generated(trained)
         if config.evaluate.keep_images:
             file = model.write_dump(trained, out / "images" / found.name, model.manifest_of_images(trained))

@@ -20,6 +20,7 @@ from diffusion_jax.errors import RunError
 from diffusion_jax.runs import logs, plots, sharding, shards, storage
 
 OF_GENERATING = {"strip", "num_images", "label", "batch_per_device", "shard_size", "step"}  # fields of the section `sample`
+OF_GENERATING |= {"guidance", "guidance_interval", "negative_label", "guide"}
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:

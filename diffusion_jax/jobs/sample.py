@@ -15,7 +15,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     has are added to those. The config is checked by `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
-    trained = model.restore(workdir, config)
+    trained = model.with_guide(model.restore(workdir, config))
     settings = config.sample
     manifest = model.manifest_of_images(trained)
     out = out or workdir / "samples" / _name(trained, manifest)
@@ -43,4 +43,5 @@ def _name(trained: model.Model, manifest: dict) -> str:
     """Returns a folder's name: the settings that people look for, and a digest of the others."""
     settings, digest = trained.config.sample, shards.digest(manifest)
     label = f"_label{settings.label}" if settings.label >= 0 else ""
-    return f"step_{trained.step:07d}_{settings.sampler}{settings.num_steps}{label}_seed{settings.seed}_{digest}"
+    guided = f"_guidance{settings.guidance:g}" if settings.guidance != 1 else ""
+    return f"step_{trained.step:07d}_{settings.sampler}{settings.num_steps}{label}{guided}_seed{settings.seed}_{digest}"

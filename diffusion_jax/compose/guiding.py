@@ -1,0 +1,94 @@
+"""What a config says of guidance: which second prediction images are led away from, how far, at which noise levels."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from diffusion_jax import guidance
+from diffusion_jax.compose import inputs, processes
+from diffusion_jax.compose.config import FIELDS, Config
+from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.errors import UserError
+from diffusion_jax.networks.conditioning import Cond
+
+OF_INPUTS = ("data.image_size", "data.channels", "model.num_classes")  # fields that say what a network takes
+
+
+def denoiser_of(config: Config, guide: Config | None = None) -> Callable[[Any, Cond], Denoiser]:
+    """Returns (weights, cond) -> the network as a denoiser, guided as the section `sample` says; its x_0 is not limited.
+
+    Args:
+        config: of the network that draws.
+        guide: of the network that `sample.guide` names. The weights are then (params, the guide's params), else params.
+            Without it there is no guidance where the config names one: so do previews of a run in training.
+    """
+    settings, of_cond = config.sample, processes.denoiser_of(config)
+    if guide is not None:
+        of_guide, known = processes.denoiser_of(guide), inputs.conditioning(guide).spec(1)
+
+        def by_guide(weights: Any, cond: Cond) -> Denoiser:
+            worse = of_guide(weights[1], {name: cond[name] for name in known})
+            return guidance.autoguidance(of_cond(weights[0], cond), worse, scale=_scale(config))
+
+        return by_guide
+    if settings.guide or settings.guidance == 1:
+        return of_cond
+    other = _other_cond(config)
+
+    def classifier_free(params: Any, cond: Cond) -> Denoiser:
+        both = of_cond(params, guidance.paired(cond, other(cond)))
+        return guidance.classifier_free(of_cond(params, cond), both, scale=_scale(config))
+
+    return classifier_free
+
+
+def _scale(config: Config) -> guidance.Scale:
+    scale, ends = config.sample.guidance, config.sample.guidance_interval
+    if scale == 1 or ends == FIELDS["sample.guidance_interval"].default:
+        return scale
+    return guidance.interval(scale, low=ends[0], high=ends[1])
+
+
+def _other_cond(config: Config) -> Callable[[Cond], Cond]:
+    """Returns cond -> what images are led away from: nothing given, or the negative label."""
+    negative, conditioning = config.sample.negative_label, inputs.conditioning(config)
+    if negative < 0:
+        return conditioning.null
+    return lambda cond: {**cond, "label": cond["label"] * 0 + negative}
+
+
+def check_guide(config: Config, guide: Config) -> None:
+    """Raises UserError where the network of one config cannot guide that of another: it must see the same x_t and levels."""
+    given, wanted = guide.flat(), config.flat()
+    for name in [name for name in wanted if name.startswith("process.") or name in OF_INPUTS]:
+        if given[name] != wanted[name] and (name, given[name]) != ("model.num_classes", 0):
+            raise UserError(f"its run has {name} = {given[name]!r} instead of {wanted[name]!r}.")
+    if guide.model.num_classes and not guide.model.null_label and config.sample.label == guide.model.num_classes:
+        raise UserError(f"its network does not know {config.show('sample.label')}, no label.")
+
+
+def warnings(config: Config) -> list[str]:
+    """Returns a sentence for every setting that has no effect without guidance."""
+    if config.sample.guidance != 1:
+        return []
+    flat, names = config.flat(), ("sample.guide", "sample.guidance_interval", "sample.negative_label")
+    unused = [name for name in names if flat[name] != FIELDS[name].default]
+    return [f"{config.show(name)} does nothing: sample.guidance is 1, which is off." for name in unused]
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Yields a sentence for everything that does not fit together in guidance."""
+    sample, model = config.sample, config.model
+    negative, has_null = sample.negative_label, bool(model.num_classes and model.null_label)
+    if negative >= 0 and sample.guide:
+        yield f"{config.show('sample.negative_label')} is for guidance without sample.guide; set -1."
+    if negative >= model.num_classes >= 0:
+        yield f"{config.show('sample.negative_label')} is not a label of model.num_classes = {model.num_classes}."
+    if sample.guidance == 1 or sample.guide:
+        return
+    if negative < 0 and not has_null:
+        yield (
+            f"{config.show('sample.guidance')} needs a network that knows 'no label' (model.null_label with "
+            "train.label_dropout, as in configs/digits_classes.py), or sample.negative_label, or sample.guide; 1 is off."
+        )
+    if sample.label >= 0 and sample.label == (model.num_classes if negative < 0 else negative):
+        yield f"{config.show('sample.label')} is what sample.guidance = {sample.guidance} leads away from; 1 is off."
