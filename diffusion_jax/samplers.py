@@ -136,13 +136,13 @@ def ddim(*, eta: float = 0.0) -> Sampler:
         eta: std as a fraction of the posterior's: 0 is deterministic, 1 is `ancestral(variance="small")`.
 
     Raises:
-        ValueError: for eta outside [0, 1].
+        UserError: for eta outside [0, 1].
 
     Example:
         >>> sampler = dj.ddim(eta=0.5)  # between DDIM and ancestral sampling; see `sample` for its use
         >>> dj.ddim(eta=2)
         Traceback (most recent call last):
-        ValueError: eta = 2 is not allowed; it must be from 0 to 1.
+        diffusion_jax.errors.UserError: eta = 2 is not allowed; it must be from 0 to 1.
     """
     errors.check_share("eta", eta)
 

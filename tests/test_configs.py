@@ -30,6 +30,7 @@ NUM_PARAMETERS = {
     "cifar10_vlb": 52_546_438,
     "cifar10_vp_continuous": 35_746_307,
     "digits": 367_129,
+    "digits_classes": 368_185,
     "digits_edm": 367_129,
     "digits_rectified_flow": 367_129,
     "fashion_mnist": 686_769,

@@ -1,22 +1,37 @@
-"""examples/digits: small enough to ship, and it draws what it drew when it was made."""
+"""The folders of examples/: small enough to ship, and they draw what they drew when they were made."""
 
 import pathlib
 
 import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
 
 import diffusion_jax as dj
 
-EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "digits"
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
-def test_the_weights_are_small():
-    files = [file for file in (EXAMPLE / "checkpoints").rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 2e6
+@pytest.mark.parametrize("name", ["digits", "digits_classes"])
+def test_the_weights_are_small(name):
+    files = [file for file in (EXAMPLES / name / "checkpoints").rglob("*") if file.is_file()]
+    assert 0 < sum(file.stat().st_size for file in files) < 2e6
 
 
 def test_the_weights_draw_the_images_that_they_drew():
     """As benchmarks/compatibility.py: at most one pixel in a thousand is off by more than two levels."""
-    images = dj.load(EXAMPLE).sample(16, batch_per_device=2)
-    with np.load(EXAMPLE / "expected.npz", allow_pickle=False) as expected:
+    images = dj.load(EXAMPLES / "digits").sample(16, batch_per_device=2)
+    with np.load(EXAMPLES / "digits" / "expected.npz", allow_pickle=False) as expected:
         levels = np.abs(images.astype(int) - expected["images"][:16])
     assert images.shape == (16, 8, 8, 1) and np.std(images) > 50 and np.mean(levels > 2) < 1e-3
+
+
+@pytest.mark.parametrize(("guidance", "share"), [(1.0, 0.95), (1.5, 0.99)])
+def test_digits_are_of_the_asked_class(guidance, share):
+    """By nearest neighbours among real digits. benchmarks/guidance.py has the same of 2,000 images."""
+    real, pixels = load_digits(), 16 / 255
+    classifier = KNeighborsClassifier(3).fit(real.data, real.target)
+    settings = {"sampler": "unipc", "num_steps": 10, "clip": "static", "batch_per_device": 25}
+    images = dj.load(EXAMPLES / "digits_classes").sample(200, guidance=guidance, **settings)
+    named = classifier.predict(images.reshape(200, -1) * pixels)
+    assert np.mean(named == np.arange(200) % 10) >= share
