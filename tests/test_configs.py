@@ -33,7 +33,9 @@ NUM_PARAMETERS = {
     "digits_classes": 368_185,
     "digits_edm": 367_129,
     "digits_rectified_flow": 367_129,
+    "emoji_classes": 688_051,
     "fashion_mnist": 686_769,
+    "fashion_mnist_classes": 687_473,
     "folder": None,
     "imagenet64": 121_063_942,  # the published code's, counted; "120 million", Nichol & Dhariwal 2021, section 4
     "lsun:bedroom": 113_673_219,

@@ -1,0 +1,24 @@
+"""Emoji of 32 x 32 pixels by class, for guidance: a network that knows ten labels, and "no label". [Ho & Salimans 2022]
+
+    python -m diffusion_jax.tools.fetch emoji --out=data/emoji
+    python main.py --config=configs/emoji_classes.py --workdir=runs/emoji_classes
+    python main.py --mode=sample --workdir=runs/emoji_classes --config.sample.label=1 --config.sample.guidance=2.0
+
+The first command needs npm or the package's file; its --help says more. A run prints which label is which class. More than
+half of the images are people.
+
+Cost: 8,000 steps of 32 images, as the emoji of docs/gallery.md. Not trained yet.
+
+Differs from configs/fashion_mnist_classes.py in the data alone.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import fashion_mnist_classes
+
+
+def get_config() -> ConfigDict:
+    config = fashion_mnist_classes.get_config()
+    config.data.update(source="npz", path="data/emoji/emoji.npz", held_out="data/emoji/emoji_test.npz")
+    config.data.update(image_size=(32, 32), channels=3)
+    return config
