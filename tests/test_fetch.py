@@ -351,6 +351,10 @@ def given(tmp_path_factory):
             ["cifar10", "--out=x"],
             "set 'cifar10' is unknown; it must be sprites, emoji, openclipart, fashion_mnist, avatars.",
         ),
+        (
+            ["sprite", "--out=x"],
+            "set 'sprite' is unknown; did you mean sprites? It must be sprites, emoji, openclipart, fashion_mnist, avatars.",
+        ),
         (["sprites", "--out=x", "--size=64"], "flag --size = 64 does nothing for the set 'sprites'."),
         (["emoji", "--out=x", "--size=48"], "flag --size = 48 is not allowed for the set 'emoji'; it must be 32 or 64."),
         (["emoji", "--out=x", "--size=-1"], "flag --size = '-1' is not allowed; it must be a whole number."),
@@ -360,8 +364,11 @@ def given(tmp_path_factory):
         ),
         (["avatars", "--out=x", "--package=a.tgz"], "flag --package does nothing for the set 'avatars'"),
         (["sprites", "--out=x", "--config=configs/digits.py"], "flag --config does nothing here"),
-        (["sprites", "--out=x", "--package=nowhere.deb"], "flag --package = 'nowhere.deb' is not a .deb file."),
-        (["emoji", "--out=x", "--package={folder}/good.deb"], "is not a .tgz file."),
+        (
+            ["sprites", "--out=x", "--package=nowhere.deb"],
+            "flag --package = 'nowhere.deb' does not exist; it must be the package",
+        ),
+        (["emoji", "--out=x", "--package={folder}/good.deb"], "is not a .tgz file; it must be the package"),
         (
             ["openclipart", "--out=x", "--package={folder}/good.deb"],
             "is 'crossfire-client-images'; it must be 'openclipart-png'.",

@@ -151,7 +151,10 @@ def test_half_precision_is_computed_in_single():
 
 
 def test_few_images_for_the_width_of_a_feature_are_said():
-    assert compare.warnings(5000, 1280) and not compare.warnings(20_000, 1280)
+    [sentence] = compare.warnings(5000, 1280, has_floor=True)
+    assert "read the kernel distance and the floor" in sentence
+    assert "floor" not in compare.warnings(5000, 1280, has_floor=False)[0]
+    assert not compare.warnings(20_000, 1280, has_floor=True)
 
 
 def test_the_order_of_the_images_has_no_part():

@@ -222,7 +222,7 @@ def _figures(generated: Found, real: Real, others: Found | None) -> dict[str, Co
     num_images, num_values = generated.features["features"].shape
     if isinstance(real.found, Found):
         num_images = min(num_images, len(real.found.features["features"]))
-    for sentence in compare.warnings(num_images, num_values):
+    for sentence in compare.warnings(num_images, num_values, has_floor=isinstance(real.found, Found)):
         logs.say("warning", sentence)
     if isinstance(real.found, Statistics):
         return compare.compare_with_statistics(generated.features, real.found.moments)
@@ -244,7 +244,8 @@ def _memorisation(generated: Found, train: Found, held_out: Found | None = None,
         found = {name: memorisation.figures(each) for name, each in near.items()}
         results[space] = {name: {figure: each._asdict() for figure, each in of.items()} for name, of in found.items()}
         shares = ", ".join(f"{of['copies'].value:.1%} of the {name.replace('_', '-')} images" for name, of in found.items())
-        logs.say("copies", f"{shares} are much nearer to one training image than to others, by their {space}")
+        if held_out:  # a share means little without its control
+            logs.say("copies", f"{shares} are much nearer to one training image than to others, by their {space}")
         if space == "pixels":
             pairs = memorisation.pictures(_spread(generated.pixels), train.pixels, near["generated"], NUM_PAIRS)
             storage.write_bytes(picture, pictures.encode_png(pictures.grid(pairs, num_columns=8)))

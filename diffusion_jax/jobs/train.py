@@ -133,7 +133,7 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
     widths = ", ".join(f"{config.model.channels * multiplier:g}" for multiplier in config.model.multipliers)
     logs.say("network", f"{num_params:,} parameters, {config.model.dtype}, stages of {widths} channels")
     span = f"{int(state.step):,} to {train.num_steps:,}"
-    logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} steps a call")
+    logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} step{'s' * (per_call > 1)} a call")
     if state.step >= train.num_steps:
         logs.say("note", "all train.num_steps are done; set a larger value to go on.")
     for sentence in training.notes(config):

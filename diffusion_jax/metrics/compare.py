@@ -123,12 +123,16 @@ def check_widths(widths: Mapping[str, int], real: Statistics) -> None:
             )
 
 
-def warnings(num_images: int, width: int) -> list[str]:
-    """Returns a sentence for what makes figures of so many images, and of so many values in a feature, hard to read."""
+def warnings(num_images: int, width: int, *, has_floor: bool) -> list[str]:
+    """Returns a sentence for what makes figures of so many images, and of so many values in a feature, hard to read.
+
+    `has_floor` is whether real images are given, so that there are other figures and a floor.
+    """
     if num_images > 10 * width:
         return []
     few = f"{num_images:,} images are few for features of {width:,} values"
-    return [f"{few}: the Frechet distance is mostly the noise of its covariance; read the kernel distance and the floor."]
+    instead = "read the kernel distance and the floor" if has_floor else "draw more"
+    return [f"{few}: the Frechet distance is mostly the noise of its covariance; {instead}."]
 
 
 def _split(real: Features, num_generated: int) -> tuple[Features, Features]:

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import arrays, sharding, storage
+
+MOST_SHOWN = 4  # settings that differ
 
 Rows = dict[str, np.ndarray]  # a row for each image
 
@@ -158,6 +161,5 @@ def check_or_write_manifest(out: storage.Path, manifest: Mapping[str, Any]) -> N
         raise UserError(f"file {str(file)!r} is damaged ({type(error).__name__}); choose another --out.") from error
     new = flatten(json.loads(json.dumps(manifest)))
     if differences := [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]:
-        raise UserError(
-            f"folder {str(out)!r} holds other results (different {', '.join(differences)}); choose another --out."
-        )
+        shown = errors.some(differences, MOST_SHOWN)
+        raise UserError(f"folder {str(out)!r} holds other results (different {shown}); choose another --out.")

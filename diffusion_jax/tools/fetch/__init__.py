@@ -20,6 +20,7 @@ Flags:
     --package       the package's file, where it is on this machine already
 """
 
+import difflib
 import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -99,7 +100,9 @@ def run(name: str, out: storage.Path, *, package: str = "", **settings: int) -> 
         settings: of this set: `size`, `num_images`; 0 for the default.
     """
     if name not in SETS:
-        raise UserError(f"set {name!r} is unknown; it must be {', '.join(SETS)}.")
+        close = difflib.get_close_matches(name, SETS, n=1)
+        question = f"did you mean {close[0]}? It" if close else "it"
+        raise UserError(f"set {name!r} is unknown; {question} must be {', '.join(SETS)}.")
     chosen = _settled(name, settings)
     if found := _complete(out, wanted := {"set": name, **chosen}):
         logs.say("complete", f"{out} has {summary(found)} already")

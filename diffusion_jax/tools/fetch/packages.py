@@ -117,7 +117,8 @@ def _downloaded(name: str, command: Sequence[str], suffix: str) -> Package:
 def _read(name: str, file: storage.Path, suffix: str) -> Package:
     """Returns a package from its file; UserError where that is not it."""
     if file.suffix != suffix or not file.exists() or file.is_dir():
-        raise UserError(f"flag --package = {str(file)!r} is not a {suffix} file.")
+        fault = f"is not a {suffix} file" if file.exists() else "does not exist"
+        raise UserError(f"flag --package = {str(file)!r} {fault}; it must be the package {name}, a {suffix} file.")
     if file.stat().length > MOST_PACKED:
         raise UserError(f"package {str(file)!r} has more than {MOST_PACKED:,} bytes.")
     content = storage.read_bytes(file)
