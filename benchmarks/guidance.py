@@ -29,7 +29,7 @@ from diffusion_jax.model import Model
 from diffusion_jax.runs import pictures
 
 FIGURES = ("frechet_distance", "precision", "recall")
-NUM_ROWS = 4  # of each class, in the picture
+NUM_OF_CLASS = 2  # images of each class, in the picture
 
 
 def main() -> None:
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--guide", default="", help="a step of its checkpoints, or a workdir, for autoguidance")
     parser.add_argument("--interval", type=float, nargs=2, default=(0.2, 3.0), help="of sigma / alpha")
     parser.add_argument("--num_images", type=int, default=2000)
+    parser.add_argument("--num_steps", type=int, default=20, help="of UniPC")
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 1.25, 1.5, 2, 3, 4, 6])
     parser.add_argument("--features", default="pixels", help="as evaluate.features")
     flags = parser.parse_args()
@@ -48,17 +49,18 @@ def main() -> None:
     result["rows"], drawn = [], {}
     for kind, (model, settings) in kinds.items():
         for scale in flags.scales if kind == "classifier-free" else flags.scales[1:]:
-            images = model.sample(flags.num_images, guidance=float(scale), **settings)
+            settings |= {"guidance": float(scale), "sampler": "unipc", "num_steps": flags.num_steps}
+            images = model.sample(flags.num_images, **settings)
             result["rows"].append({"guidance": kind, "scale": scale, **judge(images)})
             drawn.setdefault(kind, []).append(images)
             print(json.dumps(result["rows"][-1]), flush=True)
             write(name, result)
-    num_classes = result["num_classes"]
-    rows = [
-        images[: num_classes * NUM_ROWS].reshape(NUM_ROWS, num_classes, *images.shape[1:])
-        for images in drawn["classifier-free"]
-    ]
-    grid = pictures.grid(np.concatenate(rows).reshape(-1, *rows[0].shape[2:]), num_columns=num_classes)
+    picture(name, np.stack([images[: NUM_OF_CLASS * result["num_classes"]] for images in drawn["classifier-free"]]))
+
+
+def picture(name: str, images: np.ndarray) -> None:
+    """Writes images of every class, a row for each scale. # [scales, n, H, W, C]"""
+    grid = pictures.grid(images.reshape(-1, *images.shape[2:]), num_columns=images.shape[1])
     (ROOT / "docs" / "images" / f"guidance_{name}_scales.png").write_bytes(pictures.encode_png(grid))
 
 
@@ -96,6 +98,7 @@ def judge_of(model: Model, flags: argparse.Namespace):
         "versions": stored.versions(),
         "checkpoint_step": model.step,
         "num_images": flags.num_images,
+        "sampler": f"unipc, {flags.num_steps} steps",
         "num_classes": num_classes,
         "features": flags.features,
         "interval": list(flags.interval),

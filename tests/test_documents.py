@@ -57,14 +57,19 @@ def test_nothing_was_left_to_fill_in(document):
 
 @of_each
 def test_every_command_is_one_that_main_takes(document):
-    """Every `python main.py` line is parsed, its fields checked; a config with an argument, as folder:DIR, is left out."""
+    """Every `python main.py` line is parsed, its fields checked; a config with an argument, as folder:DIR, is left out.
+
+    A run, as runs/NAME, has the config of its name, or that of digits.
+    """
     text = "\n".join(blocks(document, "sh")).replace("\\\n", " ")
     for line in re.findall(r"^.*python main\.py (.*)$", text, flags=re.MULTILINE):
         arguments = shlex.split(line.partition("#")[0].replace("'", ""))
         if "--help" in arguments or "..." in arguments:
             continue
         named = [word for word in arguments if word.startswith("--config=") and ":" not in word]
-        stored = ["--config=configs/digits.py"] if not named else []
+        [name] = re.findall(r"--workdir=(?:runs|examples)/(\w+)", line) or ["digits"]
+        known = f"configs/{name}.py" if (ROOT / "configs" / f"{name}.py").exists() else "configs/digits.py"
+        stored = [f"--config={known}"] if not named else []
         _, config, _ = main.parse(["main.py", *stored, *[word for word in arguments if not re.match(r"--config=.*:", word)]])
         checks.check(config)
 
@@ -152,7 +157,9 @@ def as_diffusers_names_them(params):
     return tensors
 
 
-@pytest.mark.parametrize("document", [pytest.param("README.md", marks=pytest.mark.slow), "docs/own_network.md"])
+@pytest.mark.parametrize(
+    "document", [pytest.param("README.md", marks=pytest.mark.slow), "docs/own_network.md", "docs/guidance.md"]
+)
 def test_the_python_of_a_document_runs(document, monkeypatch):
     """All blocks in one go, as a reader would paste them."""
     monkeypatch.chdir(ROOT)
