@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import errors
-from diffusion_jax.compose import checks, guiding, inputs, likelihoods, processes, sampling, stored
+from diffusion_jax.compose import checks, guiding, inputs, likelihoods, processes, sampling, shown, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
@@ -36,7 +36,7 @@ class Model(NamedTuple):
         shape = list(processes.image_shape(self.config))
         return f"Model({self.workdir!r}: step {self.step:,}, {weights}, {num_params:,} parameters, images {shape})"
 
-    def denoiser(self, label: Array | None = None) -> Denoiser:
+    def denoiser(self, label: Array | None = None, image: Array | None = None) -> Denoiser:
         """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself.
 
         The levels to ask it about are those of `compose.sampling.grid(model.config)`. Its x_0 is not limited, where
@@ -44,18 +44,19 @@ class Model(NamedTuple):
 
         Args:
             label: int [B], where the network knows classes.
+            image: float [B, H, W, k] in [-1, 1], where the network is shown one, as a function of
+                `diffusion_jax.data.conditions` makes it.
 
         Raises:
-            UserError: for a label where it knows none, or none where it does.
+            UserError: for a label or an image where it takes none, or none where it does.
         """
-        num_classes = self.config.model.num_classes
-        is_label = np.ndim(label) == 1 and jax.numpy.issubdtype(jax.numpy.result_type(label), np.integer)
-        fits, allowed = (is_label, "int [B]") if num_classes else (label is None, "None")
-        if not fits:
-            given = errors.shown(label)
-            raise UserError(f"label = {given} is not allowed; with {num_classes} classes it must be {allowed}.")
-        cond = {} if label is None else {"label": label}
-        return processes.denoiser_of(self.config)(self.params, cond)
+        given, num_classes = {"label": label, "image": image}, self.config.model.num_classes
+        spec = inputs.conditioning(self.config).spec(1)
+        for name, takes in {"label": f"{num_classes} classes", "image": self.config.show("data.condition")}.items():
+            fits, allowed = _fits(given[name], spec.get(name))
+            if not fits:
+                raise UserError(f"{name} = {errors.shown(given[name])} is not allowed; with {takes} it must be {allowed}.")
+        return processes.denoiser_of(self.config)(self.params, {name: given[name] for name in spec})
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
         """Returns images, uint8 [num_images, H, W, C].
@@ -73,6 +74,16 @@ class Model(NamedTuple):
         settings = {name: _plain(value) for name, value in settings.items()}
         model = self._replace(config=with_settings(self.config, num_images=_plain(num_images), **settings))
         return np.concatenate(list(chunks(model)))
+
+
+def _fits(given: Any, spec: jax.ShapeDtypeStruct | None) -> tuple[bool, str]:
+    """Returns whether what is given is what a network takes, of any number of images, and what it takes in words."""
+    if spec is None:
+        return given is None, "None"
+    word, kind = ("int", np.integer) if jax.numpy.issubdtype(spec.dtype, np.integer) else ("float", np.floating)
+    is_kind = given is not None and jax.numpy.issubdtype(jax.numpy.result_type(given), kind)
+    fits = is_kind and np.ndim(given) == len(spec.shape) and np.shape(given)[1:] == spec.shape[1:]
+    return fits, f"{word} [{', '.join(map(str, ('B', *spec.shape[1:])))}]"
 
 
 def load(
@@ -173,6 +184,7 @@ def manifest_of_images(model: Model) -> dict[str, Any]:
     return {
         "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
         "sample": {**settings, "step": model.step},
+        **shown.identity(model.config),
         **guide,
         **provenance(model),
     }
@@ -181,21 +193,21 @@ def manifest_of_images(model: Model) -> dict[str, Any]:
 def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> storage.Path:
     """Writes the images of the config's section `sample` into a folder; returns the .npz file. See `dump.write`."""
     settings = model.config.sample
-    cond = inputs.conditioning(model.config).of_image(np.arange(settings.num_images))
     return dump.write(
         out,
         lambda first: chunks(model, first=first),
         num_images=settings.num_images,
         shard_size=settings.shard_size,
         manifest=manifest,
-        labels=cond.get("label"),
+        labels=shown.labels(model.config),
+        beside=shown.pictured(model.config),
         on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )
 
 
 def images(model: Model, numbers: Sequence[int]) -> np.ndarray:
     """Returns the images of some numbers. # uint8 [n, H, W, C]"""
-    found = [drawn for _, (drawn, _) in in_chunks(sampling.make_generate, model, "sample", np.asarray(numbers))]
+    found = [drawn for _, (drawn, _) in _drawn(sampling.make_generate, model, np.asarray(numbers))]
     return np.concatenate(found)[: len(numbers)]
 
 
@@ -207,7 +219,7 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
     """
     size = _chunk_size(model.config, "sample")
     numbers = np.arange(first - first % size, model.config.sample.num_images)
-    for start, (images, finite) in in_chunks(sampling.make_generate, model, "sample", numbers):
+    for start, (images, finite) in _drawn(sampling.make_generate, model, numbers):
         if not np.all(finite):
             raise RunError(
                 f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
@@ -218,8 +230,17 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
 
 def strip(model: Model, num_images: int) -> np.ndarray:
     """Returns predictions of x_0 at `sample.strip` times, for the first images. # uint8 [k, num_images, H, W, C]"""
-    found = [predictions for _, predictions in in_chunks(sampling.make_strip, model, "sample", np.arange(num_images))]
+    found = [predictions for _, predictions in _drawn(sampling.make_strip, model, np.arange(num_images))]
     return np.concatenate(found, axis=1)[:, :num_images]
+
+
+def _drawn(make: Callable, model: Model, numbers: np.ndarray) -> Iterator[tuple[int, Any]]:
+    """Yields as `in_chunks` does what a function generates; what the images of a chunk are shown is read when it is due."""
+    read, size = shown.reader(model.config), _chunk_size(model.config, "sample")
+    for start in range(0, len(numbers), size):
+        few = numbers[start : start + size]
+        for _, found in in_chunks(make, model, "sample", few, read(few)):
+            yield start, found
 
 
 def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.ndarray]:

@@ -37,6 +37,7 @@ NUM_PARAMETERS = {
     "fashion_mnist": 686_769,
     "fashion_mnist_classes": 687_473,
     "folder": None,
+    "folder_superres": 687_779,
     "imagenet64": 121_063_942,  # the published code's, counted; "120 million", Nichol & Dhariwal 2021, section 4
     "lsun:bedroom": 113_673_219,
     "lsun:bedroom_large": 255_677_955,  # "256 million", ibid.
@@ -60,7 +61,7 @@ def images(tmp_path):
 
 def get_config(name, images):
     module, _, argument = name.partition(":")
-    arguments = [str(images)] if module == "folder" else [argument] * bool(argument)
+    arguments = [str(images)] if module.startswith("folder") else [argument] * bool(argument)
     return importlib.import_module(f"configs.{module}").get_config(*arguments)
 
 
@@ -115,7 +116,7 @@ def traced(function):
 
 def check_shapes(config):
     """Of the network at full size; nothing is computed. Returns those of the parameters."""
-    shape = {name: getattr(config.data, name) for name in ("image_size", "channels")}
+    shape = {name: getattr(config.data, name) for name in ("image_size", "channels", "condition")}
     return shapes_of(Config().with_values("model", **dict(config.model)).with_values("data", **shape))
 
 
@@ -149,8 +150,7 @@ def take_steps(config, jit, num_steps):
     checks.check(config)
     parts = training.parts(config)
     state = after = jit(functools.partial(start.make_state, parts=parts))(streams.key(0, "init"))
-    cond = jax.tree.map(lambda of_two: np.zeros(of_two.shape, of_two.dtype), inputs.conditioning(config).spec(2))
-    batch = {"x": np.zeros((2, *processes.image_shape(config)), np.uint8), "cond": cond}
+    batch = jax.tree.map(lambda of_two: np.zeros(of_two.shape, of_two.dtype), inputs.batch_spec(config, 2))
     step = jit(functools.partial(training_step.train_step, parts=parts))
     for _ in range(num_steps):
         after, metrics = step(after, batch)

@@ -181,7 +181,7 @@ def test_the_training_job_donates_the_state():
 
 def test_random_flip_mirrors_half_of_the_images():
     x = jnp.broadcast_to(jnp.arange(4.0)[None, None, :, None], (2000, 1, 4, 1))
-    flipped = training_step.flipped(x, jax.random.key(0))[:, 0, :, 0]
+    flipped = training_step.flipped({"x": x, "cond": {}}, jax.random.key(0))["x"][:, 0, :, 0]
     is_flipped = np.all(flipped == x[0, 0, ::-1, 0], axis=1)
     assert np.all(is_flipped | np.all(flipped == x[0, 0, :, 0], axis=1))
     assert np.sum(is_flipped) == pytest.approx(1000, abs=100)  # 4.5 standard errors

@@ -1,6 +1,8 @@
 """What must hold between the fields of a config: checked before any device works and before anything is written."""
 
-from diffusion_jax.compose import guiding, processes, sampling, training
+from types import ModuleType
+
+from diffusion_jax.compose import conditions, guiding, processes, sampling, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 
@@ -8,11 +10,16 @@ from diffusion_jax.errors import UserError
 def check(config: Config) -> None:
     """Raises UserError, with one sentence, for the first two fields that do not fit together."""
     check_kind(config)
+    _check(config, conditions)  # of which the network is asked for its channels
     processes.network(config)
-    for part in (processes, training, sampling, guiding):
+    _check(config, processes, training, sampling, guiding)
+    sampling.make_solve(config)  # grid and sampler fit the process
+
+
+def _check(config: Config, *parts: ModuleType) -> None:
+    for part in parts:
         for sentence in part.contradictions(config):
             raise UserError(sentence)
-    sampling.make_solve(config)  # grid and sampler fit the process
 
 
 def check_kind(config: Config) -> None:

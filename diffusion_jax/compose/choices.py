@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import denoiser, grids, losses, multistep, process, samplers, schedules, timesteps
-from diffusion_jax.data import sources, tfds
+from diffusion_jax.data import codecs, conditions, sources, tfds
 from diffusion_jax.process import Process
 
 FIRST_TRAINED = 1e-5  # time, of uniform draws [Song et al. 2021, score SDE, appendix C]
@@ -143,10 +143,19 @@ SOURCES = {
     "tfds": tfds.source,
 }
 
+CONDITIONS = {  # of x_0, keys [B], and the stored images that belong to it
+    "edges": conditions.edges,
+    "grey": conditions.grey,
+    "low_resolution": lambda x_0, condition_factor: conditions.low_resolution(x_0, condition_factor),
+    "mask": conditions.random_mask,
+    "paired": lambda images: codecs.from_uint8(images),
+}
+
 TABLES = {  # the choices whose functions take fields of their own section
     "process.kind": PROCESSES,
     "loss.name": LOSSES,
     "sample.sampler": SAMPLERS,
     "sample.grid": GRIDS,
     "data.source": SOURCES,
+    "data.condition": CONDITIONS,
 }

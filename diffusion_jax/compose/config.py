@@ -78,7 +78,7 @@ class Train(Section):
         "auto",
         "'on': after n steps an EMA's rate is at most (1 + n) / (10 + n); 'auto': in runs too short for the rates",
     )
-    label_dropout: sections.Fraction = field(0.0, "share of labels replaced by the null label")
+    label_dropout: sections.Fraction = field(0.0, "share of images whose label and condition are replaced by nothing")
     seed: integer(0) = field(0, "of everything random in training")
     init_from: Text = field("", "a workdir to take parameters from; '' for none")
     steps_per_call: integer(0) = field(0, "steps fused into one call; 0 chooses: 1 on a CPU, else up to 10", free=True)
@@ -114,6 +114,14 @@ class Data(Section):
         False, "scale by area until image_size is just covered, then cut out the middle; else another size is an error"
     )
     random_flip: Flag = field(True, "flip left and right, on the device")
+    condition: one_of(("none", *choices.CONDITIONS)) = field(
+        "none", "what the network is shown of each image: made from it, see data/conditions.py, or 'paired': another file"
+    )
+    condition_factor: integer(2) = field(4, "of low_resolution: side of the squares that are averaged, in pixels")
+    condition_path: Text = field(
+        "", "of paired: a folder with an image of the same size for each of data.path, by name, in any format", free=True
+    )
+    condition_held_out: Text = field("", "of paired: the same for the images of data.held_out", free=True)
     skip_broken: Flag = field(
         False, "read every file of a folder once at the start, and leave out those that cannot be read", free=True
     )
@@ -153,7 +161,9 @@ class Sample(Section):
     strip: integer(0) = field(0, "times at which strip.png shows the predicted x_0; 0 for no such picture")
     seed: integer(0) = field(0, "of the images and of likelihoods")
     ema_rate: sections.Chosen = field(-1.0, "one of train.ema_rates, or 0 for the parameters themselves; -1 is the last")
-    label: integer(-1) = field(-1, "of every image, where there are classes; -1: image i has label i % num_classes")
+    label: integer(-1) = field(
+        -1, "of every image, where there are classes; -1: i % num_classes for image i, or that of what it is shown"
+    )
     step: integer(-1) = field(-1, "of the checkpoint; -1 is the latest")
     guidance: sections.Finite = field(1.0, "scale of guidance: images of their label, and less of any; 1 is off")
     guidance_interval: sections.Interval = field(

@@ -68,10 +68,7 @@ def of_data_set(config: Config, split: str) -> Images:
     if source is None:
         raise UserError("config field data.held_out = '' is empty; set it to the held-out images.")
     source = transforms.subsampled(source, config.evaluate.num_real or source.num_images)
-    made_from = {"data": config.data.model_dump(exclude={"random_flip", "device_cache_gib"}), "split": split}
-    path = config.data.path if split == "training" else config.data.held_out
-    made_from |= {"files": _identity(storage.path(path))} if path else {}
-    return _of_source(config, split, source, made_from)
+    return _of_source(config, split, source, inputs.identity(config, split))
 
 
 def _of_source(config: Config, name: str, source: Source, made_from: dict[str, Any]) -> Images:
@@ -100,7 +97,7 @@ def of_file(config: Config, name: str) -> Images | Statistics:
             f"config field {field} = {path!r} must be an .npz file with 'features' where evaluate.features = 'given'."
         )
     folder = sources.folder(path=str(file), field=field, skip_broken=config.data.skip_broken)
-    return _of_source(config, name, _of_one_size(folder, field), {"folder": path, "files": _identity(file)})
+    return _of_source(config, name, _of_one_size(folder, field), {"folder": path, "files": inputs.digest_of_files(file)})
 
 
 def _dump_in(folder: storage.Path) -> storage.Path:
@@ -222,20 +219,6 @@ def check_statistics(config: Config, reference: Statistics, network: dict[str, A
     if known is not None and known != network:
         parts = [f"{key} {known.get(key)!r}, now {network[key]!r}" for key in network if known.get(key) != network[key]]
         raise UserError(f"{name} holds statistics of other features: {'; '.join(parts)}.")
-
-
-def _identity(place: storage.Path) -> str:
-    """Returns what changes when files do: a digest of names, sizes and times of a folder's files, or of one file's.
-
-    Of an object store it is of the name alone: asking for each file there would take long.
-    """
-    if storage.is_object_store(place) or not place.exists():
-        return hashlib.sha256(str(place).encode()).hexdigest()
-    digest = hashlib.sha256()
-    for file in sorted(storage.files(place, sources.IMAGE_SUFFIXES)) if place.is_dir() else [place]:
-        found = file.stat()
-        digest.update(f"{file} {found.length} {found.mtime}\n".encode())
-    return digest.hexdigest()
 
 
 def _sha256(file: storage.Path) -> str:

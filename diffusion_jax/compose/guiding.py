@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffusion_jax import guidance
-from diffusion_jax.compose import inputs, processes
+from diffusion_jax.compose import conditions, inputs, processes
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.conditioning import Cond
 
-OF_INPUTS = ("data.image_size", "data.channels", "model.num_classes")  # fields that say what a network takes
+# Fields that say what a network takes, and what they are where it is not given that.
+OF_INPUTS = ("data.image_size", "data.channels", "model.num_classes", "data.condition")
+NOT_GIVEN = (("model.num_classes", 0), ("data.condition", "none"))
 
 
 def denoiser_of(config: Config, guide: Config | None = None) -> Callable[[Any, Cond], Denoiser]:
@@ -60,7 +62,7 @@ def check_guide(config: Config, guide: Config) -> None:
     """Raises UserError where the network of one config cannot guide that of another: it must see the same x_t and levels."""
     given, wanted = guide.flat(), config.flat()
     for name in [name for name in wanted if name.startswith("process.") or name in OF_INPUTS]:
-        if given[name] != wanted[name] and (name, given[name]) != ("model.num_classes", 0):
+        if given[name] != wanted[name] and (name, given[name]) not in NOT_GIVEN:
             raise UserError(f"its run has {name} = {given[name]!r} instead of {wanted[name]!r}.")
     if guide.model.num_classes and not guide.model.null_label and config.sample.label == guide.model.num_classes:
         raise UserError(f"its network does not know {config.show('sample.label')}, no label.")
@@ -78,17 +80,18 @@ def warnings(config: Config) -> list[str]:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in guidance."""
     sample, model = config.sample, config.model
-    negative, has_null = sample.negative_label, bool(model.num_classes and model.null_label)
+    negative, is_told = sample.negative_label, model.num_classes or config.train.label_dropout
     if negative >= 0 and sample.guide:
         yield f"{config.show('sample.negative_label')} is for guidance without sample.guide; set -1."
     if negative >= model.num_classes >= 0:
         yield f"{config.show('sample.negative_label')} is not a label of model.num_classes = {model.num_classes}."
     if sample.guidance == 1 or sample.guide:
         return
-    if negative < 0 and not has_null:
+    if negative < 0 and not (conditions.has_null(config) and is_told):
         yield (
             f"{config.show('sample.guidance')} needs a network that knows 'no label' (model.null_label with "
-            "train.label_dropout, as in configs/digits_classes.py), or sample.negative_label, or sample.guide; 1 is off."
+            "train.label_dropout, as in configs/digits_classes.py) or 'no image' (train.label_dropout, as in "
+            "configs/folder_superres.py), or sample.negative_label, or sample.guide; 1 is off."
         )
     if sample.label >= 0 and sample.label == (model.num_classes if negative < 0 else negative):
         yield f"{config.show('sample.label')} is what sample.guidance = {sample.guidance} leads away from; 1 is off."

@@ -1,22 +1,27 @@
 """The images that a config names, and what they become: x_0, conditions, batches."""
 
+import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
+from diffusion_jax.compose import conditions
 from diffusion_jax.compose.choices import SOURCES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.processes import image_shape
-from diffusion_jax.data import codecs, feed, transforms
+from diffusion_jax.data import codecs, feed, sources, transforms
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import conditioning as conditionings
 from diffusion_jax.networks.conditioning import Conditioning
 from diffusion_jax.runs import logs, sharding, storage
 
+OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_held_out")  # fields of the section `data`
 NUM_HELD_OUT = 1024  # images at most of which the held-out loss is taken
 
 
@@ -28,9 +33,29 @@ def codec(config: Config) -> codecs.Codec:
 def conditioning(config: Config) -> Conditioning:
     """Returns what the network is given besides x_t and c_noise."""
     section = config.model
-    if not section.num_classes:
-        return conditionings.unconditional()
-    return conditionings.labels(section.num_classes, section.null_label, label=config.sample.label)
+    found = conditionings.unconditional()
+    if section.num_classes:
+        found = conditionings.labels(section.num_classes, section.null_label, label=config.sample.label)
+    num_channels = conditions.num_channels(config)
+    return conditionings.with_image(found, (*config.data.image_size, num_channels)) if num_channels else found
+
+
+def encode(config: Config) -> Callable[[feed.Batch, Array], tuple[Array, Any]]:
+    """Returns (batch, keys of its images [B]) -> (x_0, cond), as the network gets them."""
+    of_pixels, condition = codec(config).encode, conditions.condition(config)
+
+    def encoded(batch: feed.Batch, keys: Array) -> tuple[Array, Any]:
+        x_0, cond = of_pixels(batch["x"]), batch["cond"]
+        return x_0, {**cond, "image": condition(x_0, keys, cond.get("image"))} if condition else cond
+
+    return encoded
+
+
+def batch_spec(config: Config, num_images: int) -> feed.Batch:
+    """Returns `jax.ShapeDtypeStruct`s of the batch that `encode` takes."""
+    image = jax.ShapeDtypeStruct((num_images, *image_shape(config)), np.uint8)
+    cond = {name: of for name, of in conditioning(config).spec(num_images).items() if name != "image"}
+    return {"x": image, "cond": {**cond, "image": image} if config.data.condition == "paired" else cond}
 
 
 def source(config: Config) -> Source:
@@ -75,6 +100,7 @@ def _unchecked(config: Config) -> Source:
 def _source(config: Config, *, split: str) -> Source:
     section, make = config.data, SOURCES[config.data.source]
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
+    given |= {"condition_path": section.condition_held_out, "condition_field": "data.condition_held_out"} if split else {}
     stored, num_classes = chosen(make, section, **given), config.model.num_classes
     if stored.skipped:
         logs.say("skipped", stored.skipped)
@@ -93,7 +119,8 @@ def check_apart(config: Config, folder: storage.Path) -> None:
 
 def is_resident(config: Config, num_images: int) -> bool:
     """Returns whether this many images fit in the cache on the devices."""
-    return num_images * math.prod(image_shape(config)) <= config.data.device_cache_gib * 2**30
+    num_bytes = math.prod(image_shape(config)) * (1 + (config.data.condition == "paired"))
+    return num_images * num_bytes <= config.data.device_cache_gib * 2**30
 
 
 def records(config: Config, source: Source, mesh: Mesh) -> feed.Records | None:
@@ -133,6 +160,9 @@ def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
     size = f"scaled to cover {height} x {width}, the rest cut off" if data.resize else "not scaled"
     flip = "half of them mirrored (--config.data.random_flip=False for none)" if data.random_flip else "none mirrored"
     yield "images", f"{crop}{size}; {flip}"
+    if data.condition != "none":
+        factor = f" by {data.condition_factor}" if data.condition == "low_resolution" else ""
+        yield "condition", f"{data.condition}{factor}, {conditions.num_channels(config)} channel(s) beside x_t"
     if source.left_out:
         yield "left out", f"{source.left_out}: files that are not read as images"
     kind = "sub-folders" if data.source == "folder" else "classes"
@@ -149,6 +179,27 @@ def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
     """Returns what must not change about the data when a run resumes: the order and the labels depend on it."""
     classes = list(source.class_names) if config.model.num_classes else []
     return {"num_images": source.num_images, "class_names": classes}
+
+
+def identity(config: Config, split: str) -> dict[str, Any]:
+    """Returns what the images of 'training' or 'held_out' depend on, for a manifest."""
+    path = config.data.path if split == "training" else config.data.held_out
+    found = {"data": config.data.model_dump(exclude={"random_flip", "device_cache_gib", *OF_CONDITIONS}), "split": split}
+    return found | ({"files": digest_of_files(storage.path(path))} if path else {})
+
+
+def digest_of_files(place: storage.Path) -> str:
+    """Returns what changes when files do: a digest of names, sizes and times of a folder's files, or of one file's.
+
+    Of an object store it is of the name alone: asking for each file there would take long.
+    """
+    if storage.is_object_store(place) or not place.exists():
+        return hashlib.sha256(str(place).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(storage.files(place, sources.IMAGE_SUFFIXES)) if place.is_dir() else [place]:
+        found = file.stat()
+        digest.update(f"{file} {found.length} {found.mtime}\n".encode())
+    return digest.hexdigest()
 
 
 def evaluated(config: Config) -> Source:

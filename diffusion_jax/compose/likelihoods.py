@@ -42,15 +42,16 @@ def _bound(config: Config) -> Measure:
             "end sample.times with 0."
         )
     denoiser_of, limited = processes.denoiser_of(config), choices.CLIPS[settings.clip]
-    codec = inputs.codec(config)
+    encode = inputs.encode(config)
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
-        keys, x_0 = streams.keys(seed, "evaluate", numbers), codec.encode(batch["x"])
+        keys = streams.keys(seed, "evaluate", numbers)
+        x_0, cond = encode(batch, streams.keys(seed, "condition", numbers))
 
         def noise(step: Array) -> Array:
             return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), x_0.shape[1:]))(keys)
 
-        denoise = limited(denoiser_of(params, batch["cond"]))
+        denoise = limited(denoiser_of(params, cond))
         return likelihood.bound(denoise, x_0, grid, noise, variance=settings.variance)._asdict()
 
     return measure
@@ -60,10 +61,11 @@ def _pf_ode(config: Config) -> Measure:
     process = processes.process_of(config)
     processes.check_signal(process, "likelihood.kind = 'pf_ode'")
     denoiser_of, settings = processes.denoiser_of(config), config.likelihood
-    draw_probe, codec = choices.PROBES[settings.probes], inputs.codec(config)
+    draw_probe, encode = choices.PROBES[settings.probes], inputs.encode(config)
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
-        keys, x_0 = streams.keys(seed, "evaluate", numbers), codec.encode(batch["x"])
+        keys = streams.keys(seed, "evaluate", numbers)
+        x_0, cond = encode(batch, streams.keys(seed, "condition", numbers))
 
         def draws(key: Array) -> tuple[Array, Array]:
             key_bin, key_probes = jax.random.split(key)
@@ -72,7 +74,7 @@ def _pf_ode(config: Config) -> Measure:
 
         uniform, probes = jax.vmap(draws)(keys)
         found = likelihood.log_density(
-            denoiser_of(params, batch["cond"]),
+            denoiser_of(params, cond),
             likelihood.dequantise(x_0, uniform),
             process,
             probes=jnp.swapaxes(probes, 0, 1),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import denoiser, networks
+from diffusion_jax.compose import conditions
 from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser
@@ -23,7 +24,7 @@ def image_shape(config: Config) -> tuple[int, int, int]:
 def network(config: Config) -> networks.Network:
     """Returns the network; UserError where fields of the section `model` do not fit together."""
     try:
-        return networks.unet(image_shape(config), **dict(config.model))
+        return networks.unet(image_shape(config), cond_channels=conditions.num_channels(config), **dict(config.model))
     except UserError as error:
         raise UserError(f"config field model.{error}") from error
 

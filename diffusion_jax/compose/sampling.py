@@ -9,9 +9,10 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import grids, process, samplers, streams
-from diffusion_jax.compose import guiding, inputs, processes
+from diffusion_jax.compose import guiding, inputs, processes, shown
 from diffusion_jax.compose.choices import CLIPS, GRIDS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
+from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
 from diffusion_jax.process import Level
@@ -44,10 +45,11 @@ def _too_few(config: Config, num_steps: int) -> list[str]:
     return [f"{few} for DDIM: below {least} images lose detail; 'dpm_solver' needs fewer."]
 
 
-def make_generate(config: Config, guide: Config | None = None) -> Callable[[Any, Array, Array], tuple[Array, Array]]:
-    """Returns (weights, seed, image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite, bool [B].
+def make_generate(config: Config, guide: Config | None = None) -> Callable[..., tuple[Array, Array]]:
+    """Returns (weights, seed, image numbers [B], batch=None) -> images, uint8 [B, H, W, C], and which are finite, bool [B].
 
-    Image i depends on (seed, i) alone. The other settings are those of the section `sample`.
+    Image i depends on (seed, i) alone, and on what `shown.reader` reads for it: the batch. The other settings are those of
+    the section `sample`.
 
     Args:
         config: of the run.
@@ -55,15 +57,15 @@ def make_generate(config: Config, guide: Config | None = None) -> Callable[[Any,
     """
     run, codec = _reverse_process(config, guide, grid(config)), inputs.codec(config)
 
-    def generate(weights: Any, seed: Array, numbers: Array) -> tuple[Array, Array]:
-        x = run(weights, seed, numbers)[1].x
+    def generate(weights: Any, seed: Array, numbers: Array, batch: Batch | None = None) -> tuple[Array, Array]:
+        x = run(weights, seed, numbers, batch)[1].x
         return codec.decode(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
 
     return generate
 
 
-def make_strip(config: Config, guide: Config | None = None) -> Callable[[Any, Array, Array], Array]:
-    """Returns (weights, seed, image numbers [B]) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
+def make_strip(config: Config, guide: Config | None = None) -> Callable[..., Array]:
+    """Returns (weights, seed, image numbers [B], batch=None) -> predictions of x_0 on the way, uint8 [k, B, H, W, C].
 
     k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image,
     for 'ode' to within its tolerance. [Ho et al. 2020, section 4.3]
@@ -74,8 +76,8 @@ def make_strip(config: Config, guide: Config | None = None) -> Callable[[Any, Ar
     k = min(config.sample.strip, num_steps)
     rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
 
-    def predictions(weights: Any, seed: Array, numbers: Array) -> Array:
-        denoise, samples = run(weights, seed, numbers, num_traced=k)
+    def predictions(weights: Any, seed: Array, numbers: Array, batch: Batch | None = None) -> Array:
+        denoise, samples = run(weights, seed, numbers, batch, num_traced=k)
         on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.rows(levels, rows)))
         return codec.decode(jnp.concatenate([on_the_way, samples.x[None]]))
 
@@ -112,12 +114,12 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
 
 
 def _reverse_process(config: Config, guide: Config | None, levels: Level) -> Callable[..., tuple[Denoiser, Samples]]:
-    """Returns (weights, seed, image numbers, num_traced) -> (the denoiser, its samples at the last of the levels)."""
-    cond_of, shape = inputs.conditioning(config).of_image, inputs.codec(config).shape
+    """Returns (weights, seed, image numbers, batch, num_traced) -> (the denoiser, its samples at the last of the levels)."""
+    cond_of, shape = shown.cond_of_image(config), inputs.codec(config).shape
     guided, limited, solve = guiding.denoiser_of(config, guide), CLIPS[config.sample.clip], make_solve(config, levels)
 
-    def run(weights: Any, seed: Array, numbers: Array, num_traced: int = 0) -> tuple[Denoiser, Samples]:
-        denoise = limited(guided(weights, cond_of(numbers)))
+    def run(weights: Any, seed: Array, numbers: Array, batch: Batch | None, num_traced: int = 0) -> tuple[Denoiser, Samples]:
+        denoise = limited(guided(weights, cond_of(seed, numbers, batch)))
         keys_x_T = streams.keys(seed, "x_T", numbers)
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_x_T)
         return denoise, solve(denoise, noise, streams.keys(seed, "sampler", numbers), num_traced)

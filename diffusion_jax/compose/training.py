@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffusion_jax import losses, timesteps
-from diffusion_jax.compose import choices, inputs, processes
+from diffusion_jax.compose import choices, conditions, inputs, processes
 from diffusion_jax.compose.choices import chosen, taken
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
@@ -24,7 +24,7 @@ MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, a
 def parts(config: Config) -> Parts:
     """Returns what a training step is made of."""
     train, process = config.train, processes.process_of(config)
-    codec, conditioning = inputs.codec(config), inputs.conditioning(config)
+    encode, conditioning = inputs.encode(config), inputs.conditioning(config)
     return Parts(
         network=processes.network(config),
         make_denoiser=processes.make_denoiser(config),
@@ -33,8 +33,8 @@ def parts(config: Config) -> Parts:
         loss=_loss(config, process),
         optimizer=chosen(train_state.make_optimizer, train, warmup_steps=_warmup_steps(config)),
         ema=train_state.exponential(train.ema_rates, warmup=_warms_ema_up(config)),
-        codec=codec,
-        prepare=step.make_prepare(codec, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
+        encode=encode,
+        prepare=step.make_prepare(encode, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
         seed=train.seed,
         num_microbatches=train.num_microbatches,
     )
@@ -119,5 +119,8 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"{config.show('train.evaluate_every')} needs a network in evaluate.features; 'given' is for files."
     if loss.weighting != "constant" and loss.name != "simple":
         yield f"{config.show('loss.weighting')} is for loss.name = 'simple'."
-    if train.label_dropout != 0 and not (model.null_label and model.num_classes):
-        yield f"{config.show('train.label_dropout')} needs model.num_classes above 0 and model.null_label = True."
+    if train.label_dropout != 0 and not conditions.has_null(config):
+        yield (
+            f"{config.show('train.label_dropout')} needs model.num_classes above 0 and model.null_label = True, or "
+            "data.condition without classes."
+        )

@@ -1,6 +1,7 @@
 """Where images come from. Each function returns a `Source`. An error names the file and its fault in one sentence."""
 
 import collections
+import functools
 import gzip
 import importlib
 import io
@@ -25,7 +26,7 @@ INT32 = np.iinfo(np.int32)
 NUM_THREADS = 16  # that read and decode files; Pillow and TFDS release the interpreter while they do
 MOST_NAMED = 10  # files in one sentence
 NO_IMAGE = "not an image"
-Record = dict[str, Any]  # {"x": uint8 [H, W, C], "cond": {"label": its class} or {}}
+Record = dict[str, Any]  # {"x": uint8 [H, W, C], "cond": {"label": its class, "image": uint8 [H, W, any]}, or less}
 
 
 class Source(NamedTuple):
@@ -182,7 +183,14 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
     return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
-def folder(*, path: str, skip_broken: bool = False, field: str = "data.path") -> Source:
+def folder(
+    *,
+    path: str,
+    skip_broken: bool = False,
+    condition_path: str = "",
+    field: str = "data.path",
+    condition_field: str = "data.condition_path",
+) -> Source:
     """Returns the images of a folder and its sub-folders, in the order of their names; see `decode` for which.
 
     The classes are the sub-folders in the order of their names as text ("10" comes before "2"); files that lie in none of
@@ -192,37 +200,76 @@ def folder(*, path: str, skip_broken: bool = False, field: str = "data.path") ->
     Args:
         path: of the folder.
         skip_broken: whether to read every file once now, and to leave out those that cannot be read.
+        condition_path: of a folder with an image of the same size and name, but for the suffix, for each of these; '' for
+            none.
         field: of the config that names the folder, for sentences.
+        condition_field: the same of `condition_path`.
     """
     root = storage.path(path)
     files, left_out = image_files(path, field)
     class_names = sorted({_class_of(root, file) for file in files})
     labels = {name: label for label, name in enumerate(class_names)}
-    whole, skipped = _whole(files) if skip_broken else (files, "")
+    pairs = _pairs(root, files, condition_path, condition_field) if condition_path else {}
+
+    def read(file: storage.Path) -> Record:
+        record = labelled(decode(file), labels[_class_of(root, file)])
+        return _with_pair(record, file, pairs[file]) if pairs else record
+
+    whole, skipped = _whole(files, read) if skip_broken else (files, "")
     if not whole:
         raise UserError(f"config field {field} = {path!r} does not contain images that can be read: {skipped}.")
-
-    def read(number: int) -> Record:
-        return labelled(decode(whole[number]), labels[_class_of(root, whole[number])])
-
     num_classes = 0 if class_names == ["."] else len(class_names)
-    return Source(len(whole), read, tuple(class_names), num_classes, left_out, skipped)
+    return Source(len(whole), lambda number: read(whole[number]), tuple(class_names), num_classes, left_out, skipped)
 
 
-def _whole(files: Sequence[storage.Path]) -> tuple[list[storage.Path], str]:
+def _pairs(root: storage.Path, files: Sequence[storage.Path], path: str, field: str) -> dict[storage.Path, storage.Path]:
+    """Returns {file of a folder: that of another with the same name, but for the suffix}; UserError for one without."""
+    other = storage.path(path)
+    found, named = _by_name(other, image_files(path, field)[0]), _by_name(root, files)
+    if missing := [name for name in named if name not in found]:
+        raise UserError(
+            f"config field {field} = {path!r} has no image for {len(missing):,} of the {len(files):,} images: "
+            f"{some(list(map(repr, missing)), MOST_NAMED)}; each needs one of its name, whatever the suffix."
+        )
+    return {file: found[name] for name, file in named.items()}
+
+
+def _by_name(root: storage.Path, files: Sequence[storage.Path]) -> dict[str, storage.Path]:
+    """Returns {name in a folder, without the suffix: file}; UserError where two files have one name."""
+    found = {}
+    for file in files:
+        name = str(file.relative_to(root).with_suffix(""))
+        if name in found:
+            both = f"{found[name].name!r} and {file.name!r}"
+            raise UserError(f"folder {str(root)!r} has {both}, which differ in the suffix alone; images are paired by name.")
+        found[name] = file
+    return found
+
+
+def _with_pair(record: Record, file: storage.Path, other: storage.Path) -> Record:
+    """Returns the record of a file with the image of another; UnreadableError where that has another size."""
+    height, width, _ = record["x"].shape
+    image = decode(other)
+    if image.shape[:2] != (height, width):
+        fault = f"is {image.shape[0]} x {image.shape[1]} pixels, and {str(file)!r} {height} x {width}; scale"
+        raise UnreadableError(str(other), fault, "of another size than its image")
+    return {**record, "cond": {**record["cond"], "image": image}}
+
+
+def _whole(files: Sequence[storage.Path], read: Callable[[storage.Path], Any]) -> tuple[list[storage.Path], str]:
     """Returns (the files that can be read, how many cannot and why), while a terminal shows how far it is."""
     whole, failures, progress = [], [], logs.Progress("images checked", total=len(files))
     with futures.ThreadPoolExecutor(NUM_THREADS) as pool:
-        for file, failure in zip(files, pool.map(_failure, files), strict=True):
+        for file, failure in zip(files, pool.map(functools.partial(_failure, read), files), strict=True):
             failures.append(failure) if failure else whole.append(file)
             progress.update(len(whole) + len(failures))
     logs.clear_progress()
     return whole, by_reason(failures, len(files)) if failures else ""
 
 
-def _failure(file: storage.Path) -> UnreadableError | None:
+def _failure(read: Callable[[storage.Path], Any], file: storage.Path) -> UnreadableError | None:
     try:
-        decode(file)
+        read(file)
     except UnreadableError as error:
         return error
     return None

@@ -14,31 +14,36 @@ def resized(
 ) -> Source:
     """Returns a source whose images have the configured shape.
 
-    `read` raises UserError where an image or its label does not fit.
+    An image that goes with each, `cond["image"]`, is treated alike, and gets as many channels. `read` raises UserError where
+    an image or its label does not fit.
 
     Args:
         image_shape: (height, width, channels).
         center_crop: side of the square that is cut out of the middle first, in pixels; 0 for none.
         resize: whether to scale by area until the image just covers `image_shape`, and to cut out the middle; otherwise
             another size is an error.
-        num_classes: that the network knows; with 0 `cond` is {}.
+        num_classes: that the network knows; with 0 `cond` has no label.
     """
     height, width, channels = image_shape
 
-    def read(number: int) -> Record:
-        record = source.read(number)
-        pixels, cond = record["x"], {}
-        pixels = _with_channels(pixels, channels) if resize else pixels
+    def fitting(pixels: np.ndarray) -> np.ndarray:
         if center_crop:
             _check_crop(pixels, center_crop)
             pixels = crop(pixels, center_crop, center_crop)
         if resize and pixels.shape != image_shape:
             pixels = crop(resize_to_cover(pixels, height, width), height, width)
         _check_shape(pixels, image_shape)
+        return pixels.copy()  # a view would keep the whole photograph in memory
+
+    def read(number: int) -> Record:
+        record = source.read(number)
+        pixels, given, cond = record["x"], record["cond"], {}
         if num_classes:
-            _check_label(record["cond"]["label"], num_classes, source.class_names)
-            cond = {"label": np.int32(record["cond"]["label"])}
-        return {"x": pixels.copy(), "cond": cond}  # a view would keep the whole photograph in memory
+            _check_label(given["label"], num_classes, source.class_names)
+            cond = {"label": np.int32(given["label"])}
+        if "image" in given:
+            cond["image"] = fitting(_with_channels(given["image"], channels))
+        return {"x": fitting(_with_channels(pixels, channels) if resize else pixels), "cond": cond}
 
     return source._replace(read=read)
 

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, choices, evaluating, inputs, memory, sampling, stored, training
+from diffusion_jax.compose import checks, choices, evaluating, inputs, memory, sampling, shown, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -48,7 +48,7 @@ def run(config: Config, workdir: storage.Path) -> int:
         options = {"num_steps": per_call, "deterministic": train.deterministic}
         take = step.compile_step(parts, fed.batch, mesh, shardings, **options)
         with logs.Logs(workdir, first_step=first_step, tensorboard=train.tensorboard) as log:
-            watched = choices.chosen(watch.Run, train, parts=parts, mesh=mesh, log=log)
+            watched = choices.chosen(watch.Run, train, parts=parts, mesh=mesh, log=log, read=shown.reader(config))
             watching, save = watch.Watch(watched), functools.partial(_save, config, workdir, source, checkpoints, log)
             generate = functools.partial(sampling.make_generate(config), seed=config.sample.seed)
             state = loop.run(

@@ -1,4 +1,4 @@
-"""What a network is given besides x_t and c_noise: classes, or nothing."""
+"""What a network is given besides x_t and c_noise: classes, images, both, or nothing."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ class Conditioning(NamedTuple):
     spec: Callable[[int], Cond]  # B -> `jax.ShapeDtypeStruct`s of `cond` for B images
     null: Callable[[Cond], Cond] | None  # cond -> the same with nothing given; None where the network does not know that
     drop: Callable[[Cond, Array, float], Cond]  # (cond, key, rate) -> cond, null for each image with that probability
-    of_image: Callable[[Array], Cond]  # image numbers [B] -> the cond with which to generate these images
+    of_image: Callable[[Array], Cond]  # image numbers [B] -> the cond with which to generate these, without an image
 
 
 def unconditional() -> Conditioning:
@@ -47,3 +47,26 @@ def labels(num_classes: int, null_label: bool = False, *, label: int = -1) -> Co
         return {"label": numbers % num_classes if label < 0 else numbers * 0 + label}
 
     return Conditioning(spec, null if null_label else None, drop, of_image)
+
+
+def with_image(of: Conditioning, shape: tuple[int, int, int]) -> Conditioning:
+    """Returns a conditioning with an image too: cond has "image", float32 [B, H, W, k]. Zeros mean that none is shown.
+
+    An image is dropped together with what else is given, by the same draw. [Ho & Salimans 2022, algorithm 1]
+
+    Args:
+        of: what else the network is given.
+        shape: of one image, (H, W, k).
+    """
+
+    def spec(num_images: int) -> Cond:
+        return {**of.spec(num_images), "image": jax.ShapeDtypeStruct((num_images, *shape), jnp.float32)}
+
+    def null(cond: Cond) -> Cond:
+        return {**of.null(cond), "image": jnp.zeros_like(cond["image"])}
+
+    def drop(cond: Cond, key: Array, rate: float) -> Cond:
+        is_dropped = jax.random.bernoulli(key, rate, cond["image"].shape[:1])
+        return {**of.drop(cond, key, rate), "image": jnp.where(is_dropped[:, None, None, None], 0, cond["image"])}
+
+    return Conditioning(spec, null if of.null else None, drop, of.of_image)

@@ -2,7 +2,7 @@
 
 import itertools
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from diffusion_jax.runs import pictures, sharding, shards, storage
 
 NUM_PICTURED = 64
+BESIDE_IN_A_ROW = 4
 
 
 def write(
@@ -20,9 +21,12 @@ def write(
     shard_size: int,
     manifest: Mapping[str, Any],
     labels: np.ndarray | None = None,
+    beside: Sequence[np.ndarray] = (),
     on_progress: Callable[[int], None],
 ) -> storage.Path:
     """Writes images to shards/, samples_NxHxWxC.npz (arr_0, labels as arr_1), grid.png and manifest.json; returns the .npz.
+
+    Where images belong beside the first ones, there is cond.png too.
 
     Raises UserError where the folder holds other images, or a damaged shard.
 
@@ -31,6 +35,7 @@ def write(
         shard_size: images in each shard, but for the last.
         manifest: what made the images; a folder that holds others is refused.
         labels: of the images, int [N], or None.
+        beside: what to show to the left of the first images, and what to the right, uint8 [n, H, W, C] each; () for nothing.
         on_progress: gets the number of images generated so far.
     """
     made = shards.by_image(
@@ -50,6 +55,10 @@ def write(
     with storage.writing(result) as file:
         write_npz(file, _images(made), shape, labels)
     storage.write_bytes(out / "grid.png", pictures.encode_png(pictures.grid(pictured)))
+    if beside:
+        left, right = beside
+        rows = np.stack([left, pictured[: len(left)], right], axis=1).reshape(-1, *shape[1:])
+        storage.write_bytes(out / "cond.png", pictures.encode_png(pictures.grid(rows, num_columns=3 * BESIDE_IN_A_ROW)))
     return result
 
 

@@ -11,7 +11,6 @@ from jax import Array
 from jax.sharding import Mesh
 
 from diffusion_jax import networks, streams
-from diffusion_jax.data.codecs import Codec
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.losses import Loss
@@ -22,6 +21,8 @@ from diffusion_jax.runs import compiling, sharding
 from diffusion_jax.timesteps import Timesteps
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training.state import Ema, TrainState
+
+Encode = Callable[[Batch, Array], tuple[Array, Any]]  # (batch, keys of its images [B]) -> (x_0, cond)
 
 
 class Parts(NamedTuple):
@@ -34,26 +35,27 @@ class Parts(NamedTuple):
     loss: Loss
     optimizer: optax.GradientTransformation
     ema: Ema
-    codec: Codec
-    prepare: Callable[[Batch, Array], tuple[Array, Any]]  # (batch, two keys) -> (x_0, cond), as training sees them
+    encode: Encode  # of held-out images
+    prepare: Callable[[Batch, Array, Array], tuple[Array, Any]]  # of training: (batch, two keys, keys of its images)
     seed: int
     num_microbatches: int = 1  # parts of a batch that the network takes one after the other
 
 
 def make_prepare(
-    codec: Codec, conditioning: Conditioning, *, random_flip: bool, drop_rate: float
-) -> Callable[[Batch, Array], tuple[Array, Any]]:
-    """Returns (batch, two keys) -> (x_0, cond).
+    encode: Encode, conditioning: Conditioning, *, random_flip: bool, drop_rate: float
+) -> Callable[[Batch, Array, Array], tuple[Array, Any]]:
+    """Returns (batch, two keys, keys of the images [B]) -> (x_0, cond).
 
     Args:
+        encode: as `Parts.encode`; it gets the batch after mirroring.
+        conditioning: how `cond` is dropped.
         random_flip: whether each image is mirrored left to right with probability 1/2.
         drop_rate: probability with which each `cond` becomes the null.
     """
 
-    def prepare(batch: Batch, keys: Array) -> tuple[Array, Any]:
+    def prepare(batch: Batch, keys: Array, keys_of_images: Array) -> tuple[Array, Any]:
         key_flip, key_drop = keys
-        x_0, cond = codec.encode(batch["x"]), batch["cond"]
-        x_0 = flipped(x_0, key_flip) if random_flip else x_0
+        x_0, cond = encode(flipped(batch, key_flip) if random_flip else batch, keys_of_images)
         return x_0, conditioning.drop(cond, key_drop, drop_rate) if drop_rate else cond
 
     return prepare
@@ -69,7 +71,7 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
     """
     keys = jax.random.split(streams.key(parts.seed, "train", state.step), 5)
     key_t, key_eps, key_dropout = keys[2:]
-    x_0, cond = parts.prepare(batch, keys[:2])
+    x_0, cond = parts.prepare(batch, keys[:2], _keys_of_images(parts, batch, state.step))
     t, weight = parts.timesteps.draw(state.timestep_state, key_t, len(x_0))
     eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
 
@@ -132,20 +134,29 @@ def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Arra
     def of_batch(numbered) -> Array:
         index, batch = numbered
         key_t, key_eps = jax.random.split(streams.key(parts.seed, "evaluate", index))
-        x_0 = parts.codec.encode(batch["x"])
+        x_0, cond = parts.encode(batch, _keys_of_images(parts, batch, index))
         t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(x_0))
         eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
-        denoise = parts.make_denoiser(networks.bind(parts.network, params, batch["cond"]))
+        denoise = parts.make_denoiser(networks.bind(parts.network, params, cond))
         losses, _ = parts.loss(denoise, x_0, parts.level_of(t), eps)
         return jnp.mean(weight * losses)
 
     return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["x"])), batches)))
 
 
-def flipped(x: Array, key: Array) -> Array:
-    """Returns images, each mirrored left to right with probability 1/2. # [B, H, W, C]"""
-    flip = jax.random.bernoulli(key, shape=(len(x), 1, 1, 1))
-    return jnp.where(flip, x[:, :, ::-1], x)
+def _keys_of_images(parts: Parts, batch: Batch, index: Array) -> Array:
+    """Returns what `Parts.encode` draws with, for a training step or a held-out batch. # [B]"""
+    return jax.random.split(streams.key(parts.seed, "condition", index), len(batch["x"]))
+
+
+def flipped(batch: Batch, key: Array) -> Batch:
+    """Returns a batch, each image mirrored left to right with probability 1/2, together with what is shown with it."""
+    flip = jax.random.bernoulli(key, shape=(len(batch["x"]), 1, 1, 1))
+
+    def of(leaf: Array) -> Array:
+        return jnp.where(flip, leaf[:, :, ::-1], leaf) if jnp.ndim(leaf) == 4 else leaf  # or labels
+
+    return jax.tree.map(of, batch)
 
 
 def compile_step(

@@ -36,6 +36,7 @@ class Run(NamedTuple):
     checkpoint_every: int  # from one checkpoint to the next
     evaluate_every: int  # from one evaluation to the next; 0 for none
     max_skipped: int  # non-finite steps in a row that end the run
+    read: Callable[[np.ndarray], Any]  # image numbers [B] -> the batch of which `generate` shows the network something
 
 
 class Watch:
@@ -104,7 +105,8 @@ def hooks(
     """Returns what is done with the state every so many steps; the save is last, and seals what was logged.
 
     Args:
-        generate: (params, numbers=image numbers [B]) -> images, uint8 [B, H, W, C], and which of them are finite.
+        generate: (params, numbers=image numbers [B], batch=what `Run.read` says) -> images, uint8 [B, H, W, C], and which of
+            them are finite.
         held_out: stacked batches that are not trained on, or None.
         evaluate: images -> figures by name, or None.
     """
@@ -118,30 +120,36 @@ def hooks(
 
 def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable[[TrainState], None]:
     """Returns what records a grid of images of each set of weights."""
+    batches = _batches(run, NUM_PREVIEWED)
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
-            run.log.grid(int(state.step), name, _images(run, generate, params, NUM_PREVIEWED))
+            run.log.grid(int(state.step), name, _images(generate, params, batches)[:NUM_PREVIEWED])
         run.log.loss_curve()
         logs.say("preview", f"of step {int(state.step):,}, as PNG: {', '.join(_weights(state))}")
 
     return preview
 
 
-def _images(run: Run, generate: Callable[..., tuple[Array, Array]], params: Any, num_images: int) -> np.ndarray:
-    """Returns the first images of some weights, made `NUM_PREVIEWED` at a time, or a few more for the devices."""
+def _batches(run: Run, num_images: int) -> list[dict[str, Any]]:
+    """Returns what the first images are made of, `NUM_PREVIEWED` at a time or a few more, on the devices: read now, once."""
     at_once = -(-NUM_PREVIEWED // run.mesh.size) * run.mesh.size
-    batches = [np.arange(first, first + at_once) for first in range(0, num_images, at_once)]
-    on_devices = (sharding.put_global(numbers, sharding.batched(run.mesh)) for numbers in batches)
-    return np.concatenate([np.asarray(generate(params, numbers=numbers)[0]) for numbers in on_devices])[:num_images]
+    numbers = [np.arange(first, first + at_once) for first in range(0, num_images, at_once)]
+    where = sharding.batched(run.mesh)
+    return [sharding.put_global({"numbers": few, "batch": run.read(few)}, where) for few in numbers]
+
+
+def _images(generate: Callable[..., tuple[Array, Array]], params: Any, batches: list[dict[str, Any]]) -> np.ndarray:
+    return np.concatenate([np.asarray(generate(params, **batch)[0]) for batch in batches])
 
 
 def _evaluation(run: Run, generate: Callable[..., tuple[Array, Array]], evaluate: Callable[[np.ndarray], dict[str, float]]):
     """Returns what logs figures of the last EMA's images; the first process alone finds them."""
+    batches = _batches(run, NUM_EVALUATED)
 
     def log_figures(state: TrainState) -> None:
         began, (name, params) = time.monotonic(), list(_weights(state).items())[-1]
-        images = _images(run, generate, params, NUM_EVALUATED)
+        images = _images(generate, params, batches)[:NUM_EVALUATED]
         if sharding.is_first():
             figures = {f"{figure}_{name}": value for figure, value in evaluate(images).items()}
             run.log.metrics(int(state.step), figures)

@@ -109,11 +109,7 @@ def _training(config: Config, mesh: Mesh) -> Plan:
     abstract = jax.eval_shape(functools.partial(start.make_state, parts=parts), jax.random.key(0))
     shardings = sharding.state_shardings(abstract, mesh, shard_optimizer=config.train.shard_optimizer)
     state = sharding.with_shardings(abstract, shardings)
-    batch = {
-        "x": jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.uint8),
-        "cond": inputs.conditioning(config).spec(num_images),
-    }
-    batch = sharding.with_shardings(batch, sharding.batched(mesh))
+    batch = sharding.with_shardings(inputs.batch_spec(config, num_images), sharding.batched(mesh))
     take = step.compile_step(parts, lambda _, item: item, mesh, shardings, num_steps=1)
     return _compiled(take, (state, {}, batch), mesh, flops.count(take, state, {}, batch))
 
@@ -123,8 +119,9 @@ def _sampling(config: Config, mesh: Mesh) -> Plan:
     draw, whole = sampling.make_generate(config), sharding.replicated(mesh)
     params = sharding.with_shardings(jax.eval_shape(processes.network(config).init, jax.random.key(0)), whole)
     num_images = config.sample.batch_per_device * mesh.size
-    numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32, sharding=sharding.batched(mesh))
-    arguments = params, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), numbers
+    shown = inputs.batch_spec(config, num_images) if config.data.condition != "none" else None
+    of_images = sharding.with_shardings((jax.ShapeDtypeStruct((num_images,), jnp.int32), shown), sharding.batched(mesh))
+    arguments = params, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), *of_images
     num_steps = 1 if config.sample.sampler == "ode" else len(sampling.grid_times(config)) - 1
     jitted = jax.jit(draw, out_shardings=sharding.batched(mesh), compiler_options=compiling.options(mesh))
     return _compiled(jitted, arguments, mesh, flops.count(draw, *arguments) / num_steps)
