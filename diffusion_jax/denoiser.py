@@ -31,6 +31,7 @@ class Prediction(NamedTuple):
 
 
 Denoiser = Callable[[Array, Level], Prediction]  # (x_t [B, ..., C], level [] or [B]) -> Prediction
+LogProb = Callable[[Array, Level], Array]  # (x_t [B, ..., C], level) -> log p(y | x_t), [B]
 
 
 def _constant(a: float, b: float) -> Parameterization:
@@ -110,6 +111,37 @@ def make_denoiser(network: Network, parameterization: Parameterization, *, learn
         return Prediction(x_0, eps, (a, b), variance)
 
     return denoise
+
+
+def make_log_prob(network: Network) -> LogProb:
+    """Returns a classifier of noisy images as (x_t, level) -> log p(y | x_t), [B]: what `guidance.classifier` takes.
+
+    Its input is x_t / sqrt(alpha^2 + sigma^2), which in processes that preserve variance is x_t itself. So the input is of
+    the data's size in those too whose x_t grows with the noise.
+
+    Args:
+        network: bound to the labels, (x_t [B, ..., C], c_noise [B]) -> log p [B].
+
+    Raises:
+        ValueError: when called, for an output of another shape.
+
+    Example:
+        >>> log_prob = dj.denoiser.make_log_prob(lambda x_t, c_noise: jax.nn.log_sigmoid(jnp.mean(x_t, axis=(1, 2, 3))))
+        >>> log_prob(jnp.ones((2, 8, 8, 1)), dj.chain(dj.linear(1000)).level(500)).shape
+        (2,)
+    """
+    if not callable(network):
+        raise ValueError(f"network = {errors.shown(network)} is not a function (x_t, c_noise) -> log p.")
+
+    def log_prob(x_t: Array, level: Level) -> Array:
+        process.check_level(level)
+        scaled = x_t / process.expand(jnp.hypot(level.alpha, level.sigma), x_t)
+        found = network(scaled, jnp.broadcast_to(level.c_noise, x_t.shape[:1]))
+        if jnp.shape(found) != x_t.shape[:1]:
+            raise ValueError(f"the network's output {errors.shown(found)} must be one number for each image, [{len(x_t)}].")
+        return found
+
+    return log_prob
 
 
 def predicting(denoise: Denoiser) -> Denoiser:

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax import errors, process, samplers
-from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind, predicting, reverse_log_variance
+from diffusion_jax.denoiser import Denoiser, LogProb, Prediction, VarianceKind, predicting, reverse_log_variance
 from diffusion_jax.process import Level
 from diffusion_jax.samplers import Interval, Noise, Sampler
 
 Scale = float | Callable[[Level], Array]  # a number, or a function of the level -> [] or [B]
-LogProb = Callable[[Array, Level], Array]  # (x_t [B, ..., C], level) -> log p(y | x_t), [B]
 # (the better prediction, the worse one, scale, level) -> delta, the change of the better one's x_0
 Extrapolation = Callable[[Prediction, Prediction, Array, Level], Array]
 
@@ -200,7 +199,8 @@ def classifier(denoise: Denoiser, log_prob: LogProb, *, scale: Scale) -> Denoise
 
     Args:
         denoise: with or without a label.
-        log_prob: of a classifier that was trained on noisy images, bound to the wanted labels, (x_t, level) -> [B].
+        log_prob: of a classifier that was trained on noisy images, bound to the wanted labels, (x_t, level) -> [B]; see
+            `denoiser.make_log_prob`.
         scale: of the gradient; here 0 is off, and then the classifier is not evaluated. Otherwise a level without signal,
             alpha = 0, gives NaN.
     """

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax import errors, likelihood, process
-from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind, check_variance, predicting
+from diffusion_jax.denoiser import Denoiser, LogProb, Prediction, VarianceKind, check_variance, predicting
 from diffusion_jax.process import Level
 
-Loss = Callable[[Denoiser, Array, Level, Array], tuple[Array, dict[str, Array]]]  # eps: standard normal, of x_0's shape
+# (denoiser, of `cross_entropy` a log-probability; x_0; level; eps: standard normal, of x_0's shape)
+Loss = Callable[[Denoiser | LogProb, Array, Level, Array], tuple[Array, dict[str, Array]]]
 Weighting = Callable[[Array], Array]  # SNR -> weight of the squared error of x_0
 
 
@@ -77,6 +78,24 @@ def hybrid(*, levels: Level, vlb_weight: float = 0.001) -> Loss:
         mean_held = prediction._replace(x_0=jax.lax.stop_gradient(prediction.x_0))
         bits = _vlb(mean_held, x_0, x_t, level, levels, "learned_range")
         return mse + vlb_weight * bits, {"mse": mse, "vlb": bits}
+
+    return loss
+
+
+def cross_entropy() -> Loss:
+    """Returns -log p(label | x_t), in nats, of a classifier of noisy images. [Dhariwal & Nichol 2021, section 4]
+
+    Its first argument is not a denoiser but a `LogProb`, bound to the labels. A classifier that knows nothing pays log K.
+
+    Example:
+        >>> level, x_0 = dj.chain(dj.linear(1000)).level(jnp.array([1, 500])), jnp.ones((2, 8, 8, 1))
+        >>> nats, _ = dj.losses.cross_entropy()(lambda x_t, level: jnp.log(jnp.full(2, 0.1)), x_0, level, 0 * x_0)
+        >>> bool(jnp.allclose(nats, jnp.log(10)))
+        True
+    """
+
+    def loss(log_prob: LogProb, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
+        return -log_prob(process.diffuse(x_0, level, eps), level), {}
 
     return loss
 

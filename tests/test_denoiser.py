@@ -141,6 +141,11 @@ WRONG = {  # what somebody may well call, and what is said
     "a denoiser of pixels": (lambda: DENOISE(X.astype(np.uint8), TWO), "an array of uint8 is not allowed"),
     "a clipped image": (lambda: dj.clip_x_0(X), r"denoise = float32\[2, 4, 4, 1\] is not a function"),
     "a clipped network": (lambda: dj.clip_x_0(lambda x, c: x)(X, TWO), "denoiser gives .*, not a Prediction; make_denoiser"),
+    "a classifier's logits": (
+        lambda: denoiser.make_log_prob(lambda x, c: jnp.zeros((2, 10)))(X, TWO),
+        r"output float32\[2, 10\] must be one number for each image, \[2\]",
+    ),
+    "a classifier's name": (lambda: denoiser.make_log_prob("cat"), "network = 'cat' is not a function"),
     "a limit": (lambda: denoiser.limit_x_0(DENOISE, 1.0), "limit = 1.0 is not a function"),
     "a weighting": (lambda: dj.simple(weighting="min_snr"), "weighting = 'min_snr' is not a function SNR -> weight"),
     "a key for noise": (lambda: dj.simple()(DENOISE, X, TWO, KEYS[0]), r"eps of \[\] is not allowed; it must be as x_0"),

@@ -172,6 +172,8 @@ def test_the_python_of_a_document_runs(document, monkeypatch):
 EXAMPLES = [
     dj.sample,
     dj.make_denoiser,
+    dj.denoiser.make_log_prob,
+    dj.losses.cross_entropy,
     dj.guidance.classifier_free,
     dj.ddim,
     dj.dpm_solver,

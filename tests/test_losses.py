@@ -127,3 +127,24 @@ def test_a_prediction_that_no_network_made_has_no_loss():
     x_0 = jnp.zeros((1, 4, 4, 1))
     with pytest.raises(ValueError, match="this loss needs the predictions of a network; use denoiser.make_denoiser"):
         losses.simple()(oracles.gaussian(), x_0, process.rows(LEVELS, [5]), noise(x_0))
+
+
+def test_a_classifier_that_knows_nothing_pays_log_k_and_one_that_is_sure_pays_nothing():
+    x_0, label = jnp.zeros((3, 4, 4, 1)), jnp.arange(3)
+    level = process.rows(LEVELS, np.array([1, 400, 999]))
+    for logits, expected in ((jnp.zeros(10), np.log(10)), (100 * jnp.eye(10)[label], 0)):
+        log_prob = denoiser.make_log_prob(
+            lambda x_t, c_noise, logits=logits: jax.nn.log_softmax(jnp.broadcast_to(logits, (3, 10)))[label, label]
+        )
+        got, _ = losses.cross_entropy()(log_prob, x_0, level, noise(x_0))
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_classifier_sees_variance_1_in_processes_that_explode_and_x_t_in_those_that_preserve_it():
+    """Its log p is the square of its input here, so that the gradient in x_t is 2 x_t / (alpha^2 + sigma^2)."""
+    x_t = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    log_prob = denoiser.make_log_prob(lambda x, c_noise: jnp.sum(x**2, axis=(1, 2, 3)))
+    gradient = jax.grad(lambda x_t, level: jnp.sum(log_prob(x_t, level)))
+    preserving, exploding = process.rows(LEVELS, 500), process.ve().level(7.0)
+    np.testing.assert_allclose(gradient(x_t, preserving), 2 * x_t, rtol=1e-6)
+    np.testing.assert_allclose(gradient(x_t, exploding), 2 * x_t / 50, rtol=1e-6)
