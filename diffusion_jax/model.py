@@ -15,7 +15,7 @@ from diffusion_jax import errors
 from diffusion_jax.compose import checks, guiding, inputs, likelihoods, processes, sampling, shown, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
-from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import checkpoint, compiling, dump, logs, sharding, storage
 from diffusion_jax.training import state as train_state
@@ -48,15 +48,28 @@ class Model(NamedTuple):
                 `diffusion_jax.data.conditions` makes it.
 
         Raises:
-            UserError: for a label or an image where it takes none, or none where it does.
+            UserError: for a label or an image where it takes none, or none where it does; where the network is a classifier.
         """
-        given, num_classes = {"label": label, "image": image}, self.config.model.num_classes
-        spec = inputs.conditioning(self.config).spec(1)
+        return processes.denoiser_of(self.config)(self.params, self._cond(label=label, image=image))
+
+    def log_prob(self, label: Array) -> LogProb:
+        """Returns the network, a noisy classifier, as (x_t, level) -> log p(label | x_t), [B]: for `guidance.classifier`.
+
+        Args:
+            label: int [B].
+
+        Raises:
+            UserError: where the network is no classifier; for what is not a label.
+        """
+        return processes.log_prob_of(self.config)(self.params, self._cond(label=label, image=None))
+
+    def _cond(self, **given: Array | None) -> dict[str, Array]:
+        spec, num_classes = inputs.conditioning(self.config).spec(1), self.config.model.num_classes
         for name, takes in {"label": f"{num_classes} classes", "image": self.config.show("data.condition")}.items():
             fits, allowed = _fits(given[name], spec.get(name))
             if not fits:
                 raise UserError(f"{name} = {errors.shown(given[name])} is not allowed; with {takes} it must be {allowed}.")
-        return processes.denoiser_of(self.config)(self.params, {name: given[name] for name in spec})
+        return {name: given[name] for name in spec}
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
         """Returns images, uint8 [num_images, H, W, C].

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import config_of
 
-from diffusion_jax.compose import checks, choices, sections, stored, training
+from diffusion_jax.compose import checks, choices, processes, sections, stored, training
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
+
+CLASSIFIER = {"model.kind": "noisy_classifier", "loss.name": "cross_entropy", "model.num_classes": 10}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,7 @@ from diffusion_jax.errors import UserError
     [
         ("process.schedule", choices.SCHEDULES),
         ("loss.name", choices.LOSSES),
+        ("model.kind", processes.NETWORKS),
         ("loss.weighting", choices.WEIGHTINGS),
         ("loss.timesteps", choices.TIMESTEPS),
         ("data.source", choices.SOURCES),
@@ -159,6 +162,15 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
             {"train.label_dropout": 0.1},
             "train.label_dropout = 0.1 needs model.num_classes above 0 and model.null_label = True",
         ),
+        ({"loss.name": "cross_entropy"}, "loss.name = 'cross_entropy' does not fit model.kind = 'unet'"),
+        ({"model.kind": "noisy_classifier"}, "loss.name = 'simple' does not fit model.kind = 'noisy_classifier'"),
+        ({"model.pool": "attention"}, "model.pool = 'attention' is for model.kind = 'noisy_classifier'; set 'adaptive'"),
+        (CLASSIFIER | {"model.num_classes": 0}, "model.num_classes = 0 is not possible .* at least 2, or -1 for as many"),
+        (CLASSIFIER | {"model.null_label": True}, "model.null_label = True is for model.kind = 'unet'.*; set False"),
+        (CLASSIFIER | {"train.label_dropout": 0.1}, "train.label_dropout = 0.1 is for model.kind = 'unet'.*; set 0"),
+        (CLASSIFIER | {"model.num_heads_up": 2}, "model.num_heads_up = 2 is for model.kind = 'unet'"),
+        (CLASSIFIER | {"train.evaluate_every": 2}, "train.evaluate_every = 2 is of generated images, and .* set 0"),
+        (CLASSIFIER | {"model.learned_variance": True}, "learned_variance = True does not fit loss.name = 'cross_entropy'"),
         ({"sample.label": 0}, "sample.label = 0 is not a label of model.num_classes = 0; -1 goes through all"),
         ({"process.kind": "vp", "process.zero_terminal_snr": True}, "process.kind = 'vp' does not use a schedule"),
         (

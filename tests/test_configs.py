@@ -31,6 +31,7 @@ NUM_PARAMETERS = {
     "cifar10_vp_continuous": 35_746_307,
     "digits": 367_129,
     "digits_classes": 368_185,
+    "digits_classifier": 170_122,
     "digits_edm": 367_129,
     "digits_rectified_flow": 367_129,
     "emoji_classes": 688_051,
@@ -78,7 +79,8 @@ def test_config(name, images):
     assert changed <= {"sample.num_steps", "sample.ema_rate"} and stored.from_json(stored.to_json(config)) == config
     params = check_shapes(config)
     assert NUM_PARAMETERS[name] in (None, sum(leaf.size for leaf in jax.tree.leaves(params)))
-    sampling.make_generate(config)  # its settings fit together
+    if not processes.is_classifier(config):
+        sampling.make_generate(config)  # its settings fit together
     check_first_loss(config)
     if name in SAME_WHEN_SMALL:
         one, other = small(config).flat(), small(Config.of_flat(flatten(get_config("lsun:church", images).to_dict()))).flat()
@@ -129,7 +131,8 @@ def shapes_of(config):
     cond = inputs.conditioning(config).spec(2)
     output = jax.eval_shape(network.apply, params, x_t, jax.ShapeDtypeStruct((2,), jnp.float32), cond)
     num_outputs = (1 + config.model.learned_variance) * x_t.shape[-1]
-    assert output.shape == (*x_t.shape[:-1], num_outputs) and output.dtype == jnp.float32
+    expected = (2,) if processes.is_classifier(config) else (*x_t.shape[:-1], num_outputs)
+    assert output.shape == expected and output.dtype == jnp.float32
     return params
 
 
@@ -140,7 +143,7 @@ def check_first_loss(config):
     shape = processes.image_shape(config)
     parts, x_0 = training.parts(config), jnp.zeros((2**16 // np.prod(shape) + 1, *shape))
     t, weight = parts.timesteps.draw(parts.timesteps.init(), jax.random.key(0), len(x_0))
-    denoise = parts.make_denoiser(lambda x_t, c_noise: jnp.zeros_like(x_t))
+    denoise = parts.predictor(lambda x_t, c_noise: jnp.zeros_like(x_t))
     losses, _ = parts.loss(denoise, x_0, parts.level_of(t), jax.random.normal(jax.random.key(1), x_0.shape))
     expected = jnp.mean(parts.level_of(t).alpha ** 2) if config.predicts == "v" else 1.0
     assert float(jnp.mean(weight * losses)) == pytest.approx(float(expected), rel=0.05)

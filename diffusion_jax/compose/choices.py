@@ -71,6 +71,7 @@ PROCESSES = {
     "ve": process.ve,
     "vp": process.vp,
 }
+NETWORKS = ("noisy_classifier", "unet")  # the functions are in processes.py: they need Flax
 PARAMETERIZATIONS = {
     "edm": denoiser.edm(),
     "eps": denoiser.EPS,
@@ -80,7 +81,12 @@ PARAMETERIZATIONS = {
     "x_0": denoiser.X_0,
 }
 
-LOSSES = {"hybrid": losses.hybrid, "simple": losses.simple, "vlb": losses.vlb}
+LOSSES = {
+    "cross_entropy": losses.cross_entropy,
+    "hybrid": losses.hybrid,
+    "simple": losses.simple,
+    "vlb": losses.vlb,
+}
 WEIGHTINGS = {"constant": None, "min_snr": losses.min_snr, "p2": losses.p2, "truncated_snr": losses.truncated_snr}
 TIMESTEPS = {
     "loss_second_moment": timesteps.loss_second_moment,

@@ -22,6 +22,9 @@ class Process(Section):
 
 
 class Model(Section):
+    kind: one_of(choices.NETWORKS) = field(
+        "unet", "'noisy_classifier' is its encoder, with which to guide: log p(label | x_t)"
+    )
     channels: integer(4) = field(128, "width of a stage whose multiplier is 1")
     multipliers: sections.Multipliers = field(
         (1, 2, 2, 2), "width of each stage, relative to channels; every stage halves the image"
@@ -42,6 +45,7 @@ class Model(Section):
     head_channels: integer(0) = field(0, "channels of each head, instead of a number of heads; 0 is off")
     num_classes: integer(-1) = field(0, "labels that the network knows; 0 for none, -1 for as many as the data have")
     null_label: Flag = field(False, "one label more, num_classes, for 'no label'")
+    pool: one_of(("adaptive", "attention")) = field("adaptive", "of 'noisy_classifier', over space: the mean, or attention")
     learned_variance: Flag = field(False, "twice the output channels, for the losses 'hybrid' and 'vlb'")
     num_remat_stages: integer(0, sections.MOST_ITEMS) = field(
         0, "largest stages to compute again in the backward pass: less memory, more time; not for CPUs", free=True
@@ -53,7 +57,9 @@ class Model(Section):
 
 
 class Loss(Section):
-    name: one_of(choices.LOSSES) = field("simple", "'simple' is L_simple; 'hybrid' and 'vlb' train the variance too")
+    name: one_of(choices.LOSSES) = field(
+        "simple", "'simple' is L_simple; 'hybrid' and 'vlb' train the variance too; 'cross_entropy' is for classifiers"
+    )
     weighting: one_of(choices.WEIGHTINGS) = field("constant", "of 'simple', over noise levels; see losses.py")
     timesteps: one_of(choices.TIMESTEPS) = field("uniform", "'stratified' has less noise; 'loss_second_moment' suits 'vlb'")
     time_density: one_of(choices.TIME_DENSITIES) = field("uniform", "of real-valued t; 'log_normal' is EDM's")

@@ -8,12 +8,14 @@ import numpy as np
 
 from diffusion_jax import denoiser, networks
 from diffusion_jax.compose import conditions
-from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen
+from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen, named
 from diffusion_jax.compose.config import Config
-from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.stages import multiple_of
+from diffusion_jax.networks.stages import Stages, multiple_of
 from diffusion_jax.process import Process
+
+NETWORKS = {"noisy_classifier": networks.noisy_classifier, "unet": networks.unet}
 
 
 def image_shape(config: Config) -> tuple[int, int, int]:
@@ -23,14 +25,25 @@ def image_shape(config: Config) -> tuple[int, int, int]:
 
 def network(config: Config) -> networks.Network:
     """Returns the network; UserError where fields of the section `model` do not fit together."""
+    make = NETWORKS[config.model.kind]
+    names = named(make) | set(Stages._fields)
     try:
-        return networks.unet(image_shape(config), cond_channels=conditions.num_channels(config), **dict(config.model))
+        values = dict(config.model) | {"cond_channels": conditions.num_channels(config)}
+        return make(image_shape(config), **{name: value for name, value in values.items() if name in names})
     except UserError as error:
         raise UserError(f"config field model.{error}") from error
 
 
 def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
-    """Returns (x_t, c_noise) -> output of the config's network, as a function, -> the denoiser."""
+    """Returns (x_t, c_noise) -> output of the config's network, as a function, -> the denoiser.
+
+    Raises UserError for a classifier.
+    """
+    if is_classifier(config):
+        raise UserError(
+            f"{config.show('model.kind')} is a classifier: it draws no images and has no likelihood, but guides a model "
+            "that draws."
+        )
     return functools.partial(
         denoiser.make_denoiser,
         parameterization=PARAMETERIZATIONS[config.predicts],
@@ -39,9 +52,27 @@ def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
 
 
 def denoiser_of(config: Config) -> Callable[[Any, Any], Denoiser]:
-    """Returns (params, cond) -> the config's network as a denoiser; its x_0 is not limited."""
+    """Returns (params, cond) -> the config's network as a denoiser; its x_0 is not limited. UserError for a classifier."""
     net, make = network(config), make_denoiser(config)
     return lambda params, cond: make(networks.bind(net, net.cast(params), cond))
+
+
+def log_prob_of(config: Config) -> Callable[[Any, Any], LogProb]:
+    """Returns (params, cond) -> the log-probability of the labels in `cond`, of images with noise.
+
+    Raises UserError where the network is no classifier.
+    """
+    if not is_classifier(config):
+        raise UserError(
+            f"{config.show('model.kind')} tells no classes; train one of model.kind = 'noisy_classifier' for that."
+        )
+    net = network(config)
+    return lambda params, cond: denoiser.make_log_prob(networks.bind(net, net.cast(params), cond))
+
+
+def is_classifier(config: Config) -> bool:
+    """Returns whether the network tells classes of noisy images, and draws none."""
+    return config.model.kind == "noisy_classifier"
 
 
 def process_of(config: Config) -> Process:
@@ -55,7 +86,7 @@ def process_of(config: Config) -> Process:
         found = chosen(PROCESSES[section.kind], section, interpolation=config.sample.interpolation)
     except UserError as error:
         raise UserError(f"config field process.{error}") from error
-    if config.predicts in ("eps", "score") and not has_signal(found):
+    if config.predicts in ("eps", "score") and not is_classifier(config) and not has_signal(found):
         raise UserError(
             f"config field predicts = {config.predicts!r} is impossible with {_noise_alone(config)}: x_T is the noise "
             "itself and does not determine x_0; use 'v', 'velocity', 'edm' or 'x_0'."

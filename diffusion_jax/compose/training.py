@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffusion_jax import losses, timesteps
+from diffusion_jax import denoiser, losses, timesteps
 from diffusion_jax.compose import choices, conditions, inputs, processes
 from diffusion_jax.compose.choices import chosen, taken
 from diffusion_jax.compose.config import Config
@@ -18,6 +18,7 @@ from diffusion_jax.training import step
 from diffusion_jax.training.step import Parts
 
 MOST_KEPT = 0.01  # of the initial weights, in an EMA that is not warmed up
+BOUNDS = ("hybrid", "vlb")  # losses of discrete processes, that train the variance
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
 
 
@@ -27,7 +28,7 @@ def parts(config: Config) -> Parts:
     encode, conditioning = inputs.encode(config), inputs.conditioning(config)
     return Parts(
         network=processes.network(config),
-        make_denoiser=processes.make_denoiser(config),
+        predictor=denoiser.make_log_prob if processes.is_classifier(config) else processes.make_denoiser(config),
         level_of=process.level,
         timesteps=_timesteps(config, process),
         loss=_loss(config, process),
@@ -101,8 +102,14 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in training."""
     loss, model, train = config.loss, config.model, config.train
+    if processes.is_classifier(config) != (loss.name == "cross_entropy"):
+        yield (
+            f"{config.show('loss.name')} does not fit model.kind = {model.kind!r}: 'noisy_classifier' needs "
+            "'cross_entropy', and 'unet' one of the others."
+        )
+    yield from _of_a_classifier(config) if processes.is_classifier(config) else _of_a_unet(config)
     is_discrete, kind = config.process.kind == "discrete", f"process.kind is {config.process.kind!r}"
-    if not is_discrete and loss.name != "simple":
+    if not is_discrete and loss.name in BOUNDS:
         yield f"{config.show('loss.name')} is a bound of discrete processes, and {kind}; set loss.name = 'simple'."
     if not is_discrete and loss.timesteps == "loss_second_moment":
         yield f"{config.show('loss.timesteps')} counts levels, and {kind}; set 'uniform' or 'stratified'."
@@ -110,10 +117,10 @@ def contradictions(config: Config) -> Iterator[str]:
     if loss.time_density not in (fitting := choices.DENSITIES_OF[config.process.kind]):
         wanted = " or ".join(map(repr, fitting))
         yield f"{config.show('loss.time_density')} does not fit the times of process {config.process.kind!r}; set {wanted}."
-    if model.learned_variance == (loss.name == "simple"):
+    if model.learned_variance != (loss.name in BOUNDS):
         yield (
             f"{config.show('model.learned_variance')} does not fit loss.name = {loss.name!r}: 'hybrid' and 'vlb' "
-            "train the variance and need it, 'simple' does not."
+            "train the variance and need it, the others do not."
         )
     if train.evaluate_every and config.evaluate.features == "given":
         yield f"{config.show('train.evaluate_every')} needs a network in evaluate.features; 'given' is for files."
@@ -124,3 +131,26 @@ def contradictions(config: Config) -> Iterator[str]:
             f"{config.show('train.label_dropout')} needs model.num_classes above 0 and model.null_label = True, or "
             "data.condition without classes."
         )
+
+
+def _of_a_unet(config: Config) -> Iterator[str]:
+    if config.model.pool != "adaptive":
+        yield f"{config.show('model.pool')} is for model.kind = 'noisy_classifier'; set 'adaptive'."
+
+
+def _of_a_classifier(config: Config) -> Iterator[str]:
+    if config.model.num_classes in (0, 1):
+        yield (
+            f"{config.show('model.num_classes')} is not possible with model.kind = 'noisy_classifier'; it must be at least "
+            "2, or -1 for as many as the data have."
+        )
+    for name, off in (
+        ("model.null_label", False),
+        ("model.num_heads_up", 0),
+        ("train.label_dropout", 0),
+        ("data.condition", "none"),
+    ):
+        if config.flat()[name] != off:
+            yield f"{config.show(name)} is for model.kind = 'unet': a noisy classifier has no such part; set {off!r}."
+    if config.train.evaluate_every:
+        yield f"{config.show('train.evaluate_every')} is of generated images, and a noisy classifier draws none; set 0."

@@ -84,6 +84,8 @@ def _check_given(config: Config, workdir: storage.Path | None, out: storage.Path
     settings = config.evaluate
     if settings.features == "given" and not settings.dump:
         raise UserError(f"{config.show('evaluate.features')} needs evaluate.dump, an .npz file with 'features' [N, D].")
+    if not settings.dump:
+        processes.make_denoiser(config)  # the network draws images
     if workdir is None and not (settings.dump and settings.reference and out):
         raise UserError(
             "flag --workdir is missing; without it two sets of images must be given, by --config.evaluate.dump and "

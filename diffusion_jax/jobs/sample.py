@@ -1,7 +1,7 @@
 """Generating images: python main.py --mode=sample --workdir=<workdir> [--out=<folder>]; the same command continues."""
 
 from diffusion_jax import model
-from diffusion_jax.compose import inputs, sampling, stored
+from diffusion_jax.compose import inputs, processes, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.runs import logs, pictures, sharding, shards, storage
 
@@ -15,6 +15,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     has are added to those. The config is checked by `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
+    processes.make_denoiser(config)  # the network draws images
     trained = model.with_guide(model.restore(workdir, config))
     settings = config.sample
     manifest = model.manifest_of_images(trained)

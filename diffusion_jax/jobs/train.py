@@ -1,12 +1,14 @@
 """Training: python main.py --config=configs/<name>.py --workdir=<workdir>; the same command resumes."""
 
 import functools
+from collections.abc import Callable
 
 import jax
+from jax import Array
 from jax.sharding import Mesh
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, choices, evaluating, inputs, memory, sampling, shown, stored, training
+from diffusion_jax.compose import checks, choices, evaluating, inputs, memory, processes, sampling, shown, stored, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -50,7 +52,6 @@ def run(config: Config, workdir: storage.Path) -> int:
         with logs.Logs(workdir, first_step=first_step, tensorboard=train.tensorboard) as log:
             watched = choices.chosen(watch.Run, train, parts=parts, mesh=mesh, log=log, read=shown.reader(config))
             watching, save = watch.Watch(watched), functools.partial(_save, config, workdir, source, checkpoints, log)
-            generate = functools.partial(sampling.make_generate(config), seed=config.sample.seed)
             state = loop.run(
                 state,
                 lambda state, item: take(state, fed.store, item),
@@ -59,7 +60,7 @@ def run(config: Config, workdir: storage.Path) -> int:
                 num_steps=train.num_steps,
                 steps_per_call=per_call,
                 on_metrics=watching,
-                hooks=watch.hooks(watched, generate, held_out, save, evaluate),
+                hooks=watch.hooks(watched, _generate(config), held_out, save, evaluate),
                 stop=lambda call: check_owner() or sharding.all_stop(call, caught),
             )
             num_taken = int(state.step) - first_step
@@ -106,6 +107,13 @@ def _prepared(config: Config, state: TrainState) -> TrainState:
     return start.with_weights(state, init_from, raw.params, model.load(origin).params)
 
 
+def _generate(config: Config) -> Callable[..., tuple[Array, Array]] | None:
+    """Returns what draws previews; None for a classifier, which draws none."""
+    if processes.is_classifier(config):
+        return None
+    return functools.partial(sampling.make_generate(config), seed=config.sample.seed)
+
+
 def _save(
     config: Config, workdir: storage.Path, source: Source, checkpoints: Checkpoints, log: logs.Logs, state: TrainState
 ) -> None:
@@ -138,7 +146,7 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
         logs.say("note", "all train.num_steps are done; set a larger value to go on.")
     for sentence in training.notes(config):
         logs.say("note", sentence)
-    for sentence in sampling.warnings(config):
+    for sentence in [] if processes.is_classifier(config) else sampling.warnings(config):
         logs.say("warning", sentence)
     logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
 
@@ -154,5 +162,8 @@ def _print_end(config: Config, workdir: storage.Path, state: TrainState, caught:
     if caught and step < config.train.num_steps:
         logs.say("stopped", f"by signal {caught[0]}, saved at step {step:,}; the same command resumes.")
         return 128 + caught[0]
-    logs.say("done", f"{step:,} steps; see {workdir}/previews, or: python main.py --mode=sample --workdir={workdir}")
+    see = f"{workdir}/previews, or: python main.py --mode=sample --workdir={workdir}"
+    if processes.is_classifier(config):
+        see = f'{workdir}/loss.png; to guide: dj.load("{workdir}").log_prob(label)'
+    logs.say("done", f"{step:,} steps; see {see}")
     return 0

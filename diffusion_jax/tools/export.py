@@ -14,7 +14,7 @@ Flags:
 import sys
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, command, stored
+from diffusion_jax.compose import checks, command, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, storage
@@ -31,7 +31,8 @@ def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
     alone = model.with_settings(trained.config.with_values("train", ema_rates=()), ema_rate=0.0, step=-1)
     checkpoint.save_weights(out, trained.step, trained.params)
     stored.write_config(out, alone, weights_alone=True)
-    logs.say("done", f"the weights of step {trained.step:,}; try: python main.py --mode=sample --workdir={out}")
+    to_try = "" if processes.is_classifier(config) else f"; try: python main.py --mode=sample --workdir={out}"
+    logs.say("done", f"the weights of step {trained.step:,}{to_try}")
     return 0
 
 

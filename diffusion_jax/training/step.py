@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax import networks, streams
 from diffusion_jax.data.feed import Batch
-from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.losses import Loss
 from diffusion_jax.networks import Network
 from diffusion_jax.networks.conditioning import Conditioning
@@ -29,7 +29,8 @@ class Parts(NamedTuple):
     """The parts of a training step."""
 
     network: Network
-    make_denoiser: Callable[[Callable[[Array, Array], Array]], Denoiser]  # (x_t, c_noise) -> output, as a denoiser
+    # (x_t, c_noise) -> output, as what `loss` takes: a denoiser, or a classifier's log-probability
+    predictor: Callable[[Callable[[Array, Array], Array]], Denoiser | LogProb]
     level_of: Callable[[Array], Level]  # t, as `timesteps` draws it -> Level
     timesteps: Timesteps
     loss: Loss
@@ -77,7 +78,7 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
 
     def objective(params, x_0, cond, t, weight, eps, key):
         network = networks.bind(parts.network, params, cond, train=True, rngs={"dropout": key})
-        losses, terms = parts.loss(parts.make_denoiser(network), x_0, parts.level_of(t), eps)
+        losses, terms = parts.loss(parts.predictor(network), x_0, parts.level_of(t), eps)
         return jnp.mean(weight * losses), (losses, terms)
 
     value_and_grad = accumulated(jax.value_and_grad(objective, has_aux=True), parts.num_microbatches)
@@ -137,8 +138,8 @@ def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Arra
         x_0, cond = parts.encode(batch, _keys_of_images(parts, batch, index))
         t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(x_0))
         eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
-        denoise = parts.make_denoiser(networks.bind(parts.network, params, cond))
-        losses, _ = parts.loss(denoise, x_0, parts.level_of(t), eps)
+        predict = parts.predictor(networks.bind(parts.network, params, cond))
+        losses, _ = parts.loss(predict, x_0, parts.level_of(t), eps)
         return jnp.mean(weight * losses)
 
     return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["x"])), batches)))

@@ -97,7 +97,7 @@ class Watch:
 
 def hooks(
     run: Run,
-    generate: Callable[..., tuple[Array, Array]],
+    generate: Callable[..., tuple[Array, Array]] | None,
     held_out: Batch | None,
     save: Callable[[TrainState], None],
     evaluate: Callable[[np.ndarray], dict[str, float]] | None,
@@ -106,16 +106,22 @@ def hooks(
 
     Args:
         generate: (params, numbers=image numbers [B], batch=what `Run.read` says) -> images, uint8 [B, H, W, C], and which of
-            them are finite.
+            them are finite; or None.
         held_out: stacked batches that are not trained on, or None.
         evaluate: images -> figures by name, or None.
     """
-    generate = jax.jit(generate, out_shardings=sharding.replicated(run.mesh), compiler_options=compiling.options(run.mesh))
     found = [] if held_out is None else [Hook(run.sample_every, _held_out_loss(run, held_out))]
-    found += [Hook(run.sample_every, _preview(run, generate))]
+    if generate is not None:
+        generate = _compiled(run, generate)
+        found += [Hook(run.sample_every, _preview(run, generate))]
+    found += [Hook(run.sample_every, lambda state: run.log.loss_curve())]
     if evaluate is not None:
         found += [Hook(run.evaluate_every, _evaluation(run, generate, evaluate))]
     return [*found, Hook(run.checkpoint_every, save)]
+
+
+def _compiled(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
+    return jax.jit(generate, out_shardings=sharding.replicated(run.mesh), compiler_options=compiling.options(run.mesh))
 
 
 def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable[[TrainState], None]:
@@ -125,7 +131,6 @@ def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
             run.log.grid(int(state.step), name, _images(generate, params, batches)[:NUM_PREVIEWED])
-        run.log.loss_curve()
         logs.say("preview", f"of step {int(state.step):,}, as PNG: {', '.join(_weights(state))}")
 
     return preview

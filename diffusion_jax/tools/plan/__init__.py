@@ -68,8 +68,9 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     config = memory.with_batch_size(inputs.with_num_classes(config), mesh, memory=chip.memory)
     found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config.model.dtype}
     logs.say("devices", found["devices"])
+    draws = with_sampler and not processes.is_classifier(config)
     programs = {"training": (_training, config.train.batch_size)}
-    programs |= {"sampling": (_sampling, config.sample.batch_per_device * mesh.size)} if with_sampler else {}
+    programs |= {"sampling": (_sampling, config.sample.batch_per_device * mesh.size)} if draws else {}
     for name, (make, num_images) in programs.items():
         logs.say(name, f"{num_images} images a step, {num_images // mesh.size} on a chip; compiling...")
         try:
