@@ -232,8 +232,7 @@ def test_random_masks_are_the_same_after_a_stop(tmp_path, one_device):
 
 
 def test_a_paired_folder_is_trained_on_and_shown_when_drawing(pairs, tmp_path, one_device, capsys):
-    config = config_of(pairs, **{name: str(pairs / of) for name, of in HELD_OUT.items()})
-    config = config.with_values("model", num_classes=2)
+    config = config_of(pairs).with_values("model", num_classes=2).with_values("sample", batch_per_device=5)
     settings = {name: value for name, value in config.flat().items() if value != tiny.config_of({}).flat()[name]}
     run, dump = tmp_path / "run", tmp_path / "dump"
     train = [*tiny.flags(run, num_steps=2), *(f"--config.{name}={value}" for name, value in settings.items())]
@@ -241,12 +240,13 @@ def test_a_paired_folder_is_trained_on_and_shown_when_drawing(pairs, tmp_path, o
     assert "condition   paired, 3 channel(s) beside x_t" in capsys.readouterr().out
 
     draw = ["main.py", "--mode=sample", f"--workdir={run}", f"--out={dump}", "--config.sample.num_images=14"]
-    assert main.main([*draw, "--config.sample.batch_per_device=5"]) == 0
+    held_out = {name: str(pairs / of) for name, of in HELD_OUT.items()}
+    assert main.main([*draw, *(f"--config.data.{name}={path}" for name, path in held_out.items())]) == 0
     drawn, trained = np.load(dump / "samples_14x8x8x3.npz"), dj.load(run)
+    trained = trained._replace(config=trained.config.with_values("data", **held_out))
     labels = [0] * 6 + [1] * 6 + [0] * 2  # of the images that are shown: those of the sub-folder a, those of b, again
     np.testing.assert_array_equal(drawn["arr_1"], labels)
-    alone = trained._replace(config=model.with_settings(trained.config, batch_per_device=5))
-    np.testing.assert_array_equal(model.images(alone, [7])[0], drawn["arr_0"][7])
+    np.testing.assert_array_equal(model.images(trained, [7])[0], drawn["arr_0"][7])
     assert np.any(drawn["arr_0"][0] != drawn["arr_0"][12])  # shown the same, but drawn from another noise
 
     beside, images = shown.pictured(trained.config)
@@ -255,5 +255,5 @@ def test_a_paired_folder_is_trained_on_and_shown_when_drawing(pairs, tmp_path, o
     cells = [picture[2:66:8, 2 + 66 * column : 66 + 66 * column : 8] for column in range(6)]  # eight times as large
     np.testing.assert_array_equal(cells, [row[n] for n in (0, 1) for row in (beside, drawn["arr_0"], images)])
     assert {"condition.files", "condition.pairs"} <= {*flatten(json.loads((dump / "manifest.json").read_text()))}
-    assert main.main([*draw, *(f"--config.data.{name}=" for name in HELD_OUT)]) == command.BAD_INPUT
+    assert main.main(draw) == command.BAD_INPUT
     assert "holds other results (different " in capsys.readouterr().err
