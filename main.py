@@ -4,12 +4,13 @@
     python main.py --mode=sample --workdir=runs/digits [--out=DIR]      dumps images
     python main.py --mode=evaluate --workdir=runs/digits [--out=DIR]    measures how good generated images are
     python main.py --mode=likelihood --workdir=runs/digits [--out=DIR]  measures bits per dimension
+    python main.py --mode=edit --workdir=runs/digits --config.edit.images=FILE   edits images: fills holes, enlarges, varies
     python main.py ... --config.sample.seed=1                           the same with any field of the config changed
 
 Flags:
     --config    a file of configs/; the other modes find the workdir's own
     --workdir   the folder of the run; gs:// works too
-    --mode      train (the default), sample, evaluate or likelihood
+    --mode      train (the default), sample, edit, evaluate or likelihood
     --out       the folder for what the other modes make; by default inside the workdir
     --flagfile  a file with flags, one a line
 """
@@ -26,7 +27,7 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import compiling, logs, sharding, storage
 
-MODES = ("train", "sample", "evaluate", "likelihood")
+MODES = ("train", "sample", "edit", "evaluate", "likelihood")
 FLAGS = {"mode": "train", "workdir": "", "out": ""}
 
 

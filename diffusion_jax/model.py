@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,12 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import errors
-from diffusion_jax.compose import checks, guiding, inputs, likelihoods, processes, sampling, shown, stored
+from diffusion_jax.compose import checks, edits, guiding, inputs, likelihoods, processes, sampling, shown, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import checkpoint, compiling, dump, logs, sharding, storage
+from diffusion_jax.runs import checkpoint, compiling, dump, logs, sharding, shards, storage
 from diffusion_jax.training import state as train_state
 
 
@@ -82,11 +82,32 @@ class Model(NamedTuple):
         Raises:
             UserError: for an unknown setting, a value that is not allowed, or one that `load` decides.
         """
-        if fixed := settings.keys() & {"step", "ema_rate", "guide"}:
-            raise UserError(f"setting {fixed.pop()!r} selects the weights; pass it to load().")
+        _check_of_images(settings)
         settings = {name: _plain(value) for name, value in settings.items()}
         model = self._replace(config=with_settings(self.config, num_images=_plain(num_images), **settings))
         return np.concatenate(list(chunks(model)))
+
+    def edit(self, images: np.ndarray, *, task: str, mask: np.ndarray | None = None, **settings) -> np.ndarray:
+        """Returns edited images, uint8 [N, H, W, C]; of 'inpaint' and 'repaint' with every known pixel as it was.
+
+        Args:
+            images: uint8 [N, h, w, C], in the size of the model; for task='super_resolve' smaller by `factor`, for
+                'outpaint' of any size.
+            task: what becomes of them, as docs/editing.md says.
+            mask: of 'inpaint' and 'repaint': 1 is free, to be generated, 0 is known, [H, W, 1] or [N, H, W, 1].
+            **settings: fields of the config's sections `edit` and `sample`, such as strength=0.3, num_steps=50, seed=1.
+
+        Raises:
+            UserError: for an unknown setting, a value that is not allowed, one that `load` decides, or arrays that do not
+                fit.
+        """
+        _check_of_images(settings)
+        settings = {name: _plain(value) for name, value in {"task": task, **settings}.items()}
+        of_edit = {name: value for name, value in settings.items() if name in type(self.config.edit).model_fields}
+        of_sample = {name: value for name, value in settings.items() if name not in of_edit}
+        config = edits.settled(self.config.with_values("edit", **of_edit).with_values("sample", **of_sample))
+        given = edits.batch(config, edits.of_array(images), mask)
+        return np.concatenate([piece["edited"] for piece in edited(self._replace(config=config), given)])
 
 
 def _fits(given: Any, spec: jax.ShapeDtypeStruct | None) -> tuple[bool, str]:
@@ -123,6 +144,11 @@ def load(
     rate = config.sample.ema_rate if ema_rate is None else ema_rate
     config = with_settings(config, step=step, ema_rate=rate, guide=str(guide))
     return with_guide(restore(workdir, config))
+
+
+def _check_of_images(settings: Mapping[str, Any]) -> None:
+    if fixed := settings.keys() & {"step", "ema_rate", "guide"}:
+        raise UserError(f"setting {fixed.pop()!r} selects the weights; pass it to load().")
 
 
 def _plain(value: Any) -> Any:
@@ -239,6 +265,27 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
                 "too small for sample.sampler = 'ode'."
             )
         yield images[max(first - numbers[start], 0) : len(numbers) - start]
+
+
+def edited(model: Model, given: Batch, first: int = 0) -> Iterator[shards.Rows]:
+    """Yields what `edits.make_edit` makes of images from number `first` on, in pieces that begin as those of `chunks` do.
+
+    Raises RunError where an image is not finite.
+
+    Args:
+        model: its config is `edits.settled`.
+        given: as `edits.batch` has it.
+    """
+    num_images, size = len(given["x"]), model.config.sample.batch_per_device
+    size = min(size, -(-num_images // jax.local_device_count()))  # few images do not wait for many
+    config = model.config.with_values("sample", batch_per_device=size).with_values("edit", images="", mask="", box=())
+    model = model._replace(config=config)
+    numbers = np.arange(first - first % _chunk_size(config, "sample"), num_images)
+    given = jax.tree.map(lambda rows: rows[numbers[0] :], given)
+    for start, found in in_chunks(edits.make_edit, model, "sample", numbers, given):
+        if not np.all(found.pop("finite")):
+            raise RunError("edited images are not finite: the network's output was not.")
+        yield {name: rows[max(first - numbers[start], 0) : len(numbers) - start] for name, rows in found.items()}
 
 
 def strip(model: Model, num_images: int) -> np.ndarray:

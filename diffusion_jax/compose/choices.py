@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import denoiser, grids, losses, multistep, process, samplers, schedules, timesteps
+from diffusion_jax.compose import tasks
 from diffusion_jax.data import codecs, conditions, sources, tfds
 from diffusion_jax.process import Process
 
@@ -157,6 +158,16 @@ CONDITIONS = {  # of x_0, keys [B], and the stored images that belong to it
     "paired": lambda images: codecs.from_uint8(images),
 }
 
+EDITS = {
+    "colourise": tasks.colourise,
+    "deblur": tasks.deblur,
+    "inpaint": tasks.inpaint,
+    "outpaint": tasks.outpaint,
+    "repaint": tasks.repaint,
+    "super_resolve": tasks.super_resolve,
+    "vary": tasks.vary,
+}
+
 TABLES = {  # the choices whose functions take fields of their own section
     "process.kind": PROCESSES,
     "loss.name": LOSSES,
@@ -164,4 +175,5 @@ TABLES = {  # the choices whose functions take fields of their own section
     "sample.grid": GRIDS,
     "data.source": SOURCES,
     "data.condition": CONDITIONS,
+    "edit.task": EDITS,
 }

@@ -210,6 +210,26 @@ class Evaluate(Section):
     shard_size: integer(1) = field(1000, "images in a file while features are found: what a kill costs at most")
 
 
+class Edit(Section):
+    task: one_of(choices.EDITS) = field("inpaint", "what becomes of the images; see docs/editing.md")
+    images: Text = field("", "the images to edit: a file, a folder or an .npz file")
+    mask: Text = field(
+        "", "of inpaint and repaint: what is white is generated; a file for all images, or a folder with one of each name"
+    )
+    box: integers(0, lengths=range(0, 5, 4), count="0 or 4 ") = field(
+        (), "instead of a mask: the top, left, height and width of what is generated"
+    )
+    sides: integers(0, lengths=range(4, 5), count="4 ") = field(
+        (0, 0, 0, 0), "of outpaint: pixels to generate at the top, bottom, left and right"
+    )
+    jump_length: integer(1) = field(10, "of repaint: steps up in noise at once")
+    num_resamples: integer(1) = field(10, "of repaint: how often each part of the grid is walked")
+    strength: sections.Share = field(0.5, "of vary: the share of the steps that is taken; 0 is the image itself")
+    factor: integer(1, 1024) = field(2, "of super_resolve: pixels of the result for one, on each side")
+    blur_std: sections.Positive = field(1.0, "of deblur: standard deviation of the Gaussian that blurred, in pixels")
+    noise_std: sections.Finite = field(0.05, "of deblur: standard deviation of the noise, of pixels in [-1, 1]")
+
+
 class Config(Section):
     """What a run is. Attributes are sections, and their attributes the fields: config.sample.eta."""
 
@@ -227,6 +247,8 @@ class Config(Section):
     sample: Sample = field(Sample(), "how images are generated: --mode=sample, and the previews of training", free=True)
     likelihood: Likelihood = field(Likelihood(), "--mode=likelihood, of the weights that `sample` names", free=True)
     evaluate: Evaluate = field(Evaluate(), "--mode=evaluate, of images that are generated as `sample` says", free=True)
+
+    edit: Edit = field(Edit(), "--mode=edit, with the steps, the seed and the label of `sample`", free=True)
 
     @classmethod
     def of_flat(cls, flat: Mapping[str, Any]) -> "Config":

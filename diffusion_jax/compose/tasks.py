@@ -1,0 +1,114 @@
+"""What can be done to given images. A row of `choices.EDITS` takes fields of the section `edit`, and returns a `Task`.
+
+Each task has the sampler that suits it (docs/editing.md).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+
+from diffusion_jax import editing, grids, operators, process, samplers
+from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.operators import Operator
+from diffusion_jax.process import Level
+from diffusion_jax.samplers import Sampler, Samples
+
+
+class Sampling(NamedTuple):
+    """How images are generated."""
+
+    denoise: Denoiser
+    limit: Callable[[Denoiser], Denoiser]  # of x_0
+    sampler: Sampler
+    grid: Level
+    noise: Array  # of each image, standard normal, [B, H, W, C]
+    keys: Array  # [B]
+
+    def run(self, denoise: Denoiser, sampler: Sampler | None = None) -> Samples:
+        """Returns images from noise alone, by another denoiser or sampler than its own."""
+        x_T = process.prior(process.rows(self.grid, 0), self.noise)
+        return samplers.sample(denoise, sampler or self.sampler, x_T, self.grid, self.keys)
+
+
+class Free(NamedTuple):
+    """Where the pixels are that are generated: one of these says it."""
+
+    mask: str = ""  # a path
+    box: tuple[int, ...] = ()  # top, left, height, width
+    sides: tuple[int, ...] = ()  # beside the image: how many at the top, bottom, left, right
+
+
+class Task(NamedTuple):
+    """What is asked of given images."""
+
+    edit: Callable[[Sampling, Array, Array | None], Samples]  # (how, given [B, ...], mask [B, H, W, 1]: 1 is free)
+    sampler: str = "ddim"  # a row of `choices.SAMPLERS`
+    visit: Callable[[np.ndarray], np.ndarray] = lambda times: times  # times of a grid -> those that are visited
+    operator: Operator | None = None  # what is given is A x_0; None: x_0 itself, or its known pixels
+    free: Free | None = None  # for tasks that have a mask
+
+
+def inpaint(mask: str, box: tuple[int, ...]) -> Task:
+    """Returns the task of filling holes, by `editing.consistent`."""
+    return Task(_fill, free=Free(mask=mask, box=box))
+
+
+def outpaint(sides: tuple[int, ...]) -> Task:
+    """Returns the task of continuing images beyond their edges, likewise."""
+    return Task(_fill, free=Free(sides=sides))
+
+
+def repaint(mask: str, box: tuple[int, ...], jump_length: int, num_resamples: int) -> Task:
+    """Returns the task of filling holes by `editing.replaced`: better, with more evaluations."""
+
+    def edit(how: Sampling, given: Array, free: Array) -> Samples:
+        return how.run(how.limit(how.denoise), editing.replaced(how.sampler, given, free))
+
+    visit = functools.partial(grids.jumps, jump_length=jump_length, num_resamples=num_resamples)
+    return Task(edit, "ancestral", visit, free=Free(mask=mask, box=box))
+
+
+def vary(strength: float) -> Task:
+    """Returns the task of making images that are like the given ones, by `editing.from_image`."""
+
+    def edit(how: Sampling, given: Array, free: None) -> Samples:
+        denoise = how.limit(how.denoise)
+        return editing.from_image(denoise, how.sampler, given, how.noise, how.grid, how.keys, strength=strength)
+
+    return Task(edit)
+
+
+def super_resolve(factor: int) -> Task:
+    """Returns the task of enlarging images, of which averages of factor x factor pixels are given."""
+    return _solve(operators.averaging(factor))
+
+
+def colourise() -> Task:
+    """Returns the task of colouring grey images."""
+    return _solve(operators.grey())
+
+
+def deblur(blur_std: float, noise_std: float) -> Task:
+    """Returns the task of sharpening blurred images, by `editing.pseudoinverse_guided`."""
+    operator = operators.gaussian_blur(blur_std)
+
+    def edit(how: Sampling, given: Array, free: None) -> Samples:
+        return how.run(how.limit(editing.pseudoinverse_guided(how.denoise, given, operator, noise_std=noise_std)))
+
+    return Task(edit, "ancestral", operator=operator)
+
+
+def _fill(how: Sampling, given: Array, free: Array) -> Samples:
+    return _consistent(how, given, operators.known(free))
+
+
+def _solve(operator: Operator) -> Task:
+    return Task(lambda how, given, free: _consistent(how, given, operator), operator=operator)
+
+
+def _consistent(how: Sampling, given: Array, operator: Operator) -> Samples:
+    """Returns images that agree with what is given, the limit inside: it would change known pixels otherwise."""
+    return how.run(editing.consistent(how.limit(how.denoise), given, operator, recompute_eps=False))

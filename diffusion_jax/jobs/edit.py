@@ -1,0 +1,72 @@
+"""Editing images: python main.py --mode=edit --workdir=<workdir> --config.edit.images=<file or folder> [--out=<folder>].
+
+The same command continues one that was stopped, and gives the same bytes.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffusion_jax import model
+from diffusion_jax.compose import edits, inputs, sampling, stored
+from diffusion_jax.compose.config import Config
+from diffusion_jax.data.feed import Batch
+from diffusion_jax.runs import logs, pictures, sharding, shards, storage
+
+MOST_PICTURED = 32  # images in edit.png
+MOST_BYTES = 300_000  # of edit.png, if an image more than one is in it
+
+
+def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
+    """Edits the images that the section `edit` names; returns the exit code, 0.
+
+    It writes images/ (PNG, under the names of those given), edit.png (given, mask, result), edit.json (what it took) and
+    manifest.json into `out`, by default a folder of the workdir. The config is checked by `checks.check`.
+    """
+    config = edits.settled(stored.agreed_config(workdir, config))
+    names, given = edits.given(config)
+    edits.check_apart(config, out or workdir)
+    trained = model.with_guide(model.restore(workdir, config))
+    manifest = {**model.manifest_of_images(trained), "edit": edits.made_from(config, given)}
+    out = out or workdir / "edits" / f"{config.edit.task}_step_{trained.step:07d}_{shards.digest(manifest)}"
+    inputs.check_apart(config, out)
+    logs.say("editing", f"{len(names):,} images by {config.edit.task}, into {out}")
+    for sentence in sampling.warnings(config):
+        logs.say("warning", sentence)
+    num_images, size = len(names), config.sample.shard_size
+    make = functools.partial(model.edited, trained, given)
+    on_progress = logs.progress_by_shard("edit", num_images, size)
+    found = shards.read_all(shards.by_image(out, manifest, num_images, size, make, on_progress=on_progress))
+    if sharding.is_first():
+        _write(out, names, given, found["edited"])
+        evaluations = int(found["num_evaluations"][0])
+        result = {"num_evaluations": evaluations, "images": names, "made_from": manifest}
+        storage.write_text(out / "edit.json", json.dumps(result, indent=2) + "\n")
+        logs.say("done", f"{evaluations:,} evaluations an image; {out / 'images'}, and a picture in {out / 'edit.png'}")
+    return 0
+
+
+def _write(out: storage.Path, names: Sequence[str], given: Batch, edited: np.ndarray) -> None:
+    """Writes each image, and a picture of the first ones."""
+    for name, image in zip(names, edited, strict=True):
+        storage.write_bytes(out / "images" / f"{name}.png", pictures.encode_png(image))
+    num = min(len(names), MOST_PICTURED)
+    while len(picture := _picture(given, edited, num)) > MOST_BYTES and num > 1:
+        num //= 2
+    storage.write_bytes(out / "edit.png", picture)
+
+
+def _picture(given: Batch, edited: np.ndarray, num: int) -> bytes:
+    """Returns a PNG of the first images: each given, with its mask if it has one, and edited."""
+    columns = [given["x"], given["mask"].astype(np.uint8) * 255] if "mask" in given else [given["x"]]
+    tiles = np.stack([_enlarged(rows[:num], edited.shape[1:]) for rows in (*columns, edited)], axis=1)
+    num_columns = tiles.shape[1] * max(1, round(np.sqrt(num / tiles.shape[1])))
+    return pictures.encode_png(pictures.grid(tiles.reshape(-1, *edited.shape[1:]), num_columns=num_columns))
+
+
+def _enlarged(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns images in a shape (H, W, C), of which their sides are a fraction, and their channels all or one."""
+    factors = [wanted // found for wanted, found in zip(shape, images.shape[1:], strict=True)]
+    return np.kron(images, np.ones((1, *factors), np.uint8))
