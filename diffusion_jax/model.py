@@ -91,8 +91,8 @@ class Model(NamedTuple):
         """Returns edited images, uint8 [N, H, W, C]; of 'inpaint' and 'repaint' with every known pixel as it was.
 
         Args:
-            images: uint8 [N, h, w, C], in the size of the model; for task='super_resolve' smaller by `factor`, for
-                'outpaint' of any size.
+            images: uint8 [n, h, w, C], in the size of the model; for task='super_resolve' smaller by `factor`, for
+                'outpaint' of any size. N is n, of 'interpolate' n / 2 rows of `num_between`.
             task: what becomes of them, as docs/editing.md says.
             mask: of 'inpaint' and 'repaint': 1 is free, to be generated, 0 is known, [H, W, 1] or [N, H, W, 1].
             **settings: fields of the config's sections `edit` and `sample`, such as strength=0.3, num_steps=50, seed=1.

@@ -77,6 +77,14 @@ def test_what_is_measured_of_an_enlarged_image_is_what_was_given(colour):
     np.testing.assert_allclose(boxes.mean((2, 4))[is_whole], 128, atol=0.5)  # each pixel is rounded
 
 
+def test_from_one_image_to_another_is_the_way_back_reversed(colour):
+    found = colour.edit(IMAGES[[0, 1, 1, 0]], task="interpolate", num_between=3, num_steps=2).astype(int)
+    np.testing.assert_allclose(found[:3], found[:2:-1], atol=1)
+    assert np.mean(found[0] != found[1]) > 0.3 and np.mean(found[1] != found[2]) > 0.3
+    with pytest.raises(UserError, match="edit.task = 'interpolate' takes images in pairs; 3 are given"):
+        colour.edit(IMAGES, task="interpolate")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with three grey images and the masks of two of them."""
@@ -137,6 +145,13 @@ def test_each_image_has_the_mask_of_its_name_and_a_box_is_a_mask(folder):
     np.testing.assert_array_equal(given["mask"], [MASK, ~MASK])
     boxed = edits.given(tiny.config_of(named | {"edit.mask": "", "edit.box": (2, 3, 3, 4)}))[1]
     np.testing.assert_array_equal(boxed["mask"], [MASK, MASK])
+
+
+def test_the_images_of_a_row_are_called_by_its_ends(folder):
+    names, given = edits.given(tiny.config_of({"edit.task": "interpolate", "edit.images": str(folder / "masks")}))
+    assert names == [f"1_to_2_0{i}" for i in range(8)]
+    np.testing.assert_allclose(given["weight"], np.arange(8) / 7, rtol=1e-6)
+    np.testing.assert_array_equal(given["other"] == 255, np.broadcast_to(~MASK, (8, 8, 8, 1)))
 
 
 def test_grey_and_colour_become_each_other_where_nothing_is_lost(folder):

@@ -162,6 +162,7 @@ EDITS = {
     "colourise": tasks.colourise,
     "deblur": tasks.deblur,
     "inpaint": tasks.inpaint,
+    "interpolate": tasks.interpolate,
     "outpaint": tasks.outpaint,
     "repaint": tasks.repaint,
     "super_resolve": tasks.super_resolve,

@@ -225,6 +225,7 @@ class Edit(Section):
     jump_length: integer(1) = field(10, "of repaint: steps up in noise at once")
     num_resamples: integer(1) = field(10, "of repaint: how often each part of the grid is walked")
     strength: sections.Share = field(0.5, "of vary: the share of the steps that is taken; 0 is the image itself")
+    num_between: integer(2, 1000) = field(8, "of interpolate: images of each row, the two ends among them")
     factor: integer(1, 1024) = field(2, "of super_resolve: pixels of the result for one, on each side")
     blur_std: sections.Positive = field(1.0, "of deblur: standard deviation of the Gaussian that blurred, in pixels")
     noise_std: sections.Finite = field(0.05, "of deblur: standard deviation of the noise, of pixels in [-1, 1]")

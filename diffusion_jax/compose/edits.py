@@ -81,12 +81,12 @@ def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Arr
     grid = processes.process_of(config).level(task.visit(sampling.grid_times(config)))
 
     def edit(weights: Any, seed: Array, numbers: Array, given: Batch) -> dict[str, Array]:
-        x = codec.encode(given["x"])
-        shape = codec.shape if task.operator else x.shape[1:]
+        given = {name: codec.encode(rows) if rows.dtype == jnp.uint8 else rows for name, rows in given.items()}
+        shape = codec.shape if task.operator else given["x"].shape[1:]
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(streams.keys(seed, "x_T", numbers))
         denoise, keys = denoiser_of(weights, cond_of(numbers)), streams.keys(seed, "sampler", numbers)
         how = tasks.Sampling(denoise, CLIPS[config.sample.clip], sampler, grid, noise, keys)
-        found = task.edit(how, x, given.get("mask"))
+        found = task.edit(how, given)
         finite = jnp.all(jnp.isfinite(found.x), axis=process.value_axes(found.x))
         evaluations = jnp.broadcast_to(found.num_evaluations, numbers.shape)
         return {"edited": codec.decode(found.x), "finite": finite, "num_evaluations": evaluations}
@@ -99,16 +99,18 @@ def given(config: Config) -> tuple[list[str], Batch]:
 
     Raises UserError where a file is missing, cannot be read or does not fit.
     """
-    names, images = _read(config, "images")
-    mask = None
-    if config.edit.mask and (free := task_of(config).free) and free.mask:
+    (names, images), task, mask = _read(config, "images"), task_of(config), None
+    if task.free and task.free.mask:
         masks = _read(config, "mask")
         mask = np.stack(_alike([_is_white(each) for each in _of_names(masks, names, config)], "edit.mask", masks.names))
-    return names, batch(config, images, mask, names=names)
+    found = batch(config, images, mask, names=names)
+    return (_of_rows(names, task.num_between) if task.num_between else names), found
 
 
 def batch(config: Config, images: Sequence[np.ndarray], mask: np.ndarray | None, *, names: Sequence[str] = ()) -> Batch:
-    """Returns what is given, in the sizes that the task has: {"x": uint8 [N, ...], "mask": bool [N, H, W, 1] or missing}.
+    """Returns what is given of each image that is made: {"x": uint8 [N, ...], "mask": bool [N, H, W, 1] or missing}.
+
+    Of 'interpolate' it is {"x": one image, "other": another, "weight": of the other, [N]}, N of each pair in order.
 
     Raises UserError for what does not fit the task or the model.
 
@@ -129,6 +131,8 @@ def batch(config: Config, images: Sequence[np.ndarray], mask: np.ndarray | None,
             f"image {names[0]!r} is {list(x.shape[1:])}; edit.task = {config.edit.task!r} with this model takes "
             f"{list(wanted)}. Scale it or cut it out first."
         )
+    if task.num_between:
+        return _in_pairs(x, task.num_between)
     return {"x": x} if task.free is None else _freed(config, task.free, x, mask)
 
 
@@ -163,6 +167,20 @@ def _freed(config: Config, free: tasks.Free, x: np.ndarray, mask: np.ndarray | N
     if not np.all(np.any(mask, axis=(1, 2, 3))):
         raise UserError("the mask has no free pixel (white in a file, 1 in an array), so that nothing would be generated.")
     return {"x": x, "mask": mask}
+
+
+def _in_pairs(x: np.ndarray, num_between: int) -> Batch:
+    """Returns the first image of each pair and the second, for each image between."""
+    if len(x) % 2:
+        raise UserError(f"edit.task = 'interpolate' takes images in pairs; {len(x)} are given.")
+    one, other = (ends.repeat(num_between, 0) for ends in (x[::2], x[1::2]))
+    return {"x": one, "other": other, "weight": np.tile(np.linspace(0, 1, num_between, dtype=np.float32), len(x) // 2)}
+
+
+def _of_rows(names: Sequence[str], num_between: int) -> list[str]:
+    """Returns the names of the images between those of each pair."""
+    pairs = [f"{one}_to_{other.rpartition('/')[2]}" for one, other in zip(names[::2], names[1::2], strict=True)]
+    return [f"{pair}_{number:02d}" for pair in pairs for number in range(num_between)]
 
 
 def _of_box(config: Config, size: tuple[int, ...]) -> np.ndarray:

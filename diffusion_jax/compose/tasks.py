@@ -16,6 +16,8 @@ from diffusion_jax.operators import Operator
 from diffusion_jax.process import Level
 from diffusion_jax.samplers import Sampler, Samples
 
+Batch = dict[str, Array]  # what is given of each image, as `edits.batch` has it, encoded
+
 
 class Sampling(NamedTuple):
     """How images are generated."""
@@ -44,11 +46,12 @@ class Free(NamedTuple):
 class Task(NamedTuple):
     """What is asked of given images."""
 
-    edit: Callable[[Sampling, Array, Array | None], Samples]  # (how, given [B, ...], mask [B, H, W, 1]: 1 is free)
+    edit: Callable[[Sampling, Batch], Samples]  # (how, what is given of each image: see `edits.batch`)
     sampler: str = "ddim"  # a row of `choices.SAMPLERS`
     visit: Callable[[np.ndarray], np.ndarray] = lambda times: times  # times of a grid -> those that are visited
     operator: Operator | None = None  # what is given is A x_0; None: x_0 itself, or its known pixels
     free: Free | None = None  # for tasks that have a mask
+    num_between: int = 0  # images of a row, of two that are given
 
 
 def inpaint(mask: str, box: tuple[int, ...]) -> Task:
@@ -64,8 +67,8 @@ def outpaint(sides: tuple[int, ...]) -> Task:
 def repaint(mask: str, box: tuple[int, ...], jump_length: int, num_resamples: int) -> Task:
     """Returns the task of filling holes by `editing.replaced`: better, with more evaluations."""
 
-    def edit(how: Sampling, given: Array, free: Array) -> Samples:
-        return how.run(how.limit(how.denoise), editing.replaced(how.sampler, given, free))
+    def edit(how: Sampling, given: Batch) -> Samples:
+        return how.run(how.limit(how.denoise), editing.replaced(how.sampler, given["x"], given["mask"]))
 
     visit = functools.partial(grids.jumps, jump_length=jump_length, num_resamples=num_resamples)
     return Task(edit, "ancestral", visit, free=Free(mask=mask, box=box))
@@ -74,11 +77,23 @@ def repaint(mask: str, box: tuple[int, ...], jump_length: int, num_resamples: in
 def vary(strength: float) -> Task:
     """Returns the task of making images that are like the given ones, by `editing.from_image`."""
 
-    def edit(how: Sampling, given: Array, free: None) -> Samples:
+    def edit(how: Sampling, given: Batch) -> Samples:
         denoise = how.limit(how.denoise)
-        return editing.from_image(denoise, how.sampler, given, how.noise, how.grid, how.keys, strength=strength)
+        return editing.from_image(denoise, how.sampler, given["x"], how.noise, how.grid, how.keys, strength=strength)
 
     return Task(edit)
+
+
+def interpolate(num_between: int) -> Task:
+    """Returns the task of going from one image to another, as `editing.interpolated` does. A limit of x_0 has no inverse."""
+
+    def edit(how: Sampling, given: Batch) -> Samples:
+        ends = [editing.inverted(how.denoise, how.sampler, given[name], how.grid) for name in ("x", "other")]
+        x_T = editing.slerp(ends[0].x, ends[1].x, given["weight"])
+        found = samplers.sample(how.denoise, how.sampler, x_T, how.grid, how.keys)
+        return found._replace(num_evaluations=sum(each.num_evaluations for each in (*ends, found)))
+
+    return Task(edit, "heun", num_between=num_between)
 
 
 def super_resolve(factor: int) -> Task:
@@ -95,20 +110,20 @@ def deblur(blur_std: float, noise_std: float) -> Task:
     """Returns the task of sharpening blurred images, by `editing.pseudoinverse_guided`."""
     operator = operators.gaussian_blur(blur_std)
 
-    def edit(how: Sampling, given: Array, free: None) -> Samples:
-        return how.run(how.limit(editing.pseudoinverse_guided(how.denoise, given, operator, noise_std=noise_std)))
+    def edit(how: Sampling, given: Batch) -> Samples:
+        return how.run(how.limit(editing.pseudoinverse_guided(how.denoise, given["x"], operator, noise_std=noise_std)))
 
     return Task(edit, "ancestral", operator=operator)
 
 
-def _fill(how: Sampling, given: Array, free: Array) -> Samples:
-    return _consistent(how, given, operators.known(free))
+def _fill(how: Sampling, given: Batch) -> Samples:
+    return _consistent(how, given["x"], operators.known(given["mask"]))
 
 
 def _solve(operator: Operator) -> Task:
-    return Task(lambda how, given, free: _consistent(how, given, operator), operator=operator)
+    return Task(lambda how, given: _consistent(how, given["x"], operator), operator=operator)
 
 
-def _consistent(how: Sampling, given: Array, operator: Operator) -> Samples:
+def _consistent(how: Sampling, y: Array, operator: Operator) -> Samples:
     """Returns images that agree with what is given, the limit inside: it would change known pixels otherwise."""
-    return how.run(editing.consistent(how.limit(how.denoise), given, operator, recompute_eps=False))
+    return how.run(editing.consistent(how.limit(how.denoise), y, operator, recompute_eps=False))

@@ -60,10 +60,21 @@ def _write(out: storage.Path, names: Sequence[str], given: Batch, edited: np.nda
 
 def _picture(given: Batch, edited: np.ndarray, num: int) -> bytes:
     """Returns a PNG of the first images: each given, with its mask if it has one, and edited."""
+    if "other" in given:
+        return _picture_of_rows(given, edited, num)
     columns = [given["x"], given["mask"].astype(np.uint8) * 255] if "mask" in given else [given["x"]]
     tiles = np.stack([_enlarged(rows[:num], edited.shape[1:]) for rows in (*columns, edited)], axis=1)
     num_columns = tiles.shape[1] * max(1, round(np.sqrt(num / tiles.shape[1])))
     return pictures.encode_png(pictures.grid(tiles.reshape(-1, *edited.shape[1:]), num_columns=num_columns))
+
+
+def _picture_of_rows(given: Batch, edited: np.ndarray, num: int) -> bytes:
+    """Returns a PNG with a row for each pair, between the two images that are given, of so many images or one row."""
+    starts = np.flatnonzero(given["weight"] == 0)
+    rows = edited.reshape(len(starts), -1, *edited.shape[1:])
+    tiles = np.concatenate([given["x"][starts, None], rows, given["other"][starts, None]], axis=1)
+    tiles = tiles[: max(1, num // rows.shape[1])]
+    return pictures.encode_png(pictures.grid(tiles.reshape(-1, *edited.shape[1:]), num_columns=tiles.shape[1]))
 
 
 def _enlarged(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
