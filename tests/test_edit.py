@@ -68,6 +68,12 @@ def test_strength_zero_is_the_image(colour):
     np.testing.assert_array_equal(colour.edit(IMAGES, task="vary", strength=0.0), IMAGES)
 
 
+def test_a_seed_does_not_draw_again_what_it_drew_in_sampling(colour):
+    drawn = colour.sample(3, sampler="ddim", batch_per_device=3)
+    found = colour.edit(drawn, task="inpaint", mask=np.ones((8, 8, 1)), batch_per_device=3)
+    assert np.mean(found != drawn) > 0.3
+
+
 def test_what_is_measured_of_an_enlarged_image_is_what_was_given(colour):
     small = np.full((2, 4, 4, 3), 128, np.uint8)
     found = colour.edit(small, task="super_resolve", num_steps=10).astype(float)

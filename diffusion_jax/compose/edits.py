@@ -83,9 +83,11 @@ def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Arr
     def edit(weights: Any, seed: Array, numbers: Array, given: Batch) -> dict[str, Array]:
         given = {name: codec.encode(rows) if rows.dtype == jnp.uint8 else rows for name, rows in given.items()}
         shape = codec.shape if task.operator else given["x"].shape[1:]
-        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(streams.keys(seed, "x_T", numbers))
-        denoise, keys = denoiser_of(weights, cond_of(numbers)), streams.keys(seed, "sampler", numbers)
-        how = tasks.Sampling(denoise, CLIPS[config.sample.clip], sampler, grid, noise, keys)
+        # not the noises of --mode=sample, from which an image of that seed came and would come again
+        keys_noise, keys = jax.vmap(jax.random.split, out_axes=1)(streams.keys(seed, "edit", numbers))
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_noise)
+        denoise, limit = denoiser_of(weights, cond_of(numbers)), CLIPS[config.sample.clip]
+        how = tasks.Sampling(denoise, limit, sampler, grid, noise, keys)
         found = task.edit(how, given)
         finite = jnp.all(jnp.isfinite(found.x), axis=process.value_axes(found.x))
         evaluations = jnp.broadcast_to(found.num_evaluations, numbers.shape)
