@@ -2,9 +2,9 @@
 
     python main.py --config=configs/digits.py --workdir=runs/digits     trains; the same command resumes
     python main.py --mode=sample --workdir=runs/digits [--out=DIR]      dumps images
+    python main.py --mode=edit --workdir=runs/digits [--out=DIR]        edits images of yours, as the section edit says
     python main.py --mode=evaluate --workdir=runs/digits [--out=DIR]    measures how good generated images are
     python main.py --mode=likelihood --workdir=runs/digits [--out=DIR]  measures bits per dimension
-    python main.py --mode=edit --workdir=runs/digits --config.edit.images=FILE   edits images: fills holes, enlarges, varies
     python main.py ... --config.sample.seed=1                           the same with any field of the config changed
 
 Flags:

@@ -149,6 +149,8 @@ def test_each_image_has_the_mask_of_its_name_and_a_box_is_a_mask(folder):
     names, given = edits.given(tiny.config_of(named))
     assert names == ["1", "2"]
     np.testing.assert_array_equal(given["mask"], [MASK, ~MASK])
+    channels = edits.batch(tiny.config_of(COLOUR), list(IMAGES), np.broadcast_to(MASK, (8, 8, 3)))["mask"]
+    np.testing.assert_array_equal(channels, np.broadcast_to(MASK, IMAGES.shape))
     boxed = edits.given(tiny.config_of(named | {"edit.mask": "", "edit.box": (2, 3, 3, 4)}))[1]
     np.testing.assert_array_equal(boxed["mask"], [MASK, MASK])
 

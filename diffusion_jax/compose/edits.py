@@ -118,7 +118,7 @@ def batch(config: Config, images: Sequence[np.ndarray], mask: np.ndarray | None,
 
     Args:
         images: uint8 [h, w, c] each.
-        mask: 1 where pixels are free, [H, W, 1], or [N, H, W, 1]; None where `edit.box` says so, or the task has none.
+        mask: 1 where pixels are free, [H, W, 1] or [N, H, W, 1], or of all C; None where `edit.box` says so, or the task has none.
         names: of the images, for sentences; by default their numbers.
     """
     task, names = task_of(config), names or [str(number) for number in range(len(images))]
@@ -165,7 +165,7 @@ def _freed(config: Config, free: tasks.Free, x: np.ndarray, mask: np.ndarray | N
         raise UserError(f"edit.task = {config.edit.task!r} needs either edit.mask or edit.box; {said} given.")
     mask = _of_box(config, x.shape[1:3]) if mask is None else np.asarray(mask)
     operators.check_mask(mask, x.shape)
-    mask = np.broadcast_to(mask.astype(bool), (*x.shape[:-1], 1))
+    mask = np.broadcast_to(mask.astype(bool), (*x.shape[:-1], mask.shape[-1]))
     if not np.all(np.any(mask, axis=(1, 2, 3))):
         raise UserError("the mask has no free pixel (white in a file, 1 in an array), so that nothing would be generated.")
     return {"x": x, "mask": mask}
