@@ -201,8 +201,8 @@ def classifier(denoise: Denoiser, log_prob: LogProb, *, scale: Scale) -> Denoise
         denoise: with or without a label.
         log_prob: of a classifier that was trained on noisy images, bound to the wanted labels, (x_t, level) -> [B]; see
             `denoiser.make_log_prob`.
-        scale: of the gradient; here 0 is off, and then the classifier is not evaluated. Otherwise a level without signal,
-            alpha = 0, gives NaN.
+        scale: of the gradient; here 0 is off, and then the classifier is not evaluated. A level without signal, alpha = 0,
+            is not guided: x_t tells nothing of y there.
     """
     denoise = predicting(denoise)
 
@@ -241,7 +241,8 @@ def _led(denoise: Denoiser, gradient: Callable[[Array, Level], tuple[Array, Pred
 
     def led(x_t: Array, level: Level) -> Prediction:
         ascent, prediction = gradient(x_t, level)
-        delta = process.expand(level.sigma**2 / level.alpha, x_t) * _factor(scale, level, x_t) * ascent
+        ratio = jnp.where(level.alpha > 0, level.sigma**2 / jnp.where(level.alpha > 0, level.alpha, 1), 0)
+        delta = process.expand(ratio, x_t) * _factor(scale, level, x_t) * ascent
         return shifted(prediction, delta, level)
 
     return led

@@ -238,7 +238,7 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
         num_images=settings.num_images,
         shard_size=settings.shard_size,
         manifest=manifest,
-        labels=shown.labels(model.config),
+        labels=shown.labels(guiding.labelled(model.config, model.guide and model.guide.config)),
         beside=shown.pictured(model.config),
         on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )

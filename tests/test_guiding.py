@@ -16,6 +16,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, storage
 
 CLASSES = {"model.num_classes": 3, "model.null_label": True, "train.label_dropout": 0.1, "train.ema_rates": ()}
+CLASSIFIER = {"model.kind": "noisy_classifier", "loss.name": "cross_entropy", "model.num_classes": 3, "train.ema_rates": ()}
 NUMBERS = np.arange(6)
 
 
@@ -26,10 +27,11 @@ def alive(params, seed):
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory):
-    """A folder with the weights of three networks: a run of classes at two steps, a worse one, one of no classes."""
+    """A folder with weights: of a run of classes at two steps, a worse one, one of no classes, a classifier."""
     folder = tmp_path_factory.mktemp("guided")
-    for name, steps in {"run": (2, 4), "worse": (7,), "no_classes": (3,)}.items():
-        config = tiny.config_of({"train.ema_rates": ()} if name == "no_classes" else CLASSES)
+    changes = {"no_classes": {"train.ema_rates": ()}, "classifier": CLASSIFIER}
+    for name, steps in {"run": (2, 4), "worse": (7,), "no_classes": (3,), "classifier": (5,)}.items():
+        config = tiny.config_of(changes.get(name, CLASSES))
         for step in steps:
             params = alive(jax.jit(network(config).init)(jax.random.key(0)), step)
             checkpoint.save_weights(storage.path(folder / name), step, params)
@@ -96,6 +98,25 @@ def test_a_guide_may_know_no_classes(workdirs, model):
 
     found = drawn(dj.load(workdirs / "run", guide=workdirs / "no_classes"), guidance=2.5)
     assert differences(found, by_hand(model, guided)) <= 1
+
+
+def test_a_classifier_guides_networks_that_know_classes_and_those_that_do_not(workdirs, model):
+    """Its scale is w - 1, so that 1 is off."""
+    log_prob, alone = dj.load(workdirs / "classifier").log_prob, dj.load(workdirs / "no_classes").denoiser()
+    for name, denoiser_of in {"run": model.denoiser, "no_classes": lambda label: alone}.items():
+
+        def guided(label, denoiser_of=denoiser_of):
+            return dj.guidance.classifier(denoiser_of(label), log_prob(label), scale=1.5)
+
+        guide = dj.load(workdirs / name, guide=workdirs / "classifier")
+        found = drawn(guide, guidance=2.5)
+        assert differences(found, by_hand(dj.load(workdirs / name), guided)) <= 1 < differences(found, drawn(guide))
+        np.testing.assert_array_equal(drawn(guide, guidance=1.0), drawn(dj.load(workdirs / name)))
+        np.testing.assert_array_equal(drawn(guide, guidance=2.5, label=2)[2], found[2])
+    with pytest.raises(UserError, match="guidance = 0.5 is not allowed with a classifier; it must be at least 1"):
+        drawn(guide, guidance=0.5)
+    with pytest.raises(UserError, match="its network does not know config field sample.label = 3"):
+        dj.model.with_guide(guide._replace(config=guide.config.with_values("sample", label=3)))
 
 
 def test_in_an_interval_alone(model):

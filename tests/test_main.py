@@ -231,7 +231,7 @@ MISTAKES = {
         "images divided by train.batch_size. Known: train.num_steps,",
     ),
     "resume": ([DIGITS, "--workdir=x", "--resume=1"], "flag --resume is unknown; the same command resumes. Known: "),
-    "what there is not": ([DIGITS, "--workdir=x", "--guidance=3"], "flag --guidance is unknown; known: --config,"),
+    "what there is not": ([DIGITS, "--workdir=x", "--gpu=3"], "flag --gpu is unknown; known: --config,"),
     "no file of flags": (["--flagfile=nowhere"], "flag --flagfile = 'nowhere' is not a file."),
     "field of several sections": ([DIGITS, "--workdir=x", "--seed=1"], "by --config.train.seed or --config.sample.seed."),
     "unknown mode": (

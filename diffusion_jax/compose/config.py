@@ -179,7 +179,7 @@ class Sample(Section):
     guide: Text = field(
         "",
         "a worse network that images are led away from, instead of this one without a label: a workdir, or a step of this "
-        "run's checkpoints; previews of training do without",
+        "run's checkpoints; or a noisy classifier's workdir; previews of training do without",
     )
 
 

@@ -76,7 +76,10 @@ def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Arr
         config: of the run, `settled`.
         guide: as for `guiding.denoiser_of`, which says what the weights are.
     """
-    task, codec, cond_of = task_of(config), inputs.codec(config), inputs.conditioning(config).of_image
+    labelled = guiding.labelled(config, guide)
+    if labelled is not config and config.sample.label < 0:
+        raise UserError(f"{config.show('sample.label')} does not say to which class the classifier shall guide; set one.")
+    task, codec, cond_of = task_of(config), inputs.codec(config), inputs.conditioning(labelled).of_image
     denoiser_of, sampler = guiding.denoiser_of(config, guide), sampling.make_sampler(config)
     grid = processes.process_of(config).level(task.visit(sampling.grid_times(config)))
 

@@ -1,4 +1,4 @@
-"""What a config says of guidance: which second prediction images are led away from, how far, at which noise levels."""
+"""What a config says of guidance: what images are led away from or towards, how far, at which noise levels."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,24 +23,58 @@ def denoiser_of(config: Config, guide: Config | None = None) -> Callable[[Any, C
         guide: of the network that `sample.guide` names. The weights are then (params, the guide's params), else params.
             Without it there is no guidance where the config names one: so do previews of a run in training.
     """
-    settings, of_cond = config.sample, processes.denoiser_of(config)
     if guide is not None:
-        of_guide, known = processes.denoiser_of(guide), inputs.conditioning(guide).spec(1)
+        return (_by_classifier if processes.is_classifier(guide) else _by_worse)(config, guide)
+    if config.sample.guide or config.sample.guidance == 1:
+        return processes.denoiser_of(config)
+    return _by_itself(config)
 
-        def by_guide(weights: Any, cond: Cond) -> Denoiser:
-            worse = of_guide(weights[1], {name: cond[name] for name in known})
-            return guidance.autoguidance(of_cond(weights[0], cond), worse, scale=_scale(config))
 
-        return by_guide
-    if settings.guide or settings.guidance == 1:
-        return of_cond
-    other = _other_cond(config)
+def _by_itself(config: Config) -> Callable[[Any, Cond], Denoiser]:
+    of_cond, other = processes.denoiser_of(config), _other_cond(config)
 
-    def classifier_free(params: Any, cond: Cond) -> Denoiser:
+    def guided(params: Any, cond: Cond) -> Denoiser:
         both = of_cond(params, guidance.paired(cond, other(cond)))
         return guidance.classifier_free(of_cond(params, cond), both, scale=_scale(config))
 
-    return classifier_free
+    return guided
+
+
+def _by_worse(config: Config, guide: Config) -> Callable[[Any, Cond], Denoiser]:
+    of_cond, of_guide, known = processes.denoiser_of(config), processes.denoiser_of(guide), _known(guide)
+
+    def guided(weights: Any, cond: Cond) -> Denoiser:
+        return guidance.autoguidance(of_cond(weights[0], cond), of_guide(weights[1], known(cond)), scale=_scale(config))
+
+    return guided
+
+
+def _by_classifier(config: Config, guide: Config) -> Callable[[Any, Cond], Denoiser]:
+    """Returns guidance by a classifier's gradient, scaled by w - 1, so that here too a w of 1 is off."""
+    scale = _scale(config)
+    if config.sample.guidance < 1:
+        raise UserError(f"{config.show('sample.guidance')} is not allowed with a classifier; it must be at least 1, off.")
+    of_cond, log_prob_of, known = processes.denoiser_of(config), processes.log_prob_of(guide), _known(config)
+    added = (lambda level: scale(level) - 1) if callable(scale) else scale - 1
+
+    def guided(weights: Any, cond: Cond) -> Denoiser:
+        log_prob = log_prob_of(weights[1], {"label": cond["label"]})
+        return guidance.classifier(of_cond(weights[0], known(cond)), log_prob, scale=added)
+
+    return guided
+
+
+def _known(config: Config) -> Callable[[Cond], Cond]:
+    """Returns cond -> what of it the network of a config is given."""
+    names = inputs.conditioning(config).spec(1)
+    return lambda cond: {name: cond[name] for name in names}
+
+
+def labelled(config: Config, guide: Config | None) -> Config:
+    """Returns the config that says which labels images have: where its network knows none, those of a classifier."""
+    if guide is None or config.model.num_classes or not processes.is_classifier(guide):
+        return config
+    return config.with_values("model", num_classes=guide.model.num_classes)
 
 
 def _scale(config: Config) -> guidance.Scale:
@@ -60,12 +94,12 @@ def _other_cond(config: Config) -> Callable[[Cond], Cond]:
 
 def check_guide(config: Config, guide: Config) -> None:
     """Raises UserError where the network of one config cannot guide that of another: it must see the same x_t and levels."""
-    given, wanted = guide.flat(), config.flat()
+    given, wanted = guide.flat(), labelled(config, guide).flat()
     for name in [name for name in wanted if name.startswith("process.") or name in OF_INPUTS]:
         if given[name] != wanted[name] and (name, given[name]) not in NOT_GIVEN:
             raise UserError(f"its run has {name} = {given[name]!r} instead of {wanted[name]!r}.")
-    if guide.model.num_classes and not guide.model.null_label and config.sample.label == guide.model.num_classes:
-        raise UserError(f"its network does not know {config.show('sample.label')}, no label.")
+    if guide.model.num_classes and config.sample.label >= guide.model.num_classes + guide.model.null_label:
+        raise UserError(f"its network does not know {config.show('sample.label')}.")
 
 
 def warnings(config: Config) -> list[str]:

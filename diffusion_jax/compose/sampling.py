@@ -115,7 +115,7 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
 
 def _reverse_process(config: Config, guide: Config | None, levels: Level) -> Callable[..., tuple[Denoiser, Samples]]:
     """Returns (weights, seed, image numbers, batch, num_traced) -> (the denoiser, its samples at the last of the levels)."""
-    cond_of, shape = shown.cond_of_image(config), inputs.codec(config).shape
+    cond_of, shape = shown.cond_of_image(guiding.labelled(config, guide)), inputs.codec(config).shape
     guided, limited, solve = guiding.denoiser_of(config, guide), CLIPS[config.sample.clip], make_solve(config, levels)
 
     def run(weights: Any, seed: Array, numbers: Array, batch: Batch | None, num_traced: int = 0) -> tuple[Denoiser, Samples]:
@@ -158,7 +158,9 @@ def make_sampler(config: Config) -> Sampler:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the section `sample`."""
     sample, model = config.sample, config.model
-    if sample.label >= model.num_classes + (model.null_label and model.num_classes > 0) and model.num_classes != -1:
+    is_told = bool(sample.guide) and model.num_classes == 0  # by a classifier, whose classes `guiding.check_guide` knows
+    num_labels = model.num_classes + (model.null_label and model.num_classes > 0)
+    if sample.label >= num_labels and model.num_classes != -1 and not is_told:
         known = f"model.num_classes = {model.num_classes}"
         yield f"{config.show('sample.label')} is not a label of {known}; -1 goes through all."
     if sample.num_images > MOST_SHARDS * sample.shard_size:

@@ -44,7 +44,7 @@ def cond_of_image(config: Config) -> Callable[[Array, Array, Batch | None], Any]
         if batch is None:
             return of_image(numbers)
         _, shown = encode(batch, streams.keys(seed, "condition", numbers))
-        return {**shown, **of_image(numbers)} if config.sample.label >= 0 else shown
+        return {**shown, **of_image(numbers)} if config.sample.label >= 0 else {**of_image(numbers), **shown}
 
     return cond_of
 
