@@ -162,7 +162,7 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
             {"train.label_dropout": 0.1},
             "train.label_dropout = 0.1 needs model.num_classes above 0 and model.null_label = True",
         ),
-        ({"loss.name": "cross_entropy"}, "loss.name = 'cross_entropy' does not fit model.kind = 'unet'"),
+        ({"loss.name": "cross_entropy"}, "loss.name = 'cross_entropy' is for model.kind = 'noisy_classifier'; set"),
         ({"model.kind": "noisy_classifier"}, "loss.name = 'simple' does not fit model.kind = 'noisy_classifier'"),
         ({"model.pool": "attention"}, "model.pool = 'attention' is for model.kind = 'noisy_classifier'; set 'adaptive'"),
         (CLASSIFIER | {"model.num_classes": 0}, "model.num_classes = 0 is not possible .* at least 2, or -1 for as many"),

@@ -102,11 +102,6 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in training."""
     loss, model, train = config.loss, config.model, config.train
-    if processes.is_classifier(config) != (loss.name == "cross_entropy"):
-        yield (
-            f"{config.show('loss.name')} does not fit model.kind = {model.kind!r}: 'noisy_classifier' needs "
-            "'cross_entropy', and 'unet' one of the others."
-        )
     yield from _of_a_classifier(config) if processes.is_classifier(config) else _of_a_unet(config)
     is_discrete, kind = config.process.kind == "discrete", f"process.kind is {config.process.kind!r}"
     if not is_discrete and loss.name in BOUNDS:
@@ -134,11 +129,15 @@ def contradictions(config: Config) -> Iterator[str]:
 
 
 def _of_a_unet(config: Config) -> Iterator[str]:
+    if config.loss.name == "cross_entropy":
+        yield f"{config.show('loss.name')} is for model.kind = 'noisy_classifier'; set loss.name = 'simple'."
     if config.model.pool != "adaptive":
         yield f"{config.show('model.pool')} is for model.kind = 'noisy_classifier'; set 'adaptive'."
 
 
 def _of_a_classifier(config: Config) -> Iterator[str]:
+    if config.loss.name != "cross_entropy":
+        yield f"{config.show('loss.name')} does not fit model.kind = 'noisy_classifier'; set loss.name = 'cross_entropy'."
     if config.model.num_classes in (0, 1):
         yield (
             f"{config.show('model.num_classes')} is not possible with model.kind = 'noisy_classifier'; it must be at least "
