@@ -178,6 +178,11 @@ def test_a_network_of_classes_is_told_the_class_or_that_there_is_none():
     assert edits.settled(tiny.config_of(classes | {"model.null_label": True})).sample.label == 10
 
 
+def test_a_network_that_is_shown_an_image_does_not_edit():
+    with pytest.raises(UserError, match="data.condition = 'edges': a network that is shown an image does not edit"):
+        edits.settled(tiny.config_of({"data.condition": "edges"}))
+
+
 def test_a_run_with_any_sampler_may_edit():
     ode = tiny.config_of({"sample.sampler": "ode", "sample.clip": "none"})
     heun = {"process.kind": "ve", "loss.time_density": "log_normal", "predicts": "edm", "sample.sampler": "heun"}

@@ -37,6 +37,10 @@ def settled(config: Config) -> Config:
     Raises UserError where its settings do not fit together.
     """
     task = task_of(config)
+    if config.data.condition != "none":
+        raise UserError(
+            f"{config.show('data.condition')}: a network that is shown an image does not edit; use --mode=sample."
+        )
     values = {"sampler": task.sampler, "eta": 0.0, "churn": (0.0, 0.0, 1e9, 1.0), "variance": "small", "strip": 0}
     config = config.with_values("sample", **values, last_level="data", label=_label(config))
     checks.check(config)
@@ -121,7 +125,8 @@ def batch(config: Config, images: Sequence[np.ndarray], mask: np.ndarray | None,
 
     Args:
         images: uint8 [h, w, c] each.
-        mask: 1 where pixels are free, [H, W, 1] or [N, H, W, 1], or of all C; None where `edit.box` says so, or the task has none.
+        mask: 1 where pixels are free, [H, W, 1] or [N, H, W, 1], or of all C; None where `edit.box` says so, or the task has
+            none.
         names: of the images, for sentences; by default their numbers.
     """
     task, names = task_of(config), names or [str(number) for number in range(len(images))]
