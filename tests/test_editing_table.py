@@ -14,7 +14,8 @@ import pytest
 from diffusion_jax import editing, grids, multistep, operators, process, samplers, schedules, streams
 from diffusion_jax.errors import UserError
 
-TEXT = (pathlib.Path(__file__).parents[1] / "docs" / "editing.md").read_text()
+DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "editing.md"
+TEXT = DOCUMENT.read_text()
 CHAIN = process.chain(schedules.cosine(1000))
 TIMES = grids.trailing(CHAIN, 100)
 SAMPLERS = {
@@ -133,10 +134,15 @@ def test_a_way_is_refused_where_the_table_says_so(way, sampler):
         WAYS[way](SAMPLERS[sampler])
 
 
-def test_the_python_of_the_document_runs():
+def test_the_python_of_the_document_runs(monkeypatch, one_device):
     import diffusion_jax as dj
 
-    [snippet] = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    with_model, snippet = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    monkeypatch.chdir(DOCUMENT.parents[1])
+    names = {"dj": dj, "images": np.full((2, 8, 8, 1), 200, np.uint8), "mask": np.asarray(MASK)}
+    exec(with_model.replace("num_steps=100", "num_steps=2"), names)
+    np.testing.assert_array_equal(names["filled"][:, :3], 200)
+
     image, noise, keys, _ = draws(2)
     names = {"dj": dj, "np": np, "process": CHAIN, "grid": CHAIN.level(grids.trailing(CHAIN, 8)), "keys": keys}
     names |= {"denoise": DENOISE, "image": image.repeat(2, 0), "mask": MASK, "x_T": noise}
