@@ -25,13 +25,13 @@ sys.path.insert(0, str(ROOT))
 import diffusion_jax as dj
 from diffusion_jax.compose import inputs, stored
 from diffusion_jax.data import feed
-from diffusion_jax.model import Model
+from diffusion_jax.model import Model, provenance
 from diffusion_jax.runs import pictures
 
 FIGURES = ("frechet_distance", "precision", "recall")
 ALONE = "classifier, of a network without classes"
 STARTS = ("classifier-free", ALONE)  # the kinds with a row of scale 1, no guidance
-OF_ROWS = ("checkpoint_step", "num_images", "sampler", "features", "interval")  # what all rows depend on
+OF_ROWS = ("weights", "guide", "classifier", "unconditional", "num_images", "sampler", "features", "interval")
 NUM_OF_CLASS = 2  # images of each class, in the picture
 
 
@@ -116,6 +116,10 @@ def judge_of(model: Model, flags: argparse.Namespace):
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": stored.versions(),
         "checkpoint_step": model.step,
+        "weights": provenance(model)["weights_sha256"],
+        "guide": flags.guide,
+        "classifier": flags.classifier,
+        "unconditional": flags.unconditional,
         "num_images": flags.num_images,
         "sampler": f"unipc, {flags.num_steps} steps",
         "num_classes": num_classes,

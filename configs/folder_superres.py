@@ -15,7 +15,7 @@ Cost: 4,000 steps of 32 images; 53 minutes on two CPU cores with much other work
 Expected, of 4,866 drawings of Open Clip Art and 532 held out: a held-out loss of 0.088; the shapes and colours of the
 drawings, with noisy pixels. Averaged again, images are 5.3 grey levels of 255 (root mean square) from what they were made
 from, and 4.9 with a guidance of 2, which also makes outlines cleaner. They are as far from the drawings as bicubic
-enlargements, which are blurred: 17.3 dB, and 17.6 with a guidance of 2; bicubic 17.6.
+enlargements, which are blurred: 17.3 dB, and 17.6 with a guidance of 2; bicubic 17.6 (benchmarks/superres_openclipart.json).
 
 Differs from configs/folder.py in what the network is shown, in half the steps, and in being the same with an accelerator.
 """

@@ -108,7 +108,7 @@ def karras(process: Process, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
 
 
 def jumps(times: np.ndarray, *, jump_length: int = 10, num_resamples: int = 10) -> np.ndarray:
-    """Returns the times of a grid with returns: [Lugmayr et al. 2022, RePaint, section 4.2 and their figure 9]
+    """Returns the times of a grid with returns: [Lugmayr et al. 2022, RePaint, section 4.2]
 
     At every jump_length-th time, counted from the one above the data, it goes jump_length times up again, as long as the
     grid reaches, and comes down, num_resamples - 1 times. `process.level(...)` of it is for `editing.replaced`.
@@ -117,10 +117,15 @@ def jumps(times: np.ndarray, *, jump_length: int = 10, num_resamples: int = 10) 
         times: falling, the data at the end, such as `trailing(process, 250)`.
         jump_length: j; from 1 on.
         num_resamples: r; 1 leaves the grid as it is.
+
+    Raises:
+        UserError: where the grid is too short for any jump.
     """
     errors.check_whole("jump_length", jump_length, 1)
     errors.check_whole("num_resamples", num_resamples, 1)
     top = len(times) - 1
+    if num_resamples > 1 and jump_length >= top:
+        raise UserError(f"jump_length = {jump_length} is not allowed on a grid of {top} steps; it must be below {top}.")
     left = dict.fromkeys(range(1, top + 1 - jump_length, jump_length), num_resamples - 1)
     place, visited = top, [top]  # places count from the data up
     while place:

@@ -85,7 +85,7 @@ class Model(NamedTuple):
         _check_of_images(settings)
         settings = {name: _plain(value) for name, value in settings.items()}
         model = self._replace(config=with_settings(self.config, num_images=_plain(num_images), **settings))
-        return np.concatenate(list(chunks(model)))
+        return np.concatenate(list(chunks(_checked(model))))
 
     def edit(self, images: np.ndarray, *, task: str, mask: np.ndarray | None = None, **settings) -> np.ndarray:
         """Returns edited images, uint8 [N, H, W, C]; of 'inpaint' and 'repaint' with every known pixel as it was.
@@ -107,7 +107,7 @@ class Model(NamedTuple):
         of_sample = {name: value for name, value in settings.items() if name not in of_edit}
         config = edits.settled(self.config.with_values("edit", **of_edit).with_values("sample", **of_sample))
         given = edits.batch(config, edits.of_array(images), mask)
-        return np.concatenate([piece["edited"] for piece in edited(self._replace(config=config), given)])
+        return np.concatenate([piece["edited"] for piece in edited(_checked(self._replace(config=config)), given)])
 
 
 def _fits(given: Any, spec: jax.ShapeDtypeStruct | None) -> tuple[bool, str]:
@@ -142,7 +142,8 @@ def load(
     workdir = storage.path(workdir)
     config = stored.read_config(workdir)
     rate = config.sample.ema_rate if ema_rate is None else ema_rate
-    config = with_settings(config, step=step, ema_rate=rate, guide=str(guide))
+    unguided = {"guidance": 1.0} if config.sample.guide and not guide else {}  # of what led the run's own images away
+    config = with_settings(config, step=step, ema_rate=rate, guide=str(guide), **unguided)
     return with_guide(restore(workdir, config))
 
 
@@ -184,6 +185,17 @@ def with_guide(model: Model) -> Model:
         return model._replace(guide=restore(storage.path(workdir), config.with_values("sample", step=step)))
     except UserError as error:
         raise UserError(f"config field sample.guide = {name!r}: {error}") from error
+
+
+def _checked(model: Model) -> Model:
+    """Returns the model; UserError where its guide does not fit its settings."""
+    if model.guide:
+        guiding.check_guide(model.config, model.guide.config)
+    return model
+
+
+def _labelled(model: Model) -> Config:
+    return guiding.labelled(model.config, model.guide and model.guide.config)
 
 
 def with_settings(config: Config, **settings) -> Config:
@@ -238,7 +250,7 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
         num_images=settings.num_images,
         shard_size=settings.shard_size,
         manifest=manifest,
-        labels=shown.labels(guiding.labelled(model.config, model.guide and model.guide.config)),
+        labels=shown.labels(_labelled(model)),
         beside=shown.pictured(model.config),
         on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )
@@ -296,7 +308,7 @@ def strip(model: Model, num_images: int) -> np.ndarray:
 
 def _drawn(make: Callable, model: Model, numbers: np.ndarray) -> Iterator[tuple[int, Any]]:
     """Yields as `in_chunks` does what a function generates; what the images of a chunk are shown is read when it is due."""
-    read, size = shown.reader(model.config), _chunk_size(model.config, "sample")
+    read, size = shown.reader(_labelled(model)), _chunk_size(model.config, "sample")
     for start in range(0, len(numbers), size):
         few = numbers[start : start + size]
         for _, found in in_chunks(make, model, "sample", few, read(few)):

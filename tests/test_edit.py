@@ -134,7 +134,10 @@ def test_files_are_edited_and_an_edit_that_was_killed_goes_on(trained, folder, m
     assert files.listing(folder / "killed") == whole
 
     capsys.readouterr()
-    assert main.main([*flags(trained, folder, task="repaint"), f"--out={folder / 'killed'}"]) == command.BAD_INPUT
+    assert (
+        main.main([*flags(trained, folder, task="repaint", jump_length=1), f"--out={folder / 'killed'}"])
+        == command.BAD_INPUT
+    )
     assert "holds other results (different edit.jump_length, " in capsys.readouterr().err
     assert files.listing(folder / "killed") == whole
 
@@ -176,6 +179,20 @@ def test_a_network_of_classes_is_told_the_class_or_that_there_is_none():
         edits.settled(tiny.config_of(classes))
     assert edits.settled(tiny.config_of(classes | {"sample.label": 3})).sample.label == 3
     assert edits.settled(tiny.config_of(classes | {"model.null_label": True})).sample.label == 10
+    with pytest.raises(UserError, match="sample.guidance = 2.0 needs sample.label, which says what the images show"):
+        edits.settled(tiny.config_of(classes | {"model.null_label": True, "sample.guidance": 2.0}))
+
+
+def test_repaint_needs_a_grid_on_which_it_can_jump():
+    with pytest.raises(UserError, match="edit.jump_length = 10 is not allowed on a grid of 3 steps; it must be below 3"):
+        edits.settled(tiny.config_of({"edit.task": "repaint"}))
+    assert edits.settled(tiny.config_of({"edit.task": "repaint", "edit.num_resamples": 1}))
+
+
+def test_a_classifier_does_not_edit():
+    classifier = {"model.kind": "noisy_classifier", "loss.name": "cross_entropy", "model.num_classes": 10}
+    with pytest.raises(UserError, match="model.kind = 'noisy_classifier' is a classifier: it draws no images"):
+        edits.settled(tiny.config_of(classifier))
 
 
 def test_a_network_that_is_shown_an_image_does_not_edit():

@@ -1,6 +1,7 @@
 """Guidance as a config says it: what `sample` draws, against the same composed by hand."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,20 @@ def test_a_classifier_guides_networks_that_know_classes_and_those_that_do_not(wo
     with pytest.raises(UserError, match="guidance = 0.5 is not allowed with a classifier; it must be at least 1"):
         drawn(guide, guidance=0.5)
     with pytest.raises(UserError, match="its network does not know config field sample.label = 3"):
-        dj.model.with_guide(guide._replace(config=guide.config.with_values("sample", label=3)))
+        drawn(guide, guidance=2.5, label=3)
+
+
+def test_a_guide_without_classes_gives_none_to_a_network_without(workdirs, one_device):
+    guided = dj.load(workdirs / "no_classes", guide=workdirs / "no_classes")
+    with pytest.raises(UserError, match="its network does not know config field sample.label = 1"):
+        drawn(guided, guidance=2.5, label=1)
+
+
+def test_a_run_whose_own_images_were_guided_is_loaded_without(workdirs, tmp_path, one_device):
+    run = shutil.copytree(workdirs / "no_classes", tmp_path / "run")
+    config = stored.read_config(storage.path(run)).with_values("sample", guide="gone", guidance=2.0)
+    stored.write_config(storage.path(run), config)
+    np.testing.assert_array_equal(drawn(dj.load(run)), drawn(dj.load(workdirs / "no_classes")))
 
 
 def test_in_an_interval_alone(model):

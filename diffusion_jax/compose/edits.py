@@ -36,6 +36,7 @@ def settled(config: Config) -> Config:
 
     Raises UserError where its settings do not fit together.
     """
+    processes.make_denoiser(config)  # the network draws images
     task = task_of(config)
     if config.data.condition != "none":
         raise UserError(
@@ -46,14 +47,25 @@ def settled(config: Config) -> Config:
     checks.check(config)
     if sampling.grid(config).sigma[-1] > 0:
         raise UserError(f"{config.show('sample.times')} does not lead to the data; end it with 0.")
+    _visited(config, task)
     return config
 
 
+def _visited(config: Config, task: Task) -> np.ndarray:
+    """Returns the times that a task visits; UserError where it cannot."""
+    try:
+        return task.visit(sampling.grid_times(config))
+    except UserError as error:
+        raise UserError(f"config field edit.{error}") from error
+
+
 def _label(config: Config) -> int:
-    """Returns `sample.label`, or where it is -1 the null label; UserError where there is none."""
+    """Returns `sample.label`, or where it is -1 the null label; UserError where there is none, or guidance away from it."""
     label, num_classes = config.sample.label, config.model.num_classes
     if label >= 0 or num_classes == 0:
         return label
+    if config.sample.guidance != 1 and not config.sample.guide and config.sample.negative_label < 0:
+        raise UserError(f"{config.show('sample.guidance')} needs sample.label, which says what the images show; set it.")
     if not config.model.null_label:
         raise UserError(
             f"{config.show('sample.label')} does not say of which class the images are, as this network must know; "
@@ -85,11 +97,13 @@ def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Arr
         raise UserError(f"{config.show('sample.label')} does not say to which class the classifier shall guide; set one.")
     task, codec, cond_of = task_of(config), inputs.codec(config), inputs.conditioning(labelled).of_image
     denoiser_of, sampler = guiding.denoiser_of(config, guide), sampling.make_sampler(config)
-    grid = processes.process_of(config).level(task.visit(sampling.grid_times(config)))
+    grid = processes.process_of(config).level(_visited(config, task))
 
     def edit(weights: Any, seed: Array, numbers: Array, given: Batch) -> dict[str, Array]:
         given = {name: codec.encode(rows) if rows.dtype == jnp.uint8 else rows for name, rows in given.items()}
         shape = codec.shape if task.operator else given["x"].shape[1:]
+        if guide:
+            _check_takes(guide, shape)
         # not the noises of --mode=sample, from which an image of that seed came and would come again
         keys_noise, keys = jax.vmap(jax.random.split, out_axes=1)(streams.keys(seed, "edit", numbers))
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_noise)
@@ -103,6 +117,13 @@ def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Arr
     return edit
 
 
+def _check_takes(guide: Config, shape: tuple[int, ...]) -> None:
+    """Raises UserError where the network of a guide does not take images of a shape, as those of a larger canvas."""
+    multiple, needs_own = multiple_of(guide.model.multipliers), guide.model.pool == "attention"
+    if any(size % multiple for size in shape[:2]) or (needs_own and shape != processes.image_shape(guide)):
+        raise UserError(f"config field edit.sides makes {shape[0]} x {shape[1]} pixels, which the guide does not take.")
+
+
 def given(config: Config) -> tuple[list[str], Batch]:
     """Returns the names of the images that the section `edit` names, and what is given of them, as `batch` does.
 
@@ -111,7 +132,8 @@ def given(config: Config) -> tuple[list[str], Batch]:
     (names, images), task, mask = _read(config, "images"), task_of(config), None
     if task.free and task.free.mask:
         masks = _read(config, "mask")
-        mask = np.stack(_alike([_is_white(each) for each in _of_names(masks, names, config)], "edit.mask", masks.names))
+        free = [_is_white(each) for each in _of_names(masks, names, config)]
+        mask = np.stack(_alike(free, "edit.mask", names if len(free) == len(names) else masks.names))
     found = batch(config, images, mask, names=names)
     return (_of_rows(names, task.num_between) if task.num_between else names), found
 
@@ -137,9 +159,10 @@ def batch(config: Config, images: Sequence[np.ndarray], mask: np.ndarray | None,
     if task.free and task.free.sides:
         wanted = x.shape[1:3] + wanted[2:]  # of any size
     if x.shape[1:] != wanted:
+        is_of_size = x.shape[1:3] == wanted[:2]
         raise UserError(
             f"image {names[0]!r} is {list(x.shape[1:])}; edit.task = {config.edit.task!r} with this model takes "
-            f"{list(wanted)}. Scale it or cut it out first."
+            f"{list(wanted)}. {'Make it grey' if is_of_size else 'Scale it or cut it out'} first."
         )
     if task.num_between:
         return _in_pairs(x, task.num_between)

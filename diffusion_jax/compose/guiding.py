@@ -94,11 +94,15 @@ def _other_cond(config: Config) -> Callable[[Cond], Cond]:
 
 def check_guide(config: Config, guide: Config) -> None:
     """Raises UserError where the network of one config cannot guide that of another: it must see the same x_t and levels."""
-    given, wanted = guide.flat(), labelled(config, guide).flat()
+    given, wanted, label = guide.flat(), labelled(config, guide).flat(), config.sample.label
     for name in [name for name in wanted if name.startswith("process.") or name in OF_INPUTS]:
         if given[name] != wanted[name] and (name, given[name]) not in NOT_GIVEN:
             raise UserError(f"its run has {name} = {given[name]!r} instead of {wanted[name]!r}.")
-    if guide.model.num_classes and config.sample.label >= guide.model.num_classes + guide.model.null_label:
+    if guide.data.condition == "low_resolution" and guide.data.condition_factor != config.data.condition_factor:
+        factor = config.data.condition_factor
+        raise UserError(f"its run has data.condition_factor = {guide.data.condition_factor} instead of {factor}.")
+    known = guide.model.num_classes + bool(guide.model.num_classes and guide.model.null_label)
+    if label >= known and (known or not config.model.num_classes):
         raise UserError(f"its network does not know {config.show('sample.label')}.")
 
 

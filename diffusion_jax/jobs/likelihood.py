@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import model
-from diffusion_jax.compose import inputs, likelihoods, sampling, stored
+from diffusion_jax.compose import inputs, likelihoods, sampling, shown, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -55,7 +55,8 @@ def _manifest(trained: model.Model, source: Source) -> dict[str, Any]:
     config = trained.config
     return {
         "num_images": source.num_images,
-        "data": config.data.model_dump(exclude={"random_flip", "device_cache_gib"}),
+        **inputs.identity(config, "held_out" if config.likelihood.held_out else "training"),
+        **shown.identity(config),
         "likelihood": config.likelihood.model_dump(),
         "sample": config.sample.model_dump(exclude=OF_GENERATING),
         **model.provenance(trained),

@@ -28,7 +28,9 @@ def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
     if stored.has_config(out):
         raise UserError(f"flag --out = {str(out)!r} is the workdir of a run already; choose another.")
     trained = model.restore(workdir, stored.agreed_config(workdir, config))
-    alone = model.with_settings(trained.config.with_values("train", ema_rates=()), ema_rate=0.0, step=-1)
+    alone = model.with_settings(
+        trained.config.with_values("train", ema_rates=()), ema_rate=0.0, step=-1, guide="", guidance=1.0
+    )
     checkpoint.save_weights(out, trained.step, trained.params)
     stored.write_config(out, alone, weights_alone=True)
     to_try = "" if processes.is_classifier(config) else f"; try: python main.py --mode=sample --workdir={out}"
