@@ -271,12 +271,12 @@ def interpolated(denoise: Denoiser, sampler: Sampler, images: Sequence[Array], w
 
     Args:
         sampler: as for `inverted`.
-        images: two, each [1, ..., C].
+        images: two, each [1, ..., C], or [N, ..., C] of the same number.
         weights: of the second image, in [0, 1], [N].
         grid: falling.
     """
     latents = inverted(denoise, sampler, jnp.concatenate(images), grid)
-    x_T = slerp(latents.x[:1], latents.x[1:], weights)
+    x_T = slerp(*jnp.split(latents.x, 2), weights)
     found = samplers.sample(denoise, sampler, x_T, grid, jax.random.split(jax.random.key(0), len(weights)))
     return found._replace(num_evaluations=found.num_evaluations + latents.num_evaluations)
 

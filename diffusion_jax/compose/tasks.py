@@ -85,13 +85,11 @@ def vary(strength: float) -> Task:
 
 
 def interpolate(num_between: int) -> Task:
-    """Returns the task of going from one image to another, as `editing.interpolated` does. A limit of x_0 has no inverse."""
+    """Returns the task of going from one image to another, by `editing.interpolated`. A limit of x_0 has no inverse."""
 
     def edit(how: Sampling, given: Batch) -> Samples:
-        ends = [editing.inverted(how.denoise, how.sampler, given[name], how.grid) for name in ("x", "other")]
-        x_T = editing.slerp(ends[0].x, ends[1].x, given["weight"])
-        found = samplers.sample(how.denoise, how.sampler, x_T, how.grid, how.keys)
-        return found._replace(num_evaluations=sum(each.num_evaluations for each in (*ends, found)))
+        ends = given["x"], given["other"]
+        return editing.interpolated(how.denoise, how.sampler, ends, given["weight"], how.grid)
 
     return Task(edit, "heun", num_between=num_between)
 
