@@ -23,7 +23,7 @@ class Process(Section):
 
 class Model(Section):
     kind: one_of(choices.NETWORKS) = field(
-        "unet", "'noisy_classifier' is its encoder, with which to guide: log p(label | x_t)"
+        "unet", "'noisy_classifier' is its encoder, with which to guide: log p of a label given x_t"
     )
     channels: integer(4) = field(128, "width of a stage whose multiplier is 1")
     multipliers: sections.Multipliers = field(
