@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import errors
-from diffusion_jax.compose import checks, edits, guiding, inputs, likelihoods, processes, sampling, shown, stored
+from diffusion_jax.compose import checks, edits, given, guiding, inputs, likelihoods, processes, sampling, shown, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser, LogProb
@@ -28,7 +28,7 @@ class Model(NamedTuple):
     params: Any  # the network's weights, on every device
     step: int  # of the checkpoint
     workdir: str = ""  # where they come from
-    guide: "Model | None" = None  # the worse network that `sample.guide` names
+    guide: "Model | None" = None  # what `sample.guide` names: a worse network, or a classifier
 
     def __repr__(self) -> str:
         num_params, rate = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params)), self.config.sample.ema_rate
@@ -82,7 +82,7 @@ class Model(NamedTuple):
         Raises:
             UserError: for an unknown setting, a value that is not allowed, or one that `load` decides.
         """
-        _check_of_images(settings)
+        _check_may_change(settings)
         settings = {name: _plain(value) for name, value in settings.items()}
         model = self._replace(config=with_settings(self.config, num_images=_plain(num_images), **settings))
         return np.concatenate(list(chunks(_checked(model))))
@@ -101,13 +101,13 @@ class Model(NamedTuple):
             UserError: for an unknown setting, a value that is not allowed, one that `load` decides, or arrays that do not
                 fit.
         """
-        _check_of_images(settings)
+        _check_may_change(settings)
         settings = {name: _plain(value) for name, value in {"task": task, **settings}.items()}
         of_edit = {name: value for name, value in settings.items() if name in type(self.config.edit).model_fields}
         of_sample = {name: value for name, value in settings.items() if name not in of_edit}
         config = edits.settled(self.config.with_values("edit", **of_edit).with_values("sample", **of_sample))
-        given = edits.batch(config, edits.of_array(images), mask)
-        return np.concatenate([piece["edited"] for piece in edited(_checked(self._replace(config=config)), given)])
+        rows = given.batch(config, given.of_array(images), mask)
+        return np.concatenate([piece["edited"] for piece in edited(_checked(self._replace(config=config)), rows)])
 
 
 def _fits(given: Any, spec: jax.ShapeDtypeStruct | None) -> tuple[bool, str]:
@@ -129,8 +129,9 @@ def load(
         workdir: of the run; a folder or gs://.
         step: of the checkpoint; -1 is the latest.
         ema_rate: which EMA weights, 0 for the parameters themselves; None is the config's `sample.ema_rate`.
-        guide: a worse network, from which `sample(..., guidance=2.0)` leads away: a workdir, or a step of this run's
-            checkpoints. Without it guidance leads away from this network without a label. [Karras et al. 2024]
+        guide: a worse network, from which `sample(..., guidance=2.0)` leads away, or a noisy classifier, which leads towards
+            the label: a workdir, or a step of this run's checkpoints. Without it guidance leads away from this network
+            without a label. [Karras et al. 2024; Dhariwal & Nichol 2021]
 
     Raises:
         UserError: if the run, the checkpoint or the EMA does not exist, or the guide is of another process or other images.
@@ -147,7 +148,7 @@ def load(
     return with_guide(restore(workdir, config))
 
 
-def _check_of_images(settings: Mapping[str, Any]) -> None:
+def _check_may_change(settings: Mapping[str, Any]) -> None:
     if fixed := settings.keys() & {"step", "ema_rate", "guide"}:
         raise UserError(f"setting {fixed.pop()!r} selects the weights; pass it to load().")
 
@@ -279,22 +280,22 @@ def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
         yield images[max(first - numbers[start], 0) : len(numbers) - start]
 
 
-def edited(model: Model, given: Batch, first: int = 0) -> Iterator[shards.Rows]:
+def edited(model: Model, batch: Batch, first: int = 0) -> Iterator[shards.Rows]:
     """Yields what `edits.make_edit` makes of images from number `first` on, in pieces that begin as those of `chunks` do.
 
     Raises RunError where an image is not finite.
 
     Args:
         model: its config is `edits.settled`.
-        given: as `edits.batch` has it.
+        batch: what is given of each image, as `given.batch` has it.
     """
-    num_images, size = len(given["x"]), model.config.sample.batch_per_device
+    num_images, size = len(batch["x"]), model.config.sample.batch_per_device
     size = min(size, -(-num_images // jax.local_device_count()))  # few images do not wait for many
     config = model.config.with_values("sample", batch_per_device=size).with_values("edit", images="", mask="", box=())
     model = model._replace(config=config)
     numbers = np.arange(first - first % _chunk_size(config, "sample"), num_images)
-    given = jax.tree.map(lambda rows: rows[numbers[0] :], given)
-    for start, found in in_chunks(edits.make_edit, model, "sample", numbers, given):
+    batch = jax.tree.map(lambda rows: rows[numbers[0] :], batch)
+    for start, found in in_chunks(edits.make_edit, model, "sample", numbers, batch):
         if not np.all(found.pop("finite")):
             raise RunError("edited images are not finite: the network's output was not.")
         yield {name: rows[max(first - numbers[start], 0) : len(numbers) - start] for name, rows in found.items()}

@@ -14,7 +14,7 @@ from PIL import Image
 import diffusion_jax as dj
 import main
 from diffusion_jax import model
-from diffusion_jax.compose import command, edits
+from diffusion_jax.compose import command, edits, given
 from diffusion_jax.compose.processes import network
 from diffusion_jax.errors import UserError
 
@@ -149,27 +149,27 @@ def _places(name):
 def test_each_image_has_the_mask_of_its_name_and_a_box_is_a_mask(folder):
     (folder / "images" / "some" / "0.bmp").unlink()
     named = {"edit.images": str(folder / "images"), "edit.mask": str(folder / "masks")}
-    names, given = edits.given(tiny.config_of(named))
+    names, rows = given.read(tiny.config_of(named))
     assert names == ["1", "2"]
-    np.testing.assert_array_equal(given["mask"], [MASK, ~MASK])
-    channels = edits.batch(tiny.config_of(COLOUR), list(IMAGES), np.broadcast_to(MASK, (8, 8, 3)))["mask"]
+    np.testing.assert_array_equal(rows["mask"], [MASK, ~MASK])
+    channels = given.batch(tiny.config_of(COLOUR), list(IMAGES), np.broadcast_to(MASK, (8, 8, 3)))["mask"]
     np.testing.assert_array_equal(channels, np.broadcast_to(MASK, IMAGES.shape))
-    boxed = edits.given(tiny.config_of(named | {"edit.mask": "", "edit.box": (2, 3, 3, 4)}))[1]
+    boxed = given.read(tiny.config_of(named | {"edit.mask": "", "edit.box": (2, 3, 3, 4)}))[1]
     np.testing.assert_array_equal(boxed["mask"], [MASK, MASK])
 
 
 def test_the_images_of_a_row_are_called_by_its_ends(folder):
-    names, given = edits.given(tiny.config_of({"edit.task": "interpolate", "edit.images": str(folder / "masks")}))
+    names, rows = given.read(tiny.config_of({"edit.task": "interpolate", "edit.images": str(folder / "masks")}))
     assert names == [f"1_to_2_0{i}" for i in range(8)]
-    np.testing.assert_allclose(given["weight"], np.arange(8) / 7, rtol=1e-6)
-    np.testing.assert_array_equal(given["other"] == 255, np.broadcast_to(~MASK, (8, 8, 8, 1)))
+    np.testing.assert_allclose(rows["weight"], np.arange(8) / 7, rtol=1e-6)
+    np.testing.assert_array_equal(rows["other"] == 255, np.broadcast_to(~MASK, (8, 8, 8, 1)))
 
 
 def test_grey_and_colour_become_each_other_where_nothing_is_lost(folder):
     Image.fromarray(IMAGES[1, ..., 0]).convert("RGB").save(folder / "grey.png")
     config = {"edit.task": "vary", "edit.images": str(folder / "grey.png")}
-    np.testing.assert_array_equal(edits.given(tiny.config_of(config))[1]["x"], IMAGES[1:2, ..., :1])
-    as_colour = edits.given(tiny.config_of(config | COLOUR | {"edit.images": str(folder / "images" / "1.png")}))[1]["x"]
+    np.testing.assert_array_equal(given.read(tiny.config_of(config))[1]["x"], IMAGES[1:2, ..., :1])
+    as_colour = given.read(tiny.config_of(config | COLOUR | {"edit.images": str(folder / "images" / "1.png")}))[1]["x"]
     np.testing.assert_array_equal(as_colour, IMAGES[1:2, ..., :1].repeat(3, -1))
 
 

@@ -248,7 +248,6 @@ class Config(Section):
     sample: Sample = field(Sample(), "how images are generated: --mode=sample, and the previews of training", free=True)
     likelihood: Likelihood = field(Likelihood(), "--mode=likelihood, of the weights that `sample` names", free=True)
     evaluate: Evaluate = field(Evaluate(), "--mode=evaluate, of images that are generated as `sample` says", free=True)
-
     edit: Edit = field(Edit(), "--mode=edit, with the steps, the seed and the label of `sample`", free=True)
 
     @classmethod

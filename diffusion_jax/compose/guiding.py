@@ -118,14 +118,14 @@ def warnings(config: Config) -> list[str]:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in guidance."""
     sample, model = config.sample, config.model
-    negative, is_told = sample.negative_label, model.num_classes or config.train.label_dropout
+    negative, was_dropped = sample.negative_label, model.num_classes or config.train.label_dropout
     if negative >= 0 and sample.guide:
         yield f"{config.show('sample.negative_label')} is for guidance without sample.guide; set -1."
     if negative >= model.num_classes >= 0:
         yield f"{config.show('sample.negative_label')} is not a label of model.num_classes = {model.num_classes}."
     if sample.guidance == 1 or sample.guide:
         return
-    if negative < 0 and not (conditions.has_null(config) and is_told):
+    if negative < 0 and not (conditions.has_null(config) and was_dropped):
         yield (
             f"{config.show('sample.guidance')} needs a network that knows 'no label' (model.null_label with "
             "train.label_dropout, as in configs/digits_classes.py) or 'no image' (train.label_dropout, as in "

@@ -158,9 +158,9 @@ def make_sampler(config: Config) -> Sampler:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the section `sample`."""
     sample, model = config.sample, config.model
-    is_told = bool(sample.guide) and model.num_classes == 0  # by a classifier, whose classes `guiding.check_guide` knows
+    is_of_guide = bool(sample.guide) and model.num_classes == 0  # a classifier, whose classes `guiding.check_guide` knows
     num_labels = model.num_classes + (model.null_label and model.num_classes > 0)
-    if sample.label >= num_labels and model.num_classes != -1 and not is_told:
+    if sample.label >= num_labels and model.num_classes != -1 and not is_of_guide:
         known = f"model.num_classes = {model.num_classes}"
         yield f"{config.show('sample.label')} is not a label of {known}; -1 goes through all."
     if sample.num_images > MOST_SHARDS * sample.shard_size:

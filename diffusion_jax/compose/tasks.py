@@ -16,7 +16,7 @@ from diffusion_jax.operators import Operator
 from diffusion_jax.process import Level
 from diffusion_jax.samplers import Sampler, Samples
 
-Batch = dict[str, Array]  # what is given of each image, as `edits.batch` has it, encoded
+Batch = dict[str, Array]  # what is given of each image, as `given.batch` has it, encoded
 
 
 class Sampling(NamedTuple):
@@ -46,7 +46,7 @@ class Free(NamedTuple):
 class Task(NamedTuple):
     """What is asked of given images."""
 
-    edit: Callable[[Sampling, Batch], Samples]  # (how, what is given of each image: see `edits.batch`)
+    edit: Callable[[Sampling, Batch], Samples]  # (how, what is given of each image: see `given.batch`)
     sampler: str = "ddim"  # a row of `choices.SAMPLERS`
     visit: Callable[[np.ndarray], np.ndarray] = lambda times: times  # times of a grid -> those that are visited
     operator: Operator | None = None  # what is given is A x_0; None: x_0 itself, or its known pixels

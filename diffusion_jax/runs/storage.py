@@ -73,6 +73,11 @@ def real(name: Path) -> Path:
     return name if is_object_store(name) else epath.Path(os.path.realpath(name))
 
 
+def is_inside(folder: Path, other: Path) -> bool:
+    """Returns whether a folder is another one, or lies in it, links followed."""
+    return real(other) in (real(folder), *real(folder).parents)
+
+
 def check_own(folder: Path, names: Collection[str]) -> None:
     """Raises UserError where a file or a folder in a folder is a link: what is written there would be somebody else's."""
     for name in names:
