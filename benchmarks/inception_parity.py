@@ -26,7 +26,7 @@ from diffusion_jax.metrics import frechet
 from diffusion_jax.networks import inception
 from diffusion_jax.runs import storage
 from diffusion_jax.weights import inception as weights
-from diffusion_jax.weights import tensors
+from diffusion_jax.weights import maps, tensors
 
 SIZES = ((32, 32), (299, 299), (320, 350))  # of the images
 NUM_IMAGES = 4
@@ -51,12 +51,7 @@ def as_torch(params: Any) -> dict[str, Any]:
     """Returns the same numbers by the names and with the axes of torch."""
     import torch
 
-    theirs, found = weights.map_of(params), {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, _ = theirs[".".join(part.key for part in path)]
-        axes = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[leaf.ndim]
-        found[name] = torch.from_numpy(np.ascontiguousarray(leaf.transpose(axes)))
-    return found
+    return {name: torch.from_numpy(tensor) for name, tensor in maps.write(params, weights.map_of(params)).items()}
 
 
 def of_pytorch_fid(state: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from diffusion_jax import samplers, schedules
 from diffusion_jax.compose import checks, describe, processes
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.data import feed, sources, transforms
-from diffusion_jax.weights import diffusers
+from diffusion_jax.weights import diffusers, maps
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -148,13 +148,10 @@ def test_the_first_lines_of_the_readme_run(monkeypatch):
 
 def as_diffusers_names_them(params):
     """Returns {name of a tensor: something with numpy()}, normal draws in PyTorch's order of axes."""
-    theirs, random, tensors = diffusers.map_of(params), np.random.default_rng(0), {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, _ = theirs[".".join(part.key for part in path)]
-        shape = leaf.shape if leaf.ndim < 2 else (leaf.shape[-1], leaf.shape[-2], *leaf.shape[:-2])
-        drawn = 0.05 * random.standard_normal(shape, np.float32)
-        tensors[name] = types.SimpleNamespace(numpy=lambda drawn=drawn: drawn)
-    return tensors
+    random = np.random.default_rng(0)
+    drawn = jax.tree.map(lambda leaf: 0.05 * random.standard_normal(leaf.shape, np.float32), params)
+    tensors = maps.write(drawn, diffusers.map_of(params))
+    return {name: types.SimpleNamespace(numpy=lambda found=found: found) for name, found in tensors.items()}
 
 
 @pytest.mark.parametrize(

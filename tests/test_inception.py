@@ -14,7 +14,7 @@ from benchmarks import inception_parity
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import inception
 from diffusion_jax.runs import storage
-from diffusion_jax.weights import features
+from diffusion_jax.weights import features, maps
 from diffusion_jax.weights import inception as weights
 
 
@@ -27,11 +27,8 @@ def drawn():
 
 def as_torch_names_them():
     """Returns {torch's name: tensor} and what a training left over, which says nothing of the network."""
-    theirs, found = weights.map_of(drawn()), {"Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros((), np.int64)}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(drawn()):
-        name, _ = theirs[".".join(part.key for part in path)]
-        found[name] = np.ascontiguousarray(leaf.transpose({1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[leaf.ndim]))
-    return found
+    left_over = {"Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros((), np.int64)}
+    return maps.write(drawn(), weights.map_of(drawn())) | left_over
 
 
 def as_jax_fid_names_them():

@@ -18,7 +18,7 @@ def read(tensors: maps.Tensors, like: Any) -> Any:
 
 
 def map_of(like: Any) -> maps.Map:
-    """Returns {our path: (their name, layout)} of a network's parameters."""
+    """Returns the map of a network's parameters."""
     last = max(int(name.split("_")[1]) for name in like if name.startswith("down_"))
 
     def of_stage(way: str, stage: str, place: str, *attention: str) -> str:
@@ -27,7 +27,7 @@ def map_of(like: Any) -> maps.Map:
 
     places = BLOCKS | maps.of_stages(like, of_stage)
 
-    def entry(module: str, leaf: str) -> tuple[str, maps.Layout]:
-        return f"{maps.name_of(module, places, PARTS)}.{'bias' if leaf == 'bias' else 'weight'}", maps.torch
+    def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
+        return maps.torch(f"{maps.name_of(module, places, PARTS)}.{'bias' if leaf == 'bias' else 'weight'}", shape)
 
     return maps.of_leaves(like, entry)

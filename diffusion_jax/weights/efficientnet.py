@@ -17,8 +17,8 @@ def read(tensors: maps.Tensors, like: Any) -> Any:
 
 
 def map_of(like: Any) -> maps.Map:
-    """Returns {our path: (their name, layout)} of the network's parameters."""
-    return maps.of_leaves(like, lambda module, leaf: (_name(module, leaf), maps.torch))
+    """Returns the map of the network's parameters."""
+    return maps.of_leaves(like, lambda module, leaf, shape: maps.torch(_name(module, leaf), shape))
 
 
 def _name(module: str, leaf: str) -> str:

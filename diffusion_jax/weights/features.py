@@ -120,7 +120,7 @@ def _kept_inception(kept: storage.Path, network: FeatureNetwork) -> Any:
 
 def from_names(found: maps.Tensors, like: Any) -> Any:
     """Returns parameters from a dictionary as `by_name` makes it; errors as for `maps.read`."""
-    return maps.read(found, like, maps.of_leaves(like, lambda module, leaf: (f"{module}.{leaf}".strip("."), np.asarray)))
+    return maps.read(found, like, maps.by_name(like))
 
 
 def _classifier(file: str, size: int) -> tuple[FeatureNetwork, Any]:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from diffusion_jax.weights import maps
 
 PARTS = maps.RES | {"embedding": "temb_proj", "shortcut": "nin_shortcut"}
@@ -20,13 +18,13 @@ def read(tensors: maps.Tensors, like: Any) -> Any:
 
 
 def map_of(like: Any) -> maps.Map:
-    """Returns {our path: (their name, layout)} of a network's parameters."""
+    """Returns the map of a network's parameters."""
     places = BLOCKS | maps.of_stages(like, _of_stage)
 
-    def entry(module: str, leaf: str) -> tuple[str, maps.Layout]:
+    def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         is_norm = module.split(".")[-1].startswith("norm")
         name = "beta" if leaf == "bias" and is_norm else LEAVES[leaf]
-        return f"{maps.name_of(module, places, PARTS, '/')}/{name}", np.asarray
+        return maps.same(f"{maps.name_of(module, places, PARTS, '/')}/{name}", shape)
 
     return maps.of_leaves(like, entry)
 

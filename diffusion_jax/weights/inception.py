@@ -1,5 +1,6 @@
 """Weights of the Inception-v3 of FID, from pytorch-fid's and torch-fidelity's .pth or the pickled dictionary of jax-fid."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,17 @@ def read(tensors: maps.Tensors, like: Any) -> Any:
             f"those of FID, whose network of 2015 has {NUM_LOGITS:,}."
         )
     kept = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
-    theirs = map_of(like) if "fc.weight" in tensors else map_of(like, leaves=JAX, layout=np.asarray)
+    theirs = map_of(like) if "fc.weight" in tensors else map_of(like, leaves=JAX, made=maps.same)
     return maps.read(kept, like, theirs)
 
 
-def map_of(like: Any, *, leaves: maps.Names = TORCH, layout: maps.Layout = maps.torch) -> maps.Map:
-    """Returns {our path: (their name, layout)} of the network's parameters; torch's unless the others are asked for."""
+def map_of(like: Any, *, leaves: maps.Names = TORCH, made: Callable[..., maps.Entry] = maps.torch) -> maps.Map:
+    """Returns the map of the network's parameters; torch's unless the others are asked for."""
 
-    def entry(module: str, leaf: str) -> tuple[str, maps.Layout]:
+    def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         if leaf == "fc_bias":
-            return "fc.bias", layout
+            return made("fc.bias", shape)
         parent, _, part = module.rpartition(".")
-        return f"{parent}.bn.{leaves[leaf]}" if part == "norm" else f"{module}.{leaves[leaf]}", layout
+        return made(f"{parent}.bn.{leaves[leaf]}" if part == "norm" else f"{module}.{leaves[leaf]}", shape)
 
     return maps.of_leaves(like, entry)

@@ -1,11 +1,11 @@
-"""Maps of published weights to parameters of ours, as values: {our path: (their name, layout)}.
+"""Maps of published weights to parameters of ours, as values: {our path: their name, its shape, our view of it}.
 
 What is only a permutation of weights (the order of q, k and v, of sines and cosines, of axes) is settled in these maps.
-It is never an option of the network.
+It is never an option of the network. A permutation is a view of NumPy, so that the same map reads and writes.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,49 +15,88 @@ from diffusion_jax.errors import UserError
 
 Tensors = Mapping[str, np.ndarray]
 Names = dict[str, str]  # our name of a block, or of a part of one -> theirs
-Layout = Callable[[np.ndarray], np.ndarray]  # their tensor -> ours
-Map = dict[str, tuple[str, Layout]]  # our path, such as 'down_0_1.conv1.kernel' -> (their name, layout)
+View = Callable[[np.ndarray], np.ndarray]
+
+
+class Entry(NamedTuple):
+    """Where their tensors have a parameter of ours."""
+
+    name: str  # of their tensor
+    shape: tuple[int, ...]  # of their tensor
+    view: View  # their tensor -> the part that is ours, with our order of axes; never a copy
+
+
+Map = dict[str, Entry]  # our path, such as 'down_0_1.conv1.kernel' -> `Entry`
 
 RES = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}  # parts of a block; most code bases agree
 
 
-def of_leaves(like: Any, entry: Callable[[str, str], tuple[str, Layout]]) -> Map:
-    """Returns the map of parameters, from (module, leaf) -> (their name, layout)."""
+def of_leaves(like: Any, entry: Callable[[str, str, tuple[int, ...]], Entry]) -> Map:
+    """Returns the map of parameters, from (module, leaf, our shape) -> `Entry`."""
     found = {}
-    for path, _ in jax.tree_util.tree_leaves_with_path(like):
+    for path, old in jax.tree_util.tree_leaves_with_path(like):
         *modules, leaf = (part.key for part in path)
-        found[".".join([*modules, leaf])] = entry(".".join(modules), leaf)
+        found[".".join([*modules, leaf])] = entry(".".join(modules), leaf, old.shape)
     return found
 
 
 def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
-    """Returns parameters like `like`, made of tensors.
+    """Returns parameters like `like`, made of tensors: each is used whole, and each parameter is filled.
 
-    Axes of size 1 may differ. UserError where a tensor is missing, has another shape, or no parameter takes it.
+    Axes of size 1 may differ. UserError, with the names and shapes of all differences, where that is impossible.
     """
+    if found := differences(tensors, theirs):
+        raise UserError(f"the weights are of another network, or have other options: {'; '.join(found)}.")
 
-    def leaf(path, old) -> np.ndarray:
-        where = ".".join(part.key for part in path)
-        name, layout = theirs[where]
-        if name not in tensors:
-            raise UserError(f"the weights do not contain tensor {name!r}: their network has other options.")
-        found = layout(np.asarray(tensors[name]))
-        if [size for size in found.shape if size > 1] != [size for size in old.shape if size > 1]:
-            raise UserError(f"the weights for {where} are {list(found.shape)}; the network's are {list(old.shape)}.")
-        return found.reshape(old.shape)
+    def leaf(path: Any, old: Any) -> np.ndarray:
+        entry = theirs[_path_of(path)]
+        return entry.view(np.asarray(tensors[entry.name]).reshape(entry.shape)).reshape(old.shape)
 
-    params = jax.tree_util.tree_map_with_path(leaf, like)
-    taken = {name for name, _ in theirs.values()}
-    if left := [name for name in tensors if name not in taken]:
-        raise UserError(
-            f"the weights have {len(left)} tensors that the network does not take: {errors.some(left)}. Their network has "
-            "other options; what is not of a network at all must be left out."
-        )
-    return params
+    return jax.tree_util.tree_map_with_path(leaf, like)
 
 
-def torch(tensor: np.ndarray) -> np.ndarray:
-    """Returns a torch tensor, [out, in, ...], with our axes, [..., in, out]."""
+def differences(tensors: Tensors, theirs: Map) -> list[str]:
+    """Returns a phrase for each kind of difference between some tensors and those of a map."""
+    shapes = {entry.name: entry.shape for entry in theirs.values()}
+    missing = [name for name in shapes if name not in tensors]
+    left = [f"{name} {list(np.shape(tensors[name]))}" for name in tensors if name not in shapes]
+    other = [
+        f"{name} is {list(np.shape(tensors[name]))} and not {list(shape)}"
+        for name, shape in shapes.items()
+        if name in tensors and _without_ones(np.shape(tensors[name])) != _without_ones(shape)
+    ]
+    kinds = {"missing": missing, "of another shape": other, "left over": left}
+    return [f"{len(names)} {kind}: {errors.some(names)}" for kind, names in kinds.items() if names]
+
+
+def write(params: Any, theirs: Map) -> dict[str, np.ndarray]:
+    """Returns their tensors, made of parameters: the inverse of `read`."""
+    found: dict[str, np.ndarray] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        entry = theirs[_path_of(path)]
+        tensor = found.setdefault(entry.name, np.empty(entry.shape, leaf.dtype))
+        view = entry.view(tensor)
+        view[...] = np.asarray(leaf).reshape(view.shape)
+    return found
+
+
+def by_name(like: Any) -> Map:
+    """Returns the map of tensors that have our own names: 'down_0_1.conv1.kernel'."""
+    return of_leaves(like, lambda module, leaf, shape: same(f"{module}.{leaf}".strip("."), shape))
+
+
+def same(name: str, shape: tuple[int, ...]) -> Entry:
+    """Returns the entry of a tensor that is our parameter as it is."""
+    return Entry(name, shape, lambda tensor: tensor)
+
+
+def torch(name: str, shape: tuple[int, ...]) -> Entry:
+    """Returns the entry of a torch tensor, [out, in, ...], where ours is [..., in, out]."""
+    return Entry(name, (*shape[-2:][::-1], *shape[:-2]), of_torch)
+
+
+def of_torch(tensor: np.ndarray) -> np.ndarray:
+    """Returns a torch tensor, [out, in, ...], with our order of axes, [..., in, out]."""
     return tensor if tensor.ndim < 2 else np.moveaxis(tensor, (0, 1), (-1, -2))
 
 
@@ -70,3 +109,11 @@ def name_of(module: str, places: Names, parts: Names, separator: str = ".") -> s
 def of_stages(like: Any, theirs: Callable[..., str]) -> Names:
     """Returns their name of each of our blocks in a stage, from the parts of ours: 'down', stage, place[, 'attention']."""
     return {name: theirs(*name.split("_")) for name in like if name.startswith(("down_", "up_"))}
+
+
+def _path_of(path: Any) -> str:
+    return ".".join(part.key for part in path)
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size > 1]

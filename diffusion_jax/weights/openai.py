@@ -1,6 +1,5 @@
 """Weights of a UNetModel of improved- or guided-diffusion, and of an EncoderUNetModel, their classifier of noisy images."""
 
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -27,38 +26,42 @@ def read(tensors: maps.Tensors, like: Any, *, num_heads: Callable[[int, str], in
 
 
 def map_of(like: Any, *, num_heads: Callable[[int, str], int], split_heads_first: bool) -> maps.Map:
-    """Returns {our path: (their name, layout)} of a network's parameters; arguments as for `read`."""
+    """Returns the map of a network's parameters; arguments as for `read`."""
     places = _places(like)
 
-    def entry(module: str, leaf: str) -> tuple[str, maps.Layout]:
+    def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         parent, _, part = module.rpartition(".")
         suffix = "bias" if leaf == "bias" else "weight"
         if part in QKV:
             of_pool = parent == "pool"  # whose heads never come first
-            options = {"num_heads": num_heads, "path": parent, "split_heads_first": split_heads_first and not of_pool}
-            fused = f"{places[parent]}.{'qkv_proj' if of_pool else 'qkv'}.{suffix}"
-            return fused, functools.partial(_part_of_qkv, part=QKV.index(part), **options)
+            heads_first = split_heads_first and not of_pool
+            view = part_of_qkv(QKV.index(part), num_heads(shape[-1], parent), heads_first=heads_first)
+            fused = (3 * shape[-1],) if leaf == "bias" else (3 * shape[-1], shape[-2], 1)
+            return maps.Entry(f"{places[parent]}.{'qkv_proj' if of_pool else 'qkv'}.{suffix}", fused, view)
         if leaf == "places":
-            return f"{places[module]}.positional_embedding", np.transpose
-        layout = np.asarray if leaf == "embedding" else maps.torch
-        return f"{maps.name_of(module, places, PARTS)}.{suffix}", _sines_first if module == "embedding_0" else layout
+            return maps.Entry(f"{places[module]}.positional_embedding", shape[::-1], np.transpose)
+        name = f"{maps.name_of(module, places, PARTS)}.{suffix}"
+        found = maps.same(name, shape) if leaf == "embedding" else maps.torch(name, shape)
+        return found._replace(view=sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
 
     return maps.of_leaves(like, entry)
 
 
-def _sines_first(tensor: np.ndarray) -> np.ndarray:
-    """Returns the first layer of the embedding; theirs takes [cos, sin]."""
-    return tensor if tensor.ndim < 2 else maps.torch(np.concatenate(np.split(tensor, 2, axis=1)[::-1], axis=1))
+def sines_first(kernel: np.ndarray) -> np.ndarray:
+    """Returns the first layer of the embedding, [out, in], which takes [cos, sin], as one that takes [sin, cos]."""
+    return np.moveaxis(kernel.reshape(len(kernel), 2, -1)[:, ::-1], 0, -1)
 
 
-def _part_of_qkv(
-    fused: np.ndarray, *, part: int, num_heads: Callable[[int, str], int], path: str, split_heads_first: bool
-) -> np.ndarray:
-    """Returns q, k or v (part 0, 1 or 2) of a fused projection [3 C, ...], ordered by head."""
-    heads = num_heads(len(fused) // 3, path)
-    shape = (heads, 3, -1) if split_heads_first else (3, heads, -1)
-    rows = np.arange(len(fused)).reshape(shape)
-    return maps.torch(fused[np.ravel(rows[:, part] if split_heads_first else rows[part])])
+def part_of_qkv(part: int, num_heads: int, *, heads_first: bool) -> maps.View:
+    """Returns the view of q, k or v (part 0, 1 or 2) in a fused projection, [3 C, ...]: [..., heads, C / heads]."""
+
+    def view(fused: np.ndarray) -> np.ndarray:
+        split = (num_heads, 3) if heads_first else (3, num_heads)
+        rows = fused.reshape(*split, -1, *fused.shape[1:])
+        found = rows[:, part] if heads_first else rows[part]
+        return found if fused.ndim < 2 else np.moveaxis(found, (0, 1), (-2, -1))
+
+    return view
 
 
 def _places(like: Any) -> maps.Names:
