@@ -58,6 +58,7 @@ SCHEDULES = {
     "constant": schedules.constant,
     "cosine": schedules.cosine,
     "jsd": schedules.jsd,
+    "latent_diffusion": functools.partial(schedules.scaled_linear, first=0.00085, last=0.012),
     "linear": schedules.linear_rescaled,
     "linear_raw": schedules.linear,
     "scaled_linear": schedules.scaled_linear,

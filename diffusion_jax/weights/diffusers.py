@@ -1,24 +1,137 @@
-"""Weights of a diffusers UNet2DModel with DDPM's options."""
+"""Weights of a diffusers UNet2DModel with the options of DDPM and of what grew from it."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from diffusion_jax.weights import maps
+from diffusion_jax import errors
+from diffusion_jax.errors import UserError
+from diffusion_jax.weights import maps, schedulers, sources
+from diffusion_jax.weights.sources import Published, Source
 
 PARTS = maps.RES | {"embedding": "time_emb_proj", "shortcut": "conv_shortcut"}
 PARTS |= {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
 BLOCKS = {"embedding_0": "time_embedding.linear_1", "embedding_1": "time_embedding.linear_2"}
 BLOCKS |= {"middle_0": "mid_block.resnets.0", "middle_1": "mid_block.resnets.1"}
-BLOCKS |= {"middle_attention": "mid_block.attentions.0"}
+BLOCKS |= {"middle_attention": "mid_block.attentions.0", "label": "class_embedding"}
 BLOCKS |= {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "conv_norm_out"}
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of attention, before 0.13
+DEFAULTS = {  # of UNet2DModel, where config.json is silent
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "mid_block_type": "UNetMidBlock2D",
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "add_attention": True,
+}
+ALLOWED = {  # what our network computes
+    **{name: (DEFAULTS[name],) for name in ("center_input_sample", "time_embedding_type", "time_embedding_dim")},
+    **{name: (DEFAULTS[name],) for name in ("mid_block_type", "mid_block_scale_factor", "downsample_type", "upsample_type")},
+    **{name: (DEFAULTS[name],) for name in ("attn_norm_num_groups", "class_embed_type", "add_attention")},
+    "act_fn": ("silu", "swish"),
+    "downsample_padding": (0, 1),
+    "freq_shift": (0, 1),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+}
+
+
+def published(source: Source) -> Published | None:
+    """Returns a UNet2DModel, with what its scheduler says of the process; None for another model.
+
+    Raises UserError for options that our network does not have, and where config.json is missing.
+    """
+    found = sources.part(source.tensors, "down_blocks.0.resnets.0.conv1.weight")
+    if not found or any(".attn2." in name for name in found):
+        return None
+    if "config" not in source.settings:
+        raise UserError(f"flag --from = {source.name!r} must be the folder with config.json beside the weights.")
+    options = DEFAULTS | dict(source.settings["config"])
+    fields, notes = schedulers.fields(source.settings.get("scheduler_config"))
+    is_flipped = options["flip_sin_to_cos"]
+    return Published(
+        {**fields, **_fields(options)},
+        {_new_name(name): tensor for name, tensor in found.items()},
+        lambda like, model: map_of(like, cosines_first=is_flipped),
+        notes,
+    )
+
+
+def _new_name(name: str) -> str:
+    """Returns a tensor's name as diffusers has it since version 0.13."""
+    block, part, leaf = ["", "", *name.rsplit(".", 2)][-3:]
+    return f"{block}.{OLD_NAMES[part]}.{leaf}" if "attentions" in block and part in OLD_NAMES else name
+
+
+def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of the sections `model` and `data` that the options of a UNet2DModel mean."""
+    for name, allowed in ALLOWED.items():
+        if options[name] not in allowed:
+            raise UserError(f"config.json has {name} = {options[name]!r}; it must be {' or '.join(map(repr, allowed))}.")
+    try:
+        widths, size = options["block_out_channels"], options["sample_size"]
+        channels, given = options["out_channels"], options["in_channels"]
+        attention = _attention_stages(options["down_block_types"], options["up_block_types"])
+        num_res_blocks = options["layers_per_block"]
+    except KeyError as error:
+        raise UserError(f"config.json has no {error.args[0]}, which a UNet2DModel has.") from error
+    learned = channels == 2 * given
+    if given not in (channels, 2 * channels) and not learned:
+        raise UserError(
+            f"config.json has in_channels = {given} and out_channels = {channels}; one must be the other or twice it."
+        )
+    return {
+        "data.image_size": tuple(size) if isinstance(size, list) else (size, size),
+        "data.channels": min(given, channels),
+        "data.condition": "paired" if given == 2 * channels else "none",
+        "model.channels": widths[0],
+        "model.multipliers": tuple(width / widths[0] if width % widths[0] else width // widths[0] for width in widths),
+        "model.num_res_blocks": num_res_blocks,
+        "model.attention_stages": attention,
+        "model.head_channels": options["attention_head_dim"] or 0,
+        "model.dropout": float(options["dropout"]),
+        "model.num_groups": options["norm_num_groups"],
+        "model.norm_epsilon": float(options["norm_eps"]),
+        "model.scale_shift_norm": options["resnet_time_scale_shift"] == "scale_shift",
+        "model.downsample_padding": ("bottom_right", "all_sides")[options["downsample_padding"]],
+        "model.embedding_spacing": ("half_open", "closed")[options["freq_shift"]],
+        "model.num_classes": options["num_class_embeds"] or 0,
+        "model.learned_variance": learned,
+        "loss.name": "hybrid" if learned else "simple",
+    }
+
+
+def _attention_stages(down: list[str], up: list[str]) -> tuple[int, ...]:
+    """Returns the stages with attention; UserError for blocks that are not of DDPM's kind, or differ on the way up."""
+    kinds = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}
+    if unknown := [name for name in [*down, *up] if name not in kinds]:
+        raise UserError(f"config.json has blocks {errors.some(unknown)}; known: {errors.some(list(kinds))}.")
+    has = [kinds[name] for name in down]
+    if has != [kinds[name] for name in reversed(up)]:
+        raise UserError("config.json has attention in other stages of up_block_types than of down_block_types.")
+    return tuple(stage for stage, attends in enumerate(has) if attends)
 
 
 def read(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of a model, from its state dict as NumPy arrays; errors as for `maps.read`."""
+    """Returns the parameters of a model with sines first, from its state dict as NumPy arrays; errors as for `maps.read`."""
     return maps.read(tensors, like, map_of(like))
 
 
-def map_of(like: Any) -> maps.Map:
-    """Returns the map of a network's parameters."""
+def map_of(like: Any, *, cosines_first: bool = False) -> maps.Map:
+    """Returns the map of a network's parameters; `cosines_first` is their `flip_sin_to_cos`."""
     last = max(int(name.split("_")[1]) for name in like if name.startswith("down_"))
 
     def of_stage(way: str, stage: str, place: str, *attention: str) -> str:
@@ -28,6 +141,12 @@ def map_of(like: Any) -> maps.Map:
     places = BLOCKS | maps.of_stages(like, of_stage)
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
-        return maps.torch(f"{maps.name_of(module, places, PARTS)}.{'bias' if leaf == 'bias' else 'weight'}", shape)
+        name = f"{maps.name_of(module, places, PARTS)}.{'bias' if leaf == 'bias' else 'weight'}"
+        if leaf == "embedding":
+            return maps.same(name, shape)
+        found = maps.torch(name, shape)
+        if re.fullmatch(r".*attention\.(query|key|value|out)", module) and leaf == "kernel":
+            found = found._replace(shape=found.shape[:2], view=maps.of_torch)  # linear layers, where ours are convolutions
+        return found._replace(view=maps.sines_first) if cosines_first and name == "time_embedding.linear_1.weight" else found
 
     return maps.of_leaves(like, entry)

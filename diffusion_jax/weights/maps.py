@@ -100,6 +100,11 @@ def of_torch(tensor: np.ndarray) -> np.ndarray:
     return tensor if tensor.ndim < 2 else np.moveaxis(tensor, (0, 1), (-1, -2))
 
 
+def sines_first(kernel: np.ndarray) -> np.ndarray:
+    """Returns a torch layer of the embedding, [out, in], that takes [cos, sin], as one of [sin, cos]: [2, in / 2, out]."""
+    return np.moveaxis(kernel.reshape(len(kernel), 2, -1)[:, ::-1], 0, -1)
+
+
 def name_of(module: str, places: Names, parts: Names, separator: str = ".") -> str:
     """Returns a code base's name of our module, from its names of our blocks and of their parts."""
     block, _, part = module.partition(".")

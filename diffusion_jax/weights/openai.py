@@ -42,14 +42,9 @@ def map_of(like: Any, *, num_heads: Callable[[int, str], int], split_heads_first
             return maps.Entry(f"{places[module]}.positional_embedding", shape[::-1], np.transpose)
         name = f"{maps.name_of(module, places, PARTS)}.{suffix}"
         found = maps.same(name, shape) if leaf == "embedding" else maps.torch(name, shape)
-        return found._replace(view=sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+        return found._replace(view=maps.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
 
     return maps.of_leaves(like, entry)
-
-
-def sines_first(kernel: np.ndarray) -> np.ndarray:
-    """Returns the first layer of the embedding, [out, in], which takes [cos, sin], as one that takes [sin, cos]."""
-    return np.moveaxis(kernel.reshape(len(kernel), 2, -1)[:, ::-1], 0, -1)
 
 
 def part_of_qkv(part: int, num_heads: int, *, heads_first: bool) -> maps.View:

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
@@ -19,6 +20,8 @@ from diffusion_jax.weights import pickles
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 TORCH = 0x1950A86A20F9469CFC6C  # the number that begins torch's older files
 ABOUT = "about"  # the entry of a .safetensors file of ours that says what it is
+SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "I64": "<i8", "I32": "<i4", "I16": "<i2"}
+SAFETENSORS |= {"I8": "i1", "U8": "u1", "BOOL": "?"}
 KINDS = "torch's .pth, a pickled dictionary of NumPy arrays, or .safetensors"
 
 
@@ -78,8 +81,14 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
     if content.startswith(PICKLE):
         return _of_pickle(content)
     if content[8:9] == b"{":
-        return safetensors.numpy.load(content)
+        return {name: _of_safetensors(item) for name, item in safetensors.deserialize(content)}
     raise ValueError("it is of another kind")
+
+
+def _of_safetensors(item: dict[str, Any]) -> np.ndarray:
+    if item["dtype"] not in SAFETENSORS:
+        raise ValueError(f"it has a tensor of {item['dtype']}; known: {', '.join(SAFETENSORS)}")
+    return np.frombuffer(item["data"], SAFETENSORS[item["dtype"]]).reshape(item["shape"])
 
 
 def _of_zip(content: bytes) -> dict[str, np.ndarray]:

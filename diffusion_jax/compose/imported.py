@@ -1,0 +1,42 @@
+"""The config of a published model: what its source says, and what the user adds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from diffusion_jax.compose import checks, processes
+from diffusion_jax.compose.config import Config
+from diffusion_jax.errors import UserError
+from diffusion_jax.weights import maps, sources
+from diffusion_jax.weights.sources import Published
+
+ALONE = {"train.ema_rates": (), "sample.ema_rate": 0.0}  # one set of weights, whatever it is
+DATA = {"data.source": "folder", "data.name": "", "data.held_out": ""}  # nobody says where the images are
+
+
+def config_of(published: Published, changes: Mapping[str, Any]) -> Config:
+    """Returns the config of a published model, checked.
+
+    Raises UserError where nobody says what the weights do not, and for fields that do not fit together.
+    """
+    for names in published.needed:
+        if not changes.keys() & set(names):
+            flags = " or ".join(f"--config.{name}=..." for name in names)
+            raise UserError(f"the weights do not say {' or '.join(names)}, nor does the name of the file; add {flags}.")
+    config = Config.of_flat(Config().flat() | ALONE | DATA | dict(published.fields) | dict(changes))
+    checks.check(config)
+    return config
+
+
+def params_of(published: Published, config: Config) -> tuple[Any, list[str]]:
+    """Returns the network's parameters, float32, and sentences on what was converted.
+
+    Raises UserError where the tensors are not exactly those of the config's network, or not finite.
+    """
+    like = jax.eval_shape(processes.network(config).init, jax.random.key(0))
+    theirs = published.map_of(like, dict(config.model))
+    if differences := maps.differences(published.tensors, theirs):
+        raise UserError(f"the weights are not those of the network that the config describes: {'; '.join(differences)}.")
+    tensors, notes = sources.in_float32(published.tensors)
+    return maps.read(tensors, like, theirs), notes

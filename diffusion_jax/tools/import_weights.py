@@ -1,0 +1,60 @@
+"""A published model as a workdir, with which every mode works: sample, edit, likelihood, evaluate, and train.init_from.
+
+    python -m diffusion_jax.tools.import_weights --from=ddpm-cifar10-32 --workdir=runs/ddpm_cifar10
+    python main.py --mode=sample --workdir=runs/ddpm_cifar10 --config.sample.num_images=16
+
+reads a file or a folder of weights, tells whose they are, and writes a workdir with the config that they mean. Every tensor
+is used once and every parameter is filled once; else it lists the differences and writes nothing. No code of a file is run.
+
+Flags:
+    --from       a folder as diffusers writes it, a .safetensors, .bin, .pt or .pth file, or a TensorFlow checkpoint's prefix
+    --workdir    the folder to make
+    --format     whose weights they are, where that is not told from their names: {formats}
+    --config.*   what the weights do not say, such as --config.process.schedule=cosine --config.model.num_heads=4, and what
+                 you want otherwise, such as --config.data.path=DIR; docs/config.md has all fields
+"""
+
+import sys
+
+import jax
+
+from diffusion_jax.compose import command, imported, stored
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import checkpoint, logs, storage
+from diffusion_jax.weights import formats, sources
+
+
+def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, format: str = "") -> int:
+    """Writes a workdir with the weights of a file or a folder; returns the exit code, 0.
+
+    Raises UserError where `workdir` exists, the source cannot be read or understood, or what it has is not one network.
+    """
+    if workdir.exists():
+        raise UserError(f"flag --workdir = {str(workdir)!r} exists; choose another, or remove it first.")
+    published = formats.recognised(sources.read(source), format)
+    config = imported.config_of(published, changes)
+    params, notes = imported.params_of(published, config)
+    for note in (*published.notes, *notes):
+        logs.say("note", note)
+    checkpoint.save_weights(workdir, 0, params)
+    stored.write_config(workdir, config, weights_alone=True)
+    leaves = jax.tree.leaves(params)
+    to_try = f"python main.py --mode=sample --workdir={workdir} --config.sample.num_images=16"
+    logs.say("done", f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays; try: {to_try}")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Imports; the exit code is 0, 2 for bad input, 1 for a failure."""
+    return command.answer(argv, lambda: __doc__.format(formats=", ".join(formats.FORMATS)), _main)
+
+
+def _main(argv: list[str]) -> int:
+    flags, changes = command.parse(argv, {"from": "", "workdir": "", "format": ""})
+    if not flags["from"] or not flags["workdir"]:
+        raise UserError("flag --from or --workdir is missing; they must be the weights and the folder to make.")
+    return run(storage.path(flags["from"]), storage.path(flags["workdir"]), changes, flags["format"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,33 @@
+"""The code bases whose published models are understood."""
+
+from collections.abc import Callable
+
+from diffusion_jax.errors import UserError, some
+from diffusion_jax.weights import diffusers, ho, openai_models, pesser
+from diffusion_jax.weights.sources import Published, Source
+
+# Name -> what it makes of a source; None where it is another code base's.
+FORMATS: dict[str, Callable[[Source], Published | None]] = {
+    "diffusers": diffusers.published,
+    "ho": ho.published,
+    "openai": openai_models.published,
+    "openai_new_order": openai_models.published_in_new_order,
+    "pesser": pesser.published,
+}
+
+
+def recognised(source: Source, name: str = "") -> Published:
+    """Returns a published model, of the code base that wrote it.
+
+    Raises UserError where none is recognised, where a name of `FORMATS` is given and the source is not of that, and for
+    what a code base can write and the library cannot compute.
+    """
+    if name and name not in FORMATS:
+        raise UserError(f"flag --format = {name!r} is unknown; known: {some(list(FORMATS))}.")
+    for known in [name] if name else FORMATS:
+        if found := FORMATS[known](source):
+            return found
+    raise UserError(
+        f"the weights of {source.name!r} are not those of {name or 'a network that is known'}: they have "
+        f"{some(list(source.tensors), 4)}; known are {some(list(FORMATS))}."
+    )

@@ -1,0 +1,95 @@
+"""What the scheduler of a diffusers pipeline says of the process and of sampling."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from diffusion_jax.errors import UserError
+
+DEFAULTS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "variance_type": "fixed_small",
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "thresholding": False,
+    "rescale_betas_zero_snr": False,
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+}
+OF_MULTISTEP = {"clip_sample": False, "timestep_spacing": "linspace"}
+SCHEDULES = {  # (beta_schedule, beta_start, beta_end) -> ours; the cosine has no ends
+    ("linear", 1e-4, 0.02): "linear_raw",
+    ("scaled_linear", 1e-4, 0.02): "scaled_linear",
+    ("scaled_linear", 0.00085, 0.012): "latent_diffusion",
+    ("sigmoid", 1e-4, 0.02): "sigmoid_beta",
+}
+PREDICTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large", "fixed_large_log": "large"}
+VARIANCES |= {"learned_range": "learned_range"}
+SAMPLERS = {"DDPMScheduler": "ancestral", "DDIMScheduler": "ddim"}
+MULTISTEP = {"UniPCMultistepScheduler": "unipc", "DPMSolverMultistepScheduler": "dpm_solver"}
+FEW_STEPS = 50  # of samplers that need not take all
+
+
+def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns the fields of our config that a scheduler_config.json means, and sentences on what was assumed.
+
+    Raises UserError for a process that the library does not have. Without a scheduler the process is DDPM's.
+    """
+    if settings is None:
+        return {}, ("there is no scheduler_config.json: the process is taken to be DDPM's.",)
+    kind = settings.get("_class_name", "DDPMScheduler")
+    options = DEFAULTS | (OF_MULTISTEP if kind in MULTISTEP else {}) | dict(settings)
+    sampler = (SAMPLERS | MULTISTEP).get(kind, "ddim")
+    return {
+        "process.num_steps": options["num_train_timesteps"],
+        "process.schedule": _schedule(options),
+        "process.zero_terminal_snr": bool(options["rescale_betas_zero_snr"]),
+        "predicts": _one_of(options, "prediction_type", PREDICTS),
+        "sample.sampler": sampler,
+        "sample.num_steps": 0 if sampler == "ancestral" else FEW_STEPS,
+        "sample.grid": options["timestep_spacing"],
+        "sample.variance": _one_of(options, "variance_type", VARIANCES),
+        "sample.clip": _clip(options, sampler),
+    }, tuple(_notes(kind, options))
+
+
+def _notes(kind: str, options: Mapping[str, Any]) -> Iterator[str]:
+    if kind not in SAMPLERS | MULTISTEP:
+        yield f"the scheduler {kind} is replaced by DDIM with {FEW_STEPS} steps, of the same process."
+    if options["steps_offset"]:
+        yield f"the scheduler adds {options['steps_offset']} to each t; the grid {options['timestep_spacing']!r} does not."
+
+
+def _schedule(options: Mapping[str, Any]) -> str:
+    if options["trained_betas"] is not None:
+        raise UserError("scheduler_config.json has trained_betas; a process of the library has a named schedule.")
+    if options["beta_schedule"] == "squaredcos_cap_v2":
+        return "cosine"
+    given = tuple(options[name] for name in ("beta_schedule", "beta_start", "beta_end"))
+    if given not in SCHEDULES:
+        known = "; ".join(f"{name} from {first:g} to {last:g}" for name, first, last in SCHEDULES)
+        raise UserError(
+            f"scheduler_config.json has beta_schedule = {given[0]!r} from {given[1]} to {given[2]}; known: {known}; "
+            "squaredcos_cap_v2."
+        )
+    return SCHEDULES[given]
+
+
+def _one_of(options: Mapping[str, Any], name: str, known: Mapping[str, str]) -> str:
+    if options[name] not in known:
+        raise UserError(f"scheduler_config.json has {name} = {options[name]!r}; known: {', '.join(known)}.")
+    return known[options[name]]
+
+
+def _clip(options: Mapping[str, Any], sampler: str) -> str:
+    """Returns the limit of x_0; diffusers' DDIM does not find eps again from what was clipped."""
+    if options["thresholding"]:
+        return "dynamic"
+    if options["clip_sample"] and options["clip_sample_range"] != 1:
+        raise UserError(f"scheduler_config.json has clip_sample_range = {options['clip_sample_range']}; it must be 1.")
+    return ("static_keep_eps" if sampler == "ddim" else "static") if options["clip_sample"] else "none"
