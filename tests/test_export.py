@@ -1,15 +1,22 @@
 """A run's weights alone: what they draw, what they cannot do, and what is refused."""
 
+import ast
+import json
 import os
+import re
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
 import diffusion_jax as dj
 import main
-from diffusion_jax.compose import command
-from diffusion_jax.tools import export
+from diffusion_jax.compose import choices, command
+from diffusion_jax.compose.config import Config
+from diffusion_jax.errors import UserError
+from diffusion_jax.tools import export, import_weights
+from diffusion_jax.weights import diffusers, schedulers
 
 
 def size(folder) -> int:
@@ -40,7 +47,12 @@ def test_another_run_starts_from_it_but_it_cannot_be_resumed(trained, tmp_path, 
     [
         ([], "flag --workdir or --out is missing; they must be the folder of a run and the folder to make."),
         (["--workdir=nowhere", "--out=x"], "there is no folder 'nowhere'"),
-        (["--workdir={run}", "--out={run}"], "is the workdir of a run already; choose another."),
+        (["--workdir={run}", "--out={run}"], "exists already; choose another."),
+        (
+            ["--workdir={run}", "--out=x", "--to=torch"],
+            "flag --to = 'torch' is unknown; known: diffusers, safetensors, workdir.",
+        ),
+        (["--workdir={run}", "--out={run}", "--to=diffusers"], "exists already; choose another."),
         (["--workdir={run}", "--out=x", "--config.sample.step=7"], "does not have a checkpoint of step 7; it has 2."),
         (
             ["--workdir={run}", "--out=x", "--config.predicts=x_0"],
@@ -53,3 +65,58 @@ def test_bad_input_gets_one_sentence(trained, capsys, arguments, sentence):
     assert export.main(["export", *[argument.format(run=trained) for argument in arguments]]) == command.BAD_INPUT
     err = capsys.readouterr().err
     assert err.startswith("error: ") and sentence in err and err.count("\n") == 1 and not os.path.exists("nowhere")
+
+
+def test_what_goes_to_diffusers_comes_back_to_the_bit(trained, tmp_path, capsys):
+    """Network, process and sampler; diffusers itself loads it in benchmarks/weights.py."""
+    out = tmp_path / "shared"
+    assert export.main(["export", f"--workdir={trained}", f"--out={out}", "--to=diffusers"]) == 0
+    assert f"diffusers.DDPMPipeline.from_pretrained('{out}')" in capsys.readouterr().out
+    assert json.loads((out / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DModel"]
+    assert import_weights.main(["import_weights", f"--from={out}", f"--workdir={tmp_path / 'back'}"]) == 0
+    back, origin = dj.load(tmp_path / "back"), dj.load(trained)
+    jax.tree.map(np.testing.assert_array_equal, back.params, origin.params)
+    assert back.config.process == origin.config.process and back.config.predicts == origin.config.predicts
+    settings = {"batch_per_device": 1, "num_steps": 3, "grid": "trailing", "clip": "static"}
+    np.testing.assert_array_equal(back.sample(2, **settings), origin.sample(2, **settings))
+
+
+def test_one_file_with_our_names_comes_back_to_the_bit(trained, tmp_path):
+    out = tmp_path / "shared"
+    assert export.main(["export", f"--workdir={trained}", f"--out={out}", "--to=safetensors"]) == 0
+    assert import_weights.main(["import_weights", f"--from={out}", f"--workdir={tmp_path / 'back'}"]) == 0
+    back, origin = dj.load(tmp_path / "back"), dj.load(trained)
+    jax.tree.map(np.testing.assert_array_equal, back.params, origin.params)
+    assert back.config == origin.config.with_values("train", ema_rates=()).with_values("sample", ema_rate=0.0)
+
+
+NO_COUNTERPART = {
+    "model.resample='res_block'": "config field model.resample = 'res_block' has no counterpart in UNet2DModel, but 'conv'",
+    "model.multipliers=(0.5, 1)": "config field model.multipliers = (0.5, 1) has no counterpart in UNet2DModel, but (1, 1)",
+    "model.num_heads=2": "whose heads have as many channels in each stage with attention, and stages have 32, 64",
+    "process.kind='vp'": "process.kind = 'vp' and predicts = 'eps' have no counterpart in diffusers' DDPMScheduler",
+    "process.rescale_c_noise=True": "process.rescale_c_noise = True has no counterpart in diffusers, but for 1000 steps",
+}
+
+
+@pytest.mark.parametrize("change", NO_COUNTERPART)
+def test_what_diffusers_cannot_compute_is_refused(change):
+    name, _, value = change.partition("=")
+    attended = {"model.channels": 32, "model.multipliers": (1, 2), "model.attention_stages": (0, 1)}
+    config = Config.of_flat(Config().flat() | attended | {"process.num_steps": 500, name: ast.literal_eval(value)})
+    with pytest.raises(UserError, match=re.escape(NO_COUNTERPART[change])):
+        diffusers.settings_of(dict(config.model), (8, 8, 3))
+        schedulers.settings_of([0.1] * 500, config.process.schedule, config.flat())
+
+
+@pytest.mark.parametrize("schedule", ["linear", "linear_raw", "cosine", "scaled_linear", "latent_diffusion", "sigmoid"])
+def test_every_schedule_reaches_diffusers(schedule):
+    """By its name, or as the betas themselves, which import_weights does not take."""
+    betas, flat = choices.SCHEDULES[schedule](1000), Config().flat()
+    settings = schedulers.settings_of(betas, schedule, flat)
+    if schedule == "sigmoid":
+        assert settings["trained_betas"] == list(betas)
+        return
+    back = schedulers.fields(settings)[0]
+    np.testing.assert_array_equal(choices.SCHEDULES[back["process.schedule"]](1000), betas)
+    assert back["sample.variance"] == flat["sample.variance"] and back["sample.grid"] == flat["sample.grid"]

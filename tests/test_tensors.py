@@ -253,3 +253,15 @@ def test_a_damaged_file_gives_tensors_or_one_sentence(tmp_path, pickled, form):
             num_refused += 1
             assert "\n" not in str(error) and len(str(error)) < 400 + len(str(tmp_path))
     assert num_refused > len(whole) // 3
+
+
+def test_a_safetensors_file_may_begin_as_a_pickle_does(tmp_path):
+    """Its first byte is the lowest of the header's length: 0x80 in one file of 256."""
+    for length in range(300):
+        content = safetensors.numpy.save({"w" * (length + 1): np.ones(2, np.float32)})
+        if content.startswith(b"\x80"):
+            break
+    (tmp_path / "x.safetensors").write_bytes(content)
+    [(name, found)] = tensors.read(storage.path(tmp_path / "x.safetensors")).items()
+    assert content.startswith(b"\x80") and len(name) == length + 1
+    np.testing.assert_array_equal(found, np.ones(2, np.float32))

@@ -1,18 +1,28 @@
 """The config of a published model: what its source says, and what the user adds."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from diffusion_jax.compose import checks, processes
+from diffusion_jax.compose import checks, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.weights import maps, sources
-from diffusion_jax.weights.sources import Published
+from diffusion_jax.weights import formats, maps, sources
+from diffusion_jax.weights.sources import Published, Source
 
 ALONE = {"train.ema_rates": (), "sample.ema_rate": 0.0}  # one set of weights, whatever it is
 DATA = {"data.source": "folder", "data.name": "", "data.held_out": ""}  # nobody says where the images are
+
+
+def recognised(source: Source, format: str = "") -> Published:
+    """Returns what a source is: a folder that `tools.export` has written, or another code base's; see `formats`."""
+    settings = source.settings.get("config", {})
+    if "format_version" not in settings:
+        return formats.recognised(source, format)
+    fields = stored.from_json(json.dumps(settings)).flat()
+    return Published(fields, source.tensors, lambda like, model: maps.by_name(like))
 
 
 def config_of(published: Published, changes: Mapping[str, Any]) -> Config:

@@ -1,41 +1,86 @@
-"""The weights of a run alone, as a workdir to share.
+"""The weights of a run alone, to share: as a workdir, as a pipeline of diffusers, or as one file.
 
     python -m diffusion_jax.tools.export --workdir=runs/digits --out=shared/digits
+    python -m diffusion_jax.tools.export --workdir=runs/digits --out=shared/digits_diffusers --to=diffusers
 
-writes a workdir with the config and the EMA weights of the latest checkpoint (--config.sample.step and
---config.sample.ema_rate choose others): a fraction of the run's size, enough to sample from and to start another run from
-(train.init_from), not to resume.
+writes the config and the EMA weights of the latest checkpoint (--config.sample.step and --config.sample.ema_rate choose
+others, 0 the raw ones): a fraction of the run's size, enough to sample from and to start another run from (train.init_from),
+not to resume.
 
 Flags:
     --workdir    of the run; a folder or gs://
     --out        the folder to make
+    --to         'workdir' (the default); 'diffusers', which from_pretrained of DDPMPipeline and DDIMPipeline load;
+                 'safetensors', a config.json and model.safetensors with our names. tools.import_weights reads both back
 """
 
+import json
 import sys
+from collections.abc import Callable
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, command, processes, stored
+from diffusion_jax.compose import checks, choices, command, processes, stored
 from diffusion_jax.compose.config import Config
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import checkpoint, logs, storage
+from diffusion_jax.weights import diffusers, features, maps, schedulers, tensors
+
+MINIMAL_DIFFUSERS = "0.27.0"  # the oldest whose schedulers have all that is written
 
 
-def run(workdir: storage.Path, config: Config, out: storage.Path) -> int:
-    """Writes a workdir with one set of weights, as the parameters of a run without EMA; returns the exit code, 0.
+def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "workdir") -> int:
+    """Writes a folder with one set of weights, as the parameters of a run without EMA; returns the exit code, 0.
 
-    Raises UserError where `workdir` is not that of a run, or `out` is one already.
+    Raises UserError where `workdir` is not that of a run, `out` exists or is one already, or `to` has no such network.
     """
-    if stored.has_config(out):
-        raise UserError(f"flag --out = {str(out)!r} is the workdir of a run already; choose another.")
+    if stored.has_config(out) or (to != "workdir" and out.exists()):
+        raise UserError(f"flag --out = {str(out)!r} exists already; choose another.")
     trained = model.restore(workdir, stored.agreed_config(workdir, config))
     alone = model.with_settings(
         trained.config.with_values("train", ema_rates=()), ema_rate=0.0, step=-1, guide="", guidance=1.0
     )
-    checkpoint.save_weights(out, trained.step, trained.params)
-    stored.write_config(out, alone, weights_alone=True)
-    to_try = "" if processes.is_classifier(config) else f"; try: python main.py --mode=sample --workdir={out}"
+    to_try = WRITERS[to](trained._replace(config=alone), out)
     logs.say("done", f"the weights of step {trained.step:,}{to_try}")
     return 0
+
+
+def _write_workdir(alone: model.Model, out: storage.Path) -> str:
+    """Writes a workdir; returns what the user may try, as do the other writers."""
+    checkpoint.save_weights(out, alone.step, alone.params)
+    stored.write_config(out, alone.config, weights_alone=True)
+    return "" if processes.is_classifier(alone.config) else f"; try: python main.py --mode=sample --workdir={out}"
+
+
+def _write_diffusers(alone: model.Model, out: storage.Path) -> str:
+    """Writes the folder of a pipeline: the network, the scheduler, and which classes they are."""
+    config = alone.config
+    network = diffusers.settings_of(dict(config.model), processes.image_shape(config))
+    betas = choices.SCHEDULES[config.process.schedule](config.process.num_steps)
+    scheduler = schedulers.settings_of(betas, config.process.schedule, config.flat())
+    pipeline = {"DDPMScheduler": "DDPMPipeline", "DDIMScheduler": "DDIMPipeline"}[scheduler["_class_name"]]
+    parts = {"scheduler": ["diffusers", scheduler["_class_name"]], "unet": ["diffusers", network["_class_name"]]}
+    found = maps.write(alone.params, diffusers.map_of(alone.params))
+    storage.write_bytes(out / "unet" / "diffusion_pytorch_model.safetensors", tensors.as_bytes(found))
+    files = {"unet/config": network, "scheduler/scheduler_config": scheduler}
+    files |= {"model_index": {"_class_name": pipeline, **parts}}
+    for name, settings in files.items():
+        content = {"_diffusers_version": MINIMAL_DIFFUSERS, **settings}
+        storage.write_text(out / f"{name}.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
+    labelled = ", which needs class_labels in its calls of the network" if config.model.num_classes else ""
+    return f"; try in Python: diffusers.{pipeline}.from_pretrained({str(out)!r}){labelled}"
+
+
+def _write_safetensors(alone: model.Model, out: storage.Path) -> str:
+    storage.write_bytes(out / "model.safetensors", tensors.as_bytes(features.by_name(alone.params)))
+    stored.write_config(out, alone.config, weights_alone=True)
+    return ""
+
+
+WRITERS: dict[str, Callable[[model.Model, storage.Path], str]] = {
+    "diffusers": _write_diffusers,
+    "safetensors": _write_safetensors,
+    "workdir": _write_workdir,
+}
 
 
 def main(argv: list[str]) -> int:
@@ -44,12 +89,14 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    flags, changes = command.parse(argv, {"workdir": "", "out": ""})
+    flags, changes = command.parse(argv, {"workdir": "", "out": "", "to": "workdir"})
     if not flags["workdir"] or not flags["out"]:
         raise UserError("flag --workdir or --out is missing; they must be the folder of a run and the folder to make.")
+    if flags["to"] not in WRITERS:
+        raise UserError(f"flag --to = {flags['to']!r} is unknown; known: {some(list(WRITERS))}.")
     config = command.config_of(flags, changes, flags["workdir"])
     checks.check(config)
-    return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]))
+    return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]), flags["to"])
 
 
 if __name__ == "__main__":

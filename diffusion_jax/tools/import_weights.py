@@ -31,7 +31,7 @@ def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, f
     """
     if workdir.exists():
         raise UserError(f"flag --workdir = {str(workdir)!r} exists; choose another, or remove it first.")
-    published = formats.recognised(sources.read(source), format)
+    published = imported.recognised(sources.read(source), format)
     config = imported.config_of(published, changes)
     params, notes = imported.params_of(published, config)
     for note in (*published.notes, *notes):

@@ -1,5 +1,6 @@
 """Weights of a diffusers UNet2DModel with the options of DDPM and of what grew from it."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -150,3 +151,51 @@ def map_of(like: Any, *, cosines_first: bool = False) -> maps.Map:
         return found._replace(view=maps.sines_first) if cosines_first and name == "time_embedding.linear_1.weight" else found
 
     return maps.of_leaves(like, entry)
+
+
+def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Returns the config.json of a UNet2DModel that computes what our U-Net does; UserError where none does.
+
+    Args:
+        model: the fields of our section `model`.
+        image_shape: (H, W, C).
+    """
+    height, width, channels = image_shape
+    widths = [round(model["channels"] * multiplier) for multiplier in model["multipliers"]]
+    needed = {"kind": "unet", "resample": "conv", "num_heads_up": 0, "multipliers": (1, *model["multipliers"][1:])}
+    for name, value in needed.items():
+        if model[name] != value:
+            raise UserError(f"config field model.{name} = {model[name]!r} has no counterpart in UNet2DModel, but {value!r}.")
+    attends = [stage in model["attention_stages"] for stage in range(len(widths))]
+    return {
+        "_class_name": "UNet2DModel",
+        **{name: allowed[0] for name, allowed in ALLOWED.items()},
+        "sample_size": height if height == width else [height, width],
+        "in_channels": channels,
+        "out_channels": channels * (1 + model["learned_variance"]),
+        "block_out_channels": widths,
+        "layers_per_block": model["num_res_blocks"],
+        "down_block_types": [("DownBlock2D", "AttnDownBlock2D")[has] for has in attends],
+        "up_block_types": [("UpBlock2D", "AttnUpBlock2D")[has] for has in reversed(attends)],
+        "attention_head_dim": _head_dim(model, [*itertools.compress(widths, attends), widths[-1]]),
+        "dropout": model["dropout"],
+        "norm_num_groups": model["num_groups"],
+        "norm_eps": model["norm_epsilon"],
+        "resnet_time_scale_shift": "scale_shift" if model["scale_shift_norm"] else "default",
+        "downsample_padding": ("bottom_right", "all_sides").index(model["downsample_padding"]),
+        "freq_shift": ("half_open", "closed").index(model["embedding_spacing"]),
+        "flip_sin_to_cos": False,
+        "num_class_embeds": model["num_classes"] + model["null_label"] if model["num_classes"] else None,
+    }
+
+
+def _head_dim(model: Mapping[str, Any], attended: list[int]) -> int | None:
+    """Returns the channels of a head, which UNet2DModel has in common for all stages; None for one head."""
+    if model["head_channels"] or model["num_heads"] == 1:
+        return model["head_channels"] or None
+    if len(set(attended)) > 1:
+        raise UserError(
+            f"config field model.num_heads = {model['num_heads']} has no counterpart in UNet2DModel, whose heads have as "
+            f"many channels in each stage with attention, and stages have {errors.some([str(width) for width in attended])}."
+        )
+    return attended[0] // model["num_heads"]

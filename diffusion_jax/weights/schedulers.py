@@ -93,3 +93,43 @@ def _clip(options: Mapping[str, Any], sampler: str) -> str:
     if options["clip_sample"] and options["clip_sample_range"] != 1:
         raise UserError(f"scheduler_config.json has clip_sample_range = {options['clip_sample_range']}; it must be 1.")
     return ("static_keep_eps" if sampler == "ddim" else "static") if options["clip_sample"] else "none"
+
+
+def settings_of(betas: list[float], schedule: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the scheduler_config.json of a discrete process; UserError where diffusers has none such.
+
+    Args:
+        betas: of the schedule, before a rescaling to zero SNR, [T].
+        schedule: our name of it.
+        fields: of our config, flat.
+    """
+    if fields["process.kind"] != "discrete" or fields["predicts"] not in PREDICTS.values():
+        raise UserError(
+            f"config fields process.kind = {fields['process.kind']!r} and predicts = {fields['predicts']!r} have no "
+            "counterpart in diffusers' DDPMScheduler: it has discrete processes, and eps, v or x_0."
+        )
+    if fields["process.rescale_c_noise"] and len(betas) != 1000:
+        raise UserError("config field process.rescale_c_noise = True has no counterpart in diffusers, but for 1000 steps.")
+    is_ddim, clip, grid = fields["sample.sampler"] == "ddim", fields["sample.clip"], fields["sample.grid"]
+    names = {ours: theirs for theirs, ours in reversed(VARIANCES.items())}
+    return {
+        "_class_name": "DDIMScheduler" if is_ddim else "DDPMScheduler",
+        "num_train_timesteps": len(betas),
+        **_schedule_settings(betas, schedule),
+        "prediction_type": {ours: theirs for theirs, ours in PREDICTS.items()}[fields["predicts"]],
+        **({} if is_ddim else {"variance_type": names[fields["sample.variance"]]}),
+        "clip_sample": clip.startswith("static"),
+        "thresholding": clip == "dynamic",
+        "rescale_betas_zero_snr": fields["process.zero_terminal_snr"],
+        "timestep_spacing": grid if grid in ("leading", "linspace", "trailing") else "trailing",
+    }
+
+
+def _schedule_settings(betas: list[float], schedule: str) -> dict[str, Any]:
+    """Returns how diffusers names a schedule, or the betas themselves where it has no name."""
+    if schedule == "cosine":
+        return {"beta_schedule": "squaredcos_cap_v2"}
+    named = {ours: kind for (kind, _, _), ours in SCHEDULES.items()} | {"linear": "linear"}
+    if schedule in named:
+        return {"beta_schedule": named[schedule], "beta_start": float(betas[0]), "beta_end": float(betas[-1])}
+    return {"trained_betas": [float(beta) for beta in betas]}

@@ -57,13 +57,14 @@ def read_metadata(file: storage.Path) -> dict[str, str]:
         return {}
 
 
-def as_bytes(named: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    """Returns a .safetensors file, always the same for the same tensors.
+def as_bytes(named: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    """Returns a .safetensors file, always the same for the same tensors; without metadata it says what torch's say.
 
     What it says beside them is one entry, since safetensors writes several in a random order.
     """
     contiguous = {name: np.ascontiguousarray(value) for name, value in named.items()}
-    return safetensors.numpy.save(contiguous, {ABOUT: json.dumps(metadata, sort_keys=True)})
+    about = {ABOUT: json.dumps(metadata, sort_keys=True)} if metadata else {"format": "pt"}
+    return safetensors.numpy.save(contiguous, about)
 
 
 def _check_name(file: storage.Path, content: bytes) -> None:
@@ -78,7 +79,7 @@ def _check_name(file: storage.Path, content: bytes) -> None:
 def _tensors(content: bytes) -> dict[str, np.ndarray]:
     if content.startswith(ZIP):
         return _of_zip(content)
-    if content.startswith(PICKLE):
+    if content.startswith(PICKLE) and content[8:10] != b'{"':  # the length of a header may begin as a pickle does
         return _of_pickle(content)
     if content[8:9] == b"{":
         return {name: _of_safetensors(item) for name, item in safetensors.deserialize(content)}
