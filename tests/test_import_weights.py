@@ -1,7 +1,12 @@
 """Published models become workdirs: recognised, checked to the last tensor, written whole or not at all."""
 
+import functools
+import http.server
 import json
 import pathlib
+import sys
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -268,3 +273,49 @@ def test_an_imported_run_holds_weights_alone_and_starts_others(tmp_path):
     with pytest.raises(UserError, match="holds weights alone, which cannot be resumed"):
         stored.check_resumable(storage.path(tmp_path / "run"))
     assert pathlib.Path(tmp_path / "run" / "checkpoints").is_dir()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves a folder; yields (the folder, its URL), with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "published"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+def test_a_url_is_downloaded_once(server, tmp_path, capsys):
+    folder, url = server
+    lay(folder, "improved_plain")
+    changes = CHANGES["improved_plain"]
+    assert command(f"{url}/weights.safetensors", tmp_path / "run", *changes) == 0
+    (folder / "weights.safetensors").unlink()
+    assert command(f"{url}/weights.safetensors", tmp_path / "again", *changes) == 0
+    assert "was downloaded before" in capsys.readouterr().out
+    assert command(f"{url}/other.pt", tmp_path / "third") == 1
+    assert f"{url}/other.pt cannot be downloaded (HTTP Error 404" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "cache" / "diffusion_jax" / "weights").iterdir()] == ["weights.safetensors"]
+
+
+def test_a_model_of_the_hub_is_downloaded_by_its_package(tmp_path, monkeypatch, capsys):
+    """Which is asked for .safetensors before .bin."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert command("google/ddpm-tiny", tmp_path / "run") == 2
+    assert "if it is a model of the Hugging Face hub: pip install huggingface_hub" in capsys.readouterr().err
+    asked, folder = [], lay(tmp_path, "unet2d_a")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+
+    def snapshot_download(name, *, allow_patterns, ignore_patterns):
+        asked.append((name, allow_patterns[-1]))
+        return str(folder)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    assert command("google/ddpm-tiny", tmp_path / "run") == 0 and asked == [("google/ddpm-tiny", "*.safetensors")]
+    weights.unlink()
+    assert command("google/ddpm-tiny", tmp_path / "again") == 2
+    assert asked[1:] == [("google/ddpm-tiny", "*.safetensors"), ("google/ddpm-tiny", "*.bin")]
+    assert "'google/ddpm-tiny' of the Hugging Face hub has no weights" in capsys.readouterr().err

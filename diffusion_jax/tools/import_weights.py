@@ -1,13 +1,14 @@
 """A published model as a workdir, with which every mode works: sample, edit, likelihood, evaluate, and train.init_from.
 
-    python -m diffusion_jax.tools.import_weights --from=ddpm-cifar10-32 --workdir=runs/ddpm_cifar10
+    python -m diffusion_jax.tools.import_weights --from=google/ddpm-cifar10-32 --workdir=runs/ddpm_cifar10
     python main.py --mode=sample --workdir=runs/ddpm_cifar10 --config.sample.num_images=16
 
 reads a file or a folder of weights, tells whose they are, and writes a workdir with the config that they mean. Every tensor
 is used once and every parameter is filled once; else it lists the differences and writes nothing. No code of a file is run.
 
 Flags:
-    --from       a folder as diffusers writes it, a .safetensors, .bin, .pt or .pth file, or a TensorFlow checkpoint's prefix
+    --from       a folder as diffusers writes it; a .safetensors, .bin, .pt or .pth file; a TensorFlow checkpoint's prefix;
+                 a URL of such a file; or a model of the Hugging Face hub, which needs: pip install huggingface_hub
     --workdir    the folder to make
     --format     whose weights they are, where that is not told from their names: {formats}
     --config.*   what the weights do not say, such as --config.process.schedule=cosine --config.model.num_heads=4, and what
@@ -21,7 +22,7 @@ import jax
 from diffusion_jax.compose import command, imported, stored
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, storage
-from diffusion_jax.weights import formats, sources
+from diffusion_jax.weights import downloads, formats, sources
 
 
 def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, format: str = "") -> int:
@@ -53,7 +54,7 @@ def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"from": "", "workdir": "", "format": ""})
     if not flags["from"] or not flags["workdir"]:
         raise UserError("flag --from or --workdir is missing; they must be the weights and the folder to make.")
-    return run(storage.path(flags["from"]), storage.path(flags["workdir"]), changes, flags["format"])
+    return run(downloads.local(flags["from"]), storage.path(flags["workdir"]), changes, flags["format"])
 
 
 if __name__ == "__main__":
