@@ -319,3 +319,24 @@ def test_a_model_of_the_hub_is_downloaded_by_its_package(tmp_path, monkeypatch, 
     assert command("google/ddpm-tiny", tmp_path / "again") == 2
     assert asked[1:] == [("google/ddpm-tiny", "*.safetensors"), ("google/ddpm-tiny", "*.bin")]
     assert "'google/ddpm-tiny' of the Hugging Face hub has no weights" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_tensorflow_is_read_with_its_ema(tmp_path, capsys):
+    """As Ho et al. published theirs: each variable, its EMA, and Adam's slots."""
+    import tensorflow
+
+    tensors, ema = tensors_of("ho_unet"), "/ExponentialMovingAverage"
+    held = {f"{name}{ema}": tensor for name, tensor in tensors.items()} | {"global_step": np.int64(5)}
+    for suffix in ("", "/Adam", "/Adam_1"):
+        held |= {f"{name}{suffix}": tensor + 1 for name, tensor in tensors.items()}
+    prefix = str(tmp_path / "model.ckpt-790000")
+    tensorflow.raw_ops.SaveV2(
+        prefix=prefix, tensor_names=list(held), shape_and_slices=[""] * len(held), tensors=list(held.values())
+    )
+    assert command(prefix, tmp_path / "run") == 0
+    assert "images are taken to have 32 x 32 pixels" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, dj.load(tmp_path / "run").params, network_of("ho_unet")[1])
+    (tmp_path / "model.ckpt-790000.data-00000-of-00001").unlink()
+    assert command(prefix, tmp_path / "again") == 2
+    assert "checkpoint" in (said := capsys.readouterr().err) and "cannot be read" in said and said.count("\n") == 1

@@ -171,7 +171,7 @@ HUGE = 2**62
         ({"w": Held(WEIGHT, offset=-1)}, "without a shape or a storage"),
         ({"w": Held(WEIGHT, shape=(2, 3), strides=(1,))}, "without a shape or a storage"),
         ({"w": Held(WEIGHT, num=HUGE)}, r"storage '0' must have 4,611,686,018,427,387,904 numbers of float32"),
-        ([Held(WEIGHT)], "it is not a dictionary"),
+        (Held(WEIGHT), "it is neither a dictionary nor a list"),
         ({("a", "b"): 1}, "a dictionary whose keys are not names"),
         ({"epoch": 3}, "holds no tensors"),
         ({"f": len}, r"it names (__builtin__|builtins)\.len, which is not of a tensor"),
@@ -214,7 +214,7 @@ class Paired:
         (repeated(0), "one dictionary in two places"),
         (repeated(40), "one dictionary in two places"),
         (pickle.dumps({"w": np.array([{}], object)}), "not a number's"),
-        (pickle.dumps(np.zeros(2)), "it is not a dictionary"),
+        (pickle.dumps(np.zeros(2)), "it is neither a dictionary nor a list"),
         (b"PK\x03\x04nothing", "File is not a zip file"),
         ((2**62).to_bytes(8, "little") + b"{}", "SafetensorError"),
     ],
@@ -265,3 +265,11 @@ def test_a_safetensors_file_may_begin_as_a_pickle_does(tmp_path):
     [(name, found)] = tensors.read(storage.path(tmp_path / "x.safetensors")).items()
     assert content.startswith(b"\x80") and len(name) == length + 1
     np.testing.assert_array_equal(found, np.ones(2, np.float32))
+
+
+def test_lists_are_read_by_number(tmp_path, pickled):
+    """As ermongroup/ddim and score_sde keep a network, an optimizer and an EMA; a list of settings may be shared."""
+    shared = [1, 2]
+    weight = Held(WEIGHT)
+    held = {"w": weight, "states": [{"w": weight}, shared, 7], "args": {"a": shared, "b": shared}}
+    assert list(read(tmp_path, zipped(pickled, held))) == ["w", "states.0.w"]

@@ -26,7 +26,7 @@ KINDS = "torch's .pth, a pickled dictionary of NumPy arrays, or .safetensors"
 
 
 def read(file: storage.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a file by name; in nested dictionaries the names are joined by dots.
+    """Returns the tensors of a file by name; in nested dictionaries the names are joined by dots, in lists they are numbers.
 
     A file whose name ends in 8 hex digits, as 'net-6726825d.pth', must have the SHA-256 that begins with them.
 
@@ -128,14 +128,18 @@ def _of_pickle(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _flat(held: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yields (name, array or `Tensor`) of nested dictionaries; numbers, texts and lists beside them are left out."""
+    """Yields (name, array or `Tensor`) of nested dictionaries and lists; numbers and texts beside them are left out."""
     seen = set() if seen is None else seen
-    if not isinstance(held, dict) or id(held) in seen:
-        raise ValueError("it has one dictionary in two places" if isinstance(held, dict) else "it is not a dictionary")
+    if not isinstance(held, dict | list):
+        raise ValueError("it is neither a dictionary nor a list")
+    if id(held) in seen and isinstance(held, dict):
+        raise ValueError("it has one dictionary in two places")
+    if id(held) in seen:
+        return  # settings may share a list of numbers
     seen.add(id(held))
-    for key, item in held.items():
+    for key, item in held.items() if isinstance(held, dict) else enumerate(held):
         item, name = pickles.value_of(item), f"{prefix}{key}"
-        if isinstance(item, dict):
+        if isinstance(item, dict | list):
             yield from _flat(item, f"{name}.", seen)
         elif isinstance(item, np.ndarray | pickles.Tensor):
             yield name, item
