@@ -85,7 +85,10 @@ def program(network, params, num_classes):
     return str(jax.make_jaxpr(network.apply)(params, np.zeros((1, 8, 8, 3), np.float32), np.zeros(1, np.float32), cond))
 
 
-@pytest.mark.parametrize("name", CHANGES)
+SLOW = ("unet2d_b", "improved_plain", "guided_neworder", "guided_classifier_adaptive")  # the others have all options
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CHANGES])
 def test_a_published_network_becomes_a_workdir(name, tmp_path, capsys):
     """With the parameters, to the bit, and the program of the network whose outputs are tested elsewhere."""
     order = ["--format=openai_new_order"] if "neworder" in name else []
