@@ -343,3 +343,9 @@ def test_a_checkpoint_of_tensorflow_is_read_with_its_ema(tmp_path, capsys):
     (tmp_path / "model.ckpt-790000.data-00000-of-00001").unlink()
     assert command(prefix, tmp_path / "again") == 2
     assert "checkpoint" in (said := capsys.readouterr().err) and "cannot be read" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("lacks", ["time_embed.0.weight", "out.2.weight", "input_blocks.1.0.emb_layers.1.weight"])
+def test_a_model_that_lacks_what_tells_its_options_is_refused(lacks):
+    with pytest.raises(UserError, match="the weights of 'x.pt' are not"):
+        formats.recognised(Source("x.pt", without(tensors_of("improved_plain"), lacks)))

@@ -99,7 +99,7 @@ def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
         "data.channels": min(given, channels),
         "data.condition": "paired" if given == 2 * channels else "none",
         "model.channels": widths[0],
-        "model.multipliers": tuple(width / widths[0] if width % widths[0] else width // widths[0] for width in widths),
+        "model.multipliers": tuple(width / widths[0] for width in widths),
         "model.num_res_blocks": num_res_blocks,
         "model.attention_stages": attention,
         "model.head_channels": options["attention_head_dim"] or 0,

@@ -25,7 +25,12 @@ def recognised(source: Source, name: str = "") -> Published:
     if name and name not in FORMATS:
         raise UserError(f"flag --format = {name!r} is unknown; known: {some(list(FORMATS))}.")
     for known in [name] if name else FORMATS:
-        if found := FORMATS[known](source):
+        try:
+            found = FORMATS[known](source)
+        except (LookupError, AttributeError, TypeError) as error:  # of a tensor that a whole model has, or of its shape
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"the weights of {source.name!r} are not a whole model of {known} ({reason}).") from error
+        if found:
             return found
     raise UserError(
         f"the weights of {source.name!r} are not those of {name or 'a network that is known'}: they have "

@@ -1,5 +1,6 @@
 """The models of improved- and guided-diffusion: what their tensors say of the network, and their READMEs of the process."""
 
+import itertools
 import re
 from typing import Any
 
@@ -8,7 +9,8 @@ from diffusion_jax.weights import maps, openai, sources
 from diffusion_jax.weights.sources import Published, Source
 
 IMPROVED = {"process.num_steps": 4000, "process.schedule": "cosine", "process.rescale_c_noise": True, "model.num_heads": 4}
-UNSCALED = {"process.rescale_c_noise": False}
+RESCALED, UNSCALED = {"process.rescale_c_noise": True}, {"process.rescale_c_noise": False}
+RESCALING = "t is taken to be rescaled to 1000, as in improved-diffusion; where T is 1000 it is the same."
 LSUN_2021 = {"data.image_size": (256, 256), "process.num_steps": 1000, "process.schedule": "linear", "model.num_heads": 1}
 GUIDED = {"process.num_steps": 1000, "process.schedule": "linear", "model.head_channels": 64}
 FOUR_HEADS = {"model.head_channels": 0, "model.num_heads": 4}
@@ -56,17 +58,13 @@ def _published(source: Source, *, split_heads_first: bool) -> Published | None:
     if not found or "time_embed.0.weight" not in found or any(".transformer_blocks." in name for name in found):
         return None
     is_classifier = not any(name.startswith("output_blocks.") for name in found)
-    known = KNOWN.get(source.name.removesuffix(".pt"), {})
-    notes = (
-        () if known else ("t is taken to be rescaled to 1000, as improved-diffusion does; with T = 1000 it is the same.",)
-    )
+    known = KNOWN.get(source.name.removesuffix(".pt"))
 
     def map_of(like: Any, model: Any) -> maps.Map:
         return openai.map_of(like, num_heads=heads(model), split_heads_first=split_heads_first)
 
-    fields = {"process.rescale_c_noise": True, **_structure(found), **known}
-    fields |= _classifier(found) if is_classifier else _diffusion(found)
-    return Published(fields, found, map_of, notes, () if known else NEEDED)
+    fields = _structure(found) | (_classifier(found) if is_classifier else _diffusion(found)) | (known or RESCALED)
+    return Published(fields, found, map_of, *(() if known else ((RESCALING,), NEEDED[is_classifier:])))
 
 
 def heads(model: Any) -> Any:
@@ -84,23 +82,16 @@ def _structure(found: maps.Tensors) -> dict[str, Any]:
     """Returns the fields of the stages: their number, their widths, and what lies between them."""
     blocks = _blocks(found, "input_blocks")[1:]  # the first is a convolution alone
     per_stage = _num_res_blocks(found, blocks) + 1  # the last of them halves the image
-    stages = [blocks[start : start + per_stage] for start in range(0, len(blocks), per_stage)]
-    channels = found["time_embed.0.weight"].shape[1]
-    widths = [len(found[f"input_blocks.{stage[0]}.0.out_layers.3.weight"]) for stage in stages]
-    between = f"input_blocks.{stages[0][-1]}.0"
-    if len(found[f"input_blocks.{blocks[0]}.0.emb_layers.1.weight"]) not in (widths[0], 2 * widths[0]):
-        raise UserError(
-            "the weights have blocks of another kind: emb_layers.1 gives neither a shift nor a scale and a shift."
-        )
+    firsts, channels = blocks[::per_stage], found["time_embed.0.weight"].shape[1]
+    widths = [len(found[f"input_blocks.{number}.0.out_layers.3.weight"]) for number in firsts]
+    attends = [f"input_blocks.{number}.1.qkv.weight" in found for number in firsts]
     return {
         "model.channels": channels,
-        "model.multipliers": tuple(width / channels if width % channels else width // channels for width in widths),
+        "model.multipliers": tuple(width / channels for width in widths),
         "model.num_res_blocks": per_stage - 1,
-        "model.attention_stages": tuple(
-            number for number, stage in enumerate(stages) if f"input_blocks.{stage[0]}.1.qkv.weight" in found
-        ),
+        "model.attention_stages": tuple(itertools.compress(range(len(firsts)), attends)),
         "model.scale_shift_norm": len(found[f"input_blocks.{blocks[0]}.0.emb_layers.1.weight"]) == 2 * widths[0],
-        "model.resample": "conv" if len(stages) > 1 and f"{between}.op.weight" in found else "res_block",
+        "model.resample": "conv" if any(name.endswith(".0.op.weight") for name in found) else "res_block",
         "model.norm_epsilon": 1e-5,
         "model.downsample_padding": "all_sides",
         "model.embedding_spacing": "half_open",
