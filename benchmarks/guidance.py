@@ -4,7 +4,8 @@
 
 Draws the same images (the same x_T, all classes in turn) with every kind of guidance at every scale. A support-vector
 machine that is trained on half of the real images says of which class they are. Precision, recall and Frechet distance are
-those of `dj.evaluate`, in --features. Writes benchmarks/guidance_<config>.json after every row, the table as .md, and two
+those of `dj.evaluate`, in --features. --num_real takes that many images of each half, where all of them take too long: the
+machine is then trained on those of one half, and tested on those of the other, with which the figures compare. Writes benchmarks/guidance_<config>.json after every row, the table as .md, and two
 pictures: the curves, and the first images of each class against the scale.
 """
 
@@ -31,7 +32,7 @@ from diffusion_jax.runs import pictures
 FIGURES = ("frechet_distance", "precision", "recall")
 ALONE = "classifier, of a network without classes"
 STARTS = ("classifier-free", ALONE)  # the kinds with a row of scale 1, no guidance
-OF_ROWS = ("weights", "guide", "classifier", "unconditional", "num_images", "sampler", "features", "interval")
+OF_ROWS = ("weights", "guide", "classifier", "unconditional", "num_images", "num_real", "sampler", "features", "interval")
 NUM_OF_CLASS = 2  # images of each class, in the picture
 
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--unconditional", default="", help="workdir of a network without classes, for the classifier")
     parser.add_argument("--interval", type=float, nargs=2, default=(0.2, 3.0), help="of sigma / alpha")
     parser.add_argument("--num_images", type=int, default=2000)
+    parser.add_argument("--num_real", type=int, help="real images of each half; all by default")
     parser.add_argument("--num_steps", type=int, default=20, help="of UniPC")
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 1.25, 1.5, 2, 3, 4, 6])
     parser.add_argument("--features", default="pixels", help="as evaluate.features")
@@ -69,7 +71,7 @@ def measured_before(name: str, result: dict) -> list[dict]:
     """Returns the rows of an earlier start with the same weights, images and measure."""
     file = ROOT / "benchmarks" / f"guidance_{name}.json"
     before = json.loads(file.read_text()) if file.exists() else {"rows": []}
-    same = all(before.get(key) == result[key] for key in OF_ROWS)
+    same = all(before.get(key) == result.get(key) for key in OF_ROWS)
     return before["rows"] if same else []
 
 
@@ -98,12 +100,13 @@ def judge_of(model: Model, flags: argparse.Namespace):
     records = feed.read(inputs.source(model.config))
     real, labels = records["x"], records["cond"]["label"]
     flat, num_classes = real.reshape(len(real), -1) / 255.0, model.config.model.num_classes
-    one, two = np.array_split(np.random.default_rng(0).permutation(len(real)), 2)
+    one, two = (half[: flags.num_real] for half in np.array_split(np.random.default_rng(0).permutation(len(real)), 2))
     classifier = SVC(C=10).fit(flat[one], labels[one])
+    compared = real if flags.num_real is None else real[two]
 
     def judge(images: np.ndarray) -> dict[str, float]:
         named = classifier.predict(images.reshape(len(images), -1) / 255.0)
-        found = dj.evaluate(images, real, features=flags.features)
+        found = dj.evaluate(images, compared, features=flags.features)
         accuracy = float(np.mean(named == np.arange(len(images)) % num_classes))
         figures = {figure: found[figure].value for figure in FIGURES}
         errors = {f"{figure}_error": float(value.standard_error) for figure, value in figures.items()}
@@ -121,6 +124,7 @@ def judge_of(model: Model, flags: argparse.Namespace):
         "classifier": flags.classifier,
         "unconditional": flags.unconditional,
         "num_images": flags.num_images,
+        **({} if flags.num_real is None else {"num_real": flags.num_real}),
         "sampler": f"unipc, {flags.num_steps} steps",
         "num_classes": num_classes,
         "features": flags.features,
