@@ -5,8 +5,9 @@
 Draws the same images (the same x_T, all classes in turn) with every kind of guidance at every scale. A support-vector
 machine that is trained on half of the real images says of which class they are. Precision, recall and Frechet distance are
 those of `dj.evaluate`, in --features. --num_real takes that many images of each half, where all of them take too long: the
-machine is then trained on those of one half, and tested on those of the other, with which the figures compare. Writes benchmarks/guidance_<config>.json after every row, the table as .md, and two
-pictures: the curves, and the first images of each class against the scale.
+machine is then trained on those of one half, and tested on those of the other, with which the figures compare. Writes
+benchmarks/guidance_<config>.json after every row, the table as .md, and two pictures: the curves, and the first images of
+each class against the scale.
 """
 
 import argparse

@@ -12,9 +12,21 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import errors
-from diffusion_jax.compose import checks, edits, given, guiding, inputs, likelihoods, processes, sampling, shown, stored
+from diffusion_jax.compose import (
+    checks,
+    edits,
+    given,
+    guiding,
+    inputs,
+    likelihoods,
+    processes,
+    sample_conditions,
+    sampling,
+    stored,
+)
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
+from diffusion_jax.data.sources import Source
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import checkpoint, compiling, dump, logs, sharding, shards, storage
@@ -236,7 +248,7 @@ def manifest_of_images(model: Model) -> dict[str, Any]:
     return {
         "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
         "sample": {**settings, "step": model.step},
-        **shown.identity(model.config),
+        **sample_conditions.identity(model.config),
         **guide,
         **provenance(model),
     }
@@ -244,15 +256,16 @@ def manifest_of_images(model: Model) -> dict[str, Any]:
 
 def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> storage.Path:
     """Writes the images of the config's section `sample` into a folder; returns the .npz file. See `dump.write`."""
-    settings = model.config.sample
+    settings, config = model.config.sample, _labelled(model)
+    source = sample_conditions.source(config)
     return dump.write(
         out,
-        lambda first: chunks(model, first=first),
+        lambda first: chunks(model, first=first, source=source),
         num_images=settings.num_images,
         shard_size=settings.shard_size,
         manifest=manifest,
-        labels=shown.labels(_labelled(model)),
-        beside=shown.pictured(model.config),
+        labels=sample_conditions.labels(config, source),
+        beside=sample_conditions.pictured(model.config, source),
         on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )
 
@@ -263,15 +276,20 @@ def images(model: Model, numbers: Sequence[int]) -> np.ndarray:
     return np.concatenate(found)[: len(numbers)]
 
 
-def chunks(model: Model, *, first: int = 0) -> Iterator[np.ndarray]:
+def chunks(model: Model, *, first: int = 0, source: Source | None = None) -> Iterator[np.ndarray]:
     """Yields the images of the config from number `first` on, uint8 [B, H, W, C], in pieces.
 
     Chunks begin at multiples of their size, so that an image depends neither on how many there are nor on `first`. Raises
     RunError where an image is not finite.
+
+    Args:
+        model: whose config's section `sample` says what is asked.
+        first: number of an image.
+        source: as `sample_conditions.source` gives it; None opens it where there is one.
     """
     size = _chunk_size(model.config, "sample")
     numbers = np.arange(first - first % size, model.config.sample.num_images)
-    for start, (images, finite) in _drawn(sampling.make_generate, model, numbers):
+    for start, (images, finite) in _drawn(sampling.make_generate, model, numbers, source):
         if not np.all(finite):
             raise RunError(
                 f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
@@ -307,12 +325,12 @@ def strip(model: Model, num_images: int) -> np.ndarray:
     return np.concatenate(found, axis=1)[:, :num_images]
 
 
-def _drawn(make: Callable, model: Model, numbers: np.ndarray) -> Iterator[tuple[int, Any]]:
+def _drawn(make: Callable, model: Model, numbers: np.ndarray, source: Source | None = None) -> Iterator[tuple[int, Any]]:
     """Yields as `in_chunks` does what a function generates; what the images of a chunk are shown is read when it is due."""
-    read, size = shown.reader(_labelled(model)), _chunk_size(model.config, "sample")
+    source, size = source or sample_conditions.source(_labelled(model)), _chunk_size(model.config, "sample")
     for start in range(0, len(numbers), size):
         few = numbers[start : start + size]
-        for _, found in in_chunks(make, model, "sample", few, read(few)):
+        for _, found in in_chunks(make, model, "sample", few, sample_conditions.read(source, few)):
             yield start, found
 
 

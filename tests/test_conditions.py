@@ -1,5 +1,6 @@
 """What a network is shown beside x_t: closed forms, pairs that stay pairs, bad folders, and whole runs."""
 
+import functools
 import json
 import pathlib
 
@@ -13,7 +14,7 @@ from PIL import Image
 import diffusion_jax as dj
 import main
 from diffusion_jax import model, streams
-from diffusion_jax.compose import checks, command, inputs, shown, training
+from diffusion_jax.compose import checks, command, inputs, sample_conditions, training
 from diffusion_jax.data import conditions, feed
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import conditioning
@@ -213,7 +214,8 @@ def test_images_can_be_guided_from_nothing_where_conditions_were_dropped():
 
 def test_what_an_image_is_shown_depends_on_its_number_alone(one_device):
     config = tiny.config_of({"data.condition": "mask"})
-    read, cond_of = shown.reader(config), shown.cond_of_image(config)
+    read = functools.partial(sample_conditions.read, sample_conditions.source(config))
+    cond_of = sample_conditions.cond_of_image(config)
     numbers = np.array([3, 1800, 1798])
     cond = cond_of(7, numbers, read(numbers))["image"]
     assert len(np.unique(cond[..., -1], axis=0)) == 3
@@ -231,7 +233,7 @@ def test_random_masks_are_the_same_after_a_stop(tmp_path, one_device):
     assert all(np.array_equal(*leaves) for leaves in zip(*weights, strict=True))
 
 
-def test_a_paired_folder_is_trained_on_and_shown_when_drawing(pairs, tmp_path, one_device, capsys):
+def test_a_paired_folder_is_trained_on_and_shown_when_drawing(pairs, tmp_path, one_device, capsys, monkeypatch):
     config = config_of(pairs).with_values("model", num_classes=2).with_values("sample", batch_per_device=5)
     settings = {name: value for name, value in config.flat().items() if value != tiny.config_of({}).flat()[name]}
     run, dump = tmp_path / "run", tmp_path / "dump"
@@ -241,7 +243,10 @@ def test_a_paired_folder_is_trained_on_and_shown_when_drawing(pairs, tmp_path, o
 
     draw = ["main.py", "--mode=sample", f"--workdir={run}", f"--out={dump}", "--config.sample.num_images=14"]
     held_out = {name: str(pairs / of) for name, of in HELD_OUT.items()}
+    opened, open_held_out = [], inputs.held_out
+    monkeypatch.setattr(inputs, "held_out", lambda config: opened.append(config) or open_held_out(config))
     assert main.main([*draw, *(f"--config.data.{name}={path}" for name, path in held_out.items())]) == 0
+    assert len(opened) == 1  # for labels, images and picture
     drawn, trained = np.load(dump / "samples_14x8x8x3.npz"), dj.load(run)
     trained = trained._replace(config=trained.config.with_values("data", **held_out))
     labels = [0] * 6 + [1] * 6 + [0] * 2  # of the images that are shown: those of the sub-folder a, those of b, again
@@ -249,7 +254,7 @@ def test_a_paired_folder_is_trained_on_and_shown_when_drawing(pairs, tmp_path, o
     np.testing.assert_array_equal(model.images(trained, [7])[0], drawn["arr_0"][7])
     assert np.any(drawn["arr_0"][0] != drawn["arr_0"][12])  # shown the same, but drawn from another noise
 
-    beside, images = shown.pictured(trained.config)
+    beside, images = sample_conditions.pictured(trained.config, sample_conditions.source(trained.config))
     np.testing.assert_array_equal(beside, 255 - images)
     picture = np.asarray(Image.open(dump / "cond.png"))
     cells = [picture[2:66:8, 2 + 66 * column : 66 + 66 * column : 8] for column in range(6)]  # eight times as large

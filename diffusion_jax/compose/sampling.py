@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import grids, process, samplers, streams
-from diffusion_jax.compose import guiding, inputs, processes, shown
+from diffusion_jax.compose import guiding, inputs, processes, sample_conditions
 from diffusion_jax.compose.choices import CLIPS, GRIDS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
@@ -48,8 +48,8 @@ def _too_few(config: Config, num_steps: int) -> list[str]:
 def make_generate(config: Config, guide: Config | None = None) -> Callable[..., tuple[Array, Array]]:
     """Returns (weights, seed, image numbers [B], batch=None) -> images, uint8 [B, H, W, C], and which are finite, bool [B].
 
-    Image i depends on (seed, i) alone, and on what `shown.reader` reads for it: the batch. The other settings are those of
-    the section `sample`.
+    Image i depends on (seed, i) alone, and on what `sample_conditions.read` finds for it: the batch. The other settings are
+    those of the section `sample`.
 
     Args:
         config: of the run.
@@ -115,7 +115,7 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
 
 def _reverse_process(config: Config, guide: Config | None, levels: Level) -> Callable[..., tuple[Denoiser, Samples]]:
     """Returns (weights, seed, image numbers, batch, num_traced) -> (the denoiser, its samples at the last of the levels)."""
-    cond_of, shape = shown.cond_of_image(guiding.labelled(config, guide)), inputs.codec(config).shape
+    cond_of, shape = sample_conditions.cond_of_image(guiding.labelled(config, guide)), inputs.codec(config).shape
     guided, limited, solve = guiding.denoiser_of(config, guide), CLIPS[config.sample.clip], make_solve(config, levels)
 
     def run(weights: Any, seed: Array, numbers: Array, batch: Batch | None, num_traced: int = 0) -> tuple[Denoiser, Samples]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import model
-from diffusion_jax.compose import inputs, likelihoods, sampling, shown, stored
+from diffusion_jax.compose import inputs, likelihoods, sample_conditions, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -56,7 +56,7 @@ def _manifest(trained: model.Model, source: Source) -> dict[str, Any]:
     return {
         "num_images": source.num_images,
         **inputs.identity(config, "held_out" if config.likelihood.held_out else "training"),
-        **shown.identity(config),
+        **sample_conditions.identity(config),
         "likelihood": config.likelihood.model_dump(),
         "sample": config.sample.model_dump(exclude=OF_GENERATING),
         **model.provenance(trained),

@@ -8,7 +8,18 @@ from jax import Array
 from jax.sharding import Mesh
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, choices, evaluating, inputs, memory, processes, sampling, shown, stored, training
+from diffusion_jax.compose import (
+    checks,
+    choices,
+    evaluating,
+    inputs,
+    memory,
+    processes,
+    sample_conditions,
+    sampling,
+    stored,
+    training,
+)
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -50,7 +61,8 @@ def run(config: Config, workdir: storage.Path) -> int:
         options = {"num_steps": per_call, "deterministic": train.deterministic}
         take = step.compile_step(parts, fed.batch, mesh, shardings, **options)
         with logs.Logs(workdir, first_step=first_step, tensorboard=train.tensorboard) as log:
-            watched = choices.chosen(watch.Run, train, parts=parts, mesh=mesh, log=log, read=shown.reader(config))
+            read = functools.partial(sample_conditions.read, sample_conditions.source(config))
+            watched = choices.chosen(watch.Run, train, parts=parts, mesh=mesh, log=log, read=read)
             watching, save = watch.Watch(watched), functools.partial(_save, config, workdir, source, checkpoints, log)
             state = loop.run(
                 state,

@@ -1,4 +1,4 @@
-"""What a network is shown when it generates. For image i that is the condition of image i % n of the held-out set.
+"""The conditions with which a network generates. For image i that is the condition of image i % n of the held-out set.
 
 Where there is no held-out set, it is of the training set.
 """
@@ -21,20 +21,20 @@ from diffusion_jax.runs import storage
 NUM_PICTURED = 32  # images beside their conditions
 
 
-def reader(config: Config) -> Callable[[np.ndarray], Batch | None]:
-    """Returns image numbers [N] -> the batch that says what is shown for them; None for nothing."""
+def source(config: Config) -> Source | None:
+    """Returns the images of which a network is shown something, opened; None where it is shown nothing."""
     if config.data.condition == "none":
-        return lambda numbers: None
-    source = _source(config)
-    return lambda numbers: feed.read(source, (numbers % source.num_images).tolist())
-
-
-def _source(config: Config) -> Source:
+        return None
     return inputs.held_out(config) or inputs.source(config)
 
 
+def read(source: Source | None, numbers: np.ndarray) -> Batch | None:
+    """Returns the batch that says what is shown for images of some numbers, [N]; None for nothing."""
+    return source and feed.read(source, (numbers % source.num_images).tolist())
+
+
 def cond_of_image(config: Config) -> Callable[[Array, Array, Batch | None], Any]:
-    """Returns (seed, image numbers [B], what `reader` reads for them) -> the cond with which to generate these images.
+    """Returns (seed, image numbers [B], what `read` finds for them) -> the cond with which to generate these images.
 
     A label is that of the image that is read, unless `sample.label` says another.
     """
@@ -49,22 +49,22 @@ def cond_of_image(config: Config) -> Callable[[Array, Array, Batch | None], Any]
     return cond_of
 
 
-def labels(config: Config) -> np.ndarray | None:
+def labels(config: Config, source: Source | None) -> np.ndarray | None:
     """Returns the labels with which the images of the section `sample` are generated, int [N]; None where there are none."""
-    numbers = np.arange(config.sample.num_images)
+    num_images, size = config.sample.num_images, config.sample.shard_size
     if not config.model.num_classes:
         return None
-    if config.data.condition == "none" or config.sample.label >= 0:
-        return inputs.conditioning(config).of_image(numbers)["label"]
-    source = _source(config)
-    stored = [source.read(number)["cond"]["label"] for number in range(min(len(numbers), source.num_images))]
-    return np.array(stored)[numbers % source.num_images]
+    if source is None or config.sample.label >= 0:
+        return inputs.conditioning(config).of_image(np.arange(num_images))["label"]
+    numbers = np.arange(min(num_images, source.num_images))
+    pieces = [numbers[start : start + size] for start in range(0, len(numbers), size)]  # not all images at once
+    return np.resize(np.concatenate([read(source, piece)["cond"]["label"] for piece in pieces]), num_images)
 
 
-def pictured(config: Config) -> tuple[np.ndarray, ...]:
+def pictured(config: Config, source: Source | None) -> tuple[np.ndarray, ...]:
     """Returns what is shown for the first images, and the images that it is of, uint8 [n, H, W, C] each; () for nothing."""
     numbers = np.arange(min(NUM_PICTURED, config.sample.num_images))
-    if (batch := reader(config)(numbers)) is None:
+    if (batch := read(source, numbers)) is None:
         return ()
     image = cond_of_image(config)(config.sample.seed, numbers, batch)["image"]
     channels = config.data.channels
