@@ -224,6 +224,14 @@ MISTAKES = {
     "neither": ({"mask": ""}, "needs either edit.mask or edit.box; neither is given"),
     "a large box": ({"mask": "", "box": "(6,0,3,2)"}, "edit.box = (6, 0, 3, 2) is (top, left, height, width), and leaves"),
     "half a box": ({"mask": "", "box": "(6,0)"}, "edit.box = (6, 0) is not allowed; it must be a tuple of 0 or 4 whole"),
+    "far sides": (
+        {"task": "outpaint", "sides": "(0,1025,0,0)"},
+        "a tuple of 4 whole numbers, each from 0 to 1024",
+    ),
+    "a wide blur": (
+        {"task": "deblur", "blur_std": "1e9"},
+        "edit.blur_std = 1000000000.0 is not allowed",
+    ),
     "no sides": ({"task": "outpaint"}, "edit.sides = (0, 0, 0, 0) makes 8 x 8 pixels of 8 x 8; it must add some"),
     "strength": ({"task": "vary", "strength": 1.5}, "edit.strength = 1.5 is not allowed; it must be a number from 0 to 1"),
     "factor": ({"task": "super_resolve", "factor": 3}, "edit.task = 'super_resolve' does not fit this model: factor = 3"),

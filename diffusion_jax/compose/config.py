@@ -219,7 +219,7 @@ class Edit(Section):
     box: integers(0, lengths=range(0, 5, 4), count="0 or 4 ") = field(
         (), "instead of a mask: the top, left, height and width of what is generated"
     )
-    sides: integers(0, lengths=range(4, 5), count="4 ") = field(
+    sides: integers(0, sections.MOST_PIXELS, lengths=range(4, 5), count="4 ") = field(
         (0, 0, 0, 0), "of outpaint: pixels to generate at the top, bottom, left and right"
     )
     jump_length: integer(1) = field(10, "of repaint: steps up in noise at once")
@@ -227,7 +227,7 @@ class Edit(Section):
     strength: sections.Share = field(0.5, "of vary: the share of the steps that is taken; 0 is the image itself")
     num_between: integer(2, 1000) = field(8, "of interpolate: images of each row, the two ends among them")
     factor: integer(1, 1024) = field(2, "of super_resolve: pixels of the result for one, on each side")
-    blur_std: sections.Positive = field(1.0, "of deblur: standard deviation of the Gaussian that blurred, in pixels")
+    blur_std: sections.Pixels = field(1.0, "of deblur: standard deviation of the Gaussian that blurred, in pixels")
     noise_std: sections.Finite = field(0.05, "of deblur: standard deviation of the noise, of pixels in [-1, 1]")
 
 

@@ -133,14 +133,14 @@ def _of_box(config: Config, size: tuple[int, ...]) -> np.ndarray:
 def _on_canvas(config: Config, sides: tuple[int, ...], x: np.ndarray) -> Batch:
     """Returns images on a canvas, grey beside them, whose size must be one that the network takes."""
     top, bottom, left, right = sides
-    pads = ((0, 0), (top, bottom), (left, right), (0, 0))
-    canvas, multiple = np.pad(x, pads, constant_values=127), multiple_of(config.model.multipliers)
-    height, width = canvas.shape[1:3]
+    multiple, height, width = multiple_of(config.model.multipliers), top + x.shape[1] + bottom, left + x.shape[2] + right
     if not any(sides) or height % multiple or width % multiple:
         raise UserError(
             f"{config.show('edit.sides')} makes {height} x {width} pixels of {x.shape[1]} x {x.shape[2]}; it must add some, "
             f"and make multiples of {multiple}."
         )
+    pads = ((0, 0), (top, bottom), (left, right), (0, 0))
+    canvas = np.pad(x, pads, constant_values=127)
     return {"x": canvas, "mask": np.pad(np.zeros((*x.shape[:3], 1), bool), pads, constant_values=True)}
 
 

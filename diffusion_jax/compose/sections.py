@@ -11,6 +11,7 @@ from diffusion_jax.errors import UserError
 
 MOST_ITEMS = 32  # of a tuple of whole numbers: a network of more stages halves every image to nothing
 MOST_STEPS = 10**6  # of a process and of a grid, which are tables
+MOST_PIXELS = 1024  # of a kernel and beside an image: tables and canvases are made of them
 MOST_AT_ONCE = 2**20  # images that a device takes
 MOST_IMAGES = 10**8  # to generate: a list of their numbers is made
 MOST = 2**31 - 1
@@ -103,11 +104,11 @@ def integer(low: int, high: int = MOST) -> Any:
     return _allowed(int, f"a whole number from {low} {end}", lambda value: low <= value <= high)
 
 
-def integers(low: int, *, lengths: range = range(MOST_ITEMS + 1), count: str = "") -> Any:
+def integers(low: int, high: int = MOST, *, lengths: range = range(MOST_ITEMS + 1), count: str = "") -> Any:
     """Returns the type of a tuple of whole numbers; `count` says in words how many."""
-    allowed = f"a tuple of {count}whole numbers, each at least {low}"
+    allowed = f"a tuple of {count}whole numbers, each " + (f"at least {low}" if high == MOST else f"from {low} to {high}")
     return _allowed(
-        tuple[int, ...], allowed, lambda items: len(items) in lengths and all(low <= item <= MOST for item in items)
+        tuple[int, ...], allowed, lambda items: len(items) in lengths and all(low <= item <= high for item in items)
     )
 
 
@@ -127,6 +128,7 @@ Fraction = _allowed(float, "a number from 0 up to, not including, 1", lambda val
 Chosen = _allowed(float, "-1, or a number from 0 up to, not including, 1", lambda value: value == -1 or 0 <= value < 1)
 Finite = _allowed(float, "a finite number from 0", lambda value: 0 <= value < math.inf)
 Positive = _allowed(float, "a finite number above 0", lambda value: 0 < value < math.inf)
+Pixels = _allowed(float, f"a number above 0, to {MOST_PIXELS}", lambda value: 0 < value <= MOST_PIXELS)
 Limit = _allowed(float, "a number above 0; inf for none", lambda value: value > 0)
 Tolerance = _allowed(float, "a number from 1e-7 up to, not including, 1", lambda value: 1e-7 <= value < 1)
 Rates = _numbers("a tuple of numbers between 0 and 1", lambda item: 0 < item < 1)
