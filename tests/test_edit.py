@@ -91,6 +91,15 @@ def test_from_one_image_to_another_is_the_way_back_reversed(colour):
         colour.edit(IMAGES, task="interpolate")
 
 
+def test_of_images_that_have_colours_their_brightness_is_coloured(colour, capsys):
+    grey = np.asarray([Image.fromarray(image).convert("L") for image in IMAGES])[..., None].astype(int)
+    config = colour.config.with_values("edit", task="colourise")
+    found = given.batch(config, list(IMAGES), None)["x"]
+    assert found.shape == (3, 8, 8, 1) and "3 of the images have colours; of these the brightness" in capsys.readouterr().out
+    np.testing.assert_allclose(found, grey, atol=1)  # Pillow's weights have 16 bits
+    np.testing.assert_array_equal(given.batch(config, list(found), None)["x"], found)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with three grey images and the masks of two of them."""

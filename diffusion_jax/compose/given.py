@@ -16,7 +16,7 @@ from diffusion_jax.data.feed import Batch
 from diffusion_jax.data.sources import UnreadableError
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.stages import multiple_of
-from diffusion_jax.runs import storage
+from diffusion_jax.runs import logs, storage
 
 
 class Given(NamedTuple):
@@ -57,7 +57,8 @@ def batch(config: Config, images: Sequence[np.ndarray], mask: np.ndarray | None,
     if mask is not None and (task.free is None or task.free.sides):
         raise UserError(f"a mask does not fit task = {config.edit.task!r}; it is for 'inpaint' and 'repaint'.")
     wanted = _given_shape(config, task)
-    x = np.stack(_alike([_with_channels(image, wanted[-1]) for image in images], "edit.images", names))
+    images = [_with_channels(image, wanted[-1]) for image in _greyed(config, task, images, wanted)]
+    x = np.stack(_alike(images, "edit.images", names))
     if task.free and task.free.sides:
         wanted = x.shape[1:3] + wanted[2:]  # of any size
     if x.shape[1:] != wanted:
@@ -87,6 +88,21 @@ def _given_shape(config: Config, task: Task) -> tuple[int, ...]:
         return jax.eval_shape(task.operator.apply, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
     except UserError as error:
         raise UserError(f"config field edit.task = {config.edit.task!r} does not fit this model: {error}") from error
+
+
+def _greyed(config: Config, task: Task, images: Sequence[np.ndarray], wanted: tuple[int, ...]) -> Sequence[np.ndarray]:
+    """Returns what 'colourise' measures of images that have colours already, and the others as they are; it says so."""
+    shape = processes.image_shape(config)
+    if task.operator is None or wanted != (*shape[:2], 1) or shape[-1] == 1:
+        return images
+    is_colour = [image.shape == shape and bool(np.any(image != image[..., :1])) for image in images]
+    if num := sum(is_colour):
+        logs.say("note", f"{num:,} of the images have colours; of these the brightness alone is used.")
+
+    def grey(image: np.ndarray) -> np.ndarray:
+        return np.asarray(jnp.round(task.operator.apply(jnp.asarray(image[None], jnp.float32))[0])).astype(np.uint8)
+
+    return [grey(image) if found else image for image, found in zip(images, is_colour, strict=True)]
 
 
 def _freed(config: Config, free: tasks.Free, x: np.ndarray, mask: np.ndarray | None) -> Batch:
