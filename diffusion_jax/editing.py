@@ -276,9 +276,14 @@ def interpolated(denoise: Denoiser, sampler: Sampler, images: Sequence[Array], w
         grid: falling.
     """
     latents = inverted(denoise, sampler, jnp.concatenate(images), grid)
-    x_T = slerp(*jnp.split(latents.x, 2), weights)
-    found = samplers.sample(denoise, sampler, x_T, grid, jax.random.split(jax.random.key(0), len(weights)))
+    found = from_latents(denoise, sampler, jnp.split(latents.x, 2), weights, grid)
     return found._replace(num_evaluations=found.num_evaluations + latents.num_evaluations)
+
+
+def from_latents(denoise: Denoiser, sampler: Sampler, latents: Sequence[Array], weights: Array, grid: Level) -> Samples:
+    """Returns images from the arc between two latents, which `inverted` finds; arguments as for `interpolated`."""
+    keys = jax.random.split(jax.random.key(0), len(weights))  # for no draw
+    return samplers.sample(denoise, sampler, slerp(*latents, weights), grid, keys)
 
 
 def slerp(one: Array, other: Array, weights: Array) -> Array:

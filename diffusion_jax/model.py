@@ -272,7 +272,7 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
 
 def images(model: Model, numbers: Sequence[int]) -> np.ndarray:
     """Returns the images of some numbers. # uint8 [n, H, W, C]"""
-    found = [drawn for _, (drawn, _) in _drawn(sampling.make_generate, model, np.asarray(numbers))]
+    found = [drawn for _, (drawn, _) in _drawn(sampling.make_generate, model, np.asarray(numbers), _reader(model))]
     return np.concatenate(found)[: len(numbers)]
 
 
@@ -289,7 +289,7 @@ def chunks(model: Model, *, first: int = 0, source: Source | None = None) -> Ite
     """
     size = _chunk_size(model.config, "sample")
     numbers = np.arange(first - first % size, model.config.sample.num_images)
-    for start, (images, finite) in _drawn(sampling.make_generate, model, numbers, source):
+    for start, (images, finite) in _drawn(sampling.make_generate, model, numbers, _reader(model, source)):
         if not np.all(finite):
             raise RunError(
                 f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
@@ -312,8 +312,7 @@ def edited(model: Model, batch: Batch, first: int = 0) -> Iterator[shards.Rows]:
     config = model.config.with_values("sample", batch_per_device=size).with_values("edit", images="", mask="", box=())
     model = model._replace(config=config)
     numbers = np.arange(first - first % _chunk_size(config, "sample"), num_images)
-    batch = jax.tree.map(lambda rows: rows[numbers[0] :], batch)
-    for start, found in in_chunks(edits.make_edit, model, "sample", numbers, batch):
+    for start, found in _drawn(edits.make_edit, model, numbers, functools.partial(_given_of, model, batch)):
         if not np.all(found.pop("finite")):
             raise RunError("edited images are not finite: the network's output was not.")
         yield {name: rows[max(first - numbers[start], 0) : len(numbers) - start] for name, rows in found.items()}
@@ -321,17 +320,35 @@ def edited(model: Model, batch: Batch, first: int = 0) -> Iterator[shards.Rows]:
 
 def strip(model: Model, num_images: int) -> np.ndarray:
     """Returns predictions of x_0 at `sample.strip` times, for the first images. # uint8 [k, num_images, H, W, C]"""
-    found = [predictions for _, predictions in _drawn(sampling.make_strip, model, np.arange(num_images))]
+    found = [predictions for _, predictions in _drawn(sampling.make_strip, model, np.arange(num_images), _reader(model))]
     return np.concatenate(found, axis=1)[:, :num_images]
 
 
-def _drawn(make: Callable, model: Model, numbers: np.ndarray, source: Source | None = None) -> Iterator[tuple[int, Any]]:
-    """Yields as `in_chunks` does what a function generates; what the images of a chunk are shown is read when it is due."""
-    source, size = source or sample_conditions.source(_labelled(model)), _chunk_size(model.config, "sample")
+def _drawn(make: Callable, model: Model, numbers: np.ndarray, read: Callable) -> Iterator[tuple[int, Any]]:
+    """Yields as `in_chunks` does what a function generates; what belongs to the images of a chunk is read when it is due."""
+    size = _chunk_size(model.config, "sample")
     for start in range(0, len(numbers), size):
         few = numbers[start : start + size]
-        for _, found in in_chunks(make, model, "sample", few, sample_conditions.read(source, few)):
+        for _, found in in_chunks(make, model, "sample", few, read(few)):
             yield start, found
+
+
+def _reader(model: Model, source: Source | None = None) -> Callable[[np.ndarray], Batch | None]:
+    """Returns image numbers -> the batch that says what is shown for them; arguments as for `chunks`."""
+    return functools.partial(sample_conditions.read, source or sample_conditions.source(_labelled(model)))
+
+
+def _given_of(model: Model, batch: Batch, numbers: np.ndarray) -> Batch:
+    """Returns what is given of images of some numbers; of pairs the latents, each found once."""
+    few = jax.tree.map(lambda rows: rows[numbers], batch)
+    if "other" not in few:
+        return few
+    ends, one, other = edits.ends_of(few)
+    size = -(-edits.most_ends(model.config, _chunk_size(model.config, "sample")) // jax.local_device_count())
+    model = model._replace(config=model.config.with_values("sample", batch_per_device=size))
+    [(_, found)] = in_chunks(edits.make_invert, model, "sample", np.arange(len(ends)), {"x": ends})
+    evaluations = found["num_evaluations"][one]
+    return {**few, "x": found["x"][one], "other": found["x"][other], "num_evaluations": evaluations}
 
 
 def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.ndarray]:

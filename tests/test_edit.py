@@ -13,7 +13,7 @@ from PIL import Image
 
 import diffusion_jax as dj
 import main
-from diffusion_jax import model
+from diffusion_jax import editing, model
 from diffusion_jax.compose import command, edits, given
 from diffusion_jax.compose.processes import network
 from diffusion_jax.errors import UserError
@@ -98,6 +98,18 @@ def test_of_images_that_have_colours_their_brightness_is_coloured(colour, capsys
     assert found.shape == (3, 8, 8, 1) and "3 of the images have colours; of these the brightness" in capsys.readouterr().out
     np.testing.assert_allclose(found, grey, atol=1)  # Pillow's weights have 16 bits
     np.testing.assert_array_equal(given.batch(config, list(found), None)["x"], found)
+
+
+def test_an_image_between_which_others_lie_is_inverted_once(colour, monkeypatch):
+    inverted, invert = [], editing.inverted
+    monkeypatch.setattr(editing, "inverted", lambda *given: inverted.append(len(given[2])) or invert(*given))
+    settings = {"task": "interpolate", "num_between": 6, "num_steps": 3}
+    found = colour.edit(IMAGES[[0, 1, 1, 2]], **settings, batch_per_device=12)
+    assert inverted == [6]  # in one program: of 24 ends, 3 are distinct and 6 can be, if they are of 3 rows
+    np.testing.assert_array_equal(found[5], found[6])  # image 1, which ends a row and begins the next
+    in_pieces = colour.edit(IMAGES[[0, 1, 1, 2]], **settings, batch_per_device=4)
+    assert inverted == [6, 4]
+    np.testing.assert_allclose(in_pieces.astype(int), found, atol=1)
 
 
 @pytest.fixture

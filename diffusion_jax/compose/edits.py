@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import process, streams
+from diffusion_jax import editing, process, streams
 from diffusion_jax.compose import checks, guiding, inputs, processes, sampling, tasks
 from diffusion_jax.compose.choices import CLIPS, EDITS, chosen, taken
 from diffusion_jax.compose.config import Config
@@ -105,6 +105,33 @@ def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Arr
         return {"edited": codec.decode(found.x), "finite": finite, "num_evaluations": evaluations}
 
     return edit
+
+
+def make_invert(config: Config, guide: Config | None = None) -> Callable[[Any, Array, Array, Batch], dict[str, Array]]:
+    """Returns (weights, seed, image numbers [B], images "x") -> {"x": their latents, "num_evaluations"}, [B, ...] each.
+
+    Arguments as for `make_edit`. Its images are those of 'interpolate', whose network is told the same of all.
+    """
+    codec, cond_of = inputs.codec(config), inputs.conditioning(guiding.labelled(config, guide)).of_image
+    denoiser_of, sampler = guiding.denoiser_of(config, guide), sampling.make_sampler(config)
+    grid = sampling.grid(config)
+
+    def invert(weights: Any, seed: Array, numbers: Array, given: Batch) -> dict[str, Array]:
+        found = editing.inverted(denoiser_of(weights, cond_of(numbers)), sampler, codec.encode(given["x"]), grid)
+        return {"x": found.x, "num_evaluations": jnp.broadcast_to(found.num_evaluations, numbers.shape)}
+
+    return invert
+
+
+def ends_of(pairs: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the images of pairs, each once [n, H, W, C], and which are the first and the second of each pair, [N] each."""
+    ends, places = np.unique(np.concatenate([pairs["x"], pairs["other"]]), axis=0, return_inverse=True)
+    return ends, *np.split(places.ravel(), 2)
+
+
+def most_ends(config: Config, num_images: int) -> int:
+    """Returns how many images at most are the ends of this many neighbours among the images between."""
+    return 2 * min(num_images, 1 + -(-num_images // config.edit.num_between))
 
 
 def _check_takes(guide: Config, shape: tuple[int, ...]) -> None:

@@ -78,18 +78,22 @@ def vary(strength: float) -> Task:
     """Returns the task of making images that are like the given ones, by `editing.from_image`."""
 
     def edit(how: Sampling, given: Batch) -> Samples:
-        denoise = how.limit(how.denoise)
-        return editing.from_image(denoise, how.sampler, given["x"], how.noise, how.grid, how.keys, strength=strength)
+        denoise, start = how.limit(how.denoise), (given["x"], how.noise)
+        return editing.from_image(denoise, how.sampler, *start, how.grid, how.keys, strength=strength)
 
     return Task(edit)
 
 
 def interpolate(num_between: int) -> Task:
-    """Returns the task of going from one image to another, by `editing.interpolated`. A limit of x_0 has no inverse."""
+    """Returns the task of going from one image to another, as `editing.interpolated`. A limit of x_0 has no inverse.
+
+    Its batch has latents, with the evaluations that they took, in place of the images: see `edits.make_invert`.
+    """
 
     def edit(how: Sampling, given: Batch) -> Samples:
-        ends = given["x"], given["other"]
-        return editing.interpolated(how.denoise, how.sampler, ends, given["weight"], how.grid)
+        latents = given["x"], given["other"]
+        found = editing.from_latents(how.denoise, how.sampler, latents, given["weight"], how.grid)
+        return found._replace(num_evaluations=found.num_evaluations + given["num_evaluations"])
 
     return Task(edit, "heun", num_between=num_between)
 
@@ -109,7 +113,8 @@ def deblur(blur_std: float, noise_std: float) -> Task:
     operator = operators.gaussian_blur(blur_std)
 
     def edit(how: Sampling, given: Batch) -> Samples:
-        return how.run(how.limit(editing.pseudoinverse_guided(how.denoise, given["x"], operator, noise_std=noise_std)))
+        guided = editing.pseudoinverse_guided(how.denoise, given["x"], operator, noise_std=noise_std)
+        return how.run(how.limit(guided))
 
     return Task(edit, "ancestral", operator=operator)
 
