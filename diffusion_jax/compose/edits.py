@@ -98,8 +98,8 @@ def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Arr
         keys_noise, keys = jax.vmap(jax.random.split, out_axes=1)(streams.keys(seed, "edit", numbers))
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_noise)
         denoise, limit = denoiser_of(weights, cond_of(numbers)), CLIPS[config.sample.clip]
-        how = tasks.Sampling(denoise, limit, sampler, grid, noise, keys)
-        found = task.edit(how, given)
+        reverse = tasks.ReverseProcess(denoise, limit, sampler, grid, noise, keys)
+        found = task.edit(reverse, given)
         finite = jnp.all(jnp.isfinite(found.x), axis=process.value_axes(found.x))
         evaluations = jnp.broadcast_to(found.num_evaluations, numbers.shape)
         return {"edited": codec.decode(found.x), "finite": finite, "num_evaluations": evaluations}

@@ -19,8 +19,8 @@ from diffusion_jax.samplers import Sampler, Samples
 Batch = dict[str, Array]  # what is given of each image, as `given.batch` has it, encoded
 
 
-class Sampling(NamedTuple):
-    """How images are generated."""
+class ReverseProcess(NamedTuple):
+    """How images are generated: from noise, by a sampler on a grid."""
 
     denoise: Denoiser
     limit: Callable[[Denoiser], Denoiser]  # of x_0
@@ -46,7 +46,7 @@ class Free(NamedTuple):
 class Task(NamedTuple):
     """What is asked of given images."""
 
-    edit: Callable[[Sampling, Batch], Samples]  # (how, what is given of each image: see `given.batch`)
+    edit: Callable[[ReverseProcess, Batch], Samples]  # (by what process, what is given of each image: see `given.batch`)
     sampler: str = "ddim"  # a row of `choices.SAMPLERS`
     visit: Callable[[np.ndarray], np.ndarray] = lambda times: times  # times of a grid -> those that are visited
     operator: Operator | None = None  # what is given is A x_0; None: x_0 itself, or its known pixels
@@ -67,8 +67,8 @@ def outpaint(sides: tuple[int, ...]) -> Task:
 def repaint(mask: str, box: tuple[int, ...], jump_length: int, num_resamples: int) -> Task:
     """Returns the task of filling holes by `editing.replaced`: better, with more evaluations."""
 
-    def edit(how: Sampling, given: Batch) -> Samples:
-        return how.run(how.limit(how.denoise), editing.replaced(how.sampler, given["x"], given["mask"]))
+    def edit(reverse: ReverseProcess, given: Batch) -> Samples:
+        return reverse.run(reverse.limit(reverse.denoise), editing.replaced(reverse.sampler, given["x"], given["mask"]))
 
     visit = functools.partial(grids.jumps, jump_length=jump_length, num_resamples=num_resamples)
     return Task(edit, "ancestral", visit, free=Free(mask=mask, box=box))
@@ -77,9 +77,9 @@ def repaint(mask: str, box: tuple[int, ...], jump_length: int, num_resamples: in
 def vary(strength: float) -> Task:
     """Returns the task of making images that are like the given ones, by `editing.from_image`."""
 
-    def edit(how: Sampling, given: Batch) -> Samples:
-        denoise, start = how.limit(how.denoise), (given["x"], how.noise)
-        return editing.from_image(denoise, how.sampler, *start, how.grid, how.keys, strength=strength)
+    def edit(reverse: ReverseProcess, given: Batch) -> Samples:
+        denoise, start = reverse.limit(reverse.denoise), (given["x"], reverse.noise)
+        return editing.from_image(denoise, reverse.sampler, *start, reverse.grid, reverse.keys, strength=strength)
 
     return Task(edit)
 
@@ -90,9 +90,9 @@ def interpolate(num_between: int) -> Task:
     Its batch has latents, with the evaluations that they took, in place of the images: see `edits.make_invert`.
     """
 
-    def edit(how: Sampling, given: Batch) -> Samples:
+    def edit(reverse: ReverseProcess, given: Batch) -> Samples:
         latents = given["x"], given["other"]
-        found = editing.from_latents(how.denoise, how.sampler, latents, given["weight"], how.grid)
+        found = editing.from_latents(reverse.denoise, reverse.sampler, latents, given["weight"], reverse.grid)
         return found._replace(num_evaluations=found.num_evaluations + given["num_evaluations"])
 
     return Task(edit, "heun", num_between=num_between)
@@ -112,21 +112,21 @@ def deblur(blur_std: float, noise_std: float) -> Task:
     """Returns the task of sharpening blurred images, by `editing.pseudoinverse_guided`."""
     operator = operators.gaussian_blur(blur_std)
 
-    def edit(how: Sampling, given: Batch) -> Samples:
-        guided = editing.pseudoinverse_guided(how.denoise, given["x"], operator, noise_std=noise_std)
-        return how.run(how.limit(guided))
+    def edit(reverse: ReverseProcess, given: Batch) -> Samples:
+        guided = editing.pseudoinverse_guided(reverse.denoise, given["x"], operator, noise_std=noise_std)
+        return reverse.run(reverse.limit(guided))
 
     return Task(edit, "ancestral", operator=operator)
 
 
-def _fill(how: Sampling, given: Batch) -> Samples:
-    return _consistent(how, given["x"], operators.known(given["mask"]))
+def _fill(reverse: ReverseProcess, given: Batch) -> Samples:
+    return _consistent(reverse, given["x"], operators.known(given["mask"]))
 
 
 def _solve(operator: Operator) -> Task:
-    return Task(lambda how, given: _consistent(how, given["x"], operator), operator=operator)
+    return Task(lambda reverse, given: _consistent(reverse, given["x"], operator), operator=operator)
 
 
-def _consistent(how: Sampling, y: Array, operator: Operator) -> Samples:
+def _consistent(reverse: ReverseProcess, y: Array, operator: Operator) -> Samples:
     """Returns images that agree with what is given, the limit inside: it would change known pixels otherwise."""
-    return how.run(editing.consistent(how.limit(how.denoise), y, operator, recompute_eps=False))
+    return reverse.run(editing.consistent(reverse.limit(reverse.denoise), y, operator, recompute_eps=False))
