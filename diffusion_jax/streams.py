@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 # The numbers are part of the meaning of a seed: never renumber, only append.
-STREAMS = {"init": 0, "train": 1, "data": 2, "x_T": 3, "sampler": 4, "evaluate": 5, "condition": 6, "edit": 7}
+STREAMS = {"init": 0, "train": 1, "data": 2, "x_T": 3, "sampler": 4, "evaluate": 5, "condition": 6, "edit": 7, "held_out": 8}
 
 
 def key(seed: Array | int, stream: str, index: Array | int = 0) -> Array:

@@ -50,6 +50,20 @@ def test_each_device_takes_its_share_of_each_part():
     assert int(compiled(state, batch)[0].step) == 1
 
 
+def test_a_held_out_batch_is_shown_other_random_conditions_than_the_training_step_of_its_number():
+    def encode(batch, keys):
+        return jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys), batch["cond"]
+
+    def loss(predict, x_0, level, eps):
+        return jnp.mean(x_0, axis=(1, 2, 3)), {}
+
+    parts = parts_of(1)._replace(encode=encode, prepare=lambda batch, keys, of_images: encode(batch, of_images), loss=loss)
+    [batch], state = batches(1), state_of(parts)
+    trained = jax.jit(functools.partial(step.train_step, parts=parts))(state, batch)[1]["loss"]
+    held_out = step.held_out_loss(state.params, jax.tree.map(lambda leaf: leaf[None], batch), parts=parts)
+    assert np.isfinite([trained, held_out]).all() and abs(trained - held_out) > 1e-4
+
+
 @pytest.mark.slow
 def test_parts_take_less_memory():
     sizes = {}

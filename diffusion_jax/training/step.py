@@ -72,7 +72,7 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
     """
     keys = jax.random.split(streams.key(parts.seed, "train", state.step), 5)
     key_t, key_eps, key_dropout = keys[2:]
-    x_0, cond = parts.prepare(batch, keys[:2], _keys_of_images(parts, batch, state.step))
+    x_0, cond = parts.prepare(batch, keys[:2], _keys_of_images(parts, batch, "condition", state.step))
     t, weight = parts.timesteps.draw(state.timestep_state, key_t, len(x_0))
     eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
 
@@ -135,7 +135,7 @@ def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Arra
     def of_batch(numbered) -> Array:
         index, batch = numbered
         key_t, key_eps = jax.random.split(streams.key(parts.seed, "evaluate", index))
-        x_0, cond = parts.encode(batch, _keys_of_images(parts, batch, index))
+        x_0, cond = parts.encode(batch, _keys_of_images(parts, batch, "held_out", index))
         t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(x_0))
         eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
         predict = parts.predictor(networks.bind(parts.network, params, cond))
@@ -145,9 +145,9 @@ def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Arra
     return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["x"])), batches)))
 
 
-def _keys_of_images(parts: Parts, batch: Batch, index: Array) -> Array:
+def _keys_of_images(parts: Parts, batch: Batch, stream: str, index: Array) -> Array:
     """Returns what `Parts.encode` draws with, for a training step or a held-out batch. # [B]"""
-    return jax.random.split(streams.key(parts.seed, "condition", index), len(batch["x"]))
+    return jax.random.split(streams.key(parts.seed, stream, index), len(batch["x"]))
 
 
 def flipped(batch: Batch, key: Array) -> Batch:
