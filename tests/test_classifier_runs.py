@@ -27,7 +27,8 @@ def test_a_run_resumes_pictures_its_loss_and_draws_no_previews(run, capsys, one_
     workdir, command = run
     assert main.main(command) == 0
     said = capsys.readouterr().out
-    assert "at step 4" in said and f'dj.load("{workdir}").log_prob(label)' in said and "--mode=sample" not in said
+    assert "at step 4" in said and f'dj.load("{workdir}").log_prob(label)' in said
+    assert f"--config.sample.guide={workdir}" in said and "previews" not in said
     assert (workdir / "loss.png").exists() and not (workdir / "previews").exists()
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
 

@@ -176,6 +176,7 @@ def _print_end(config: Config, workdir: storage.Path, state: TrainState, caught:
         return 128 + caught[0]
     see = f"{workdir}/previews, or: python main.py --mode=sample --workdir={workdir}"
     if processes.is_classifier(config):
-        see = f'{workdir}/loss.png; to guide: dj.load("{workdir}").log_prob(label)'
+        guide = f'--config.sample.guide={workdir} in --mode=sample, or in Python dj.load("{workdir}").log_prob(label)'
+        see = f"{workdir}/loss.png; to guide another run's images: {guide}"
     logs.say("done", f"{step:,} steps; see {see}")
     return 0
