@@ -276,6 +276,8 @@ def test_a_data_set_and_a_dump_become_files_for_other_evaluators(sets, tmp_path)
         (["--to=gif"], "flag --to = 'gif' is not allowed; it must be one of statistics, images, png."),
         (["--split=test"], "flag --split = 'test' is not allowed; it must be one of training, held_out."),
         (["--split=held_out"], "config field data.held_out = '' is empty"),
+        (["--dump=none.npz"], "flag --dump = 'none.npz' does not exist; it must be an .npz file or a folder of images."),
+        (["--out="], "flag --out is missing; it must be the .npz file to write, or for --to=png a folder."),
     ],
 )
 def test_a_wrong_flag_of_reference_stats_is_one_sentence(flags, sentence, tmp_path, capsys):

@@ -87,7 +87,11 @@ def _main(argv: list[str]) -> int:
     for name, allowed in {"split": evaluating.SPLITS, "to": tuple(WRITERS)}.items():
         if flags[name] not in allowed:
             raise UserError(f"flag --{name} = {flags[name]!r} is not allowed; it must be one of {', '.join(allowed)}.")
-    if not flags["out"] or (flags["to"] != "png" and not flags["out"].endswith(".npz")):
+    if flags["dump"] and not storage.path(flags["dump"]).exists():
+        raise UserError(f"flag --dump = {flags['dump']!r} does not exist; it must be an .npz file or a folder of images.")
+    if not flags["out"]:
+        raise UserError("flag --out is missing; it must be the .npz file to write, or for --to=png a folder.")
+    if flags["to"] != "png" and not flags["out"].endswith(".npz"):
         raise UserError(f"flag --out = {flags['out']!r} is not allowed; it must be an .npz file, or for --to=png a folder.")
     storage.check_folder(storage.path(flags["out"]).parent)
     config = command.config_of(flags, changes, flags["workdir"])
