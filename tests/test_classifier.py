@@ -68,6 +68,8 @@ def test_held_out_images_are_those_of_the_config(tmp_path, capsys, quick, monkey
         (["--config=configs/digits.py"], "flag --out = '' is not allowed; it must be a file"),
         (["--config=configs/digits.py", "--out=folder"], "flag --out = 'folder' is not allowed; it must be a file"),
         (["--out=a.safetensors"], "flag --config is missing"),
+        (["--steps=9"], "flag --steps is unknown; known: --config, --flagfile, --out, --workdir."),
+        (["--config.train.num_steps=9"], "config field train.num_steps has no effect on this program; leave it out."),
         (["--config=configs/digits.py", "--out={file}/a.safetensors"], "is a file; it must be a folder."),
     ],
 )

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -71,7 +71,7 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line}; please report it with the trace in {file}; {RESUMABLE}"
 
 
-def parse(argv: list[str], defaults: Flags) -> tuple[Flags, Changes]:
+def parse(argv: list[str], defaults: Flags, *, fields: Collection[str] = FIELDS) -> tuple[Flags, Changes]:
     """Returns what a command line says: --name=value or --name value, and the same of --config.<field>; the last one counts.
 
     --flagfile=FILE stands for the flags in a file, as in absl: one a line, but for empty lines and comments with # or //.
@@ -79,17 +79,20 @@ def parse(argv: list[str], defaults: Flags) -> tuple[Flags, Changes]:
     Args:
         argv: as of the process.
         defaults: the program's flags, but for --config.
+        fields: of the config, that have an effect on the program.
 
     Raises:
-        UserError: for an unknown flag or field.
+        UserError: for an unknown flag or field, or a field without effect.
     """
     flags, changes = {**defaults, "config": "", "flagfile": ""}, {}
     for name, text in _pairs(argv[1:]):
         if name.startswith("config."):
             sections.check_name(field := name.removeprefix("config."), FIELDS)
+            if field not in fields:
+                raise UserError(f"config field {field} has no effect on this program; leave it out.")
             changes[field] = _value(text, type(FIELDS[field].default))
         else:
-            _check_flag(name, flags)
+            _check_flag(name, flags, fields)
             flags[name] = text
     return flags, changes
 
@@ -131,16 +134,16 @@ def _lines(flagfile: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", "//"))]
 
 
-def _check_flag(name: str, known: Flags) -> None:
+def _check_flag(name: str, known: Flags, fields: Collection[str]) -> None:
     if name in known:
         return
-    if fields := [field for field in FIELDS if name in (field, field.rpartition(".")[2])]:
-        wanted = " or ".join(f"--config.{field}" for field in fields)
+    if meant := [field for field in fields if name in (field, field.rpartition(".")[2])]:
+        wanted = " or ".join(f"--config.{field}" for field in meant)
         raise UserError(f"flag --{name} is unknown; a field of the config is set by {wanted}.")
     if not name[0].isalpha():
         raise UserError(f"flag --{name} is unknown.")
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean --{close[0]}? Known" if close else sections.hint(name, FIELDS, prefix="--config.")
+    hint = f"did you mean --{close[0]}? Known" if close else sections.hint(name, fields, prefix="--config.")
     raise UserError(f"flag --{name} is unknown; {hint}: {', '.join(f'--{flag}' for flag in sorted(known))}.")
 
 

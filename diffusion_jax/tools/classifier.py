@@ -7,7 +7,7 @@ many held-out images are named rightly, and the file says so too; where the conf
 is held out. Figures are comparable only between images that were compared by the same file.
 
 Flags:
-    --config    of the data; or --workdir, of a run with them
+    --config    of the data; or --workdir, of a run with them; --config.data.<field>=<value> changes a field
     --out       the .safetensors file to write
 """
 
@@ -21,7 +21,7 @@ import optax
 
 from diffusion_jax import streams
 from diffusion_jax.compose import command, inputs
-from diffusion_jax.compose.config import Config
+from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.data import feed, transforms
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -31,6 +31,7 @@ from diffusion_jax.weights import features, tensors
 
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE, SEED = 2000, 64, 2e-3, 0
 MOST_IMAGES, MOST_HELD_OUT = 50_000, 10_000  # evenly spaced where there are more
+WITH_EFFECT = [field for field in FIELDS if field.startswith("data.") or field in ("model.num_classes", "compilation_cache")]
 ONE_IN = 10  # images are held out where the data have no set for that
 
 
@@ -133,7 +134,7 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    flags, changes = command.parse(argv, {"workdir": "", "out": ""})
+    flags, changes = command.parse(argv, {"workdir": "", "out": ""}, fields=WITH_EFFECT)
     if not flags["out"].endswith(".safetensors"):
         raise UserError(
             f"flag --out = {flags['out']!r} is not allowed; it must be a file to write that ends in .safetensors."
