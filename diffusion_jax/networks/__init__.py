@@ -4,11 +4,15 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from diffusion_jax.networks import layers
+from diffusion_jax.networks.dit import Blocks, DiT
+from diffusion_jax.networks.dit import check as check_blocks
 from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.stages import Stages, check
 from diffusion_jax.networks.unet import UNet
@@ -60,9 +64,49 @@ def unet(
     stages = Stages(dtype=jnp.dtype(dtype), **options)
     check(stages, num_heads_up=num_heads_up)
     module = UNet((1 + learned_variance) * image_shape[-1], stages, num_heads_up, num_classes, null_label)
-    cond = {"label": jnp.zeros(1, jnp.int32)} if num_classes else {}
-    cond |= {"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {}
-    return _of_module(module, image_shape, cond, precision)
+    cond = _cond(image_shape, cond_channels, num_classes)
+    return _of_module(module, image_shape, cond, dtype=stages.dtype, precision=precision)
+
+
+def dit(
+    image_shape: tuple[int, int, int],
+    *,
+    channels: int,
+    depth: int,
+    num_heads: int,
+    patch_size: int,
+    dtype: str,
+    dropout: float = 0.0,
+    num_remat_stages: int = 0,
+    precision: Precision = "highest",
+    learned_variance: bool = False,
+    cond_channels: int = 0,
+    num_classes: int = 0,
+    null_label: bool = False,
+) -> Network:
+    """Returns `DiT` for images of a shape; UserError where the options do not fit together.
+
+    Args:
+        image_shape: (H, W, C).
+        channels: of each token; see `Blocks`, as for depth, num_heads, patch_size, dropout and num_remat_stages.
+            `dit.SIZES` has the paper's.
+        depth: how many blocks.
+        num_heads: of attention.
+        patch_size: side of the squares that become tokens, in pixels.
+        dtype: 'float32' or 'bfloat16'.
+        dropout: probability.
+        num_remat_stages: blocks that are computed again in the backward pass.
+        precision: as for `unet`, as for the arguments that follow.
+        learned_variance: whether the output has twice the channels.
+        cond_channels: channels of cond['image']; 0 for none.
+        num_classes: labels that are an input; 0 for none.
+        null_label: whether there is one more.
+    """
+    blocks = Blocks(channels, depth, num_heads, patch_size, dropout, jnp.dtype(dtype), num_remat_stages)
+    check_blocks(blocks)
+    module = DiT((1 + learned_variance) * image_shape[-1], blocks, num_classes, null_label)
+    cond = _cond(image_shape, cond_channels, num_classes)
+    return _of_module(module, image_shape, cond, dtype=blocks.dtype, precision=precision, draw=lambda params, key: params)
 
 
 def noisy_classifier(
@@ -86,18 +130,40 @@ def noisy_classifier(
     """
     stages = Stages(dtype=jnp.dtype(dtype), **options)
     check(stages)
-    return _of_module(Encoder(num_classes, stages, pool), image_shape, {}, precision)
+    return _of_module(Encoder(num_classes, stages, pool), image_shape, {}, dtype=stages.dtype, precision=precision)
 
 
-def _of_module(module: UNet | Encoder, image_shape: tuple[int, int, int], cond: Any, precision: Precision) -> Network:
-    """Returns a module as a network; `cond` is an example of its conditions, for one image."""
-    dtype = module.stages.dtype
+def _cond(image_shape: tuple[int, int, int], cond_channels: int, num_classes: int) -> dict[str, Array]:
+    """Returns an example of a network's conditions, for one image."""
+    cond = {"label": jnp.zeros(1, jnp.int32)} if num_classes else {}
+    return cond | ({"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {})
+
+
+def _of_module(
+    module: nn.Module,
+    image_shape: tuple[int, int, int],
+    cond: Any,
+    *,
+    dtype: DTypeLike,
+    precision: Precision,
+    draw: Callable[[Any, Array], Any] = layers.draw_kernels,
+) -> Network:
+    """Returns a module as a network.
+
+    Args:
+        module: what it is.
+        image_shape: (H, W, C).
+        cond: an example of its conditions, for one image.
+        dtype: of its arithmetic.
+        precision: of float32 products.
+        draw: (what the layers begin with, key) -> parameters.
+    """
     precision = "default" if dtype == jnp.bfloat16 else precision
 
     def init(key):
         x_t, c_noise = jnp.zeros((1, *image_shape)), jnp.zeros(1)
         key_module, key_kernels = jax.random.split(key)
-        return layers.draw_kernels(module.init(key_module, x_t, c_noise, cond, train=False)["params"], key_kernels)
+        return draw(module.init(key_module, x_t, c_noise, cond, train=False)["params"], key_kernels)
 
     def apply(params, x_t, c_noise, cond, *, train=False, rngs=None):
         if x_t.ndim != 4 or x_t.shape[-1] != image_shape[-1]:
