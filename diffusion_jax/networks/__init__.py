@@ -77,6 +77,7 @@ def dit(
     patch_size: int,
     dtype: str,
     dropout: float = 0.0,
+    embedding_spacing: Literal["closed", "half_open"] = "half_open",
     num_remat_stages: int = 0,
     precision: Precision = "highest",
     learned_variance: bool = False,
@@ -88,21 +89,21 @@ def dit(
 
     Args:
         image_shape: (H, W, C).
-        channels: of each token; see `Blocks`, as for depth, num_heads, patch_size, dropout and num_remat_stages.
-            `dit.SIZES` has the paper's.
+        channels: of each token; `dit.SIZES` has the paper's of this and the two that follow. See `Blocks`, as for others.
         depth: how many blocks.
         num_heads: of attention.
         patch_size: side of the squares that become tokens, in pixels.
         dtype: 'float32' or 'bfloat16'.
-        dropout: probability.
-        num_remat_stages: blocks that are computed again in the backward pass.
+        dropout: see `Blocks`.
+        embedding_spacing: see `Blocks`.
+        num_remat_stages: see `Blocks`.
         precision: as for `unet`, as for the arguments that follow.
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for none.
         num_classes: labels that are an input; 0 for none.
         null_label: whether there is one more.
     """
-    blocks = Blocks(channels, depth, num_heads, patch_size, dropout, jnp.dtype(dtype), num_remat_stages)
+    blocks = Blocks(channels, depth, num_heads, patch_size, dropout, jnp.dtype(dtype), embedding_spacing, num_remat_stages)
     check_blocks(blocks)
     module = DiT((1 + learned_variance) * image_shape[-1], blocks, num_classes, null_label)
     cond = _cond(image_shape, cond_channels, num_classes)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,13 +16,15 @@ from diffusion_jax.networks import layers
 from diffusion_jax.networks.stages import MOST_CHANNELS
 
 NUM_FREQUENCIES = 256  # numbers that c_noise becomes
-SIZES: dict[str, dict[str, int]] = {  # [table 1]; DiT-XL/2 is "XL" with patch_size = 2
+SIZES: dict[str, dict[str, int]] = {  # those of the paper; its DiT-XL/2 is "XL" with patch_size = 2
     "S": {"channels": 384, "depth": 12, "num_heads": 6},
     "B": {"channels": 768, "depth": 12, "num_heads": 12},
     "L": {"channels": 1024, "depth": 24, "num_heads": 16},
     "XL": {"channels": 1152, "depth": 28, "num_heads": 16},
 }
+QKV = ("query", "key", "value")
 ZEROS, NORMAL = nn.initializers.zeros, nn.initializers.normal(0.02)
+OF_THREE = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")  # as of one layer for query, key and value
 
 
 class Blocks(NamedTuple):
@@ -35,6 +37,7 @@ class Blocks(NamedTuple):
         patch_size: side of the squares that become tokens, in pixels.
         dropout: probability, at the end of both branches of each block; the paper has none.
         dtype: of the arithmetic; parameters, norms and the sums from block to block are float32.
+        embedding_spacing: see `layers.embed_c_noise`; 'closed' in diffusers.
         num_remat_stages: blocks, from the first on, that are computed again in the backward pass instead of kept.
     """
 
@@ -44,6 +47,7 @@ class Blocks(NamedTuple):
     patch_size: int
     dropout: float
     dtype: DTypeLike
+    embedding_spacing: Literal["closed", "half_open"] = "half_open"
     num_remat_stages: int = 0
 
 
@@ -89,7 +93,7 @@ class DiT(nn.Module):
     def _embed(self, c_noise: Array, label: Array | None) -> Array:
         """Returns the embedding of c_noise, and of the label where there are classes. # [B, D]"""
         dense = functools.partial(_dense, self.blocks, self.blocks.channels, kernel_init=NORMAL)
-        emb = layers.embed_c_noise(c_noise, NUM_FREQUENCIES, spacing="half_open")
+        emb = layers.embed_c_noise(c_noise, NUM_FREQUENCIES, spacing=self.blocks.embedding_spacing)
         emb = dense(name="embedding_1")(nn.swish(dense(name="embedding_0")(emb)))
         if not self.num_classes:
             return emb
@@ -98,7 +102,7 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each after a norm and before a gate that the embedding sets: adaLN-Zero. [figure 3]
+    """Attention, then an MLP, each after a norm and before a gate that the embedding sets: adaLN-Zero.
 
     All gates begin as 0, and a block as the identity.
     """
@@ -116,10 +120,9 @@ class Block(nn.Module):
 
     def _attention(self, x: Array) -> Array:
         blocks, channels = self.blocks, self.blocks.channels
-        qkv = _dense(blocks, 3 * channels, name="qkv")(x)
-        qkv = qkv.reshape(len(x), -1, 3, blocks.num_heads, channels // blocks.num_heads)
-        h = jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0)).reshape(x.shape)
-        return _dense(blocks, channels, name="attention")(h)
+        heads = len(x), -1, blocks.num_heads, channels // blocks.num_heads
+        q, k, v = (_dense(blocks, channels, kernel_init=OF_THREE, name=name)(x).reshape(heads) for name in QKV)
+        return _dense(blocks, channels, name="out")(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
 
     def _mlp(self, x: Array) -> Array:
         h = nn.gelu(_dense(self.blocks, 4 * self.blocks.channels, name="mlp_0")(x), approximate=True)

@@ -1,0 +1,79 @@
+"""Weights of a Diffusion Transformer of facebookresearch/DiT."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.networks.dit import QKV, positions
+from diffusion_jax.weights import maps, openai
+
+TABLE = "pos_embed"  # of positions, a constant that is stored among the weights
+TABLE_ERROR = 5e-4  # of a sine that was stored in half precision
+PLACES = {"patches": "x_embedder.proj", "embedding_0": "t_embedder.mlp.0", "embedding_1": "t_embedder.mlp.2"}
+PLACES |= {
+    "label": "y_embedder.embedding_table",
+    "modulation": "final_layer.adaLN_modulation.1",
+    "out": "final_layer.linear",
+}
+PARTS = {"out": "attn.proj", "mlp_0": "mlp.fc1", "mlp_1": "mlp.fc2", "modulation": "adaLN_modulation.1"}
+
+
+def read(tensors: maps.Tensors, like: Any) -> Any:
+    """Returns the parameters of a model, from its state dict as NumPy arrays.
+
+    Errors as for `maps.read`; UserError too where the table of positions is another than `positions` computes.
+    """
+    if TABLE in tensors:
+        check_table(np.asarray(tensors[TABLE]))
+    return maps.read({name: tensor for name, tensor in tensors.items() if name != TABLE}, like, map_of(like))
+
+
+def write(params: Any, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Returns the state dict of a model for images of some patches, (down, across): the inverse of `read`."""
+    channels = params["out"]["kernel"].shape[0]
+    return {TABLE: positions(*grid, channels).reshape(1, -1, channels)} | maps.write(params, map_of(params))
+
+
+def map_of(like: Any) -> maps.Map:
+    """Returns the map of a network's parameters."""
+    places = PLACES | {name: name.replace("block_", "blocks.") for name in like if name.startswith("block_")}
+
+    def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
+        parent, _, part = module.rpartition(".")
+        suffix = "bias" if leaf == "bias" else "weight"
+        if part in QKV:
+            fused = 3 * shape[-1], *shape[:-1]
+            return maps.Entry(f"{places[parent]}.attn.qkv.{suffix}", fused, _third(QKV.index(part)))
+        name = f"{maps.name_of(module, places, PARTS)}.{suffix}"
+        if leaf == "embedding":
+            return maps.same(name, shape)
+        if module == "out":  # the places of a patch, then its channels, are one axis
+            return maps.Entry(name, (math.prod(shape[-3:]), *shape[:-3]), of_patches(shape[-3:]))
+        found = maps.torch(name, shape)
+        return found._replace(view=openai.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+
+    return maps.of_leaves(like, entry)
+
+
+def of_patches(shape: tuple[int, ...]) -> maps.View:
+    """Returns the view of a layer whose output, [p p C, ...], is the numbers of a patch of some shape: [..., p, p, C]."""
+    return lambda tensor: np.moveaxis(tensor.reshape(*shape, -1), -1, 0) if tensor.ndim > 1 else tensor.reshape(shape)
+
+
+def check_table(table: np.ndarray) -> None:
+    """Raises UserError where a table of positions, [1, T, D], is not that of a square image of T patches."""
+    *_, num, channels = (0, 0, *table.shape)
+    side = math.isqrt(num)
+    expected = positions(side, side, channels).reshape(-1, channels)
+    if expected.size != table.size or not np.allclose(table.reshape(expected.shape), expected, rtol=0, atol=TABLE_ERROR):
+        raise UserError(
+            f"tensor {TABLE!r} {list(table.shape)} is not the table of sines and cosines of a square image's patches; "
+            "learned positions are not supported."
+        )
+
+
+def _third(part: int) -> maps.View:
+    """Returns the view of q, k or v (part 0, 1 or 2) in a fused projection, [3 C, ...]: [..., C]."""
+    return lambda fused: maps.of_torch(np.split(fused, 3)[part])
