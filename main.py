@@ -45,10 +45,11 @@ def _run(argv: list[str]) -> int:
     for folder in filter(None, (workdir and storage.absolute(workdir), out)):
         storage.check_folder(folder)
     job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
-    importlib.import_module("diffusion_jax.compose.checks").check(config)
+    checks = importlib.import_module("diffusion_jax.compose.checks")
+    checks.check(config)
     sharding.join_processes()
     sharding.start_devices()
-    for sentence in config.without_effect(changes):
+    for sentence in checks.without_effect(config, changes):
         logs.say("warning", sentence)
     if config.compilation_cache:
         compiling.keep_compiled()

@@ -14,6 +14,7 @@ from diffusion_jax.compose import checks, choices, processes, sections, stored, 
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 
+DIT = {"model.kind": "dit", "model.multipliers": (1, 2, 4, 8, 16, 32)}  # whose stages 8 pixels would not fit
 CLASSIFIER = {"model.kind": "noisy_classifier", "loss.name": "cross_entropy", "model.num_classes": 10}
 
 
@@ -66,14 +67,24 @@ def test_a_choice_takes_the_fields_that_its_function_names():
 )
 def test_a_field_that_the_choice_beside_it_ignores_is_doubted(values, sentence):
     config = Config().with_values("sample", **values)
-    found = config.without_effect([f"sample.{name}" for name in values])
+    found = checks.without_effect(config, [f"sample.{name}" for name in values])
     assert [sentence in each for each in found] == [True] * (sentence is not None)
-    assert config.without_effect(["train.seed", "predicts"]) == []
+    assert checks.without_effect(config, ["train.seed", "predicts"]) == []
+
+
+def test_a_network_ignores_fields_of_others():
+    config = Config().with_values("model", kind="dit", multipliers=(1, 2), num_heads_up=2, patch_size=4)
+    assert checks.without_effect(config, ["model.multipliers", "model.num_heads_up", "model.patch_size"]) == [
+        "config field model.multipliers = (1, 2) does nothing: it is for model.kind = 'noisy_classifier' or 'unet'.",
+        "config field model.num_heads_up = 2 does nothing: it is for model.kind = 'unet'.",
+    ]
+    [doubt] = checks.without_effect(Config().with_values("model", depth=3), ["model.depth", "model.dropout"])
+    assert doubt == "config field model.depth = 3 does nothing: it is for model.kind = 'dit'."
 
 
 def test_a_process_and_a_source_ignore_fields_too():
     config = Config().with_values("process", kind="vp", num_steps=7).with_values("data", source="npz", name="x")
-    found = config.without_effect(["process.num_steps", "data.name", "data.channels"])
+    found = checks.without_effect(config, ["process.num_steps", "data.name", "data.channels"])
     assert found == [
         "config field process.num_steps = 7 does nothing: it is for process.kind = 'discrete'.",
         "config field data.name = 'x' does nothing: it is for data.source = 'tfds'.",
@@ -131,6 +142,13 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
     ("changes", "sentence"),
     [
         ({"data.image_size": (9, 8), "model.multipliers": (1, 2)}, "height and width must be multiples of 2"),
+        (
+            DIT | {"data.image_size": (9, 8)},
+            r"data.image_size = \(9, 8\) does not fit patches of model.patch_size = 2; .* must be multiples of 2",
+        ),
+        (DIT | {"model.channels": 18}, "model.channels = 18 must be a multiple of 4: sines and cosines of rows and columns"),
+        (DIT | {"model.num_heads": 3}, "model.num_heads = 3 must divide channels = 8"),
+        (DIT | {"model.patch_size": 0}, "model.patch_size = 0 is not allowed; it must be a whole number from 1 to 1024"),
         ({"model.channels": 10}, "model.channels = 10 .* would have 10 channels, which is not a multiple of num_groups = 4"),
         (
             {"model.multipliers": (0.3,)},
@@ -166,9 +184,9 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
         ({"model.kind": "noisy_classifier"}, "loss.name = 'simple' does not fit model.kind = 'noisy_classifier'"),
         ({"model.pool": "attention"}, "model.pool = 'attention' is for model.kind = 'noisy_classifier'; set 'adaptive'"),
         (CLASSIFIER | {"model.num_classes": 0}, "model.num_classes = 0 is not possible .* at least 2, or -1 for as many"),
-        (CLASSIFIER | {"model.null_label": True}, "model.null_label = True is for model.kind = 'unet'.*; set False"),
-        (CLASSIFIER | {"train.label_dropout": 0.1}, "train.label_dropout = 0.1 is for model.kind = 'unet'.*; set 0"),
-        (CLASSIFIER | {"model.num_heads_up": 2}, "model.num_heads_up = 2 is for model.kind = 'unet'"),
+        (CLASSIFIER | {"model.null_label": True}, "model.null_label = True is for networks that draw.*; set False"),
+        (CLASSIFIER | {"train.label_dropout": 0.1}, "train.label_dropout = 0.1 is for networks that draw.*; set 0"),
+        (CLASSIFIER | {"model.num_heads_up": 2}, "model.num_heads_up = 2 is for networks that draw"),
         (CLASSIFIER | {"train.evaluate_every": 2}, "train.evaluate_every = 2 is of generated images, and .* set 0"),
         (CLASSIFIER | {"model.learned_variance": True}, "learned_variance = True does not fit loss.name = 'cross_entropy'"),
         ({"sample.label": 0}, "sample.label = 0 is not a label of model.num_classes = 0; -1 goes through all"),

@@ -1,9 +1,11 @@
 """What must hold between the fields of a config: checked before any device works and before anything is written."""
 
+import itertools
+from collections.abc import Collection
 from types import ModuleType
 
-from diffusion_jax.compose import conditions, guiding, processes, sampling, training
-from diffusion_jax.compose.config import Config
+from diffusion_jax.compose import choices, conditions, guiding, processes, sampling, training
+from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 
 
@@ -29,3 +31,18 @@ def check_kind(config: Config) -> None:
             f"a config of type {type(config).__name__} is not allowed; it must be a Config, such as "
             "Config.of_flat(flatten(get_config().to_dict())) makes of a file of configs/."
         )
+
+
+def without_effect(config: Config, names: Collection[str]) -> list[str]:
+    """Returns a sentence for each of some fields that is not at its default, and that the choice beside it ignores."""
+    flat, found = config.flat(), []
+    tables = {choice: {row: choices.named(made) for row, made in table.items()} for choice, table in choices.TABLES.items()}
+    tables["model.kind"] = {kind: processes.fields_of(kind) for kind in processes.NETWORKS}
+    for name, (choice, table) in itertools.product(names, tables.items()):
+        section, _, field_name = name.partition(".")
+        is_beside = choice.startswith(f"{section}.")
+        rows = [row for row, taken in table.items() if is_beside and field_name in taken]
+        if rows and flat[choice] not in rows and flat[name] != FIELDS[name].default:
+            wanted = " or ".join(map(repr, rows))
+            found.append(f"config field {name} = {flat[name]!r} does nothing: it is for {choice} = {wanted}.")
+    return found

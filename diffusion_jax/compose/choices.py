@@ -30,11 +30,6 @@ def taken(function: Callable, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def rows_naming(table: Mapping[str, Callable], parameter: str) -> list[str]:
-    """Returns the rows of a table whose functions name a parameter."""
-    return [row for row, function in table.items() if parameter in named(function)]
-
-
 def chosen(function: Callable, section: Any, **given: Any) -> Any:
     """Returns what a row of a table makes of the fields of a section, and of what else is given, as far as it names them."""
     return function(**taken(function, dict(section) | given))
@@ -73,7 +68,7 @@ PROCESSES = {
     "ve": process.ve,
     "vp": process.vp,
 }
-NETWORKS = ("noisy_classifier", "unet")  # the functions are in processes.py: they need Flax
+NETWORKS = ("dit", "noisy_classifier", "unet")  # functions of networks/, which imports Flax: see processes.NETWORKS
 PARAMETERIZATIONS = {
     "edm": denoiser.edm(),
     "eps": denoiser.EPS,

@@ -1,7 +1,6 @@
 """The config of a run: every field in one line, with its type, its default (that of configs/cifar10.py) and its meaning."""
 
-import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic
@@ -23,15 +22,19 @@ class Process(Section):
 
 class Model(Section):
     kind: one_of(choices.NETWORKS) = field(
-        "unet", "'noisy_classifier' is its encoder, with which to guide: log p of a label given x_t"
+        "unet",
+        "'dit' is the Diffusion Transformer; 'noisy_classifier' is the U-Net's encoder, with which to guide: log p of a "
+        "label given x_t",
     )
-    channels: integer(4) = field(128, "width of a stage whose multiplier is 1")
+    channels: integer(4) = field(128, "width of a stage whose multiplier is 1; of 'dit': of each token")
     multipliers: sections.Multipliers = field(
         (1, 2, 2, 2), "width of each stage, relative to channels; every stage halves the image"
     )
+    depth: integer(1, sections.MOST_BLOCKS) = field(12, "of 'dit': blocks")
+    patch_size: integer(1, 1024) = field(2, "of 'dit': side of the squares that become tokens, in pixels")
     num_res_blocks: integer(1, 64) = field(2, "residual blocks of a stage, going down; one more going up")
     attention_stages: integers(0) = field((1,), "stages with attention; stage 1 of a 32-px image is 16 px")
-    dropout: sections.Fraction = field(0.1, "probability, in each residual block")
+    dropout: sections.Fraction = field(0.1, "probability, in each residual block; the published 'dit' have 0")
     num_groups: integer(1) = field(32, "groups of each group normalisation")
     norm_epsilon: sections.Positive = field(1e-6, "of each group normalisation; 1e-5 in improved DDPM")
     scale_shift_norm: Flag = field(False, "the embedding scales and shifts norms (improved DDPM) instead of being added")
@@ -39,7 +42,9 @@ class Model(Section):
     downsample_padding: one_of(("all_sides", "bottom_right")) = field(
         "bottom_right", "of a 'conv'; improved DDPM: 'all_sides'"
     )
-    embedding_spacing: one_of(("closed", "half_open")) = field("closed", "of the frequencies; improved DDPM: 'half_open'")
+    embedding_spacing: one_of(("closed", "half_open")) = field(
+        "closed", "of the frequencies; improved DDPM and DiT: 'half_open'"
+    )
     num_heads: integer(1) = field(1, "heads of attention")
     num_heads_up: integer(0) = field(0, "heads of attention going up; 0 is num_heads")
     head_channels: integer(0) = field(0, "channels of each head, instead of a number of heads; 0 is off")
@@ -47,8 +52,10 @@ class Model(Section):
     null_label: Flag = field(False, "one label more, num_classes, for 'no label'")
     pool: one_of(("adaptive", "attention")) = field("adaptive", "of 'noisy_classifier', over space: the mean, or attention")
     learned_variance: Flag = field(False, "twice the output channels, for the losses 'hybrid' and 'vlb'")
-    num_remat_stages: integer(0, sections.MOST_ITEMS) = field(
-        0, "largest stages to compute again in the backward pass: less memory, more time; not for CPUs", free=True
+    num_remat_stages: integer(0, sections.MOST_BLOCKS) = field(
+        0,
+        "largest stages, of 'dit' blocks, to compute again in the backward pass: less memory, more time; not for CPUs",
+        free=True,
     )
     dtype: one_of(("bfloat16", "float32")) = field("float32", "of the arithmetic; parameters are float32")
     precision: one_of(("default", "high", "highest")) = field(
@@ -296,17 +303,6 @@ class Config(Section):
     def identity(self) -> dict[str, Any]:
         """Returns the fields that identify a run: those that may not change on resume, flat."""
         return {name: value for name, value in self.flat().items() if not FIELDS[name].free}
-
-    def without_effect(self, names: Collection[str]) -> list[str]:
-        """Returns a sentence for each of some fields that is not at its default, and that the choice beside it ignores."""
-        flat, found = self.flat(), []
-        for name, (choice, table) in itertools.product(names, choices.TABLES.items()):
-            section, _, field_name = name.partition(".")
-            rows = choices.rows_naming(table, field_name) if choice.startswith(f"{section}.") else []
-            if rows and flat[choice] not in rows and flat[name] != FIELDS[name].default:
-                wanted = " or ".join(map(repr, rows))
-                found.append(f"config field {name} = {flat[name]!r} does nothing: it is for {choice} = {wanted}.")
-        return found
 
 
 FIELDS: dict[str, Field] = sections.fields_of(Config)

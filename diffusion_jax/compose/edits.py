@@ -16,7 +16,6 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.tasks import Task
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.stages import multiple_of
 
 PATHS = ("images", "mask")  # fields of the section `edit`: not what a result depends on, which is their content
 
@@ -136,7 +135,7 @@ def most_ends(config: Config, num_images: int) -> int:
 
 def _check_takes(guide: Config, shape: tuple[int, ...]) -> None:
     """Raises UserError where the network of a guide does not take images of a shape, as those of a larger canvas."""
-    multiple, needs_own = multiple_of(guide.model.multipliers), guide.model.pool == "attention"
+    multiple, needs_own = processes.multiple_of(guide), guide.model.pool == "attention"
     if any(size % multiple for size in shape[:2]) or (needs_own and shape != processes.image_shape(guide)):
         raise UserError(f"config field edit.sides makes {shape[0]} x {shape[1]} pixels, which the guide does not take.")
 

@@ -15,7 +15,6 @@ from diffusion_jax.data import sources
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.data.sources import UnreadableError
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.stages import multiple_of
 from diffusion_jax.runs import logs, storage
 
 
@@ -149,7 +148,7 @@ def _of_box(config: Config, size: tuple[int, ...]) -> np.ndarray:
 def _on_canvas(config: Config, sides: tuple[int, ...], x: np.ndarray) -> Batch:
     """Returns images on a canvas, grey beside them, whose size must be one that the network takes."""
     top, bottom, left, right = sides
-    multiple, height, width = multiple_of(config.model.multipliers), top + x.shape[1] + bottom, left + x.shape[2] + right
+    multiple, height, width = processes.multiple_of(config), top + x.shape[1] + bottom, left + x.shape[2] + right
     if not any(sides) or height % multiple or width % multiple:
         raise UserError(
             f"{config.show('edit.sides')} makes {height} x {width} pixels of {x.shape[1]} x {x.shape[2]}; it must add some, "

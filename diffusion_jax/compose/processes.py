@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax import denoiser, networks
-from diffusion_jax.compose import conditions
+from diffusion_jax.compose import choices, conditions
 from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.stages import Stages, multiple_of
+from diffusion_jax.networks import stages
 from diffusion_jax.process import Process
 
-NETWORKS = {"noisy_classifier": networks.noisy_classifier, "unet": networks.unet}
+NETWORKS: dict[str, Callable[..., networks.Network]] = {name: getattr(networks, name) for name in choices.NETWORKS}
 
 
 def image_shape(config: Config) -> tuple[int, int, int]:
@@ -25,13 +25,36 @@ def image_shape(config: Config) -> tuple[int, int, int]:
 
 def network(config: Config) -> networks.Network:
     """Returns the network; UserError where fields of the section `model` do not fit together."""
-    make = NETWORKS[config.model.kind]
-    names = named(make) | set(Stages._fields)
+    kind, values = config.model.kind, dict(config.model) | {"cond_channels": conditions.num_channels(config)}
     try:
-        values = dict(config.model) | {"cond_channels": conditions.num_channels(config)}
-        return make(image_shape(config), **{name: value for name, value in values.items() if name in names})
+        return NETWORKS[kind](image_shape(config), **{name: values[name] for name in fields_of(kind) & values.keys()})
     except UserError as error:
         raise UserError(f"config field model.{error}") from error
+
+
+def fields_of(kind: str) -> set[str]:
+    """Returns the fields of the section `model` that a kind of network takes, and what else it names."""
+    names = named(NETWORKS[kind])
+    return names | set(stages.Stages._fields) if "options" in names else names
+
+
+def num_stages(config: Config) -> int:
+    """Returns how many stages the network has, or how many blocks where all are of one size."""
+    return config.model.depth if config.model.kind == "dit" else len(config.model.multipliers)
+
+
+def multiple_of(config: Config) -> int:
+    """Returns what height and width of the network's images must be multiples of."""
+    model = config.model
+    return model.patch_size if model.kind == "dit" else stages.multiple_of(model.multipliers)
+
+
+def summary(config: Config) -> str:
+    """Returns in words how large the parts of the network are."""
+    model = config.model
+    if model.kind == "dit":
+        return f"{model.depth} blocks of {model.channels} channels, patches of {model.patch_size} x {model.patch_size}"
+    return f"stages of {', '.join(f'{model.channels * multiplier:g}' for multiplier in model.multipliers)} channels"
 
 
 def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
@@ -117,12 +140,10 @@ def check_signal(of: Process, field: str) -> None:
 
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the process and the size of the images."""
-    num_stages, multiple = len(config.model.multipliers), multiple_of(config.model.multipliers)
+    multiple, parts = multiple_of(config), f"{num_stages(config)} stages of model.multipliers"
+    parts = f"patches of model.patch_size = {multiple}" if config.model.kind == "dit" else parts
     if any(size % multiple for size in config.data.image_size):
-        yield (
-            f"{config.show('data.image_size')} does not fit {num_stages} stages of model.multipliers; "
-            f"height and width must be multiples of {multiple}."
-        )
+        yield f"{config.show('data.image_size')} does not fit {parts}; height and width must be multiples of {multiple}."
     section, kind = config.process, f"process.kind is {config.process.kind!r}"
     if section.zero_terminal_snr and section.num_steps <= 1:
         yield f"{config.show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."

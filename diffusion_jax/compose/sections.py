@@ -10,6 +10,7 @@ import pydantic
 from diffusion_jax.errors import UserError
 
 MOST_ITEMS = 32  # of a tuple of whole numbers: a network of more stages halves every image to nothing
+MOST_BLOCKS = 1000  # of a transformer
 MOST_STEPS = 10**6  # of a process and of a grid, which are tables
 MOST_PIXELS = 1024  # of a kernel and beside an image: tables and canvases are made of them
 MOST_AT_ONCE = 2**20  # images that a device takes
@@ -20,6 +21,7 @@ SYNONYMS = {  # field -> what other code bases call it
     "process.schedule": "scheduler beta_schedule noise_schedule betas",
     "predicts": "prediction_type objective parameterization target",
     "model.channels": "base_channels model_channels ch dim width hidden_size",
+    "model.depth": "num_layers n_layers num_blocks layers",
     "model.multipliers": "channel_mult ch_mult dim_mults channel_multipliers",
     "model.num_classes": "classes n_classes class_cond",
     "loss.name": "loss_type",

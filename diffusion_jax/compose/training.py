@@ -102,7 +102,7 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in training."""
     loss, model, train = config.loss, config.model, config.train
-    yield from _of_a_classifier(config) if processes.is_classifier(config) else _of_a_unet(config)
+    yield from _of_a_classifier(config) if processes.is_classifier(config) else _of_a_denoiser(config)
     is_discrete, kind = config.process.kind == "discrete", f"process.kind is {config.process.kind!r}"
     if not is_discrete and loss.name in BOUNDS:
         yield f"{config.show('loss.name')} is a bound of discrete processes, and {kind}; set loss.name = 'simple'."
@@ -128,7 +128,7 @@ def contradictions(config: Config) -> Iterator[str]:
         )
 
 
-def _of_a_unet(config: Config) -> Iterator[str]:
+def _of_a_denoiser(config: Config) -> Iterator[str]:
     if config.loss.name == "cross_entropy":
         yield f"{config.show('loss.name')} is for model.kind = 'noisy_classifier'; set loss.name = 'simple'."
     if config.model.pool != "adaptive":
@@ -150,6 +150,6 @@ def _of_a_classifier(config: Config) -> Iterator[str]:
         ("data.condition", "none"),
     ):
         if config.flat()[name] != off:
-            yield f"{config.show(name)} is for model.kind = 'unet': a noisy classifier has no such part; set {off!r}."
+            yield f"{config.show(name)} is for networks that draw: a noisy classifier has no such part; set {off!r}."
     if config.train.evaluate_every:
         yield f"{config.show('train.evaluate_every')} is of generated images, and a noisy classifier draws none; set 0."

@@ -187,7 +187,7 @@ def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) ->
 def _advice(config: Config, chip: hardware.Chip, mesh: Mesh) -> str:
     """Returns what to change."""
     is_whole = mesh.size > 1 and config.train.num_fsdp == 1 and not config.train.shard_optimizer
-    again = f"model.num_remat_stages = {len(config.model.multipliers)}"
+    again = f"model.num_remat_stages = {processes.num_stages(config)}"
     lever = f"train.shard_optimizer = True, {again}" if is_whole else again
     try:
         size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
