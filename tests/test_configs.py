@@ -32,6 +32,7 @@ NUM_PARAMETERS = {
     "digits": 367_129,
     "digits_classes": 368_185,
     "digits_classifier": 170_122,
+    "digits_dit": 1_058_500,
     "digits_edm": 367_129,
     "digits_rectified_flow": 367_129,
     "emoji_classes": 688_051,
@@ -39,6 +40,7 @@ NUM_PARAMETERS = {
     "fashion_mnist_classes": 687_473,
     "folder": None,
     "folder_superres": 687_779,
+    "imagenet256_dit": 674_834_720,  # the published code's, counted; "675M", Peebles & Xie 2023
     "imagenet64": 121_063_942,  # the published code's, counted; "120 million", Nichol & Dhariwal 2021, section 4
     "lsun:bedroom": 113_673_219,
     "lsun:bedroom_large": 255_677_955,  # "256 million", ibid.
@@ -106,7 +108,7 @@ def test_two_steps_of_a_config_move_its_weights(name, images):
 
 def small(config):
     """Returns a config with a network of two stages on 8 x 8 pixels, and all else as it was."""
-    network = {"channels": 4, "multipliers": (1, 1), "attention_stages": (1,), "num_res_blocks": 1}
+    network = {"channels": 4, "multipliers": (1, 1), "attention_stages": (1,), "num_res_blocks": 1, "depth": 2}
     config = config.with_values("model", **network, num_groups=2, num_heads=1)
     return config.with_values("data", image_size=(8, 8), center_crop=0).with_values("train", warmup_steps=0)
 

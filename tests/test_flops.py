@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import tiny
 
+from diffusion_jax import networks
 from diffusion_jax.compose import processes, sampling, training
 from diffusion_jax.compose.config import Config
+from diffusion_jax.networks.dit import SIZES
 from diffusion_jax.tools.plan import flops
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
@@ -102,3 +104,17 @@ def test_a_sampler_takes_one_forward_pass_for_each_step():
     forward = flops.count(lambda *args: network.apply(*args, {}), params, F32((2, 8, 8, 1)), F32((2,)))
     numbers = jax.ShapeDtypeStruct((2,), jnp.int32)
     assert flops.count(draw, params, jax.ShapeDtypeStruct((), jnp.int32), numbers) == config.sample.num_steps * forward
+
+
+def test_a_transformer_takes_what_a_sum_over_its_layers_gives():
+    """DiT-XL/2 on latents of 32 x 32; its authors count a multiplication with its addition as one, and 119e9 of them."""
+    options = SIZES["XL"] | {"patch_size": 2, "learned_variance": True, "dtype": "float32"}
+    network, num_tokens = networks.dit((32, 32, 4), **options), 16 * 16
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    by_hand = 28 * 2 * 2 * num_tokens**2 * 1152  # the scores, and the sums that they weigh
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        *_, module, name = (step.key for step in path)
+        once = module in ("embedding_0", "embedding_1", "modulation")
+        by_hand += 2 * leaf.size * (1 if once else num_tokens) * (name == "kernel")
+    forward = flops.count(lambda *args: network.apply(*args, {}), params, F32((1, 32, 32, 4)), F32((1,)))
+    assert forward == by_hand and round(forward / 2e9) == 119

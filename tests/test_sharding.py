@@ -86,6 +86,20 @@ def test_eight_devices_take_the_same_steps_as_one(num_fsdp, shard_optimizer):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_transformer_takes_the_same_steps_on_eight_devices_as_on_one():
+    """With parameters split over four of them; all of its large ones are."""
+    options = {"model.kind": "dit", "model.channels": 128, "model.depth": 2, "model.num_heads": 4, "model.dropout": 0.0}
+    parts = wide_parts(**options)._replace(optimizer=optax.sgd(0.1, momentum=0.9))
+    state, together = train(parts, mesh := sharding.make_mesh(num_fsdp=4))
+    alone, expected = train(parts, None)
+    np.testing.assert_allclose(together, expected, rtol=1e-4)
+    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    large = [leaf for leaf in jax.tree.leaves(state.params) if leaf.size >= sharding.MIN_SHARDED_SIZE]
+    assert len(large) == 2 * 3 and not any(leaf.sharding == sharding.replicated(mesh) for leaf in large)
+
+
 def bytes_on_a_device(tree):
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
