@@ -14,6 +14,7 @@ from test_models import alive, num_parameters, operations
 
 from diffusion_jax import denoiser, guidance, networks, schedules
 from diffusion_jax.errors import UserError
+from diffusion_jax.weights import diffusers_dit
 from diffusion_jax.weights import dit as weights
 
 dit = importlib.import_module("diffusion_jax.networks.dit")  # `networks.dit` is the function
@@ -127,6 +128,29 @@ def test_weights_of_another_model_are_refused(changes, sentence):
     like = jax.eval_shape(networks.dit((8, 8, 4), dtype="float32", **RECORDED).init, jax.random.key(0))
     with pytest.raises(UserError, match=sentence):
         weights.read(tensors() | changes, like)
+
+
+BLOCK = ["norm1.linear", "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"]
+COPIED = ["timestep_embedder.linear_1", "timestep_embedder.linear_2"]  # of each block, with weights and biases
+
+
+def test_weights_of_diffusers_are_read_and_written():
+    """With the names of 0.42.1, and the same embeddings in every block."""
+    _, params, *_ = recorded_network()
+    written = diffusers_dit.write(params)
+    layers = [
+        f"transformer_blocks.{i}.{name}" for i in (0, 1) for name in [*BLOCK, *(f"norm1.emb.{each}" for each in COPIED)]
+    ]
+    names = [
+        f"{name}.{leaf}" for name in [*layers, "pos_embed.proj", "proj_out_1", "proj_out_2"] for leaf in ("weight", "bias")
+    ]
+    table = "norm1.emb.class_embedder.embedding_table.weight"
+    assert written.keys() == {*names, *(f"transformer_blocks.{i}.{table}" for i in (0, 1))}
+    assert written["proj_out_2.weight"].shape == (32, 48) and written["pos_embed.proj.weight"].shape == (48, 4, 2, 2)
+    jax.tree.map(np.testing.assert_array_equal, diffusers_dit.read(written, params), params)
+    written[f"transformer_blocks.1.{table}"] = written[f"transformer_blocks.1.{table}"] + 1
+    with pytest.raises(UserError, match=f"other embeddings in other blocks, .*: transformer_blocks.1.{table}"):
+        diffusers_dit.read(written, params)
 
 
 @pytest.mark.parametrize(

@@ -49,17 +49,22 @@ def map_of(like: Any) -> maps.Map:
         name = f"{maps.name_of(module, places, PARTS)}.{suffix}"
         if leaf == "embedding":
             return maps.same(name, shape)
-        if module == "out":  # the places of a patch, then its channels, are one axis
-            return maps.Entry(name, (math.prod(shape[-3:]), *shape[:-3]), of_patches(shape[-3:]))
+        if module == "out":
+            return of_patches(name, shape)
         found = maps.torch(name, shape)
         return found._replace(view=openai.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
 
     return maps.of_leaves(like, entry)
 
 
-def of_patches(shape: tuple[int, ...]) -> maps.View:
-    """Returns the view of a layer whose output, [p p C, ...], is the numbers of a patch of some shape: [..., p, p, C]."""
-    return lambda tensor: np.moveaxis(tensor.reshape(*shape, -1), -1, 0) if tensor.ndim > 1 else tensor.reshape(shape)
+def of_patches(name: str, shape: tuple[int, ...]) -> maps.Entry:
+    """Returns the entry of a layer whose output is patches: theirs [p p C, in], ours [in, p, p, C]; and of its bias."""
+    patch, rest = shape[-3:], shape[:-3]
+
+    def view(tensor: np.ndarray) -> np.ndarray:
+        return np.moveaxis(tensor.reshape(*patch, *rest), (0, 1, 2), (-3, -2, -1))
+
+    return maps.Entry(name, (math.prod(patch), *rest), view)
 
 
 def check_table(table: np.ndarray) -> None:
