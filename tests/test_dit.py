@@ -172,15 +172,15 @@ def small(image_shape=(8, 8, 3), **options):
 
 def test_a_fresh_network_says_nothing():
     """adaLN-Zero: each block begins as the identity, and the output as 0; other layers as their initialisers say."""
-    network = networks.dit((8, 8, 3), **SMALL | {"channels": 128, "num_classes": 10})
+    network = networks.dit((8, 8, 3), **SMALL | {"channels": 64, "depth": 1, "num_classes": 100})
     params = jax.jit(network.init)(jax.random.key(0))
     assert not np.any(network.apply(params, jnp.ones((1, 8, 8, 3)), jnp.ones(1), {"label": jnp.zeros(1, int)}))
-    block, radius = params["block_1"], {"query": math.sqrt(6 / (4 * 128)), "mlp_0": math.sqrt(6 / (5 * 128))}
-    for name, most in (radius | {"out": math.sqrt(6 / 256)}).items():  # of q, k and v as of one layer [Glorot & Bengio 2010]
+    block, radius = params["block_0"], {"query": math.sqrt(6 / (4 * 64)), "mlp_0": math.sqrt(6 / (5 * 64))}
+    for name, most in (radius | {"out": math.sqrt(6 / 128)}).items():  # of q, k and v as of one layer [Glorot & Bengio 2010]
         assert 0.99 * most < np.max(np.abs(block[name]["kernel"])) <= most
-    assert np.max(np.abs(params["patches"]["kernel"])) == pytest.approx(math.sqrt(6 / (12 + 128)), rel=0.01)
+    assert np.max(np.abs(params["patches"]["kernel"])) == pytest.approx(math.sqrt(6 / (12 + 64)), rel=0.01)
     for drawn in (params["embedding_0"]["kernel"], params["embedding_1"]["kernel"], params["label"]["embedding"]):
-        assert np.std(drawn) == pytest.approx(0.02, rel=0.06)
+        assert np.std(drawn) == pytest.approx(0.02, rel=0.03)
     for zero in (block["modulation"], params["modulation"], params["out"], {"bias": block["mlp_1"]["bias"]}):
         assert not any(map(np.any, jax.tree.leaves(zero)))
 
@@ -240,20 +240,25 @@ def test_in_bfloat16_products_are_bfloat16_and_norms_and_softmax_float32():
         assert all(dtypes == {jnp.dtype("float32")} for each, dtypes in found if each == name), name
 
 
-def test_recomputed_blocks_are_the_same_function_in_less_memory():
+def loss_with_remat(num):
+    """Returns (params -> the squared error of a network that computes so many blocks twice, parameters)."""
+    network, params, x_t, c_noise = small(num_remat_stages=num)
+    return lambda params: jnp.mean((network.apply(params, x_t, c_noise, {}, train=True) - x_t) ** 2), params
+
+
+@pytest.mark.slow
+def test_recomputed_blocks_are_the_same_function():
+    none, every = (jax.jit(jax.value_and_grad(loss))(params) for loss, params in map(loss_with_remat, (0, 2)))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), none, every)
+
+
+def test_recomputed_blocks_take_less_memory():
     """Each keeps less for the backward pass."""
-    kept, gradients = [], []
-    for num in (0, 1, 2):
-        network, params, x_t, c_noise = small(num_remat_stages=num)
-
-        def loss(params, network=network, x_t=x_t, c_noise=c_noise):
-            return jnp.mean((network.apply(params, x_t, c_noise, {}, train=True) - x_t) ** 2)
-
+    kept = []
+    for loss, params in map(loss_with_remat, (0, 1, 2)):
         residuals = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], params)
         kept.append(sum(leaf.size for leaf in jax.tree.leaves(residuals)))
-        gradients += [jax.jit(jax.grad(loss))(params)] * (num != 1)
     assert kept[0] > kept[1] > kept[2]
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), *gradients)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import numpy as np
 
 from diffusion_jax import errors
 from diffusion_jax.errors import UserError
-from diffusion_jax.weights import maps, openai
-from diffusion_jax.weights.dit import of_patches
+from diffusion_jax.weights import maps, schedulers, sources
+from diffusion_jax.weights.dit import fields_of, notes_on, of_patches
+from diffusion_jax.weights.sources import Published, Source
 
 FIRST = "transformer_blocks.0.norm1.emb."  # the embeddings in the first block, which the last layer takes too
 PLACES = {"patches": "pos_embed.proj", "modulation": "proj_out_1", "out": "proj_out_2"}
@@ -20,15 +21,51 @@ PARTS = {"query": "attn1.to_q", "key": "attn1.to_k", "value": "attn1.to_v", "out
 PARTS |= {"mlp_0": "ff.net.0.proj", "mlp_1": "ff.net.2", "modulation": "norm1.linear"}
 
 
-def read(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of a model, from its state dict as NumPy arrays.
+ALLOWED = {  # what our network computes, and what a DiTTransformer2DModel is where config.json is silent
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_elementwise_affine": False,
+    "norm_type": "ada_norm_zero",
+    "upcast_attention": False,
+}
+DEFAULTS = {"num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": None, "num_layers": 28}
+DEFAULTS |= {"dropout": 0.0, "sample_size": 32, "patch_size": 2, "num_embeds_ada_norm": 1000}
 
-    Errors as for `maps.read`; UserError too where the blocks' embeddings differ, which is another network.
+
+def published(source: Source) -> Published | None:
+    """Returns a DiTTransformer2DModel, with what its scheduler says of the process; None for another model.
+
+    Raises UserError for options that our network does not have, where config.json is missing, and as `shared`.
     """
+    found = sources.part(source.tensors, f"{FIRST}timestep_embedder.linear_1.weight")
+    if not found:
+        return None
+    if "config" not in source.settings:
+        raise UserError(f"flag --from = {source.name!r} must be the folder with config.json beside the weights.")
+    options = ALLOWED | DEFAULTS | dict(source.settings["config"])
+    for name, allowed in ALLOWED.items():
+        if options[name] != allowed:
+            raise UserError(f"config.json has {name} = {options[name]!r}; it must be {allowed!r}.")
+    channels, heads, size = options["in_channels"], options["num_attention_heads"], options["sample_size"]
+    sizes = heads * options["attention_head_dim"], channels, options["patch_size"], options["out_channels"] or channels
+    fields, notes = schedulers.fields(source.settings.get("scheduler_config"))
+    fields = {**fields, **fields_of(*sizes), "model.depth": options["num_layers"], "model.num_heads": heads}
+    fields |= {"model.num_classes": options["num_embeds_ada_norm"], "model.dropout": float(options["dropout"])}
+    fields |= {"model.embedding_spacing": "closed", "data.image_size": (size, size)}
+    return Published(fields, shared(found), map_of, notes + notes_on(channels))
+
+
+def read(tensors: maps.Tensors, like: Any) -> Any:
+    """Returns the parameters of a model, from its state dict as NumPy arrays; errors as for `maps.read` and `shared`."""
+    return maps.read(shared(tensors), like, map_of(like))
+
+
+def shared(tensors: maps.Tensors) -> maps.Tensors:
+    """Returns the tensors with the embeddings of the first block alone; UserError where those of another block differ."""
     copies = {name: _first(name) for name in tensors if _first(name) in tensors and _first(name) != name}
     if other := [name for name, first in copies.items() if not np.array_equal(tensors[name], tensors[first])]:
         raise UserError(f"the weights have other embeddings in other blocks, and the network has one: {errors.some(other)}.")
-    return maps.read({name: tensor for name, tensor in tensors.items() if name not in copies}, like, map_of(like))
+    return {name: tensor for name, tensor in tensors.items() if name not in copies}
 
 
 def write(params: Any) -> dict[str, np.ndarray]:
@@ -39,7 +76,7 @@ def write(params: Any) -> dict[str, np.ndarray]:
     return found | {f"{_of_block(name)}.norm1.emb.{part}": copy for name in blocks for part, copy in copies.items()}
 
 
-def map_of(like: Any) -> maps.Map:
+def map_of(like: Any, model: Any = None) -> maps.Map:
     """Returns the map of a network's parameters."""
     places = PLACES | {name: _of_block(name) for name in like if name.startswith("block_")}
 
@@ -50,7 +87,7 @@ def map_of(like: Any) -> maps.Map:
         if module == "out":
             return of_patches(name, shape)
         found = maps.torch(name, shape)
-        return found._replace(view=openai.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+        return found._replace(view=maps.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
 
     return maps.of_leaves(like, entry)
 

@@ -1,4 +1,4 @@
-"""Weights of a Diffusion Transformer of facebookresearch/DiT."""
+"""Weights of a Diffusion Transformer of facebookresearch/DiT, and what they say of the network."""
 
 import math
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.dit import QKV, positions
-from diffusion_jax.weights import maps, openai
+from diffusion_jax.networks.dit import QKV, SIZES, positions
+from diffusion_jax.weights import maps, sources
+from diffusion_jax.weights.sources import Published, Source
 
 TABLE = "pos_embed"  # of positions, a constant that is stored among the weights
 TABLE_ERROR = 5e-4  # of a sine that was stored in half precision
@@ -17,7 +18,52 @@ PLACES |= {
     "modulation": "final_layer.adaLN_modulation.1",
     "out": "final_layer.linear",
 }
+DIFFUSION = {"process.num_steps": 1000, "process.schedule": "linear", "sample.grid": "iddpm", "sample.num_steps": 250}
+DIFFUSION |= {"sample.clip": "none"}  # as their code samples
 PARTS = {"out": "attn.proj", "mlp_0": "mlp.fc1", "mlp_1": "mlp.fc2", "modulation": "adaLN_modulation.1"}
+
+
+def published(source: Source) -> Published | None:
+    """Returns a DiT; None for another model. UserError where its table of positions is another than ours."""
+    found = sources.part(source.tensors, "x_embedder.proj.weight")
+    if not found or "t_embedder.mlp.0.weight" not in found:
+        return None
+    width, channels, size, _ = found["x_embedder.proj.weight"].shape
+    num_labels, outputs = (len(found[f"{PLACES[name]}.weight"]) for name in ("label", "out"))
+    heads = {options["channels"]: options["num_heads"] for options in SIZES.values()}.get(width)
+    fields = {"model.depth": sum(name.endswith(".attn.qkv.weight") for name in found), "model.num_classes": num_labels - 1}
+    fields |= {"model.num_heads": heads} if heads else {}
+    fields |= fields_of(width, channels, size, outputs // size**2) | {"model.embedding_spacing": "half_open"}
+    needed = () if heads else (("model.num_heads",),)
+    if TABLE in found:
+        check_table(found[TABLE])
+        fields |= {"data.image_size": (math.isqrt(found[TABLE].shape[1]) * size,) * 2}
+    else:
+        needed += (("data.image_size",),)
+    tensors = {name: tensor for name, tensor in found.items() if name != TABLE}
+    return Published(fields | DIFFUSION, tensors, map_of, notes_on(channels), needed)
+
+
+def fields_of(width: int, channels: int, patch_size: int, out_channels: int) -> dict[str, Any]:
+    """Returns the fields of a transformer with labels, one of which is "no label"."""
+    learned = out_channels == 2 * channels
+    return {
+        "data.channels": channels,
+        "loss.name": "hybrid" if learned else "simple",
+        "model.kind": "dit",
+        "model.channels": width,
+        "model.patch_size": patch_size,
+        "model.null_label": True,
+        "model.learned_variance": learned,
+        "model.dropout": 0.0,
+        "sample.variance": "learned_range" if learned else "large",
+    }
+
+
+def notes_on(channels: int) -> tuple[str, ...]:
+    """Returns sentences on what was assumed of a transformer, and on what it draws."""
+    latents = f"the network draws {channels} channels: latents of an autoencoder, which this library does not decode yet."
+    return ("the last label is taken to be 'no label'.", *[latents] * (channels not in (1, 3)))
 
 
 def read(tensors: maps.Tensors, like: Any) -> Any:
@@ -36,7 +82,7 @@ def write(params: Any, grid: tuple[int, int]) -> dict[str, np.ndarray]:
     return {TABLE: positions(*grid, channels).reshape(1, -1, channels)} | maps.write(params, map_of(params))
 
 
-def map_of(like: Any) -> maps.Map:
+def map_of(like: Any, model: Any = None) -> maps.Map:
     """Returns the map of a network's parameters."""
     places = PLACES | {name: name.replace("block_", "blocks.") for name in like if name.startswith("block_")}
 
@@ -52,7 +98,7 @@ def map_of(like: Any) -> maps.Map:
         if module == "out":
             return of_patches(name, shape)
         found = maps.torch(name, shape)
-        return found._replace(view=openai.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+        return found._replace(view=maps.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
 
     return maps.of_leaves(like, entry)
 

@@ -1,0 +1,87 @@
+"""Published Diffusion Transformers become workdirs: of facebookresearch/DiT as a file, of diffusers as a folder."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from test_dit import RECORDED, recorded_network, tensors
+
+import diffusion_jax as dj
+from diffusion_jax.compose import processes
+from diffusion_jax.errors import UserError
+from diffusion_jax.networks.dit import SIZES
+from diffusion_jax.tools import import_weights
+from diffusion_jax.weights import diffusers_dit, dit, formats
+from diffusion_jax.weights.sources import Source
+
+CONFIG = {"num_attention_heads": 4, "attention_head_dim": 12, "in_channels": 4, "out_channels": 8, "num_layers": 2}
+CONFIG |= {"sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": 10, "norm_type": "ada_norm_zero", "dropout": 0.0}
+
+
+def imported(source, workdir, *changes):
+    assert import_weights.main(["import_weights", f"--from={source}", f"--workdir={workdir}", *changes]) == 0
+    return dj.load(workdir)
+
+
+def check(model, spacing):
+    """Has the recorded weights, and the program of the network whose outputs are tested elsewhere."""
+    network, params, x_t, c_noise, label = recorded_network(embedding_spacing=spacing)
+    jax.tree.map(np.testing.assert_array_equal, model.params, params)
+    ours, theirs = (
+        str(jax.make_jaxpr(each.apply)(params, x_t, c_noise, {"label": label}))
+        for each in (network, processes.network(model.config.with_values("model", precision="highest")))
+    )
+    assert ours == theirs
+
+
+def test_a_published_file_becomes_a_workdir(tmp_path, capsys):
+    """Of a training checkpoint, which has the EMA beside the raw weights, the EMA."""
+    both = {f"ema.{name}": np.ascontiguousarray(tensor) for name, tensor in tensors().items()}
+    (tmp_path / "0400000.safetensors").write_bytes(
+        safetensors.numpy.save(both | {name.replace("ema.", "model."): tensor + 1 for name, tensor in both.items()})
+    )
+    model = imported(tmp_path / "0400000.safetensors", tmp_path / "run", "--config.model.num_heads=4")
+    check(model, "half_open")
+    assert "latents of an autoencoder, which this library does not decode yet" in capsys.readouterr().out
+    flat = model.config.flat()
+    assert (flat["data.image_size"], flat["sample.grid"], flat["sample.num_steps"]) == ((8, 8), "iddpm", 250)
+
+
+def test_a_folder_of_diffusers_becomes_a_workdir(tmp_path):
+    """Its embedding of t has other frequencies than the authors' code: so it is with its own trained weights too."""
+    _, params, *_ = recorded_network()
+    place = tmp_path / "DiT" / "transformer"
+    place.mkdir(parents=True)
+    (place / "config.json").write_text(json.dumps(CONFIG))
+    (place / "diffusion_pytorch_model.safetensors").write_bytes(safetensors.numpy.save(diffusers_dit.write(params)))
+    check(imported(tmp_path / "DiT", tmp_path / "run"), "closed")
+
+
+def test_the_papers_networks_need_nothing_else():
+    """Of which the width says how many heads there are; of others the user says it."""
+    shapes = {name: tensor for name, tensor in tensors().items() if not name.endswith("proj.weight")}
+    for width, heads in {options["channels"]: options["num_heads"] for options in SIZES.values()}.items():
+        patches = {"x_embedder.proj.weight": np.zeros((width, 4, 2, 2))}
+        published = formats.recognised(Source("DiT-XL-2-256x256.pt", shapes | patches))
+        assert published.fields["model.num_heads"] == heads and not published.needed
+    alone = formats.recognised(Source("x.pt", {name: each for name, each in tensors().items() if name != dit.TABLE}))
+    assert alone.needed == (("model.num_heads",), ("data.image_size",))
+    assert {name: alone.fields[f"model.{name}"] for name in RECORDED if name != "num_heads"} == {
+        name: value for name, value in RECORDED.items() if name != "num_heads"
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "flag --from = 'DiT' must be the folder with config.json beside the weights"),
+        ({"config": CONFIG | {"norm_type": "layer_norm"}}, "norm_type = 'layer_norm'; it must be 'ada_norm_zero'"),
+        ({"config": CONFIG | {"activation_fn": "geglu"}}, "activation_fn = 'geglu'; it must be 'gelu-approximate'"),
+    ],
+)
+def test_what_our_network_does_not_compute_is_a_sentence(settings, sentence):
+    _, params, *_ = recorded_network()
+    with pytest.raises(UserError, match=sentence):
+        formats.recognised(Source("DiT", diffusers_dit.write(params), settings))
