@@ -174,7 +174,7 @@ def test_a_fresh_network_says_nothing():
     """adaLN-Zero: each block begins as the identity, and the output as 0; other layers as their initialisers say."""
     network = networks.dit((8, 8, 3), **SMALL | {"channels": 64, "depth": 1, "num_classes": 100})
     params = jax.jit(network.init)(jax.random.key(0))
-    assert not np.any(network.apply(params, jnp.ones((1, 8, 8, 3)), jnp.ones(1), {"label": jnp.zeros(1, int)}))
+    assert not np.any(jax.jit(network.apply)(params, jnp.ones((1, 8, 8, 3)), jnp.ones(1), {"label": jnp.zeros(1, int)}))
     block, radius = params["block_0"], {"query": math.sqrt(6 / (4 * 64)), "mlp_0": math.sqrt(6 / (5 * 64))}
     for name, most in (radius | {"out": math.sqrt(6 / 128)}).items():  # of q, k and v as of one layer [Glorot & Bengio 2010]
         assert 0.99 * most < np.max(np.abs(block[name]["kernel"])) <= most
@@ -230,8 +230,8 @@ def test_dropout_acts_in_training_only():
 
 def test_in_bfloat16_products_are_bfloat16_and_norms_and_softmax_float32():
     network, params, x_t, c_noise = small(dtype="bfloat16")
-    exact = small()[0].apply(params, x_t, c_noise, {})
-    output = network.apply(network.cast(params), x_t, c_noise, {})
+    exact = jax.jit(small()[0].apply)(params, x_t, c_noise, {})
+    output = jax.jit(network.apply)(network.cast(params), x_t, c_noise, {})
     assert output.dtype == jnp.float32 and 0 < np.max(np.abs(output - exact)) < 0.1 * np.std(exact) + 0.1
     found = list(operations(jax.make_jaxpr(lambda p: network.apply(p, x_t, c_noise, {}))(params).jaxpr))
     products = [dtypes for name, dtypes in found if name == "dot_general"]
