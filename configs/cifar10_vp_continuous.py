@@ -7,7 +7,7 @@ Expected: FID 3.69 with the probability-flow ODE (--config.sample.sampler=ode), 
 
 In training t is from 1e-5 to 1; sampling visits 1000 even times from 1 to 1e-3, then the data, and does not clip.
 Differs from score_sde in the sampler, ancestral here and Euler-Maruyama there, and in the attention going up, which it has
-once a level and our network after every block, as Ho et al.
+once a level and our network after every block, as Ho et al. For score_sde's better network see configs/cifar10_ddpmpp.py.
 """
 
 from ml_collections import ConfigDict

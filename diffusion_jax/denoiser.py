@@ -43,6 +43,7 @@ X_0 = _constant(1, 0)  # [same]
 V = Parameterization(lambda level: (-level.sigma, level.alpha))  # alpha eps - sigma x_0 [Salimans & Ho 2022, section 4]
 VELOCITY = _constant(-1, 1)  # eps - x_0 [Liu et al. 2022, rectified flow]
 SCORE = Parameterization(lambda level: (jnp.zeros_like(level.alpha), -1 / level.sigma))  # [Song et al. 2021, score SDE]
+SCALED_SCORE = _constant(0, -1)  # sigma times the score: what NCSN++ divides by sigma [same]
 
 
 def edm(*, sigma_data: float = 0.5) -> Parameterization:

@@ -175,14 +175,23 @@ def vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
 
 
 def ve(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
-    """Returns the variance-exploding process with t = sigma and c_noise = ln(sigma) / 4. [Karras et al. 2022, EDM]
+    """Returns the variance-exploding process with t = sigma and c_noise = ln(sigma) / 4. [Karras et al. 2022, EDM]"""
+    return _exploding(sigma_min, sigma_max, c_noise=lambda t: _xp(t).log(t) / 4)
 
-    The VE SDE of [Song et al. 2021, score SDE] is the same with sigma from 0.01 to 50, its uniform time the logarithm.
+
+def ve_sde(*, sigma_min: float = 0.02, sigma_max: float = 100.0) -> Process:
+    """Returns the variance-exploding SDE with t = sigma and c_noise = ln(sigma / 2). [Song et al. 2021, score SDE]
+
+    There images are in [0, 1], so that sigma is half of ours, from 0.01 to 50; its uniform time is the logarithm's.
     """
+    return _exploding(sigma_min, sigma_max, c_noise=lambda t: _xp(t).log(t / 2))
+
+
+def _exploding(sigma_min: float, sigma_max: float, *, c_noise: Callable) -> Process:
     return _in_real_time(
         alpha=lambda t: 0 * t + 1,
         sigma=lambda t: t,
-        c_noise=lambda t: _xp(t).log(t) / 4,
+        c_noise=c_noise,
         time=lambda log_snr: _xp(log_snr).exp(-log_snr / 2),
         first=sigma_min,
         last=sigma_max,

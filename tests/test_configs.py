@@ -25,8 +25,10 @@ NUM_PARAMETERS = {
     "celeba64": 78_700_803,
     "celebahq256": 113_673_219,  # "114 million", Ho et al. 2020, appendix B
     "cifar10": 35_746_307,  # "35.7 million", ibid.
-    "cifar10_edm": 53_634_563,
+    "cifar10_ddpmpp": 61_804_419,  # the published code's, counted
+    "cifar10_edm": 55_732_739,  # the same
     "cifar10_improved": 52_546_438,  # the published code's, counted
+    "cifar10_ncsnpp": 62_758_915,  # the published code's, counted; 128 of them are not trained
     "cifar10_vlb": 52_546_438,
     "cifar10_vp_continuous": 35_746_307,
     "digits": 367_129,

@@ -30,7 +30,7 @@ EACH = {name: {"sample.order": 3} for name in ("dpm_solver", "dpm_solver_singles
 }
 SAMPLERS = ["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep"]
 SAMPLERS += ["euler", "euler_ancestral", "heun", "ode", "unipc"]
-PREDICTS = ["edm", "eps", "score", "v", "velocity", "x_0"]
+PREDICTS = ["edm", "eps", "scaled_score", "score", "v", "velocity", "x_0"]
 NUM_STEPS = 100
 
 

@@ -66,12 +66,19 @@ PROCESSES = {
     "discrete": discrete,
     "rectified_flow": process.rectified_flow,
     "ve": process.ve,
+    "ve_sde": process.ve_sde,
     "vp": process.vp,
 }
-NETWORKS = ("dit", "noisy_classifier", "unet")  # functions of networks/, which imports Flax: see processes.NETWORKS
+NETWORKS = (
+    "dit",
+    "ncsnpp",
+    "noisy_classifier",
+    "unet",
+)  # functions of networks/, which imports Flax: see processes.NETWORKS
 PARAMETERIZATIONS = {
     "edm": denoiser.edm(),
     "eps": denoiser.EPS,
+    "scaled_score": denoiser.SCALED_SCORE,
     "score": denoiser.SCORE,
     "v": denoiser.V,
     "velocity": denoiser.VELOCITY,
@@ -100,6 +107,7 @@ DENSITIES_OF = {  # process.kind -> the densities that fit its times
     "discrete": ("uniform",),
     "rectified_flow": ("logit_normal", "uniform"),
     "ve": ("log_normal", "log_uniform"),
+    "ve_sde": ("log_normal", "log_uniform"),
     "vp": ("uniform",),
 }
 

@@ -18,6 +18,8 @@ class Process(Section):
     num_steps: integer(1, sections.MOST_STEPS) = field(1000, "T of a discrete process")
     zero_terminal_snr: Flag = field(False, "rescale the schedule so that x_T is noise alone; not for eps")
     rescale_c_noise: Flag = field(False, "the network gets 1000 t / T instead of t (improved DDPM)")
+    sigma_min: sections.Positive = field(0.002, "of 've' and 've_sde': the least noise that sampling visits before the data")
+    sigma_max: sections.Positive = field(80.0, "of 've' and 've_sde': the noise of x_T")
 
 
 class Model(Section):
@@ -35,7 +37,7 @@ class Model(Section):
     num_res_blocks: integer(1, 64) = field(2, "residual blocks of a stage, going down; one more going up")
     attention_stages: integers(0) = field((1,), "stages with attention; stage 1 of a 32-px image is 16 px")
     dropout: sections.Fraction = field(0.1, "probability, in each residual block; the published 'dit' have 0")
-    num_groups: integer(1) = field(32, "groups of each group normalisation")
+    num_groups: integer(1) = field(32, "groups of each group normalisation; of 'ncsnpp' each has at least 4 channels")
     norm_epsilon: sections.Positive = field(1e-6, "of each group normalisation; 1e-5 in improved DDPM")
     scale_shift_norm: Flag = field(False, "the embedding scales and shifts norms (improved DDPM) instead of being added")
     resample: one_of(("conv", "res_block")) = field("conv", "between stages; 'res_block' in ADM")
@@ -44,6 +46,16 @@ class Model(Section):
     )
     embedding_spacing: one_of(("closed", "half_open")) = field(
         "closed", "of the frequencies; improved DDPM and DiT: 'half_open'"
+    )
+    embedding: one_of(("fourier", "positional")) = field(
+        "positional", "of c_noise, of 'ncsnpp'; 'fourier' where c_noise is a logarithm: of 've' and 've_sde'"
+    )
+    resample_filter: integers(1) = field((1, 1), "between stages, of 'ncsnpp': (1, 1) is DDPM++, (1, 3, 3, 1) NCSN++")
+    progressive_input: one_of(("input_skip", "none", "residual")) = field(
+        "none", "how the smaller image goes into each stage, of 'ncsnpp': NCSN++ has 'residual', at 256 px 'input_skip'"
+    )
+    progressive: one_of(("none", "output_skip")) = field(
+        "none", "'output_skip' sums an image of every stage, of 'ncsnpp': NCSN++ at 256 px"
     )
     num_heads: integer(1) = field(1, "heads of attention")
     num_heads_up: integer(0) = field(0, "heads of attention going up; 0 is num_heads")

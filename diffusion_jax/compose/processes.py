@@ -9,13 +9,16 @@ import numpy as np
 from diffusion_jax import denoiser, networks
 from diffusion_jax.compose import choices, conditions
 from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen, named
-from diffusion_jax.compose.config import Config
+from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import stages
 from diffusion_jax.process import Process
 
 NETWORKS: dict[str, Callable[..., networks.Network]] = {name: getattr(networks, name) for name in choices.NETWORKS}
+OF_NCSNPP = ("embedding", "resample_filter", "progressive_input", "progressive")  # fields of `model` for that kind alone
+OF_UNET = ("resample", "downsample_padding", "num_heads_up")  # fields that it does not take
+EXPLODING = ("ve", "ve_sde")
 
 
 def image_shape(config: Config) -> tuple[int, int, int]:
@@ -109,7 +112,7 @@ def process_of(config: Config) -> Process:
         found = chosen(PROCESSES[section.kind], section, interpolation=config.sample.interpolation)
     except UserError as error:
         raise UserError(f"config field process.{error}") from error
-    if config.predicts in ("eps", "score") and not is_classifier(config) and not has_signal(found):
+    if config.predicts in ("eps", "scaled_score", "score") and not is_classifier(config) and not has_signal(found):
         raise UserError(
             f"config field predicts = {config.predicts!r} is impossible with {_noise_alone(config)}: x_T is the noise "
             "itself and does not determine x_0; use 'v', 'velocity', 'edm' or 'x_0'."
@@ -147,7 +150,24 @@ def contradictions(config: Config) -> Iterator[str]:
     section, kind = config.process, f"process.kind is {config.process.kind!r}"
     if section.zero_terminal_snr and section.num_steps <= 1:
         yield f"{config.show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."
+    if section.kind in EXPLODING and not section.sigma_min < section.sigma_max:
+        yield f"{config.show('process.sigma_min')} must be below process.sigma_max = {section.sigma_max}."
+    yield from _of_ncsnpp(config)
     if section.kind != "discrete" and section.zero_terminal_snr:
         yield f"{config.show('process.kind')} does not use a schedule; set process.zero_terminal_snr = False."
     if section.kind != "discrete" and section.rescale_c_noise:
         yield f"{config.show('process.rescale_c_noise')} is for process.kind = 'discrete', and {kind}; set False."
+
+
+def _of_ncsnpp(config: Config) -> Iterator[str]:
+    """Yields a sentence for each field that is of 'ncsnpp' alone, or not of it, or that says of it what cannot be."""
+    is_ncsnpp = config.model.kind == "ncsnpp"
+    for name in OF_UNET if is_ncsnpp else OF_NCSNPP:
+        if getattr(config.model, name) != (off := FIELDS[f"model.{name}"].default):
+            kind = "is not of" if is_ncsnpp else "is for"
+            yield f"{config.show(f'model.{name}')} {kind} model.kind = 'ncsnpp'; set {off!r}."
+    if is_ncsnpp and config.model.embedding == "fourier" and config.process.kind not in EXPLODING:
+        yield (
+            f"{config.show('model.embedding')} is of the logarithm of the noise, which process.kind = "
+            f"{config.process.kind!r} does not give the network; set 'positional'."
+        )

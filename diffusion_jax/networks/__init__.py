@@ -1,7 +1,7 @@
 """Networks as pure functions. Nothing outside this package knows that they are Flax modules."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
 from diffusion_jax.networks.dit import Blocks, DiT
 from diffusion_jax.networks.dit import check as check_blocks
 from diffusion_jax.networks.encoder import Encoder
+from diffusion_jax.networks.ncsnpp import STYLE, NCSNpp
 from diffusion_jax.networks.stages import Stages, check
 from diffusion_jax.networks.unet import UNet
 
@@ -108,6 +110,44 @@ def dit(
     module = DiT((1 + learned_variance) * image_shape[-1], blocks, num_classes, null_label)
     cond = _cond(image_shape, cond_channels, num_classes)
     return _of_module(module, image_shape, cond, dtype=blocks.dtype, precision=precision, draw=lambda params, key: params)
+
+
+def ncsnpp(
+    image_shape: tuple[int, int, int],
+    *,
+    dtype: str,
+    precision: Precision = "highest",
+    learned_variance: bool = False,
+    cond_channels: int = 0,
+    embedding: Literal["positional", "fourier"] = "positional",
+    resample_filter: Sequence[int] = (1, 1),
+    progressive_input: Literal["none", "input_skip", "residual"] = "none",
+    progressive: Literal["none", "output_skip"] = "none",
+    num_classes: int = 0,
+    **options,
+) -> Network:
+    """Returns `NCSNpp` for images of a shape; UserError as for `unet`, and for a filter that `ncsnpp.halve` does not take.
+
+    With the defaults it is DDPM++. Label num_classes is "unknown", and needs no parameter.
+
+    Args:
+        image_shape: (H, W, C).
+        dtype: 'float32' or 'bfloat16'.
+        precision: as for `unet`, as are learned_variance and cond_channels.
+        embedding: see `NCSNpp`, as for resample_filter, progressive_input, progressive and num_classes.
+        **options: the other attributes of `Stages`, but for `ncsnpp.STYLE`.
+    """
+    if len(resample_filter) % 2 or tuple(resample_filter) != tuple(resample_filter)[::-1]:
+        raise UserError(
+            f"resample_filter = {tuple(resample_filter)} is not allowed; it must be an even number of numbers that read the "
+            "same backwards, such as (1, 1) or (1, 3, 3, 1)."
+        )
+    stages = Stages(dtype=jnp.dtype(dtype), **STYLE, **options)
+    check(stages)
+    ways = (embedding, tuple(resample_filter), progressive_input, progressive)
+    module = NCSNpp((1 + learned_variance) * image_shape[-1], stages, *ways, num_classes)
+    cond = _cond(image_shape, cond_channels, num_classes)
+    return _of_module(module, image_shape, cond, dtype=stages.dtype, precision=precision)
 
 
 def noisy_classifier(

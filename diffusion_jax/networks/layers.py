@@ -68,6 +68,10 @@ class Style(NamedTuple):
     scale_shift_norm: bool  # whether the embedding scales and shifts the second norm (FiLM) or is added before it
     dropout: float  # probability, inside each residual block
     dtype: DTypeLike  # of the arithmetic; parameters are float32
+    min_group_channels: int = 0  # channels of each group, at least, so that narrow layers have fewer groups; 0 is off
+    project_resampled: bool = False  # whether a block that resamples has a 1x1 shortcut even if its width stays
+    skip_scale: float = 1.0  # factor of every sum of a block's input and its branch
+    qkv_scale: float = 1.0  # of the variance with which an attention's query, key and value begin
 
 
 class GroupNorm(nn.Module):
@@ -80,11 +84,13 @@ class GroupNorm(nn.Module):
         num_groups: of channels that lie side by side.
         epsilon: added to each variance.
         dtype: of the result; the parameters `scale` and `bias` are float32.
+        min_channels: see `count_groups`.
     """
 
     num_groups: int
     epsilon: float
     dtype: DTypeLike
+    min_channels: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -102,14 +108,20 @@ class GroupNorm(nn.Module):
 
     def _of_group(self, by_channel: Array) -> Array:
         """Returns the mean of each group, at each of its channels. # [B, 1, ..., C]"""
-        grouped = by_channel.reshape(*by_channel.shape[:-1], self.num_groups, -1)
+        num_groups = count_groups(by_channel.shape[-1], self.num_groups, self.min_channels)
+        grouped = by_channel.reshape(*by_channel.shape[:-1], num_groups, -1)
         mean = jnp.mean(grouped, -1, keepdims=True)
         return jnp.broadcast_to(mean, grouped.shape).reshape(by_channel.shape)
 
 
+def count_groups(channels: int, most: int, min_channels: int) -> int:
+    """Returns how many groups some channels have: `most`, or fewer where each would have less than `min_channels`."""
+    return max(1, min(most, channels // min_channels)) if min_channels else most
+
+
 def norm(style: Style, *, name: str) -> GroupNorm:
     """Returns group normalisation in a network's style."""
-    return GroupNorm(style.num_groups, style.norm_epsilon, style.dtype, name=name)
+    return GroupNorm(style.num_groups, style.norm_epsilon, style.dtype, style.min_group_channels, name=name)
 
 
 def embed_c_noise(c_noise: Array, features: int, *, spacing: Literal["closed", "half_open"]) -> Array:
@@ -160,9 +172,9 @@ class ResBlock(nn.Module):
         h = nn.Dropout(style.dropout, deterministic=not train, name="dropout")(h)
         h = conv(self.features, 3, style.dtype, scale=0.0, name="conv2")(h)
         x = resample(x)
-        if x.shape[-1] != self.features:
+        if x.shape[-1] != self.features or (self.resample and style.project_resampled):
             x = conv(self.features, 1, style.dtype, name="shortcut")(x)
-        return x + h
+        return (x + h) * style.skip_scale
 
 
 class Attention(nn.Module):
@@ -177,9 +189,10 @@ class Attention(nn.Module):
         heads = (batch, height * width, self.num_heads, channels // self.num_heads)
         project = partial(conv, channels, 1, self.style.dtype)
         h = norm(self.style, name="norm")(x)
-        q, k, v = (project(name=name)(h).reshape(heads) for name in ("query", "key", "value"))
+        scale = self.style.qkv_scale
+        q, k, v = (project(scale=scale, name=name)(h).reshape(heads) for name in ("query", "key", "value"))
         h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
-        return x + project(scale=0.0, name="out")(h)
+        return (x + project(scale=0.0, name="out")(h)) * self.style.skip_scale
 
 
 def halve(x: Array) -> Array:

@@ -1,5 +1,6 @@
 """Stages of residual blocks, each at half the size of the one before: what a U-Net and its encoder alone have in common."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -36,6 +37,7 @@ class Stages(NamedTuple):
         num_heads: of attention.
         head_channels: channels of each head, instead of a number of heads; 0 is off.
         num_remat_stages: stages, from the largest on, whose blocks are computed again in the backward pass instead of kept.
+        min_group_channels, project_resampled, skip_scale, qkv_scale: see `layers.Style`.
     """
 
     channels: int
@@ -53,28 +55,29 @@ class Stages(NamedTuple):
     num_heads: int = 1
     head_channels: int = 0
     num_remat_stages: int = 0
+    min_group_channels: int = 0
+    project_resampled: bool = False
+    skip_scale: float = 1.0
+    qkv_scale: float = 1.0
 
     def embed(self, c_noise: Array) -> Array:
         """Returns the embedding of c_noise. # [B, 4 * channels]"""
-        emb = layers.embed_c_noise(c_noise, self.channels, spacing=self.embedding_spacing)
+        return self.project(layers.embed_c_noise(c_noise, self.channels, spacing=self.embedding_spacing))
+
+    def project(self, emb: Array) -> Array:
+        """Returns what the blocks get of features of c_noise, [B, any]. # [B, 4 * channels]"""
         emb = layers.dense(4 * self.channels, self.dtype, name="embedding_0")(emb)
         return layers.dense(4 * self.channels, self.dtype, name="embedding_1")(nn.swish(emb))
 
     def down(self, x: Array, emb: Array, train: bool) -> tuple[Array, list[Array]]:
         """Returns the output of the last stage, and that of each layer on the way, which is where skips begin.
 
-        Raises ValueError for a height or width that the stages do not divide.
-
         Args:
             x: [B, H, W, C].
             emb: of the noise level, and of what else there is, [B, 4 * channels].
             train: whether dropout drops; it then needs the rng "dropout".
         """
-        multiple = multiple_of(self.multipliers)
-        if x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} do not fit: both must be multiples of {multiple}.")
-        first_width = min(self.channels, self.width(0))
-        h = layers.conv(first_width, 3, self.dtype, name="conv_in")(x.astype(self.dtype))
+        h = self.conv_in(x)
         skips = [h]
         for i in range(len(self.multipliers)):
             for j in range(self.num_res_blocks):
@@ -85,17 +88,24 @@ class Stages(NamedTuple):
                 skips.append(h)
         return h, skips
 
+    def conv_in(self, x: Array) -> Array:
+        """Returns the first layer's output; ValueError for a height or width that the stages do not divide."""
+        multiple = multiple_of(self.multipliers)
+        if x.shape[1] % multiple or x.shape[2] % multiple:
+            raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} do not fit: both must be multiples of {multiple}.")
+        return layers.conv(min(self.channels, self.width(0)), 3, self.dtype, name="conv_in")(x.astype(self.dtype))
+
     def middle(self, h: Array, emb: Array, train: bool) -> Array:
         """Returns the output of two blocks with attention between them, at the smallest size."""
         last = len(self.multipliers) - 1
         h = self.res(h, emb, last, "middle_0", train)
-        h = self._attention(h, last, "middle_attention", self.num_heads)
+        h = self.attention(h, last, "middle_attention", self.num_heads)
         return self.res(h, emb, last, "middle_1", train)
 
     def block(self, h: Array, emb: Array, stage: int, name: str, train: bool, num_heads: int) -> Array:
         """Returns a residual block's output, with attention after it where the stage has attention."""
         h = self.res(h, emb, stage, name, train)
-        return self._attention(h, stage, f"{name}_attention", num_heads) if stage in self.attention_stages else h
+        return self.attention(h, stage, f"{name}_attention", num_heads) if stage in self.attention_stages else h
 
     def res(
         self,
@@ -125,9 +135,10 @@ class Stages(NamedTuple):
 
     def style(self) -> layers.Style:
         """Returns what all blocks share."""
-        return layers.Style(self.num_groups, self.norm_epsilon, self.scale_shift_norm, self.dropout, self.dtype)
+        return layers.Style(**{name: getattr(self, name) for name in layers.Style._fields})
 
-    def _attention(self, h: Array, stage: int, name: str, num_heads: int) -> Array:
+    def attention(self, h: Array, stage: int, name: str, num_heads: int) -> Array:
+        """Returns an attention's output."""
         attention = nn.remat(layers.Attention) if stage < self.num_remat_stages else layers.Attention
         return attention(self.heads(h.shape[-1], num_heads), self.style(), name=name)(h)
 
@@ -157,12 +168,16 @@ def check(stages: Stages, *, num_heads_up: int = 0) -> None:
             f"channels = {stages.channels} with multipliers = {tuple(stages.multipliers)} is not allowed; a stage has "
             f"at most {MOST_CHANNELS:,} channels."
         )
-    ratios = [width / stages.num_groups for width in (min(stages.channels, widths[0]), *widths)]
-    if wrong := [ratio * stages.num_groups for ratio in ratios if abs(ratio - round(ratio)) > 1e-6]:
-        raise UserError(
-            f"channels = {stages.channels} with multipliers = {tuple(stages.multipliers)} is not allowed; a layer would "
-            f"have {wrong[0]:g} channels, which is not a multiple of num_groups = {stages.num_groups}."
-        )
+    normed = [min(stages.channels, widths[0]), *widths]
+    normed += [2 * width for width in normed] + [sum(pair) for pair in itertools.pairwise(normed)]  # with their skips
+    for width in normed:
+        count = layers.count_groups(int(width), stages.num_groups, stages.min_group_channels)
+        if abs(width / count - round(width / count)) * count > 1e-6:
+            groups = f"num_groups = {count}" if count == stages.num_groups else f"{count}, its number of groups"
+            raise UserError(
+                f"channels = {stages.channels} with multipliers = {tuple(stages.multipliers)} is not allowed; a layer would "
+                f"have {width:g} channels, which is not a multiple of {groups}."
+            )
     widths = [round(width) for width in widths]
     if stages.channels % 2:
         raise UserError(f"channels = {stages.channels} must be even.")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from diffusion_jax.errors import UserError, some
-from diffusion_jax.weights import diffusers, diffusers_dit, dit, ho, openai_models, pesser
+from diffusion_jax.weights import diffusers, diffusers_dit, dit, edm, ho, openai_models, pesser, score_sde
 from diffusion_jax.weights.sources import Published, Source
 
 # Name -> what it makes of a source; None where it is another code base's.
@@ -11,10 +11,12 @@ FORMATS: dict[str, Callable[[Source], Published | None]] = {
     "diffusers": diffusers.published,
     "diffusers_dit": diffusers_dit.published,
     "dit": dit.published,
+    "edm": edm.published,
     "ho": ho.published,
     "openai": openai_models.published,
     "openai_new_order": openai_models.published_in_new_order,
     "pesser": pesser.published,
+    "score_sde": score_sde.published,
 }
 
 
