@@ -4,8 +4,10 @@
     python main.py --config=configs/emoji_classes.py --workdir=runs/emoji_classes
     python main.py --mode=sample --workdir=runs/emoji_classes --config.sample.label=1 --config.sample.guidance=2.0
 
-The first command needs npm or the package's file; its --help says more. A run prints which label is which class. More than
-half of the images are people.
+The first command needs npm or the package's file; its --help says more. More than half of the images are people.
+
+Labels: 0 activities, 1 animals and nature, 2 components, 3 flags, 4 food and drink, 5 objects, 6 people and body, 7 smileys and
+emotion, 8 symbols, 9 travel and places.
 
 Cost: 8,000 steps of 32 images, as the emoji of docs/gallery.md. Not trained yet.
 
