@@ -153,6 +153,32 @@ def test_a_torch_copy_of_hos_network_is_read_as_his():
     found = formats.recognised(Source("ckpt.pth", {f"0.module.{name}": tensor for name, tensor in written.items()}))
     jax.tree.map(np.testing.assert_array_equal, maps.read(found.tensors, params, found.map_of(params, {})), params)
     assert found.fields["data.image_size"] == (32, 32) and found.fields["model.multipliers"] == (1, 1)
+    assert found.fields["sample.variance"] == "large"  # of CIFAR-10; larger images have the small one
+    larger = {name.replace("down.1.attn", "down.4.attn"): tensor for name, tensor in written.items()}
+    assert formats.recognised(Source("ckpt.pth", larger)).fields["sample.variance"] == "small"
+
+
+def test_of_a_training_the_average_is_read_and_the_rest_is_named(tmp_path, capsys):
+    tensors, source = tensors_of("unet2d_a"), lay(tmp_path, "unet2d_a", {})
+    more = {"opt.state.0.exp_avg": np.ones(2, np.float32), **{f"model.{name}": 2 * of for name, of in tensors.items()}}
+    more |= {f"ema.{name}": tensor for name, tensor in tensors.items()}
+    (source / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(safetensors.numpy.save(more))
+    assert command(source, tmp_path / "run") == 0
+    assert "of 'model' the tensors of ema are used; left out: model, opt.\n" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, dj.load(tmp_path / "run").params, test_convert.recorded_of("unet2d_a")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("unet.down.0.to_q.lora_A.weight", "are those of a LoRA, a change to the weights of another network.\n"),
+        ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", "is shown a text, such as Stable Diffusion's"),
+    ],
+)
+def test_what_people_have_most_often_is_named(name, sentence, tmp_path, capsys):
+    (tmp_path / "x.safetensors").write_bytes(safetensors.numpy.save({name: np.ones((2, 2), np.float32)}))
+    assert command(tmp_path / "x.safetensors", tmp_path / "run") == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_the_old_names_of_attention_are_known(tmp_path):
@@ -227,6 +253,7 @@ BAD = {  # name -> (its tensors, options of its config.json, what is said)
     "not finite": (lambda all: all | NAN, {}, "1 tensors have numbers that are not finite: conv_out.bias"),
     "another network": (lambda all: {"w": np.ones(2, np.float32)}, {}, "they have w; known are diffusers, "),
     "an option": (lambda all: all, {"act_fn": "gelu"}, "config.json has act_fn = 'gelu'; it must be 'silu' or 'swish'"),
+    "a class": (lambda all: all, {"_class_name": "AutoencoderKL"}, "of the class 'AutoencoderKL'; it must be a UNet2DModel"),
     "a block": (lambda all: all, {"down_block_types": ["SkipDownBlock2D"] * 2}, "has blocks SkipDownBlock2D, "),
     "another depth": (lambda all: all, {"layers_per_block": 1}, "left over: "),
 }
@@ -249,7 +276,7 @@ def test_files_that_are_not_there_or_not_whole_are_refused(tmp_path, capsys):
     for source, sentence in {
         tmp_path / "nothing": "does not exist; it must be a file of weights or a folder with one",
         tmp_path / "empty": "has no file of weights; it must have diffusion_pytorch_model.safetensors",
-        tmp_path / "model": "cannot be read as tensors: SafetensorError",
+        tmp_path / "model": "cannot be read as tensors: it is cut short; download it again.",
         tmp_path / "alone.safetensors": "must be the folder with config.json beside the weights",
     }.items():
         assert command(source, tmp_path / "run") == 2

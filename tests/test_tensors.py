@@ -152,7 +152,9 @@ class Command:
 def test_nothing_is_executed(tmp_path):
     command = Command()
     command.folder = str(tmp_path / "made")
-    with pytest.raises(UserError, match=r"it names (posix|nt)\.mkdir, which is not of a tensor; it must be torch's \.pth"):
+    with pytest.raises(
+        UserError, match=r"it names (posix|nt)\.mkdir, which is not of a tensor; it must be a state dict of torch"
+    ):
         read(tmp_path, pickle.dumps({"weight": WEIGHT, "more": command}))
     assert not (tmp_path / "made").exists()
     pickle.loads(pickle.dumps(command))  # it would have
@@ -205,8 +207,9 @@ class Paired:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "of another kind"),
-        (b"<!DOCTYPE html><html>", "of another kind"),
+        (b"", "it is empty; download it again"),
+        (b"hello", "of another kind"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page; download it again"),
         (b"\x80\x04", "pickle exhausted"),
         (b"\x80\x04\x8e" + b"\xff" * 8, "byte count > sys.maxsize"),
         (b"\x80\x04]\x94\x93.", "IndexError: pop from empty list"),
@@ -215,13 +218,20 @@ class Paired:
         (repeated(40), "one dictionary in two places"),
         (pickle.dumps({"w": np.array([{}], object)}), "not a number's"),
         (pickle.dumps(np.zeros(2)), "it is neither a dictionary nor a list"),
-        (b"PK\x03\x04nothing", "File is not a zip file"),
+        (b"PK\x03\x04nothing", "it is cut short; download it again"),
+        (safetensors.numpy.save({"w": WEIGHT})[:-1], "it is cut short: it has [0-9]+ of [0-9]+ bytes; download it again"),
         ((2**62).to_bytes(8, "little") + b"{}", "SafetensorError"),
     ],
 )
 def test_what_is_no_file_of_tensors_gets_one_sentence(tmp_path, content, sentence):
     with pytest.raises(UserError, match=f"file of weights .* cannot be read as tensors: .*({sentence})"):
         read(tmp_path, content)
+
+
+def test_a_pointer_of_git_lfs_says_what_to_run(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 143020060\n"
+    with pytest.raises(UserError, match="is a pointer of Git LFS, 134 bytes that .* get those with: git lfs pull.$"):
+        read(tmp_path, pointer)
 
 
 def test_a_compressed_archive_is_refused(tmp_path, pickled):

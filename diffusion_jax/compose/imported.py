@@ -1,14 +1,14 @@
 """The config of a published model: what its source says, and what the user adds."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
 from diffusion_jax.compose import checks, processes, stored
 from diffusion_jax.compose.config import Config
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, some
 from diffusion_jax.weights import formats, maps, sources
 from diffusion_jax.weights.sources import Published, Source
 
@@ -20,9 +20,20 @@ def recognised(source: Source, format: str = "") -> Published:
     """Returns what a source is: a folder that `tools.export` has written, or another code base's; see `formats`."""
     settings = source.settings.get("config", {})
     if "format_version" not in settings:
-        return formats.recognised(source, format)
+        published = formats.recognised(source, format)
+        return published._replace(notes=(*published.notes, *_left_out(source, published)))
     fields = stored.from_json(json.dumps(settings)).flat()
     return Published(fields, source.tensors, lambda like, model: maps.by_name(like))
+
+
+def _left_out(source: Source, published: Published) -> Iterator[str]:
+    """Yields a sentence where a file holds more than one set of weights, as that of a training does."""
+    used = {id(tensor) for tensor in published.tensors.values()}
+    kept, left = (
+        {name.split(".")[0] for name, of in source.tensors.items() if (id(of) in used) is has} for has in (True, False)
+    )
+    if kept and left - kept:
+        yield f"of {source.name!r} the tensors of {some(sorted(kept))} are used; left out: {some(sorted(left - kept))}."
 
 
 def config_of(published: Published, changes: Mapping[str, Any]) -> Config:

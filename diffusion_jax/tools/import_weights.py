@@ -1,7 +1,8 @@
 """A published model as a workdir, with which every mode works: sample, edit, likelihood, evaluate, and train.init_from.
 
     python -m diffusion_jax.tools.import_weights --from=google/ddpm-cifar10-32 --workdir=runs/ddpm_cifar10
-    python main.py --mode=sample --workdir=runs/ddpm_cifar10 --config.sample.num_images=16
+    python main.py --mode=sample --workdir=runs/ddpm_cifar10 --config.sample.num_images=16 \\
+        --config.sample.batch_per_device=16
 
 reads a file or a folder of weights, tells whose they are, and writes a workdir with the config that they mean. Every tensor
 is used once and every parameter is filled once; else it lists the differences and writes nothing. No code of a file is run.
@@ -19,7 +20,7 @@ import sys
 
 import jax
 
-from diffusion_jax.compose import command, imported, stored
+from diffusion_jax.compose import command, imported, processes, stored
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, storage
 from diffusion_jax.weights import downloads, formats, sources
@@ -40,8 +41,11 @@ def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, f
     checkpoint.save_weights(workdir, 0, params)
     stored.write_config(workdir, config, weights_alone=True)
     leaves = jax.tree.leaves(params)
-    to_try = f"python main.py --mode=sample --workdir={workdir} --config.sample.num_images=16"
-    logs.say("done", f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays; try: {to_try}")
+    to_try = f"--workdir={workdir} --config.sample.num_images=16 --config.sample.batch_per_device=16"
+    if processes.is_classifier(config):
+        to_try = f"--workdir=WORKDIR --config.sample.guide={workdir} --config.sample.guidance=2.0"
+    num_params = f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays"
+    logs.say("done", f"{num_params}; try: python main.py --mode=sample {to_try}")
     return 0
 
 

@@ -59,8 +59,13 @@ def published(source: Source) -> Published | None:
     if not found or any(".attn2." in name for name in found):
         return None
     if "config" not in source.settings:
-        raise UserError(f"flag --from = {source.name!r} must be the folder with config.json beside the weights.")
+        raise UserError(
+            f"flag --from = {source.name!r} must be the folder with config.json beside the weights, whose file is named "
+            f"{sources.NAMES[0]}.safetensors or .bin."
+        )
     options = DEFAULTS | dict(source.settings["config"])
+    if (kind := options.get("_class_name", "UNet2DModel")) != "UNet2DModel":
+        raise UserError(f"config.json is of a model of the class {kind!r}; it must be a UNet2DModel.")
     fields, notes = schedulers.fields(source.settings.get("scheduler_config"))
     is_flipped = options["flip_sin_to_cos"]
     return Published(

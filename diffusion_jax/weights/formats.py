@@ -19,6 +19,11 @@ FORMATS: dict[str, Callable[[Source], Published | None]] = {
     "score_sde": score_sde.published,
 }
 
+REFUSED = {  # part of the name of a tensor -> what has such
+    ".lora_": "a LoRA, a change to the weights of another network",
+    ".attn2.": "a network that is shown a text, such as Stable Diffusion's, which the library does not have",
+}
+
 
 def recognised(source: Source, name: str = "") -> Published:
     """Returns a published model, of the code base that wrote it.
@@ -36,7 +41,10 @@ def recognised(source: Source, name: str = "") -> Published:
             raise UserError(f"the weights of {source.name!r} are not a whole model of {known} ({reason}).") from error
         if found:
             return found
+    for part, what in REFUSED.items():
+        if any(part in tensor for tensor in source.tensors):
+            raise UserError(f"the weights of {source.name!r} are those of {what}.")
     raise UserError(
         f"the weights of {source.name!r} are not those of {name or 'a network that is known'}: they have "
-        f"{some(list(source.tensors), 4)}; known are {some(list(FORMATS))}."
+        f"{some(sorted(source.tensors), 4)}; known are {some(list(FORMATS))}."
     )

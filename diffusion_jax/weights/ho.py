@@ -51,6 +51,7 @@ def fields_of(widths: dict[str, int], names: set[str], ends: list[int]) -> tuple
         "model.learned_variance": out == 2 * given,
         "loss.name": "hybrid" if out == 2 * given else "simple",
         "process.schedule": "linear_raw",
+        "sample.variance": "large" if size == 32 else "small",  # of the published runs: CIFAR-10 alone has the large one
     }, (f"images are taken to have {size} x {size} pixels: of those the network has attention at {ATTENDED} pixels.",)
 
 

@@ -22,7 +22,10 @@ TORCH = 0x1950A86A20F9469CFC6C  # the number that begins torch's older files
 ABOUT = "about"  # the entry of a .safetensors file of ours that says what it is
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "I64": "<i8", "I32": "<i4", "I16": "<i2"}
 SAFETENSORS |= {"I8": "i1", "U8": "u1", "BOOL": "?"}
-KINDS = "torch's .pth, a pickled dictionary of NumPy arrays, or .safetensors"
+LARGEST_HEADER = 10**8  # bytes, of a .safetensors file; that library reads no larger one
+LFS = b"version https://git-lfs"
+KINDS = "a state dict of torch (.pth, .pt or .bin), a pickled dictionary of NumPy arrays, or .safetensors"
+AGAIN = "download it again"
 
 
 def read(file: storage.Path) -> dict[str, np.ndarray]:
@@ -36,13 +39,19 @@ def read(file: storage.Path) -> dict[str, np.ndarray]:
         content = storage.read_bytes(file)
     except (OSError, MemoryError) as error:
         raise UserError(f"file of weights {str(file)!r} cannot be read ({error or 'it is larger than memory'}).") from error
+    if content.startswith(LFS):
+        raise UserError(
+            f"file of weights {str(file)!r} is a pointer of Git LFS, {len(content)} bytes that stand for the weights; get "
+            "those with: git lfs pull."
+        )
     _check_name(file, content)
     try:
         found = _tensors(content)
     except Exception as error:  # zipfile, safetensors and pickletools have many names for what a damaged file is
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         reason = kind + str(error).split("\n")[0][:200]
-        raise UserError(f"file of weights {str(file)!r} cannot be read as tensors: {reason}; it must be {KINDS}.") from error
+        todo = "" if reason.endswith(AGAIN) else f"; it must be {KINDS}"
+        raise UserError(f"file of weights {str(file)!r} cannot be read as tensors: {reason}{todo}.") from error
     if not found:
         raise UserError(f"file of weights {str(file)!r} holds no tensors; it must be {KINDS}.")
     return found
@@ -82,8 +91,22 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
     if content.startswith(PICKLE) and content[8:10] != b'{"':  # the length of a header may begin as a pickle does
         return _of_pickle(content)
     if content[8:9] == b"{":
+        _check_whole(content)
         return {name: _of_safetensors(item) for name, item in safetensors.deserialize(content)}
-    raise ValueError("it is of another kind")
+    if content.lstrip().startswith(b"<"):
+        raise ValueError(f"it is a web page; {AGAIN}")
+    raise ValueError("it is of another kind" if content else f"it is empty; {AGAIN}")
+
+
+def _check_whole(content: bytes) -> None:
+    """Raises ValueError for a .safetensors file that ends before its last tensor does."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    if len(content) < start < LARGEST_HEADER:
+        raise ValueError(f"it is cut short; {AGAIN}")
+    if start <= len(content):
+        ends = [item["data_offsets"][1] for name, item in json.loads(content[8:start]).items() if name != "__metadata__"]
+        if len(content) < (size := start + max(ends, default=0)):
+            raise ValueError(f"it is cut short: it has {len(content):,} of {size:,} bytes; {AGAIN}")
 
 
 def _of_safetensors(item: dict[str, Any]) -> np.ndarray:
@@ -94,6 +117,8 @@ def _of_safetensors(item: dict[str, Any]) -> np.ndarray:
 
 def _of_zip(content: bytes) -> dict[str, np.ndarray]:
     """Returns the tensors of a file of torch 1.6 and later: a pickle, and a file for each storage."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):  # it has no end
+        raise ValueError(f"it is cut short; {AGAIN}")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         infos = {info.filename: info for info in archive.infolist()}
         if any(info.compress_type != zipfile.ZIP_STORED for info in infos.values()):
