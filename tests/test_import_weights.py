@@ -328,7 +328,12 @@ def test_a_url_is_downloaded_once(server, tmp_path, capsys):
     assert "was downloaded before" in capsys.readouterr().out
     assert command(f"{url}/other.pt", tmp_path / "third") == 1
     assert f"{url}/other.pt cannot be downloaded (HTTP Error 404" in capsys.readouterr().err
-    assert [file.name for file in (tmp_path / "cache" / "diffusion_jax" / "weights").iterdir()] == ["weights.safetensors"]
+    kept = tmp_path / "cache" / "diffusion_jax" / "weights"
+    assert [file.name for file in kept.rglob("*") if file.is_file()] == ["weights.safetensors"]
+    (folder / "b").mkdir()
+    lay(folder / "b", "improved_plain", {"w": np.ones(1, np.float32)})
+    assert command(f"{url}/b/weights.safetensors", tmp_path / "third") == 2  # another file of the same name
+    assert "they have w; known are" in capsys.readouterr().err
 
 
 def test_a_model_of_the_hub_is_downloaded_by_its_package(tmp_path, monkeypatch, capsys):

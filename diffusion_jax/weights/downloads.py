@@ -1,5 +1,6 @@
 """Where a published model is: on this machine, at a URL, or on the Hugging Face hub."""
 
+import hashlib
 import re
 import urllib.request
 from typing import BinaryIO
@@ -27,9 +28,9 @@ def local(given: str) -> storage.Path:
 
 
 def _of_url(url: str) -> storage.Path:
-    file = (
-        storage.user_cache() / "weights" / (re.sub(r"[^\w.-]", "_", url.partition("?")[0].rpartition("/")[2]) or "weights")
-    )
+    name = re.sub(r"[^\w.-]", "_", url.partition("?")[0].rpartition("/")[2]) or "weights"
+    place = hashlib.sha256(url.encode()).hexdigest()[:8]  # many files have the same name, and a name may say whose they are
+    file = storage.user_cache() / "weights" / place / name
     if file.exists():
         logs.say("weights", f"{file} was downloaded before; remove it to download it again")
         return file
