@@ -153,7 +153,7 @@ def test_every_module_says_what_it_is():
 
 
 EXECUTES = {"pickle", "_pickle", "cPickle", "cloudpickle", "marshal", "shelve", "dill", "joblib", "torch", "yaml"}
-PEERS = {"inception_parity.py", "parity_ncsnpp.py", "profiles.py", "torch_peer.py"}  # which compare with PyTorch
+PEERS = {"inception_parity.py", "parity_ncsnpp.py", "profiles.py", "torch_peer.py", "weights_peers.py"}  # they use PyTorch
 
 
 def test_no_module_could_execute_a_file():

@@ -11,7 +11,7 @@ from benchmarks import two_halves
 from diffusion_jax.errors import UserError
 
 NAMES = sorted(file.stem for file in (pathlib.Path(__file__).parents[1] / "benchmarks").glob("*.py"))
-COMMANDS = [name for name in NAMES if name not in ("profiles", "torch_peer")]  # those are parts of throughput
+COMMANDS = [name for name in NAMES if name not in ("profiles", "torch_peer", "weights_peers")]  # parts of others
 
 
 @pytest.mark.parametrize("name", COMMANDS)
