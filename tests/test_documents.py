@@ -7,7 +7,6 @@ import re
 import runpy
 import shlex
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +17,9 @@ import pytest
 import diffusion_jax as dj
 import main
 from diffusion_jax import samplers, schedules
-from diffusion_jax.compose import checks, describe, processes
-from diffusion_jax.compose.config import FIELDS, Config
+from diffusion_jax.compose import checks, describe
+from diffusion_jax.compose.config import FIELDS
 from diffusion_jax.data import feed, sources, transforms
-from diffusion_jax.weights import diffusers, maps
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -124,34 +122,12 @@ def test_the_page_of_the_config_is_up_to_date():
     assert (ROOT / "docs" / "config.md").read_text() == describe.as_markdown(), describe.__doc__
 
 
-def test_the_recipe_for_published_weights_runs(monkeypatch):
-    """On a smaller network, whose weights go by the names that diffusers has for them."""
-    small = Config().with_values("model", channels=32, multipliers=(1, 2), num_res_blocks=1)
-    monkeypatch.setattr("diffusion_jax.compose.config.Config", lambda: small)
-    tensors = as_diffusers_names_them(jax.eval_shape(processes.network(small).init, jax.random.key(0)))
-    unet = types.SimpleNamespace(state_dict=lambda: tensors)
-    hub = types.SimpleNamespace(from_pretrained=lambda name: unet)
-    monkeypatch.setitem(sys.modules, "diffusers", types.SimpleNamespace(UNet2DModel=hub))
-    (block,) = blocks(ROOT / "docs" / "recipes.md", "python")
-    names = {}
-    exec(block.replace("num_steps=50", "num_steps=2"), names)
-    assert names["images"].shape == (16, 32, 32, 3) and len(np.unique(names["images"])) > 10
-
-
 def test_the_first_lines_of_the_readme_run(monkeypatch):
     """Of fewer images than there."""
     monkeypatch.chdir(ROOT)
     (names, lines) = ({}, blocks(ROOT / "README.md", "python")[0])
     exec(lines.replace("sample(64, ", "sample(3, batch_per_device=1, ").replace("num_steps=50", "num_steps=5"), names)
     assert names["images"].shape == (3, 8, 8, 1) and np.std(names["images"]) > 50
-
-
-def as_diffusers_names_them(params):
-    """Returns {name of a tensor: something with numpy()}, normal draws in PyTorch's order of axes."""
-    random = np.random.default_rng(0)
-    drawn = jax.tree.map(lambda leaf: 0.05 * random.standard_normal(leaf.shape, np.float32), params)
-    tensors = maps.write(drawn, diffusers.map_of(params))
-    return {name: types.SimpleNamespace(numpy=lambda found=found: found) for name, found in tensors.items()}
 
 
 @pytest.mark.parametrize(
