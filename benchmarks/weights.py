@@ -39,7 +39,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 OUT = pathlib.Path(__file__).with_suffix(".json")
 DIFFUSERS = {"ddim": {"sampler": "ddim", "clip": "static_keep_eps"}, "ancestral": {"sampler": "ancestral"}}
 OPENAI = {"ddim": {"sampler": "ddim", "grid": "ddim_uniform"}, "ancestral": {"sampler": "ancestral"}}
-LED = {"guidance": 2.0, "clip": "none"}  # of a classifier: its scale is 1
+LED = {"guidance": 1001.0, "clip": "none"}  # by a classifier whose scale is 1000
 CLASSIFIER = "64x64_classifier"
 Bound = Callable[[Any], Callable[[Any, Any], Any]]
 
@@ -51,6 +51,7 @@ class Row(NamedTuple):
     runs: dict[str, dict[str, Any]]  # name of a recorded run -> the settings that are the same
     copies: tuple[str, ...] = ()  # of the same weights in other files
     exported: bool = False
+    guide: str = ""  # another row
 
 
 ROWS = {
@@ -61,10 +62,8 @@ ROWS = {
         "model-790000.ckpt", {"ancestral": {"grid": "explicit", "times": tuple(range(500, 489, -1))}}, exported=True
     ),
     CLASSIFIER: Row(f"{CLASSIFIER}.pt", {}),
-    "64x64_diffusion": Row(
-        "64x64_diffusion.pt",
-        OPENAI | {"ddim guided": OPENAI["ddim"] | LED, "ancestral guided": OPENAI["ancestral"] | LED},
-    ),
+    "64x64_diffusion": Row("64x64_diffusion.pt", OPENAI),
+    "64x64_guided": Row("64x64_diffusion.pt", {name: run | LED for name, run in OPENAI.items()}, guide=CLASSIFIER),
     "digits": Row("", DIFFUSERS, exported=True),
     "digits_classes": Row("", DIFFUSERS, exported=True),
 }
@@ -115,16 +114,16 @@ def of_gradient(model: dj.Model, network: Bound, found: dict[str, np.ndarray]) -
 
 
 def of_run(sampler: Sampler, denoise: Denoiser, levels: Level, run: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns how far our steps are from theirs, of the same noise, over all steps."""
-    state, furthest, num_steps = jnp.asarray(run["x_T"]), 0.0, len(run["states"])
+    """Returns how far our steps are from theirs, of the same noise; `inside` is the share of pixels within -1 and 1."""
+    state, by_step, num_steps = jnp.asarray(run["x_T"]), [], len(run["states"])
     for number, (noise, theirs) in enumerate(zip(run["noise"], run["states"], strict=True)):
         t, s = (process.rows(levels, number + place) for place in (0, 1))
         interval = Interval(t, s, jnp.int32(number), jnp.int32(num_steps - 1 - number))
         state, _ = sampler.step(denoise, state, interval, lambda k, noise=noise: jnp.asarray(noise))
-        furthest = max(furthest, difference(state, theirs)["max_difference"])
+        by_step.append(difference(state, theirs)["max_difference"])
     inside = float(np.mean(np.abs(run["states"][-1]) < 0.999))
     std = float(np.std(run["states"][-1]))
-    return {"num_steps": num_steps, "max_difference": furthest, "std": std, "inside": inside}
+    return {"num_steps": num_steps, "max_difference": max(by_step), "by_step": by_step, "std": std, "inside": inside}
 
 
 def parts(model: dj.Model, network: Bound, guide: Bound | None, cond: dict[str, Any]) -> tuple[Sampler, Denoiser]:
@@ -150,8 +149,7 @@ def compare(model: dj.Model, found: dict[str, np.ndarray], row: Row) -> dict[str
         run = {part: found[f"{name}.{part}"] for part in ("x_T", "noise", "states")}
         steps = {} if "times" in settings else {"num_steps": len(run["states"])}
         set_so = model._replace(config=dj.model.with_settings(model.config, **settings, **steps))
-        both = parts(set_so, network, guide if "guided" in name else None, cond)
-        differences[name] = of_run(*both, sampling.grid(set_so.config), run)
+        differences[name] = of_run(*parts(set_so, network, guide, cond), sampling.grid(set_so.config), run)
     return differences
 
 
@@ -186,7 +184,7 @@ def of_row(name: str, folder: pathlib.Path, peer: list[str]) -> dict[str, Any]:
         command(peer[0], "benchmarks/weights_peers.py", "write", name, str(place), peer[1])
     place.mkdir(parents=True, exist_ok=True)
     workdir = imported(place / row.source, place / "runs" / "imported") if row.source else ROOT / "examples" / name
-    guide = folder / CLASSIFIER / "runs" / "imported" if any("guided" in run for run in row.runs) else ""
+    guide = folder / row.guide / "runs" / "imported" if row.guide else ""
     model = dj.load(workdir, guide=guide)
     found = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params))}
     if row.source:
@@ -206,17 +204,18 @@ def main() -> None:
     parser.add_argument("--only", default="", choices=["", *ROWS], help="one model")
     given = parser.parse_args()
     peer = [str(pathlib.Path(path).absolute()) for path in (given.peer, given.code)]
-    result = json.loads(OUT.read_text()) if OUT.exists() else {"rows": {}}
     for name in [given.only] if given.only else ROWS:
-        result["rows"][name] = of_row(name, pathlib.Path(given.folder).absolute(), peer)
-        print(name, json.dumps(result["rows"][name], indent=1), flush=True)
+        row = of_row(name, pathlib.Path(given.folder).absolute(), peer)
+        print(name, json.dumps(row, indent=1), flush=True)
         versions = json.loads(next(pathlib.Path(given.folder).rglob("versions.json")).read_text())
-        result |= {
+        rows = json.loads(OUT.read_text())["rows"] if OUT.exists() else {}
+        result = {
             "command": "python benchmarks/weights.py --peer=... --code=... --folder=...",
             "machine": f"{platform.machine()}, CPU",
+            "rows": {**rows, name: row},
             "versions": versions | {name: metadata.version(name) for name in ("jax", "flax")},
         }
-        OUT.write_text(json.dumps(dict(sorted(result.items())), indent=1) + "\n")
+        OUT.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ IMPROVED = {"image_size": 32, "num_channels": 128, "num_res_blocks": 3, "learn_s
 ADM_64 = {"attention_resolutions": "32,16,8", "class_cond": True, "dropout": 0.1, "image_size": 64, "learn_sigma": True}
 ADM_64 |= {"num_channels": 192, "num_head_channels": 64, "num_res_blocks": 3, "resblock_updown": True}
 ADM_64 |= {"use_new_attention_order": True, "use_scale_shift_norm": True}
+CLASSIFIER_SCALE = 1000.0  # so that the gradient of a classifier with random weights counts
 CLASSIFIER_64 = {"image_size": 64, "classifier_depth": 4}
 
 
@@ -207,20 +208,21 @@ def classifier_64(folder: pathlib.Path) -> dict[str, Recorded]:
     return {"": found | {"gradient": log_prob_gradient(model, found["x"], found["t"] - 1, found["label"])}}
 
 
-def adm_64(folder: pathlib.Path) -> dict[str, Recorded]:
-    """Returns the records of ADM-64, alone and led by its classifier; led, x_0 is not clipped."""
+def adm_64(folder: pathlib.Path, *, is_led: bool = False, **options: int) -> dict[str, Recorded]:
+    """Returns the records of ADM-64, or of a smaller one; one that is led by its classifier does not clip x_0."""
     from guided_diffusion import script_util
 
-    options = script_util.model_and_diffusion_defaults() | ADM_64
+    options = script_util.model_and_diffusion_defaults() | ADM_64 | options
     model = redraw(script_util.create_model_and_diffusion(**options)[0])
     torch.save(model.state_dict(), folder / "64x64_diffusion.pt")
     make = functools.partial(script_util.create_gaussian_diffusion, learn_sigma=True, noise_schedule="cosine")
-    shape = (1, 3, 64, 64)
-    found = of_network(model, shape, num_classes=1000)
-    led = {"cond_fn": functools.partial(log_prob_gradient, guided_classifier()), "clip_denoised": False}
-    runs = openai_runs(model, make, shape, model_kwargs={"y": found["label"]})
-    guided = openai_runs(model, make, shape, model_kwargs={"y": found["label"]}, **led)
-    return {"": found, **runs, **{f"{name} guided": run for name, run in guided.items()}}
+    found = of_network(model, (1, 3, 64, 64), num_classes=1000)
+    of_runs = {"model_kwargs": {"y": found["label"]}}
+    if is_led:
+        classifier = guided_classifier()
+        of_runs["cond_fn"] = lambda x, t, y: CLASSIFIER_SCALE * log_prob_gradient(classifier, x, t, y)
+        of_runs["clip_denoised"] = False
+    return {"": found, **openai_runs(model, make, (1, 3, 64, 64), **of_runs)}
 
 
 def pesser_cifar10(folder: pathlib.Path) -> dict[str, Recorded]:
@@ -245,6 +247,7 @@ WRITERS: dict[str, Callable[[pathlib.Path], dict[str, Recorded]]] = {
     "cifar10_uncond_50M_500K": improved_cifar10,
     "64x64_classifier": classifier_64,
     "64x64_diffusion": adm_64,
+    "64x64_guided": functools.partial(adm_64, is_led=True, num_channels=64, num_res_blocks=1),
     "pesser_cifar10": pesser_cifar10,
 }
 
