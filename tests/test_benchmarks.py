@@ -1,17 +1,22 @@
 """What the benchmarks compute by themselves."""
 
+import functools
 import importlib
 import pathlib
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import two_halves
+import diffusion_jax as dj
+from benchmarks import side_by_side, two_halves
 from diffusion_jax.errors import UserError
 
 NAMES = sorted(file.stem for file in (pathlib.Path(__file__).parents[1] / "benchmarks").glob("*.py"))
-COMMANDS = [name for name in NAMES if name not in ("profiles", "torch_peer", "weights_peers")]  # parts of others
+PARTS = ("profiles", "side_by_side_peer", "torch_peer", "weights_peers")  # of others, which start them
+COMMANDS = [name for name in NAMES if name not in PARTS]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -24,10 +29,34 @@ def test_a_benchmark_says_what_it_measures(name, monkeypatch, capsys):
     assert ended.value.code == 0 and benchmark.__doc__ in capsys.readouterr().out
 
 
-def test_the_pytorch_side_of_throughput_is_imported():
+@pytest.mark.parametrize(("name", "part"), [("torch_peer", "TorchPeer"), ("side_by_side_peer", "train")])
+def test_the_pytorch_side_is_imported(name, part):
     for package in ("torch", "diffusers"):
         pytest.importorskip(package)
-    assert importlib.import_module("benchmarks.torch_peer").TorchPeer
+    assert getattr(importlib.import_module(f"benchmarks.{name}"), part)
+
+
+def test_what_the_other_side_is_trained_on_is_what_ours_drew():
+    """Under a gradient, once a step, and the loss is what it was."""
+    kept, level = [], dj.chain(dj.linear(1000)).level(jnp.array([1, 500]))
+    x_0, eps = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, 1))
+
+    def total(scale, loss):
+        return jnp.sum(loss(dj.make_denoiser(lambda x_t, c_noise: scale * x_t, dj.X_0), x_0, level, eps)[0])
+
+    recorded = functools.partial(total, loss=side_by_side.recorded(dj.simple(), kept.append))
+    found = jax.jit(jax.value_and_grad(recorded))(0.5)
+    jax.effects_barrier()
+    expected = jax.value_and_grad(functools.partial(total, loss=dj.simple()))(0.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    [drawn] = kept
+    jax.tree.map(np.testing.assert_array_equal, drawn, (x_0, np.array([0, 499]), eps))
+
+
+def test_curves_agree_until_the_first_step_beyond_a_limit():
+    found = side_by_side.agreement(np.array([1, 1 + 1e-7, 1 + 3e-4, 1, 1.5]), np.ones(5))
+    assert found["steps_before_the_first_beyond"] == {"1e-06": 2, "1e-05": 2, "1e-04": 2, "1e-03": 4, "1e-02": 4}
+    assert (found["first_step"], found["largest"]) == (0, 0.5) and found["median"] == pytest.approx(1e-7, rel=1e-6)
 
 
 def halves():
