@@ -6,8 +6,8 @@
 
 The first command needs npm or the package's file; its --help says more. More than half of the images are people.
 
-Labels: 0 activities, 1 animals and nature, 2 components, 3 flags, 4 food and drink, 5 objects, 6 people and body, 7 smileys and
-emotion, 8 symbols, 9 travel and places.
+Labels: 0 activities, 1 animals and nature, 2 components, 3 flags, 4 food and drink, 5 objects, 6 people and body,
+7 smileys and emotion, 8 symbols, 9 travel and places.
 
 Cost: 8,000 steps of 32 images, as the emoji of docs/gallery.md. Not trained yet.
 

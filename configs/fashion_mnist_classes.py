@@ -7,8 +7,8 @@
 Labels: 0 T-shirt, 1 trousers, 2 pullover, 3 dress, 4 coat, 5 sandal, 6 shirt, 7 sneaker, 8 bag, 9 boot.
 
 Cost: 8,000 steps of 32 images; 7,614 of them took 32 minutes on two CPU cores that had other work too.
-Expected: a held-out loss of 0.141. A support-vector machine that names 88.5% of real images rightly gives the asked class for
-81.2% of 500 generated ones, and for 91.2% with guidance 1.5, in 20 steps of UniPC
+Expected: a held-out loss of 0.141. A support-vector machine that names 88.5% of real images rightly gives the asked class
+for 81.2% of 500 generated ones, and for 91.2% with guidance 1.5, in 20 steps of UniPC
 (benchmarks/guidance_fashion_mnist_classes.md).
 
 Differs from configs/fashion_mnist.py in the labels, of which a tenth is replaced by "no label" in training, and in 20 steps

@@ -74,12 +74,16 @@ def test_a_field_that_the_choice_beside_it_ignores_is_doubted(values, sentence):
 
 def test_a_network_ignores_fields_of_others():
     config = Config().with_values("model", kind="dit", multipliers=(1, 2), num_heads_up=2, patch_size=4)
+    ours = "'ncsnpp' or 'noisy_classifier' or 'unet'"
     assert checks.without_effect(config, ["model.multipliers", "model.num_heads_up", "model.patch_size"]) == [
-        "config field model.multipliers = (1, 2) does nothing: it is for model.kind = 'noisy_classifier' or 'unet'.",
+        f"config field model.multipliers = (1, 2) does nothing: it is for model.kind = {ours}.",
         "config field model.num_heads_up = 2 does nothing: it is for model.kind = 'unet'.",
     ]
     [doubt] = checks.without_effect(Config().with_values("model", depth=3), ["model.depth", "model.dropout"])
     assert doubt == "config field model.depth = 3 does nothing: it is for model.kind = 'dit'."
+    config = Config().with_values("model", kind="ncsnpp", resample="res_block", embedding="fourier")
+    [doubt] = checks.without_effect(config, ["model.resample", "model.embedding"])
+    assert doubt.startswith("config field model.resample = 'res_block' does nothing: it is for model.kind = ")
 
 
 def test_a_process_and_a_source_ignore_fields_too():

@@ -290,9 +290,6 @@ def test_options_that_do_not_fit_together(options, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model.embedding": "fourier"}, "model.embedding = 'fourier' is for model.kind = 'ncsnpp'; set 'positional'"),
-        ({"model.resample_filter": (1, 3, 3, 1)}, r"is for model.kind = 'ncsnpp'; set \(1, 1\)"),
-        ({"model.kind": "ncsnpp", "model.resample": "res_block"}, "is not of model.kind = 'ncsnpp'; set 'conv'"),
         (
             {"model.kind": "ncsnpp", "model.embedding": "fourier"},
             "of the logarithm of the noise, which process.kind = 'discrete' does not give the network; set 'positional'",

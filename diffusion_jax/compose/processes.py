@@ -9,15 +9,14 @@ import numpy as np
 from diffusion_jax import denoiser, networks
 from diffusion_jax.compose import choices, conditions
 from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen, named
-from diffusion_jax.compose.config import FIELDS, Config
+from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import stages
 from diffusion_jax.process import Process
 
 NETWORKS: dict[str, Callable[..., networks.Network]] = {name: getattr(networks, name) for name in choices.NETWORKS}
-OF_NCSNPP = ("embedding", "resample_filter", "progressive_input", "progressive")  # fields of `model` for that kind alone
-OF_UNET = ("resample", "downsample_padding", "num_heads_up")  # fields that it does not take
+OF_UNET = ("resample", "downsample_padding")  # attributes of `Stages` that 'ncsnpp' does not use
 EXPLODING = ("ve", "ve_sde")
 
 
@@ -38,7 +37,8 @@ def network(config: Config) -> networks.Network:
 def fields_of(kind: str) -> set[str]:
     """Returns the fields of the section `model` that a kind of network takes, and what else it names."""
     names = named(NETWORKS[kind])
-    return names | set(stages.Stages._fields) if "options" in names else names
+    names |= set(stages.Stages._fields) if "options" in names else set()
+    return names - set(OF_UNET) if kind == "ncsnpp" else names
 
 
 def num_stages(config: Config) -> int:
@@ -152,22 +152,12 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"{config.show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."
     if section.kind in EXPLODING and not section.sigma_min < section.sigma_max:
         yield f"{config.show('process.sigma_min')} must be below process.sigma_max = {section.sigma_max}."
-    yield from _of_ncsnpp(config)
+    if config.model.embedding == "fourier" and config.model.kind == "ncsnpp" and section.kind not in EXPLODING:
+        yield (
+            f"{config.show('model.embedding')} is of the logarithm of the noise, which process.kind = {section.kind!r} does "
+            "not give the network; set 'positional'."
+        )
     if section.kind != "discrete" and section.zero_terminal_snr:
         yield f"{config.show('process.kind')} does not use a schedule; set process.zero_terminal_snr = False."
     if section.kind != "discrete" and section.rescale_c_noise:
         yield f"{config.show('process.rescale_c_noise')} is for process.kind = 'discrete', and {kind}; set False."
-
-
-def _of_ncsnpp(config: Config) -> Iterator[str]:
-    """Yields a sentence for each field that is of 'ncsnpp' alone, or not of it, or that says of it what cannot be."""
-    is_ncsnpp = config.model.kind == "ncsnpp"
-    for name in OF_UNET if is_ncsnpp else OF_NCSNPP:
-        if getattr(config.model, name) != (off := FIELDS[f"model.{name}"].default):
-            kind = "is not of" if is_ncsnpp else "is for"
-            yield f"{config.show(f'model.{name}')} {kind} model.kind = 'ncsnpp'; set {off!r}."
-    if is_ncsnpp and config.model.embedding == "fourier" and config.process.kind not in EXPLODING:
-        yield (
-            f"{config.show('model.embedding')} is of the logarithm of the noise, which process.kind = "
-            f"{config.process.kind!r} does not give the network; set 'positional'."
-        )
