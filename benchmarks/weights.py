@@ -56,11 +56,9 @@ class Row(NamedTuple):
 
 ROWS = {
     "ddpm-cifar10-32": Row(".", DIFFUSERS, ("shards",), exported=True),
-    "ddpm-church-256": Row(".", DIFFUSERS, exported=True),
+    "ddpm-church-256": Row(".", DIFFUSERS),
     "cifar10_uncond_50M_500K": Row("cifar10_uncond_50M_500K.pt", OPENAI, ("old/cifar10_uncond_50M_500K.pt",)),
-    "pesser_cifar10": Row(
-        "model-790000.ckpt", {"ancestral": {"grid": "explicit", "times": tuple(range(500, 489, -1))}}, exported=True
-    ),
+    "pesser_cifar10": Row("model-790000.ckpt", {"ancestral": {"grid": "explicit", "times": tuple(range(500, 489, -1))}}),
     CLASSIFIER: Row(f"{CLASSIFIER}.pt", {}),
     "64x64_diffusion": Row("64x64_diffusion.pt", OPENAI),
     "64x64_guided": Row("64x64_diffusion.pt", {name: run | LED for name, run in OPENAI.items()}, guide=CLASSIFIER),
