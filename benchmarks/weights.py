@@ -51,7 +51,7 @@ class Row(NamedTuple):
     runs: dict[str, dict[str, Any]]  # name of a recorded run -> the settings that are the same
     copies: tuple[str, ...] = ()  # of the same weights in other files
     exported: bool = False
-    guide: str = ""  # another row
+    guide: str = ""  # the file of a classifier
 
 
 ROWS = {
@@ -61,7 +61,7 @@ ROWS = {
     "pesser_cifar10": Row("model-790000.ckpt", {"ancestral": {"grid": "explicit", "times": tuple(range(500, 489, -1))}}),
     CLASSIFIER: Row(f"{CLASSIFIER}.pt", {}),
     "64x64_diffusion": Row("64x64_diffusion.pt", OPENAI),
-    "64x64_guided": Row("64x64_diffusion.pt", {name: run | LED for name, run in OPENAI.items()}, guide=CLASSIFIER),
+    "64x64_guided": Row("64x64_diffusion.pt", {name: run | LED for name, run in OPENAI.items()}, guide=f"{CLASSIFIER}.pt"),
     "digits": Row("", DIFFUSERS, exported=True),
     "digits_classes": Row("", DIFFUSERS, exported=True),
 }
@@ -182,7 +182,7 @@ def of_row(name: str, folder: pathlib.Path, peer: list[str]) -> dict[str, Any]:
         command(peer[0], "benchmarks/weights_peers.py", "write", name, str(place), peer[1])
     place.mkdir(parents=True, exist_ok=True)
     workdir = imported(place / row.source, place / "runs" / "imported") if row.source else ROOT / "examples" / name
-    guide = folder / row.guide / "runs" / "imported" if row.guide else ""
+    guide = imported(place / row.guide, place / "runs" / "guide") if row.guide else ""
     model = dj.load(workdir, guide=guide)
     found = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params))}
     if row.source:

@@ -180,13 +180,13 @@ def improved_cifar10(folder: pathlib.Path) -> dict[str, Recorded]:
     return {"": rescaled, **openai_runs(model, make, shape)}
 
 
-def guided_classifier(folder: pathlib.Path | None = None) -> Any:
-    """Returns the classifier for ADM-64, the same at every call; saved where there is a folder."""
+def guided_classifier(folder: pathlib.Path, **options: int) -> Any:
+    """Returns a classifier of noisy images, saved under the name of the one for ADM-64."""
     from guided_diffusion import script_util
 
-    model = redraw(script_util.create_classifier(**_flags(script_util.classifier_defaults() | CLASSIFIER_64)), seed=7)
-    if folder:
-        torch.save(model.state_dict(), folder / "64x64_classifier.pt")
+    options = script_util.classifier_defaults() | CLASSIFIER_64 | options
+    model = redraw(script_util.create_classifier(**_flags(options)))
+    torch.save(model.state_dict(), folder / "64x64_classifier.pt")
     return model
 
 
@@ -209,7 +209,7 @@ def classifier_64(folder: pathlib.Path) -> dict[str, Recorded]:
 
 
 def adm_64(folder: pathlib.Path, *, is_led: bool = False, **options: int) -> dict[str, Recorded]:
-    """Returns the records of ADM-64, or of a smaller one; one that is led by its classifier does not clip x_0."""
+    """Returns the records of ADM-64, or of a smaller one; one that is led by a classifier does not clip x_0."""
     from guided_diffusion import script_util
 
     options = script_util.model_and_diffusion_defaults() | ADM_64 | options
@@ -219,7 +219,7 @@ def adm_64(folder: pathlib.Path, *, is_led: bool = False, **options: int) -> dic
     found = of_network(model, (1, 3, 64, 64), num_classes=1000)
     of_runs = {"model_kwargs": {"y": found["label"]}}
     if is_led:
-        classifier = guided_classifier()
+        classifier = guided_classifier(folder, classifier_width=64, classifier_depth=1)
         of_runs["cond_fn"] = lambda x, t, y: CLASSIFIER_SCALE * log_prob_gradient(classifier, x, t, y)
         of_runs["clip_denoised"] = False
     return {"": found, **openai_runs(model, make, (1, 3, 64, 64), **of_runs)}
