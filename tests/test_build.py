@@ -16,7 +16,7 @@ from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
 
 
-@pytest.mark.parametrize("loss", ["hybrid", "vlb"])
+@pytest.mark.parametrize("loss", ["hybrid", pytest.param("vlb", marks=pytest.mark.slow)])
 def test_a_learned_variance_is_trained_and_sampled(loss):
     """Two real steps move the variance's half of the last layer; then images are drawn with it."""
     config = config_of({"loss.name": loss, "model.learned_variance": True, "sample.variance": "learned_range"})
@@ -187,7 +187,7 @@ def test_a_grid_that_does_not_fit_the_process_is_a_sentence(changes, sentence):
 
 
 @pytest.mark.parametrize(
-    "kind", ["discrete", "rectified_flow", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ve", "vp"))]
+    "kind", ["discrete", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("rectified_flow", "ve", "vp"))]
 )
 def test_every_process_has_the_likelihood_of_its_probability_flow(kind):
     """A network that always answers x_0 = 0 makes of any image a linear flow: x_T = sigma_T / sigma_first x."""
@@ -207,7 +207,7 @@ def test_every_process_has_the_likelihood_of_its_probability_flow(kind):
     assert np.all(found["reached_end"])
 
 
-@pytest.mark.parametrize("kind", ["bound", "pf_ode"])
+@pytest.mark.parametrize("kind", ["bound", pytest.param("pf_ode", marks=pytest.mark.slow)])
 def test_a_likelihood_is_of_what_the_codec_makes_of_images(kind, monkeypatch):
     """Bytes that count from 1 under a codec that knows it are the images themselves."""
     config = config_of({"likelihood.kind": kind, "likelihood.tolerance": 1e-2, "predicts": "x_0"})

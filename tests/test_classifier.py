@@ -84,7 +84,7 @@ def test_bad_input_gets_one_sentence(tmp_path, capsys, arguments, sentence):
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "net.safetensors").write_bytes(tensors.as_bytes({"logits.bias": np.zeros(3)}, {}))
     with pytest.raises(
-        UserError, match="net.safetensors' cannot be used for features 'classifier': the weights do not contain"
+        UserError, match="net.safetensors' cannot be used for features 'classifier': the weights are of another"
     ):
         features.load("classifier", str(tmp_path / "net.safetensors"))
     with pytest.raises(UserError, match=r"tools\.classifier --config=FILE\.py --out=FILE\.safetensors"):

@@ -100,6 +100,7 @@ def test_of_images_that_have_colours_their_brightness_is_coloured(colour, capsys
     np.testing.assert_array_equal(given.batch(config, list(found), None)["x"], found)
 
 
+@pytest.mark.slow
 def test_an_image_between_which_others_lie_is_inverted_once(colour, monkeypatch):
     inverted, invert = [], editing.inverted
     monkeypatch.setattr(editing, "inverted", lambda *given: inverted.append(len(given[2])) or invert(*given))

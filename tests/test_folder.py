@@ -53,6 +53,7 @@ def of(path, **data):
     return Config().with_values("data", source="folder", path=str(path), resize=True, held_out="", **data)
 
 
+@pytest.mark.slow
 def test_a_messy_folder_is_trained_on_by_class_resumed_and_drawn_from(messy, tmp_path, capsys, one_device):
     changes = SMALL | {"data.skip_broken": True, "model.num_classes": -1}
     train = ["main.py", f"--config=configs/folder.py:{messy}", f"--workdir={tmp_path / 'run'}", *settings(changes)]

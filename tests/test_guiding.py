@@ -91,6 +91,7 @@ def test_or_from_a_worse_network_of_the_same_run_or_another(workdirs, model):
         assert differences(found, by_hand(model, guided)) <= 1 < differences(found, drawn(model, guidance=2.5))
 
 
+@pytest.mark.slow
 def test_a_guide_may_know_no_classes(workdirs, model):
     guide = dj.load(workdirs / "no_classes")
 
@@ -101,6 +102,7 @@ def test_a_guide_may_know_no_classes(workdirs, model):
     assert differences(found, by_hand(model, guided)) <= 1
 
 
+@pytest.mark.slow
 def test_a_classifier_guides_networks_that_know_classes_and_those_that_do_not(workdirs, model):
     """Its scale is w - 1, so that 1 is off."""
     log_prob, alone = dj.load(workdirs / "classifier").log_prob, dj.load(workdirs / "no_classes").denoiser()

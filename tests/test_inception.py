@@ -64,6 +64,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "diffusion_jax" / "features" / "inception.safetensors"
 
 
+@pytest.mark.slow
 def test_every_file_gives_the_same_parameters_and_is_read_once(tmp_path, cache, capsys):
     """What is kept of it is found again, and a change there is noticed."""
     wanted = features.sha256(drawn())

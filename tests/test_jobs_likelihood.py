@@ -91,6 +91,7 @@ def test_the_figures_are_those_of_the_library(workdir, tmp_path):
         assert Image.open(tmp_path / f"{name}.png").size == (600, 400)
 
 
+@pytest.mark.slow
 def test_the_flow_has_names_of_its_own(workdir, tmp_path, one_device):
     """Nothing that it writes is called bound. Probes of another law agree, and another seed does not."""
     flow = {

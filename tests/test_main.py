@@ -194,7 +194,7 @@ MISTAKES = {
     "unknown field": (
         [DIGITS, "--workdir=x", "--config.process.shedule=cosine"],
         "config field 'process.shedule' is unknown; did you mean process.schedule? Known: process.kind, process.schedule, "
-        "process.num_steps, process.zero_terminal_snr, process.rescale_c_noise.",
+        "process.num_steps, process.zero_terminal_snr, process.rescale_c_noise, process.sigma_min, process.sigma_max.",
     ),
     "unknown section": (
         [DIGITS, "--workdir=x", "--config.proces.schedule=cosine"],
@@ -202,7 +202,7 @@ MISTAKES = {
     ),
     "unknown value": (
         [DIGITS, "--workdir=x", "--config.process.schedule=cosin"],
-        "config field process.schedule = 'cosin' is not allowed; it must be one of constant, cosine, jsd, linear,",
+        "config field process.schedule = 'cosin' is not allowed; it must be one of constant, cosine, jsd, ",
     ),
     "not a number": (
         [DIGITS, "--workdir=x", "--config.train.num_steps=abc"],

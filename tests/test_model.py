@@ -222,6 +222,7 @@ def test_a_strip_ends_with_the_image_and_begins_far_from_it(workdir):
     assert np.all(np.diff(distances) < 0)
 
 
+@pytest.mark.slow
 def test_a_strip_does_not_change_the_images_of_the_adaptive_solver(workdir, one_device):
     """Whose steps would be others if it stopped where the strip looks. So its strip ends with the image to its tolerance."""
     model = dj.load(workdir)

@@ -75,7 +75,7 @@ def test_the_published_network_is_ours_with_its_weights(name):
     np.testing.assert_allclose(x_0, stored[f"{name}.x_0"], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[SLOW] * (name == "sde_ncsnpp")) for name in CASES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[SLOW] * (name != "sde_pyramids")) for name in CASES])
 def test_in_float64(name, x64):
     """1e-6, since jax.nn.dot_product_attention has its softmax in float32; 1e-5 for x_0, which is up to 60 times that."""
     stored = recorded.load("g13_ncsnpp")

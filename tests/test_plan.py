@@ -58,6 +58,7 @@ def test_bad_input_gets_one_sentence(capsys, arguments, sentence):
     assert code == command.BAD_INPUT and err.startswith("error: ") and sentence in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_devices_of_this_machine(capsys, tmp_path):
     small = "--config.data.device_cache_gib=0.1"
     code, out, _ = run(capsys, *flags(), "--topology=local", small, f"--out={tmp_path / 'plan.json'}")
