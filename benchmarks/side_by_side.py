@@ -10,7 +10,7 @@ clipping by global norm, and diffusers' warm-up, decay and EMA (benchmarks/side_
 float32 without dropout. Then both draw images by DDIM from the same x_T with their EMA weights.
 
 Training amplifies rounding. The control for that is ours once more, with each initial parameter moved to a neighbouring
-float32 number: if the other side did anything else than ours, it would differ by more than the control does.
+float32 number. It rounds as ours does in every step, and the other side in another order: so that one may differ by more.
 
 Writes benchmarks/side_by_side_<name>.json and docs/images/side_by_side_<name>.png. What is in the folder already is not made
 again. Any --config.<field> may follow; warm-up steps must be fewer than all steps.
