@@ -153,7 +153,7 @@ def test_nothing_is_executed(tmp_path):
     command = Command()
     command.folder = str(tmp_path / "made")
     with pytest.raises(
-        UserError, match=r"it names (posix|nt)\.mkdir, which is not of a tensor; it must be a state dict of torch"
+        UserError, match=r"it names (posix|nt)\.mkdir, which is not of a tensor: no code of a file is run; save its "
     ):
         read(tmp_path, pickle.dumps({"weight": WEIGHT, "more": command}))
     assert not (tmp_path / "made").exists()
@@ -176,7 +176,7 @@ HUGE = 2**62
         (Held(WEIGHT), "it is neither a dictionary nor a list"),
         ({("a", "b"): 1}, "a dictionary whose keys are not names"),
         ({"epoch": 3}, "holds no tensors"),
-        ({"f": len}, r"it names (__builtin__|builtins)\.len, which is not of a tensor"),
+        ({"f": len}, r"it names (__builtin__|builtins)\.len, which is not of a tensor: no code of a file is run; save its "),
     ],
 )
 @pytest.mark.parametrize("form", [legacy, zipped])

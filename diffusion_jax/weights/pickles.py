@@ -152,7 +152,8 @@ def _name(module: Any, name: Any) -> Known:
     if not isinstance(module, str) or not isinstance(name, str):
         raise ValueError("it has a name that is not a text")
     if (module, name) not in NAMES:
-        raise ValueError(f"it names {module:.80}.{name:.80}, which is not of a tensor")
+        how = "no code of a file is run; save its state_dict() alone, as docs/weights.md shows for EDM's"
+        raise ValueError(f"it names {module:.80}.{name:.80}, which is not of a tensor: {how}")
     return NAMES[module, name]
 
 
