@@ -19,6 +19,7 @@ import test_noisy_classifier
 from test_convert import SMALL
 
 import diffusion_jax as dj
+import main
 from diffusion_jax import networks
 from diffusion_jax.compose import processes, stored
 from diffusion_jax.errors import UserError
@@ -381,3 +382,15 @@ def test_a_checkpoint_of_tensorflow_is_read_with_its_ema(tmp_path, capsys):
 def test_a_model_that_lacks_what_tells_its_options_is_refused(lacks):
     with pytest.raises(UserError, match="the weights of 'x.pt' are not"):
         formats.recognised(Source("x.pt", without(tensors_of("improved_plain"), lacks)))
+
+
+@pytest.mark.slow
+def test_an_imported_model_draws_into_its_workdir_whatever_the_current_folder(tmp_path, monkeypatch, one_device):
+    """As the first commands of docs/weights.md do: nobody has said where images of the data set are."""
+    source = lay(tmp_path, "unet2d_a")
+    monkeypatch.chdir(tmp_path)
+    assert command(source, "runs/published") == 0
+    flags = [f"--config.sample.{name}=2" for name in ("num_images", "batch_per_device", "num_steps")]
+    assert main.main(["main.py", "--mode=sample", "--workdir=runs/published", *flags]) == 0
+    [images] = (tmp_path / "runs" / "published" / "samples").glob("*/samples_2x8x8x3.npz")
+    assert np.load(images, allow_pickle=False)["arr_0"].dtype == np.uint8

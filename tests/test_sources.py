@@ -240,6 +240,7 @@ def test_a_workdir_among_the_images_is_refused(tmp_path, inside):
         inputs.check_apart(config, storage.path(tmp_path / "set" / inside))
     inputs.check_apart(config, storage.path(tmp_path / "runs"))
     inputs.check_apart(config.with_values("data", source="npz"), storage.path(tmp_path / "set" / inside))
+    inputs.check_apart(config.with_values("data", path=""), storage.path("runs/published"))
 
 
 def test_files_that_are_not_images_are_counted(tmp_path):

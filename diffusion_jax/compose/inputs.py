@@ -109,7 +109,8 @@ def _source(config: Config, *, split: str) -> Source:
 
 def check_apart(config: Config, folder: storage.Path) -> None:
     """Raises UserError where a folder to write into lies among the images, which would then include its pictures."""
-    if config.data.source == "folder" and storage.is_inside(folder, storage.path(config.data.path or ".")):
+    path = config.data.path  # '' where nobody said yet where they are, as of a published model
+    if config.data.source == "folder" and path and storage.is_inside(folder, storage.path(path)):
         raise UserError(
             f"folder {str(folder)!r} lies in config field data.path = {config.data.path!r}, so that pictures written there "
             "would be taken for images of the data set; choose another --workdir or --out."
