@@ -13,7 +13,7 @@ from diffusion_jax.weights import formats, maps, sources
 from diffusion_jax.weights.sources import Published, Source
 
 ALONE = {"train.ema_rates": (), "sample.ema_rate": 0.0}  # one set of weights, whatever it is
-DATA = {"data.source": "folder", "data.name": "", "data.held_out": ""}  # nobody says where the images are
+DATA = {"data.source": "folder", "data.name": "", "data.held_out": "", "data.resize": True}  # nobody says where they are
 
 
 def recognised(source: Source, format: str = "") -> Published:
