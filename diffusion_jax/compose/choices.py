@@ -69,12 +69,7 @@ PROCESSES = {
     "ve_sde": process.ve_sde,
     "vp": process.vp,
 }
-NETWORKS = (
-    "dit",
-    "ncsnpp",
-    "noisy_classifier",
-    "unet",
-)  # functions of networks/, which imports Flax: see processes.NETWORKS
+NETWORKS = ("dit", "ncsnpp", "noisy_classifier", "unet")  # functions of networks/, which needs Flax: processes.NETWORKS
 PARAMETERIZATIONS = {
     "edm": denoiser.edm(),
     "eps": denoiser.EPS,

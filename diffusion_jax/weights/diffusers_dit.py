@@ -10,7 +10,7 @@ import numpy as np
 from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 from diffusion_jax.weights import maps, schedulers, sources
-from diffusion_jax.weights.dit import fields_of, notes_on, of_patches
+from diffusion_jax.weights.dit import entry_of, fields_of, notes_on
 from diffusion_jax.weights.sources import Published, Source
 
 FIRST = "transformer_blocks.0.norm1.emb."  # the embeddings in the first block, which the last layer takes too
@@ -82,12 +82,7 @@ def map_of(like: Any, model: Any = None) -> maps.Map:
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         name = f"{maps.name_of(module, places, PARTS)}.{'bias' if leaf == 'bias' else 'weight'}"
-        if leaf == "embedding":
-            return maps.same(name, shape)
-        if module == "out":
-            return of_patches(name, shape)
-        found = maps.torch(name, shape)
-        return found._replace(view=maps.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+        return entry_of(name, module, leaf, shape)
 
     return maps.of_leaves(like, entry)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.dit import QKV, SIZES, positions
-from diffusion_jax.weights import maps, sources
+from diffusion_jax.weights import maps, openai, sources
 from diffusion_jax.weights.sources import Published, Source
 
 TABLE = "pos_embed"  # of positions, a constant that is stored among the weights
@@ -91,19 +91,25 @@ def map_of(like: Any, model: Any = None) -> maps.Map:
         suffix = "bias" if leaf == "bias" else "weight"
         if part in QKV:
             fused = 3 * shape[-1], *shape[:-1]
-            return maps.Entry(f"{places[parent]}.attn.qkv.{suffix}", fused, _third(QKV.index(part)))
+            view = openai.part_of_qkv(QKV.index(part), 1, heads_first=False)  # heads lie one after the other in ours too
+            return maps.Entry(f"{places[parent]}.attn.qkv.{suffix}", fused, view)
         name = f"{maps.name_of(module, places, PARTS)}.{suffix}"
-        if leaf == "embedding":
-            return maps.same(name, shape)
-        if module == "out":
-            return of_patches(name, shape)
-        found = maps.torch(name, shape)
-        return found._replace(view=maps.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+        return entry_of(name, module, leaf, shape)
 
     return maps.of_leaves(like, entry)
 
 
-def of_patches(name: str, shape: tuple[int, ...]) -> maps.Entry:
+def entry_of(name: str, module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
+    """Returns the entry of a tensor that is one parameter of ours, whatever the code base calls it."""
+    if leaf == "embedding":
+        return maps.same(name, shape)
+    if module == "out":
+        return _of_patches(name, shape)
+    found = maps.torch(name, shape)
+    return found._replace(view=maps.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+
+
+def _of_patches(name: str, shape: tuple[int, ...]) -> maps.Entry:
     """Returns the entry of a layer whose output is patches: theirs [p p C, in], ours [in, p, p, C]; and of its bias."""
     patch, rest = shape[-3:], shape[:-3]
 
@@ -123,8 +129,3 @@ def check_table(table: np.ndarray) -> None:
             f"tensor {TABLE!r} {list(table.shape)} is not the table of sines and cosines of a square image's patches; "
             "learned positions are not supported."
         )
-
-
-def _third(part: int) -> maps.View:
-    """Returns the view of q, k or v (part 0, 1 or 2) in a fused projection, [3 C, ...]: [..., C]."""
-    return lambda fused: maps.of_torch(np.split(fused, 3)[part])
