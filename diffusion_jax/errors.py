@@ -50,6 +50,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def first_line(error: Exception) -> str:
+    """Returns the first line of what another library raised, of at most 200 characters."""
+    return str(error).strip().split("\n")[0][:200]
+
+
 def some(names: Sequence[str], most: int = 10) -> str:
     """Returns the first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from orbax.checkpoint import v1 as ocp
 
+from diffusion_jax import errors
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import logs, storage
 
@@ -74,7 +75,7 @@ def _open(workdir: storage.Path, **options) -> ocp.training.Checkpointer:
         return ocp.training.Checkpointer(_folder(workdir), **options)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"the checkpoints in {str(_folder(workdir))!r} cannot be listed ({_first_line(error)}); remove "
+            f"the checkpoints in {str(_folder(workdir))!r} cannot be listed ({errors.first_line(error)}); remove "
             f"{', '.join(_damaged(workdir)) or 'the damaged one'}, and the one before is used."
         ) from error
 
@@ -93,7 +94,7 @@ def _damaged(workdir: storage.Path) -> list[str]:
 
 
 def _not_saved(error: Exception) -> RunError:
-    return RunError(f"a checkpoint could not be saved ({_first_line(error)}); earlier checkpoints are whole.")
+    return RunError(f"a checkpoint could not be saved ({errors.first_line(error)}); earlier checkpoints are whole.")
 
 
 class Saved(NamedTuple):
@@ -205,7 +206,7 @@ def _load_latest(
             _verify(saved, marks.get("checksums", {}))
             return step, saved
         except Exception as error:  # orbax and tensorstore have many names for a file that is cut short or missing
-            what = f"the checkpoint of step {step:,} cannot be read ({type(error).__name__}: {_first_line(error)})"
+            what = f"the checkpoint of step {step:,} cannot be read ({type(error).__name__}: {errors.first_line(error)})"
             if isinstance(error, MemoryError) or any(word in str(error) for word in NOT_DAMAGE):
                 raise RunError(f"{what}; this looks like a temporary storage error; try again.") from error
             logs.say("warning", f"{what}.")
@@ -223,10 +224,6 @@ def _verify(saved: dict[str, Any], expected: dict[str, list[int]]) -> None:
     for name, found in checksums(read).items():
         if found and (wrong := sum(one != other for one, other in zip(found, expected.get(name, found), strict=True))):
             raise ValueError(f"{wrong} of the {len(found)} arrays of {name!r} are not what was saved")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
 
 
 def _listing(workdir: storage.Path) -> list[str]:

@@ -5,6 +5,7 @@ import re
 import urllib.request
 from typing import BinaryIO
 
+from diffusion_jax import errors
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import logs, storage
 
@@ -68,7 +69,7 @@ def _of_hub(name: str) -> storage.Path:
             if any(file.name.endswith(kind[1:]) for file in storage.files(storage.path(folder), (kind[1:],))):
                 return storage.path(folder)
     except Exception as error:  # the hub's package has many names for what it does not get
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = errors.first_line(error)
         raise RunError(
             f"{name!r} of the Hugging Face hub cannot be downloaded ({type(error).__name__}: {reason})."
         ) from error

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax import errors
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import storage
 from diffusion_jax.weights import maps, tensors
@@ -66,13 +67,11 @@ def _of_tensorflow(prefix: storage.Path) -> maps.Tensors:
         names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/")]
         read = {name: reader.get_tensor(name) for name in sorted(names)}
     except Exception as error:  # TensorFlow has many names for a file that is cut short or missing
-        raise UserError(f"checkpoint {str(prefix)!r} cannot be read ({type(error).__name__}: {_line(error)}).") from error
+        raise UserError(
+            f"checkpoint {str(prefix)!r} cannot be read ({type(error).__name__}: {errors.first_line(error)})."
+        ) from error
     averaged = {name.removesuffix(EMA): tensor for name, tensor in read.items() if name.endswith(EMA)}
     return averaged or {name: tensor for name, tensor in read.items() if not name.endswith(SLOTS)}
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
 
 
 def _of_folder(folder: storage.Path) -> maps.Tensors:
