@@ -114,7 +114,7 @@ def changed_since(workdir: storage.Path, device: str) -> str:
 
 
 def check_resumable(workdir: storage.Path) -> None:
-    """Raises UserError if a workdir holds weights alone, which `tools.export` marks."""
+    """Raises UserError if a workdir holds weights alone, as `tools.export` and `tools.import_weights` mark them."""
     if _parsed(storage.read_text(workdir / "config.json", KIND)).get("weights_alone"):
         raise UserError(
             f"workdir {str(workdir)!r} holds weights alone, which cannot be resumed; use another workdir with "
