@@ -21,11 +21,12 @@ import sys
 
 from absl import logging
 
+from diffusion_jax import jobs
 from diffusion_jax.compose import command, describe
 from diffusion_jax.compose.command import Changes, Flags
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import compiling, logs, sharding, storage
+from diffusion_jax.runs import compiling, sharding, storage
 
 MODES = ("train", "sample", "edit", "evaluate", "likelihood")
 FLAGS = {"mode": "train", "workdir": "", "out": ""}
@@ -45,14 +46,7 @@ def _run(argv: list[str]) -> int:
     for folder in filter(None, (workdir and storage.absolute(workdir), out)):
         storage.check_folder(folder)
     job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
-    checks = importlib.import_module("diffusion_jax.compose.checks")
-    checks.check(config)
-    sharding.join_processes()
-    sharding.start_devices()
-    for sentence in checks.without_effect(config, changes):
-        logs.say("warning", sentence)
-    if config.compilation_cache:
-        compiling.keep_compiled()
+    jobs.start(config, changes)
     if flags["mode"] != "train":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes
     code = job.run(config, workdir, **{"out": out} if out else {})

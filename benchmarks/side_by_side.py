@@ -99,7 +99,8 @@ def train_ours(config: Config, folder: pathlib.Path) -> None:
     """Writes what the other side needs, and what ours learns of it with and without rounding at the start."""
     mesh, draws = sharding.make_mesh(num_fsdp=1), []
     parts = training.parts(config)
-    parts = parts._replace(loss=recorded(parts.loss, draws.append))
+    loss = recorded(parts.loss(0, None), draws.append)
+    parts = parts._replace(loss=lambda step, teacher: loss)
     first = jax.jit(lambda key: start.make_state(key, parts=parts), out_shardings=sharding.replicated(mesh))
     take, batches = make_steps(config, parts, mesh, jax.eval_shape(first, jax.random.key(0)))
     write_initial(config, first(streams.key(parts.seed, "init")).params, folder)

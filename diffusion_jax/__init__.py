@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from diffusion_jax import (
     denoiser,
+    distillation,
     editing,
     grids,
     guidance,
@@ -60,6 +61,7 @@ __all__ = [
     "ddim",
     "denoiser",
     "diffuse",
+    "distillation",
     "dpm_solver",
     "editing",
     "evaluate",

@@ -160,6 +160,20 @@ def ddim(*, eta: float = 0.0) -> Sampler:
     return Sampler(step)
 
 
+def consistency() -> Sampler:
+    """Returns the sampler x_s = alpha_s x_0 + sigma_s z with new noise z, for networks whose x_0 is the end of a trajectory.
+
+    [Song et al. 2023, consistency models, algorithm 1] Such a network is trained by `distillation.consistency`. One step is
+    its image; each further one takes noise away that it put on an image, and corrects it.
+    """
+
+    def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, int]:
+        t, s = interval.t, interval.s
+        return s.alpha * denoise(x, t).x_0 + s.sigma * noise(0), 1
+
+    return Sampler(step)
+
+
 def heun() -> Sampler:
     """Returns the sampler that takes dx = x_0 d alpha + eps d sigma by the trapezoidal rule, Euler's step ahead of it.
 

@@ -33,6 +33,17 @@ def gaussian(mean=MEAN, std=STD):
     return denoise
 
 
+def flow_end(mean=MEAN, std=STD):
+    """Returns the denoiser whose x_0 is where the probability flow of the same data ends: a consistency model's."""
+
+    def denoise(x_t, level):
+        alpha, sigma = process.expand(level.alpha, x_t), process.expand(level.sigma, x_t)
+        x_0 = mean + std * (x_t - alpha * mean) / jnp.hypot(alpha * std, sigma)
+        return Prediction(x_0, (x_t - alpha * x_0) / sigma)
+
+    return denoise
+
+
 def mixture(weights=WEIGHTS, means=MEANS, stds=STDS):
     """Returns the denoiser of data from a mixture of Gaussians, each value on its own."""
 

@@ -35,7 +35,9 @@ NUM_PARAMETERS = {
     "digits_classes": 368_185,
     "digits_classifier": 170_122,
     "digits_dit": 1_058_500,
+    "digits_ect": 367_129,
     "digits_edm": 367_129,
+    "digits_progressive": 367_129,
     "digits_rectified_flow": 367_129,
     "emoji_classes": 688_051,
     "fashion_mnist": 686_769,
@@ -150,7 +152,7 @@ def check_first_loss(config):
     parts, x_0 = training.parts(config), jnp.zeros((2**16 // np.prod(shape) + 1, *shape))
     t, weight = parts.timesteps.draw(parts.timesteps.init(), jax.random.key(0), len(x_0))
     denoise = parts.predictor(lambda x_t, c_noise: jnp.zeros_like(x_t))
-    losses, _ = parts.loss(denoise, x_0, parts.level_of(t), jax.random.normal(jax.random.key(1), x_0.shape))
+    losses, _ = parts.loss(0, None)(denoise, x_0, parts.level_of(t), jax.random.normal(jax.random.key(1), x_0.shape))
     expected = jnp.mean(parts.level_of(t).alpha ** 2) if config.predicts == "v" else 1.0
     assert float(jnp.mean(weight * losses)) == pytest.approx(float(expected), rel=0.05)
 

@@ -23,6 +23,7 @@ from diffusion_jax.networks import conditioning
 from diffusion_jax.runs import checkpoint, pictures, sharding, storage
 from diffusion_jax.training import loop, start
 from diffusion_jax.training import step as training_step
+from diffusion_jax.training.state import TrainState
 
 FROZEN = {"teacher": np.arange(3.0, dtype=np.float32)}
 
@@ -33,10 +34,10 @@ def compiled():
     plain = training.parts(tiny.config_of({"model.dropout": 0.1}))
 
     def loss(denoise, x_0, level, eps):
-        losses, terms = plain.loss(denoise, x_0, level, eps)
+        losses, terms = plain.loss(0, None)(denoise, x_0, level, eps)
         return losses + jnp.where(jnp.all(x_0 == -1), jnp.nan, 0), terms
 
-    parts = plain._replace(loss=loss)
+    parts = plain._replace(loss=lambda step, teacher: loss)
     state = jax.jit(functools.partial(start.make_state, parts=parts))(streams.key(0, "init"))
     step = jax.jit(functools.partial(training_step.train_step, parts=parts))
     return parts, step, state._replace(frozen=FROZEN), tiny.batches(3)
@@ -326,10 +327,12 @@ def test_the_held_out_loss_has_the_same_levels_and_noises_every_time():
 
     parts = training.parts(tiny.config_of({"predicts": "x_0"}))._replace(network=networks.Network(None, apply))
     batches = {"x": np.full((3, 16, 8, 8, 1), 255, np.uint8), "cond": {}}
-    loss, other = (
-        jax.jit(functools.partial(training_step.held_out_loss, batches=batches, parts=parts._replace(seed=seed)))
-        for seed in (parts.seed, 1)
-    )
+
+    def loss_of(params, seed):
+        return training_step.held_out_loss(state._replace(params=params), batches, parts=parts._replace(seed=seed))
+
+    state = TrainState(jnp.zeros((), jnp.int32), None, {}, (), (), {})
+    loss, other = (jax.jit(functools.partial(loss_of, seed=seed)) for seed in (parts.seed, 1))
     assert float(loss(0.0)) == pytest.approx(1, rel=1e-6)
     assert float(loss(1.0)) == float(loss(1.0)) > 0.1
     assert float(other(1.0)) != float(loss(1.0))

@@ -28,7 +28,7 @@ COLUMNS = {
 EACH = {name: {"sample.order": 3} for name in ("dpm_solver", "dpm_solver_singlestep", "unipc")} | {
     "ancestral": {"sample.variance": "small"}
 }
-SAMPLERS = ["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep"]
+SAMPLERS = ["ancestral", "consistency", "ddim", "dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep"]
 SAMPLERS += ["euler", "euler_ancestral", "heun", "ode", "unipc"]
 PREDICTS = ["edm", "eps", "scaled_score", "score", "v", "velocity", "x_0"]
 NUM_STEPS = 100
@@ -49,9 +49,9 @@ def config_for(sampler, column, **more):
     return config
 
 
-def denoiser_of(number):
+def denoiser_of(number, sampler):
     """Returns the exact denoiser of Gaussian data, as that of a network of the parameterization with this number."""
-    exact = oracles.gaussian()
+    exact = oracles.flow_end() if sampler == "consistency" else oracles.gaussian()
 
     def coefficients(level):
         each = [choices.PARAMETERIZATIONS[name].coefficients(level) for name in PREDICTS]
@@ -73,7 +73,7 @@ def compiled(sampler, column):
 
     def generate(numbers, noise, grid):
         keys, x_T = streams.keys(0, "sampler", jnp.arange(len(noise))), process.prior(process.rows(grid, 0), noise)
-        return jax.vmap(lambda number: samplers.sample(denoiser_of(number), found, x_T, grid, keys).x)(numbers)
+        return jax.vmap(lambda number: samplers.sample(denoiser_of(number, sampler), found, x_T, grid, keys).x)(numbers)
 
     return jax.jit(generate)
 

@@ -57,10 +57,11 @@ def test_a_held_out_batch_is_shown_other_random_conditions_than_the_training_ste
     def loss(predict, x_0, level, eps):
         return jnp.mean(x_0, axis=(1, 2, 3)), {}
 
-    parts = parts_of(1)._replace(encode=encode, prepare=lambda batch, keys, of_images: encode(batch, of_images), loss=loss)
+    prepare = {"encode": encode, "prepare": lambda batch, keys, of_images: encode(batch, of_images)}
+    parts = parts_of(1)._replace(**prepare, loss=lambda step, teacher: loss)
     [batch], state = batches(1), state_of(parts)
     trained = jax.jit(functools.partial(step.train_step, parts=parts))(state, batch)[1]["loss"]
-    held_out = step.held_out_loss(state.params, jax.tree.map(lambda leaf: leaf[None], batch), parts=parts)
+    held_out = step.held_out_loss(state, jax.tree.map(lambda leaf: leaf[None], batch), parts=parts)
     assert np.isfinite([trained, held_out]).all() and abs(trained - held_out) > 1e-4
 
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax import Array
 
-from diffusion_jax import denoiser, grids, losses, multistep, process, samplers, schedules, timesteps
+from diffusion_jax import denoiser, distillation, grids, losses, multistep, process, samplers, schedules, timesteps
 from diffusion_jax.compose import tasks
 from diffusion_jax.data import codecs, conditions, sources, tfds
 from diffusion_jax.process import Process
@@ -49,6 +50,11 @@ def discrete(
     return process.chain(betas, c_noise=t * 1000 / num_steps if rescale_c_noise else t, interpolation=interpolation)
 
 
+def consistency(of: Process, step: Array, ratio: float, stage_steps: int, huber: float) -> losses.Loss:
+    """Returns `distillation.consistency` at a training step."""
+    return distillation.consistency(of, gap=distillation.stage_gap(step, ratio=ratio, stage_steps=stage_steps), huber=huber)
+
+
 SCHEDULES = {
     "constant": schedules.constant,
     "cosine": schedules.cosine,
@@ -81,8 +87,10 @@ PARAMETERIZATIONS = {
 }
 
 LOSSES = {
+    "consistency": consistency,
     "cross_entropy": losses.cross_entropy,
     "hybrid": losses.hybrid,
+    "progressive": lambda levels, teacher, num_steps: distillation.progressive(teacher, levels),
     "simple": losses.simple,
     "vlb": losses.vlb,
 }
@@ -93,7 +101,7 @@ TIMESTEPS = {
     "uniform": timesteps.uniform,
 }
 TIME_DENSITIES = {  # quantile functions of real-valued t
-    "log_normal": timesteps.log_normal,
+    "log_normal": lambda u, time_mean, time_std: timesteps.log_normal(u, mean=time_mean, std=time_std),
     "log_uniform": timesteps.log_uniform,
     "logit_normal": timesteps.logit_normal,
     "uniform": functools.partial(timesteps.uniform_time, first=FIRST_TRAINED),
@@ -108,6 +116,7 @@ DENSITIES_OF = {  # process.kind -> the densities that fit its times
 
 SAMPLERS = {
     "ancestral": samplers.ancestral,
+    "consistency": samplers.consistency,
     "ddim": samplers.ddim,
     "dpm_solver": multistep.dpm_solver,
     "dpm_solver_sde": multistep.dpm_solver_sde,
@@ -171,6 +180,7 @@ EDITS = {
 TABLES = {  # the choices whose functions take fields of their own section
     "process.kind": PROCESSES,
     "loss.name": LOSSES,
+    "loss.time_density": TIME_DENSITIES,
     "sample.sampler": SAMPLERS,
     "sample.grid": GRIDS,
     "data.source": SOURCES,

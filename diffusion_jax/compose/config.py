@@ -77,11 +77,23 @@ class Model(Section):
 
 class Loss(Section):
     name: one_of(choices.LOSSES) = field(
-        "simple", "'simple' is L_simple; 'hybrid' and 'vlb' train the variance too; 'cross_entropy' is for classifiers"
+        "simple",
+        "'simple' is L_simple; 'hybrid' and 'vlb' train the variance too; 'consistency' and 'progressive' make a "
+        "model that draws in few steps, see docs/few_steps.md; 'cross_entropy' is for classifiers",
     )
     weighting: one_of(choices.WEIGHTINGS) = field("constant", "of 'simple', over noise levels; see losses.py")
     timesteps: one_of(choices.TIMESTEPS) = field("uniform", "'stratified' has less noise; 'loss_second_moment' suits 'vlb'")
     time_density: one_of(choices.TIME_DENSITIES) = field("uniform", "of real-valued t; 'log_normal' is EDM's")
+    time_mean: sections.Real = field(-1.2, "of ln t, for 'log_normal'; ECT: -1.1")
+    time_std: sections.Positive = field(1.2, "of ln t, for 'log_normal'; ECT: 2")
+    ratio: sections.AboveOne = field(
+        256.0, "of 'consistency': in stage k, from 0, its levels differ by about ratio^-(k + 1)"
+    )
+    stage_steps: integer(0) = field(0, "of 'consistency': steps of a stage; 0 for one stage")
+    num_steps: integer(1, sections.MOST_STEPS) = field(
+        1, "of 'progressive': steps of DDIM in which the network shall draw, half of what its teacher takes"
+    )
+    huber: sections.Finite = field(0.0, "of 'consistency': c of the pseudo-Huber norm; 0 is the norm")
 
 
 class Train(Section):

@@ -2,22 +2,27 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from diffusion_jax import denoiser, losses, timesteps
+from diffusion_jax import denoiser, distillation, grids, losses, timesteps
 from diffusion_jax.compose import choices, conditions, inputs, processes
 from diffusion_jax.compose.choices import chosen, taken
 from diffusion_jax.compose.config import Config
+from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
-from diffusion_jax.process import Process
+from diffusion_jax.process import Level, Process, rows
 from diffusion_jax.timesteps import Timesteps
 from diffusion_jax.training import state as train_state
 from diffusion_jax.training import step
 from diffusion_jax.training.step import Parts
 
 MOST_KEPT = 0.01  # of the initial weights, in an EMA that is not warmed up
+FEW_STEPS = ("consistency", "progressive")  # losses of networks that draw in few steps
+MOST_AMPLIFIED = 2.0  # error of x_0 for one of their output
 BOUNDS = ("hybrid", "vlb")  # losses of discrete processes, that train the variance
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
 
@@ -25,12 +30,13 @@ MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, a
 def parts(config: Config) -> Parts:
     """Returns what a training step is made of."""
     train, process = config.train, processes.process_of(config)
+    level_of, draws = _drawn(config, process)
     encode, conditioning = inputs.encode(config), inputs.conditioning(config)
     return Parts(
         network=processes.network(config),
         predictor=denoiser.make_log_prob if processes.is_classifier(config) else processes.make_denoiser(config),
-        level_of=process.level,
-        timesteps=_timesteps(config, process),
+        level_of=level_of,
+        timesteps=draws,
         loss=_loss(config, process),
         optimizer=chosen(train_state.make_optimizer, train, warmup_steps=_warmup_steps(config)),
         ema=train_state.exponential(train.ema_rates, warmup=_warms_ema_up(config)),
@@ -62,20 +68,37 @@ def notes(config: Config) -> Iterator[str]:
         yield "EMAs are warmed up: the run is short for train.ema_rates; train.ema_warmup = 'off' prevents that."
 
 
+def _drawn(config: Config, process: Process) -> tuple[Callable[[Array], Level], Timesteps]:
+    """Returns (t -> level, draws of t). Of a student t counts the levels of its teacher, of which it is asked the even."""
+    if config.loss.name != "progressive":
+        return process.level, _timesteps(config, process)
+    row = lambda u: 2 + 2 * jnp.floor(u * config.loss.num_steps).astype(jnp.int32)  # noqa: E731
+    levels, stratified = _levels(config, process), config.loss.timesteps == "stratified"
+    return functools.partial(rows, levels), timesteps.from_quantiles(row, stratified=stratified)
+
+
+def _levels(config: Config, process: Process) -> Level:
+    """Returns all levels that a loss knows, from the data up: of a student its teacher's; else those of a chain."""
+    if config.loss.name == "progressive":
+        return process.level(grids.trailing(process, 2 * config.loss.num_steps)[::-1])
+    return process.level(np.arange(process.num_steps + 1))
+
+
 def _timesteps(config: Config, process: Process) -> Timesteps:
     loss = config.loss
     if process.num_steps:
         return chosen(choices.TIMESTEPS[loss.timesteps], loss, num_steps=process.num_steps)
     quantile = choices.TIME_DENSITIES[loss.time_density]
-    quantile = functools.partial(quantile, **taken(quantile, {"first": process.first, "last": process.last}))
+    quantile = functools.partial(quantile, **taken(quantile, dict(loss) | {"first": process.first, "last": process.last}))
     return timesteps.from_quantiles(quantile, stratified=loss.timesteps == "stratified")
 
 
-def _loss(config: Config, process: Process) -> losses.Loss:
+def _loss(config: Config, process: Process) -> Callable[[Array, Denoiser | None], losses.Loss]:
+    """Returns (training step, teacher) -> loss."""
     loss = config.loss
-    levels = process.level(np.arange(process.num_steps + 1))  # of a discrete process; others have no bound to train
-    weighting = choices.WEIGHTINGS[loss.weighting]
-    return chosen(choices.LOSSES[loss.name], loss, weighting=weighting, levels=levels, variance="learned_range")
+    given = {"weighting": choices.WEIGHTINGS[loss.weighting], "levels": _levels(config, process), "of": process}
+    given |= {"variance": "learned_range"}
+    return lambda step, teacher: chosen(choices.LOSSES[loss.name], loss, **given, step=step, teacher=teacher)
 
 
 def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
@@ -119,12 +142,34 @@ def contradictions(config: Config) -> Iterator[str]:
         )
     if train.evaluate_every and config.evaluate.features == "given":
         yield f"{config.show('train.evaluate_every')} needs a network in evaluate.features; 'given' is for files."
+    yield from _of_few_steps(config) if loss.name in FEW_STEPS else ()
     if loss.weighting != "constant" and loss.name != "simple":
         yield f"{config.show('loss.weighting')} is for loss.name = 'simple'."
     if train.label_dropout != 0 and not conditions.has_null(config):
         yield (
             f"{config.show('train.label_dropout')} needs model.num_classes above 0 and model.null_label = True, or "
             "data.condition without classes."
+        )
+
+
+def starts_as_average(config: Config) -> bool:
+    """Returns whether a run takes its first parameters from the EMA of `train.init_from`, as a student from its teacher."""
+    return config.loss.name in FEW_STEPS
+
+
+def _of_few_steps(config: Config) -> Iterator[str]:
+    process, name = processes.process_of(config), config.show("loss.name")
+    if not processes.has_signal(process):
+        yield f"{name} is impossible with a process that leaves no signal at its last level; set zero_terminal_snr = False."
+    if config.loss.name == "progressive" and not config.train.init_from:
+        yield f"{name} needs train.init_from, the workdir of the teacher."
+    if process.num_steps and 2 * config.loss.num_steps > process.num_steps and config.loss.name == "progressive":
+        yield f"{config.show('loss.num_steps')} must be at most half of process.num_steps = {process.num_steps}."
+    amplified = float(distillation.amplification(choices.PARAMETERIZATIONS[config.predicts], process.level(process.last)))
+    if amplified > MOST_AMPLIFIED:
+        yield (
+            f"{name} does not suit predicts = {config.predicts!r}: at the noisiest level an error of the network's output "
+            f"is {amplified:,.0f} times as large in x_0; take a teacher of 'edm', 'v', 'velocity' or 'x_0'."
         )
 
 

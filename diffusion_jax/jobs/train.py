@@ -2,8 +2,10 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
@@ -23,7 +25,7 @@ from diffusion_jax.compose import (
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
-from diffusion_jax.errors import RunError
+from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import lock, logs, sharding, storage
 from diffusion_jax.runs.checkpoint import Checkpoints
 from diffusion_jax.training import loop, start, step, watch
@@ -52,6 +54,7 @@ def run(config: Config, workdir: storage.Path) -> int:
     ):
         prepared = functools.partial(_prepared, config)
         state = start.first_state(parts, mesh, checkpoints, shard_optimizer=train.shard_optimizer, prepared=prepared)
+        state = state._replace(frozen=_teacher(config, state))
         first_step = int(state.step)
         per_call = training.steps_per_call(config, first_step=first_step, platform=jax.default_backend())
         print_summary(config, source, mesh, state, per_call)
@@ -111,12 +114,34 @@ def _prepared(config: Config, state: TrainState) -> TrainState:
     if not (init_from := config.train.init_from):
         return state
     origin = storage.path(init_from)
-    raw = model.load(origin, ema_rate=0.0)
+    average = model.load(origin)
+    raw = average if training.starts_as_average(config) else model.load(origin, ema_rate=0.0)
     for name in ("predicts", "process"):
         if getattr(raw.config, name) != getattr(config, name):
             there = getattr(raw.config, name)
             logs.say("warning", f"{name} was {there} there: the weights will have to learn another task.")
-    return start.with_weights(state, init_from, raw.params, model.load(origin).params)
+    return start.with_weights(state, init_from, raw.params, average.params)
+
+
+def _teacher(config: Config, state: TrainState) -> Any:
+    """Returns the weights of the network that a student learns from, () where there is none.
+
+    Raises UserError where it has another task or other parts than the student.
+    """
+    if config.loss.name != "progressive":
+        return ()
+    teacher = model.load(storage.path(origin := config.train.init_from))
+    for name in ("predicts", "process"):
+        if getattr(teacher.config, name) != getattr(config, name):
+            there, here = getattr(teacher.config, name), getattr(config, name)
+            raise UserError(
+                f"config field {name} is ({there}) in {origin!r}, the teacher, and ({here}) here; both must agree."
+            )
+    if jax.tree.map(np.shape, teacher.params) != jax.tree.map(np.shape, state.params):
+        raise UserError(f"the network of {origin!r}, the teacher, has other parameters; copy its section model.")
+    return jax.tree.map(
+        lambda leaf, like: sharding.put_global(np.asarray(leaf), like.sharding), teacher.params, state.params
+    )
 
 
 def _generate(config: Config) -> Callable[..., tuple[Array, Array]] | None:

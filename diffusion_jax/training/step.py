@@ -33,7 +33,7 @@ class Parts(NamedTuple):
     predictor: Callable[[Callable[[Array, Array], Array]], Denoiser | LogProb]
     level_of: Callable[[Array], Level]  # t, as `timesteps` draws it -> Level
     timesteps: Timesteps
-    loss: Loss
+    loss: Callable[[Array, Denoiser | None], Loss]  # (training step, the teacher in `TrainState.frozen`) -> the loss there
     optimizer: optax.GradientTransformation
     ema: Ema
     encode: Encode  # of held-out images
@@ -78,7 +78,7 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
 
     def objective(params, x_0, cond, t, weight, eps, key):
         network = networks.bind(parts.network, params, cond, train=True, rngs={"dropout": key})
-        losses, terms = parts.loss(parts.predictor(network), x_0, parts.level_of(t), eps)
+        losses, terms = _loss(parts, state, cond)(parts.predictor(network), x_0, parts.level_of(t), eps)
         return jnp.mean(weight * losses), (losses, terms)
 
     value_and_grad = accumulated(jax.value_and_grad(objective, has_aux=True), parts.num_microbatches)
@@ -129,7 +129,13 @@ def train_steps(state: TrainState, batches: dict[str, Any], *, parts: Parts) -> 
     return jax.lax.scan(lambda state, batch: train_step(state, batch, parts=parts), state, batches)
 
 
-def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Array:
+def _loss(parts: Parts, state: TrainState, cond: Any) -> Loss:
+    """Returns the loss at the state's step, with its teacher if it has one, bound to the conditions of a batch."""
+    has_teacher = jax.tree.leaves(state.frozen)
+    return parts.loss(state.step, parts.predictor(networks.bind(parts.network, state.frozen, cond)) if has_teacher else None)
+
+
+def held_out_loss(state: TrainState, batches: dict[str, Any], *, parts: Parts) -> Array:
     """Returns the mean loss of stacked batches; the levels and the noises are the same every time. # []"""
 
     def of_batch(numbered) -> Array:
@@ -138,8 +144,8 @@ def held_out_loss(params: Any, batches: dict[str, Any], *, parts: Parts) -> Arra
         x_0, cond = parts.encode(batch, _keys_of_images(parts, batch, "held_out", index))
         t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(x_0))
         eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
-        predict = parts.predictor(networks.bind(parts.network, params, cond))
-        losses, _ = parts.loss(predict, x_0, parts.level_of(t), eps)
+        predict = parts.predictor(networks.bind(parts.network, state.params, cond))
+        losses, _ = _loss(parts, state, cond)(predict, x_0, parts.level_of(t), eps)
         return jnp.mean(weight * losses)
 
     return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["x"])), batches)))

@@ -169,7 +169,10 @@ def _held_out_loss(run: Run, held_out: Batch) -> Callable[[TrainState], None]:
     loss = jax.jit(functools.partial(step.held_out_loss, parts=run.parts), compiler_options=compiling.options(run.mesh))
 
     def log_loss(state: TrainState) -> None:
-        losses = {f"held_out_loss_{name}": float(loss(params, held_out)) for name, params in _weights(state).items()}
+        losses = {
+            f"held_out_loss_{name}": float(loss(state._replace(params=params), held_out))
+            for name, params in _weights(state).items()
+        }
         run.log.metrics(int(state.step), losses)
         logs.say("held out", "  ".join(f"{name} {value:.4f}" for name, value in losses.items()))
 

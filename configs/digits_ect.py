@@ -1,0 +1,18 @@
+"""Digits in one or two steps: easy consistency tuning of the model of examples/digits. [Geng et al. 2025, ECT]
+
+    python main.py --config=configs/digits_ect.py --workdir=runs/digits_ect
+
+Cost: TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+
+def get_config() -> ConfigDict:
+    config = digits.get_config()
+    config.loss.update(name="consistency", ratio=2.0, stage_steps=500)
+    config.train.update(init_from="examples/digits", num_steps=4000, learning_rate=1e-3, ema_rates=(0.998,))
+    config.sample.update(sampler="consistency", num_steps=2, clip="static")
+    return config
