@@ -23,6 +23,7 @@ from diffusion_jax.compose import (
     sample_conditions,
     sampling,
     stored,
+    training,
 )
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
@@ -30,7 +31,6 @@ from diffusion_jax.data.sources import Source
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import checkpoint, compiling, dump, logs, sharding, shards, storage
-from diffusion_jax.training import state as train_state
 
 
 class Model(NamedTuple):
@@ -180,8 +180,7 @@ def restore(workdir: storage.Path, config: Config) -> Model:
         workdir,
         step=settings.step,
         like=like,
-        ema=train_state.ema_name(settings.ema_rate) if settings.ema_rate else "",
-        all_ema=[train_state.ema_name(rate) for rate in config.train.ema_rates],
+        **training.stored_averages(config),
     )
     return Model(config, params, step, str(workdir))
 

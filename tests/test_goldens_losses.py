@@ -10,6 +10,7 @@ from test_goldens_samplers import nchw, network_of, nhwc, rows_of, x_previous
 
 from diffusion_jax import denoiser, losses, process, samplers, schedules, timesteps
 from diffusion_jax.compose import choices
+from diffusion_jax.training import averages
 from diffusion_jax.training import state as train_state
 
 G3, G9, G10 = (recorded.load(name) for name in ("g3_losses", "g9_training_utils", "g10_ho_tf"))
@@ -183,7 +184,7 @@ def test_the_losses_second_moments_are_improved_diffusions(x64):
 
 @pytest.mark.parametrize("rate", ["0.9", "0.9999"])
 def test_averages_are_improved_diffusions(rate, x64):
-    path, average = G9["ema.params"], train_state.exponential((float(rate),))
+    path, average = G9["ema.params"], averages.exponential((float(rate),))
     ema = average.init(jnp.asarray(path[0]))
     for k, stored in enumerate(G9[f"ema.out.{rate}"]):
         ema = average.update(ema, jnp.asarray(path[k]), jnp.asarray(k)) if k else ema
@@ -192,7 +193,7 @@ def test_averages_are_improved_diffusions(rate, x64):
 
 def test_the_averages_warm_up_is_diffusers(x64):
     """But for the first update, which copies the parameters there and takes nine tenths of them here."""
-    average = train_state.exponential((0.9999,), warmup=True)
+    average = averages.exponential((0.9999,), warmup=True)
     for step, stored in zip(G9["ema.steps"], G9["ema.diffusers_decay.default"], strict=True):
         if step > 1:
             rate = average.update({"0.9999": jnp.ones(())}, jnp.zeros(()), jnp.asarray(step - 1))["0.9999"]

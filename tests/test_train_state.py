@@ -13,7 +13,7 @@ import tiny
 from diffusion_jax.compose import training
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import sharding
-from diffusion_jax.training import start
+from diffusion_jax.training import averages, start
 from diffusion_jax.training import state as train_state
 
 RTOL = 2e-5  # 1 - 0.999^n, by which Adam divides, is wrong by so much in float32
@@ -34,7 +34,7 @@ def steps_of(gradients, **options):
 def test_ema_is_a_geometric_mean_of_the_past():
     """After n steps: rate^n p_0 + (1 - rate) sum_i rate^(n - i) p_i."""
     rate, path = 0.9, np.array([1.0, 2.0, -1.0, 4.0])
-    average = train_state.exponential((rate,))
+    average = averages.exponential((rate,))
     ema = average.init({"w": jnp.asarray(path[0])})
     for step, value in enumerate(path[1:]):
         ema = average.update(ema, {"w": jnp.asarray(value)}, jnp.asarray(step))
@@ -44,27 +44,27 @@ def test_ema_is_a_geometric_mean_of_the_past():
 
 def test_a_warmed_up_ema_forgets_its_start_soon():
     """From 1, with parameters 0: after n steps the product of (1 + k) / (10 + k), k < n, which is n! 9! / (n + 9)!."""
-    average = train_state.exponential((0.9999, 0.9), warmup=True)
+    average = averages.exponential((0.9999, 0.9), warmup=True)
     ema = average.init({"w": jnp.ones(())})
     for k in range(20):
         ema = average.update(ema, {"w": jnp.zeros(())}, jnp.asarray(k))
     expected = math.factorial(20) * math.factorial(9) / math.factorial(29)
     assert float(ema["0.9999"]["w"]) == pytest.approx(expected, rel=1e-5)
-    kept = average.update({"0.9": {"w": jnp.ones(())}}, {"w": jnp.zeros(())}, jnp.asarray(10**6))
+    kept = average.update(dict.fromkeys(ema, {"w": jnp.ones(())}), {"w": jnp.zeros(())}, jnp.asarray(10**6))
     assert float(kept["0.9"]["w"]) == pytest.approx(0.9)
 
 
 def test_ema_weights_are_no_alias_of_the_parameters():
     """A donated step would overwrite both."""
     params = {"w": jnp.ones(3)}
-    ema = train_state.exponential((0.9, 0.99)).init(params)
+    ema = averages.exponential((0.9, 0.99)).init(params)
     pointers = {leaf.unsafe_buffer_pointer() for leaf in (params["w"], ema["0.9"]["w"], ema["0.99"]["w"])}
     assert len(pointers) == 3
 
 
 def test_ema_names_give_the_rate_back():
     for rate in (0.9999, 0.99, 0.999999999, 1 / 3):
-        assert float(train_state.ema_name(rate)) == rate
+        assert float(averages.ema_name(rate)) == rate
 
 
 def test_adam_moves_by_the_rate_at_first():

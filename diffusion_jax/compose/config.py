@@ -111,6 +111,9 @@ class Train(Section):
     )
     grad_clip: sections.Limit = field(1.0, "largest global norm of the gradient")
     ema_rates: sections.Rates = field((0.9999,), "one EMA of the parameters for each")
+    ema_sigma_rels: sections.Widths = field(
+        (), "widths of averages from which tools.ema makes others afterwards, such as (0.05, 0.1): docs/few_steps.md"
+    )
     ema_warmup: one_of(("auto", "off", "on")) = field(
         "auto",
         "'on': after n steps an EMA's rate is at most (1 + n) / (10 + n); 'auto': in runs too short for the rates",

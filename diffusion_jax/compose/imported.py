@@ -12,7 +12,7 @@ from diffusion_jax.errors import UserError, some
 from diffusion_jax.weights import formats, maps, sources
 from diffusion_jax.weights.sources import Published, Source
 
-ALONE = {"train.ema_rates": (), "sample.ema_rate": 0.0}  # one set of weights, whatever it is
+ALONE = {"train.ema_rates": (), "train.ema_sigma_rels": (), "sample.ema_rate": 0.0}  # one set of weights, whatever it is
 DATA = {"data.source": "folder", "data.name": "", "data.held_out": "", "data.resize": True}  # nobody says where they are
 
 

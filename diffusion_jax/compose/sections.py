@@ -136,6 +136,7 @@ Pixels = _allowed(float, f"a number above 0, to {MOST_PIXELS}", lambda value: 0 
 Limit = _allowed(float, "a number above 0; inf for none", lambda value: value > 0)
 Tolerance = _allowed(float, "a number from 1e-7 up to, not including, 1", lambda value: 1e-7 <= value < 1)
 Rates = _numbers("a tuple of numbers between 0 and 1", lambda item: 0 < item < 1)
+Widths = _numbers("a tuple of numbers above 0, to 0.28", lambda item: 0 < item <= 0.28)
 Times = _numbers("a tuple of finite numbers from 0", _is_finite)
 Multipliers = _numbers(
     "a tuple of one or more numbers above 0, such as (1, 2, 2)", lambda item: 0 < item <= MOST, range(1, MOST_ITEMS + 1)

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,8 @@ from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
 from diffusion_jax.process import Level, Process, rows
 from diffusion_jax.timesteps import Timesteps
+from diffusion_jax.training import averages, step
 from diffusion_jax.training import state as train_state
-from diffusion_jax.training import step
 from diffusion_jax.training.step import Parts
 
 MOST_KEPT = 0.01  # of the initial weights, in an EMA that is not warmed up
@@ -39,12 +40,21 @@ def parts(config: Config) -> Parts:
         timesteps=draws,
         loss=_loss(config, process),
         optimizer=chosen(train_state.make_optimizer, train, warmup_steps=_warmup_steps(config)),
-        ema=train_state.exponential(train.ema_rates, warmup=_warms_ema_up(config)),
+        ema=averages.together(
+            averages.exponential(train.ema_rates, warmup=_warms_ema_up(config)), averages.power(train.ema_sigma_rels)
+        ),
         encode=encode,
         prepare=step.make_prepare(encode, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
         seed=train.seed,
         num_microbatches=train.num_microbatches,
     )
+
+
+def stored_averages(config: Config) -> dict[str, Any]:
+    """Returns the names of the average that `sample.ema_rate` chooses, 'ema', and of all in a checkpoint, 'all_ema'."""
+    train, rate = config.train, config.sample.ema_rate
+    names = [*map(averages.ema_name, train.ema_rates), *map(averages.power_name, train.ema_sigma_rels)]
+    return {"ema": averages.ema_name(rate) if rate else "", "all_ema": names}
 
 
 def _warmup_steps(config: Config) -> int:

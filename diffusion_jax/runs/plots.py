@@ -89,6 +89,20 @@ def figures(steps: Sequence[int], against: Sequence[dict[str, Any]]) -> bytes:
     return _png(figure, figure.axes[0])
 
 
+def widths(rows: Sequence[dict[str, float]]) -> bytes:
+    """Returns the kernel distance of averages against their width as a PNG file's bytes, with standard errors.
+
+    Args:
+        rows: dicts with 'sigma_rel', 'kernel_distance' and 'kernel_distance_standard_error'.
+    """
+    figure, axes = _axes()
+    rows = sorted(rows, key=lambda row: row["sigma_rel"])
+    columns = ([row[name] for row in rows] for name in ("sigma_rel", "kernel_distance", "kernel_distance_standard_error"))
+    axes.errorbar(*columns, marker="o", linewidth=1, capsize=3)
+    axes.set(xlabel="width of the average, sigma_rel", ylabel="kernel distance to real images, with standard errors")
+    return _png(figure, axes)
+
+
 def _axes() -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 

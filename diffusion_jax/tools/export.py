@@ -36,15 +36,18 @@ def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "wor
     if stored.has_config(out) or (to != "workdir" and out.exists()):
         raise UserError(f"flag --out = {str(out)!r} exists already; choose another.")
     trained = model.restore(workdir, stored.agreed_config(workdir, config))
-    alone = model.with_settings(
-        trained.config.with_values("train", ema_rates=()), ema_rate=0.0, step=-1, guide="", guidance=1.0
-    )
-    to_try = WRITERS[to](trained._replace(config=alone), out)
+    to_try = WRITERS[to](trained._replace(config=alone(trained.config)), out)
     logs.say("done", f"the weights of step {trained.step:,}{to_try}")
     return 0
 
 
-def _write_workdir(alone: model.Model, out: storage.Path) -> str:
+def alone(config: Config) -> Config:
+    """Returns the config of a run as that of one set of its weights."""
+    without = config.with_values("train", ema_rates=(), ema_sigma_rels=())
+    return model.with_settings(without, ema_rate=0.0, step=-1, guide="", guidance=1.0)
+
+
+def write_workdir(alone: model.Model, out: storage.Path) -> str:
     """Writes a workdir; returns what the user may try, as do the other writers."""
     checkpoint.save_weights(out, alone.step, alone.params)
     stored.write_config(out, alone.config, weights_alone=True)
@@ -79,7 +82,7 @@ def _write_safetensors(alone: model.Model, out: storage.Path) -> str:
 WRITERS: dict[str, Callable[[model.Model, storage.Path], str]] = {
     "diffusers": _write_diffusers,
     "safetensors": _write_safetensors,
-    "workdir": _write_workdir,
+    "workdir": write_workdir,
 }
 
 

@@ -1,6 +1,5 @@
 """What training carries from step to step, and how parameters and their EMA move."""
 
-from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,39 +18,6 @@ class TrainState(NamedTuple):
     timestep_state: Any  # the history of losses that the distribution of t uses; () for uniform t
     counters: dict[str, Array]  # {'skipped': non-finite steps so far, 'skipped_in_a_row': those just now}, int32 []
     frozen: Any = ()  # what no step changes and no checkpoint holds, such as a teacher; a pytree
-
-
-class Ema(NamedTuple):
-    """How EMA weights follow the parameters."""
-
-    init: Callable[[Any], dict[str, Any]]  # params -> {name: EMA weights} before the first step
-    update: Callable[[dict[str, Any], Any, Array], dict[str, Any]]  # (ema, params after a step, steps before it) -> ema
-
-
-def exponential(rates: Sequence[float], *, warmup: bool = False) -> Ema:
-    """Returns EMAs that begin as the parameters and move to rate * ema + (1 - rate) * params. [Ho et al. 2020, appendix B]
-
-    Args:
-        rates: one for each EMA, in [0, 1).
-        warmup: whether after n steps the rate is at most (1 + n) / (10 + n), so that the start is forgotten soon.
-    """
-
-    def init(params: Any) -> dict[str, Any]:
-        return {ema_name(rate): jax.tree.map(jnp.copy, params) for rate in rates}
-
-    def update(ema: dict[str, Any], params: Any, step: Array) -> dict[str, Any]:
-        def moved(rate: float, weights: Any) -> Any:
-            rate = jnp.minimum(rate, (1 + step) / (10 + step)) if warmup else rate
-            return jax.tree.map(lambda average, p: average + (1 - rate) * (p - average), weights, params)
-
-        return {name: moved(float(name), weights) for name, weights in ema.items()}
-
-    return Ema(init, update)
-
-
-def ema_name(rate: float) -> str:
-    """Returns the name of the EMA with a rate: '0.9999'."""
-    return f"{rate:g}" if float(f"{rate:g}") == rate else repr(rate)
 
 
 def make_optimizer(

@@ -20,7 +20,8 @@ from diffusion_jax.process import Level
 from diffusion_jax.runs import compiling, sharding
 from diffusion_jax.timesteps import Timesteps
 from diffusion_jax.training import state as train_state
-from diffusion_jax.training.state import Ema, TrainState
+from diffusion_jax.training.averages import Ema
+from diffusion_jax.training.state import TrainState
 
 Encode = Callable[[Batch, Array], tuple[Array, Any]]  # (batch, keys of its images [B]) -> (x_0, cond)
 

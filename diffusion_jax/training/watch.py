@@ -180,5 +180,5 @@ def _held_out_loss(run: Run, held_out: Batch) -> Callable[[TrainState], None]:
 
 
 def _weights(state: TrainState) -> dict[str, Any]:
-    """Returns the parameters, as 'raw', and all EMA weights."""
-    return {"raw": state.params} | {f"ema{name}": params for name, params in state.ema.items()}
+    """Returns the parameters, as 'raw', and all EMA weights but those that only make others."""
+    return {"raw": state.params} | {f"ema{name}": params for name, params in state.ema.items() if name[0].isdigit()}
