@@ -50,7 +50,7 @@ def test_a_warmed_up_ema_forgets_its_start_soon():
         ema = average.update(ema, {"w": jnp.zeros(())}, jnp.asarray(k))
     expected = math.factorial(20) * math.factorial(9) / math.factorial(29)
     assert float(ema["0.9999"]["w"]) == pytest.approx(expected, rel=1e-5)
-    kept = average.update(dict.fromkeys(ema, {"w": jnp.ones(())}), {"w": jnp.zeros(())}, jnp.asarray(10**6))
+    kept = average.update({name: {"w": jnp.ones(())} for name in ema}, {"w": jnp.zeros(())}, jnp.asarray(10**6))
     assert float(kept["0.9"]["w"]) == pytest.approx(0.9)
 
 

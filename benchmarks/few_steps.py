@@ -1,0 +1,88 @@
+"""How good are the images of a model and of its students, in one to 50 evaluations of the network?
+
+    python benchmarks/few_steps.py --teacher=examples/digits --consistency=runs/digits_ect \\
+        --progressive=runs/digits_progressive --name=digits
+
+Each row is the mean over seeds of the distances of `quality_vs_steps` to the training set, and their standard deviation. All
+rows of a seed start from the same x_T. Writes benchmarks/few_steps_<name>.json and .md, and the first images of each row as
+docs/images/few_steps_<name>.png.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import quality_vs_steps
+from diffusion_jax import model
+
+NUM_SHOWN, SCALE = 16, 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", required=True, help="workdir of the model that the students began as")
+    parser.add_argument("--consistency", required=True, help="workdir of the student of 'consistency'")
+    parser.add_argument("--progressive", required=True, help="folder of tools.distill")
+    parser.add_argument("--name", required=True, help="of the result")
+    parser.add_argument("--num_images", type=int, default=2000)
+    parser.add_argument("--features", default="mlp", help="mlp, or as evaluate.features")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    flags = parser.parse_args()
+    measure, result = quality_vs_steps.reference(model.load(flags.teacher).config, flags.num_images, flags.features)
+    result["conditions"] |= {"command": f"python benchmarks/few_steps.py --name={flags.name} ...", "seeds": flags.seeds}
+    rows, strips = [], []
+    for method, workdir, settings in settings_of(flags):
+        found, images = row(model.load(workdir), settings, flags, measure)
+        rows.append({"method": method, "evaluations": settings["num_steps"], **found})
+        strips.append(images[:NUM_SHOWN])
+        print(json.dumps(rows[-1]), flush=True)
+    write(flags.name, result | {"num_images": flags.num_images, "rows": rows}, np.stack(strips))
+
+
+def settings_of(flags: argparse.Namespace) -> list[tuple[str, str, dict]]:
+    """Returns (method, workdir, settings of sampling) of each row."""
+    students = sorted(int(folder.name.removeprefix("steps_")) for folder in pathlib.Path(flags.progressive).iterdir())
+    found = [("teacher, DDIM", flags.teacher, {"sampler": "ddim", "num_steps": n}) for n in (1, 2, 4, 8, 50)]
+    found += [("teacher, UniPC", flags.teacher, {"sampler": "unipc", "num_steps": n}) for n in (2, 4, 8)]
+    consistency = [{"sampler": "consistency", "num_steps": n} for n in (1, 2, 4)]
+    found += [("consistency tuning", flags.consistency, settings) for settings in consistency]
+    for n in students:
+        found.append(("progressive distillation", f"{flags.progressive}/steps_{n}", {"sampler": "ddim", "num_steps": n}))
+    return found
+
+
+def row(trained: model.Model, settings: dict, flags: argparse.Namespace, measure) -> tuple[dict, np.ndarray]:
+    """Returns the figures of one row, and the images of the first seed."""
+    drawn = [
+        np.asarray(trained.sample(flags.num_images, seed=seed, batch_per_device=quality_vs_steps.BATCH, **settings))
+        for seed in flags.seeds
+    ]
+    columns = {name: [found[name] for found in map(measure, drawn)] for name in quality_vs_steps.FIGURES}
+    means = {name: float(np.mean(column)) for name, column in columns.items()}
+    deviations = {f"{name}_deviation": float(np.std(column, ddof=1)) for name, column in columns.items() if len(column) > 1}
+    return {name: round(value, 5) for name, value in (means | deviations).items()}, drawn[0]
+
+
+def write(name: str, result: dict, strips: np.ndarray) -> None:
+    """Writes the figures, a table of them, and a row of images for each."""
+    (ROOT / "benchmarks" / f"few_steps_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    lines = ["| method | evaluations | Frechet distance | kernel distance |", "|---|---|---|---|"]
+    for each in result["rows"]:
+        cells = [f"{each[figure]:.3g} ({each[f'{figure}_deviation']:.1g})" for figure in quality_vs_steps.FIGURES[:2]]
+        lines.append(f"| {each['method']} | {each['evaluations']} | {' | '.join(cells)} |")
+    (ROOT / "benchmarks" / f"few_steps_{name}.md").write_text("\n".join(lines) + "\n")
+    picture = np.repeat(
+        np.repeat(np.concatenate([np.concatenate(list(strip), axis=1) for strip in strips]), SCALE, 0), SCALE, 1
+    )
+    Image.fromarray(picture.squeeze()).save(ROOT / "docs" / "images" / f"few_steps_{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
