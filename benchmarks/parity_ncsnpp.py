@@ -67,8 +67,8 @@ def random_params(like: Any, seed: int) -> Any:
         drawn = random.standard_normal(leaf.shape)
         if leaf.ndim > 1:
             return np.float32(drawn / np.sqrt(np.prod(leaf.shape[:-1])))
-        scales = {"scale": lambda: 1 + 0.1 * drawn, "frequencies": lambda: 16 * drawn, "bias": lambda: 0.1 * drawn}
-        return np.float32(scales[path[-1].key]())
+        scales = {"scale": 1 + 0.1 * drawn, "bias": 0.1 * drawn, "b": 0.1 * drawn}  # the others are frequencies
+        return np.float32(scales.get(path[-1].key, 16 * drawn))
 
     return jax.tree_util.tree_map_with_path(draw, like)
 

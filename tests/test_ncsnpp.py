@@ -109,22 +109,6 @@ def test_weights_come_back_bit_for_bit(name):
         np.testing.assert_array_equal(written[key], tensor)
 
 
-@pytest.mark.parametrize("options", [{}, NCSNPP, PYRAMIDS])
-def test_weights_of_the_flax_code_come_back_bit_for_bit(options):
-    params = alive(network_of(options))
-    again = score_sde.read_flax(maps.write(params, score_sde.flax_map_of(params)), params)
-    jax.tree.map(np.testing.assert_array_equal, params, again)
-
-
-def test_names_of_the_flax_code_count_each_class():
-    found = {path: entry.name for path, entry in score_sde.flax_map_of(alive(network_of(PYRAMIDS))).items()}
-    assert found["fourier.frequencies"] == "GaussianFourierProjection_0.W"
-    assert found["down_0_input.kernel"] == "Combine_0.Conv_0.kernel"
-    assert found["down_1_0_attention.value.bias"] == "AttnBlockpp_0.NIN_2.b"
-    assert found["up_1_sample.shortcut.kernel"] == "ResnetBlockBigGANpp_7.Conv_2.kernel"
-    assert found["conv_out_0.kernel"] == "Conv_2.kernel" and found["norm_out_0.scale"] == "GroupNorm_1.scale"
-
-
 @functools.cache
 def checkpoint():
     """Returns a checkpoint of the PyTorch code, whose average is the network plus 1, and which ones are trained."""

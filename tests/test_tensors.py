@@ -9,7 +9,9 @@ import sys
 import types
 import zipfile
 
+import flax.serialization
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -134,6 +136,18 @@ def test_safetensors(tmp_path):
     np.testing.assert_array_equal(found["weight"], WEIGHT)
 
 
+def test_a_checkpoint_of_flax_gives_its_arrays_by_joined_names(tmp_path, monkeypatch):
+    """Also those that it cuts into chunks; a number of Python's is none."""
+    monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 8)
+    block = {"kernel": WEIGHT, "half": WEIGHT.astype(jnp.bfloat16), "none": np.ones((0, 3)), "scale": np.float32(2.5)}
+    held = {"params": {"conv": block}, "steps": STEPS[0], "rate": 0.5, "phase": 1j, "empty": {}}
+    found = read(tmp_path, flax.serialization.to_bytes(held), "checkpoint_26")
+    assert list(found) == ["params.conv.kernel", "params.conv.half", "params.conv.none", "params.conv.scale", "steps"]
+    for name, value in block.items():
+        np.testing.assert_array_equal(found[f"params.conv.{name}"], value)
+    assert found["params.conv.half"].dtype == jnp.bfloat16 and found["steps"] == 7
+
+
 def test_the_digits_of_a_name_are_checked(tmp_path):
     content = safetensors.numpy.save({"weight": WEIGHT})
     digits = hashlib.sha256(content).hexdigest()[:8]
@@ -218,6 +232,11 @@ class Paired:
         (repeated(40), "one dictionary in two places"),
         (pickle.dumps({"w": np.array([{}], object)}), "not a number's"),
         (pickle.dumps(np.zeros(2)), "it is neither a dictionary nor a list"),
+        (flax.serialization.to_bytes({"w": WEIGHT})[:-1], "it is cut short; download it again"),
+        (flax.serialization.to_bytes({"w": {"__msgpack_chunked_array__": True}}), "KeyError: 'chunks'; it must be a state"),
+        (flax.serialization.to_bytes({"w": WEIGHT}).replace(b"float32", b"float64"), "cannot reshape array"),
+        (b"\x81\xa1w\xc1", "FormatError"),
+        (msgpack.packb({1: 2}), "int is not allowed for map key"),
         (b"PK\x03\x04nothing", "it is cut short; download it again"),
         (safetensors.numpy.save({"w": WEIGHT})[:-1], "it is cut short: it has [0-9]+ of [0-9]+ bytes; download it again"),
         ((2**62).to_bytes(8, "little") + b"{}", "SafetensorError"),
@@ -241,7 +260,7 @@ def test_a_compressed_archive_is_refused(tmp_path, pickled):
         read(tmp_path, content)
 
 
-@pytest.mark.parametrize("form", ["legacy", "zip", "pickle", "safetensors"])
+@pytest.mark.parametrize("form", ["legacy", "zip", "pickle", "safetensors", "flax"])
 def test_a_damaged_file_gives_tensors_or_one_sentence(tmp_path, pickled, form):
     """Cut anywhere; or with bytes that are others."""
     make = {
@@ -249,6 +268,7 @@ def test_a_damaged_file_gives_tensors_or_one_sentence(tmp_path, pickled, form):
         "zip": lambda: zipped(pickled, state_dict()),
         "pickle": lambda: pickle.dumps({"block": {"weight": WEIGHT}, "steps": STEPS}),
         "safetensors": lambda: safetensors.numpy.save({"weight": WEIGHT}),
+        "flax": lambda: flax.serialization.to_bytes({"block": {"weight": WEIGHT}, "steps": STEPS}),
     }
     whole, random, num_refused = make[form](), np.random.default_rng(0), 0
     damaged = [whole[:cut] for cut in range(0, len(whole), 3)]
@@ -265,15 +285,15 @@ def test_a_damaged_file_gives_tensors_or_one_sentence(tmp_path, pickled, form):
     assert num_refused > len(whole) // 3
 
 
-def test_a_safetensors_file_may_begin_as_a_pickle_does(tmp_path):
-    """Its first byte is the lowest of the header's length: 0x80 in one file of 256."""
+@pytest.mark.parametrize("first", [b"\x80", b"\x88"])
+def test_a_safetensors_file_may_begin_as_a_pickle_or_a_checkpoint_of_flax_does(tmp_path, first):
+    """Its first byte is the lowest of the header's length."""
     for length in range(300):
         content = safetensors.numpy.save({"w" * (length + 1): np.ones(2, np.float32)})
-        if content.startswith(b"\x80"):
+        if content.startswith(first):
             break
-    (tmp_path / "x.safetensors").write_bytes(content)
-    [(name, found)] = tensors.read(storage.path(tmp_path / "x.safetensors")).items()
-    assert content.startswith(b"\x80") and len(name) == length + 1
+    [(name, found)] = read(tmp_path, content).items()
+    assert content.startswith(first) and len(name) == length + 1
     np.testing.assert_array_equal(found, np.ones(2, np.float32))
 
 

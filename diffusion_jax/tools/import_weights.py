@@ -8,8 +8,9 @@ reads a file or a folder of weights, tells whose they are, and writes a workdir 
 is used once and every parameter is filled once; else it lists the differences and writes nothing. No code of a file is run.
 
 Flags:
-    --from       a folder as diffusers writes it; a .safetensors, .bin, .pt or .pth file; a TensorFlow checkpoint's prefix;
-                 a URL of such a file; or a model of the Hugging Face hub, which needs: pip install huggingface_hub
+    --from       a folder as diffusers writes it; a .safetensors, .bin, .pt or .pth file; a checkpoint of Flax; the prefix of
+                 one of TensorFlow; a URL of such a file; or a model of the Hugging Face hub, which needs: pip install
+                 huggingface_hub
     --workdir    the folder to make
     --format     whose weights they are, where that is not told from their names: {formats}
     --config.*   what the weights do not say, such as --config.process.schedule=cosine --config.model.num_heads=4, and what

@@ -17,10 +17,14 @@ FORMATS: dict[str, Callable[[Source], Published | None]] = {
     "openai_new_order": openai_models.published_in_new_order,
     "pesser": pesser.published,
     "score_sde": score_sde.published,
+    "score_sde_flax": score_sde.published_of_flax,
 }
 
 REFUSED = {  # part of the name of a tensor -> what has such
     ".lora_": "a LoRA, a change to the weights of another network",
+    "ResnetBlockDDPM": "score_sde's `ddpm`, which the library does not have",
+    "RefineBlock_": "score_sde's `ncsn` or `ncsnv2`, which the library does not have",
+    "all_modules.": "another network of score_sde than `ncsnpp`, such as its `ddpm`, which the library does not have",
     ".attn2.": "a network that is shown a text, such as Stable Diffusion's, which the library does not have",
 }
 

@@ -7,12 +7,13 @@ sigma into a score.
 
 import itertools
 import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.weights import maps
+from diffusion_jax.weights import maps, sources
 from diffusion_jax.weights.sources import Published, Source
 
 PARTS = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "embedding": "Dense_0", "norm2": "GroupNorm_1", "conv2": "Conv_1"}
@@ -21,66 +22,109 @@ FREQUENCIES = "all_modules.0.W"  # not trained, so that their EMA does not have 
 ATTENDED = 16  # pixels, at which they have attention, whatever the size of the images
 KINDS = {"Dense_0": "r", "NIN_0": "a", "Conv2d_0": "i", "Conv_0": "i"}  # what a module has in it -> a letter for it
 KINDS_OF_NDIM = {1: "n", 2: "d", 4: "c"}  # the same of a module that is a weight and a bias
+KINDS_OF_FLAX = {"ResnetBlockBigGANpp": "r", "AttnBlockpp": "a", "Combine": "i", "Downsample": "i"}
+KINDS_OF_FLAX |= {"GroupNorm": "n", "Dense": "d", "Conv": "c", "GaussianFourierProjection": "w"}
+ATTENDED_OF_FLAX = {4: (1,), 7: (4,), 8: (6,)}  # stages -> those with attention, of 32, 256 and 1024 pixels
 SAMPLING = {"sample.num_steps": 1000, "sample.variance": "small", "sample.clip": "none"}
 VP = SAMPLING | {"process.kind": "vp", "predicts": "eps", "sample.grid": "uniform"}
 VE = SAMPLING | {"process.kind": "ve_sde", "predicts": "scaled_score", "sample.grid": "log_snr"}
 VE |= {"loss.time_density": "log_uniform", "process.sigma_min": 0.02, "process.sigma_max": 100.0}  # the last, of CIFAR-10
 
+Module = Mapping[str, np.ndarray]  # the tensors of a module, by their names in it
+
 
 def published(source: Source) -> Published | None:
     """Returns a model of the PyTorch code's `ncsnpp`, with its averages where there are some; None for another model."""
     found = of_checkpoint(source.tensors, ema="ema.shadow_params.0" in source.tensors)
-    modules = _kinds(found)
-    if not re.fullmatch("w?ddc[rasinc]+", modules) or "s" not in modules:
+    modules = _by_class(found).get("all_modules", [])
+    kinds = "".join(_kind(module) for module in modules)
+    if not re.fullmatch("w?ddc[rainc]+", kinds):
         return None
-    fields, is_fourier = _structure(found, modules), modules.startswith("w")
-    unknown = {True: "process.sigma_max", False: "process.kind"}[is_fourier]
-    needed = () if is_fourier and fields["data.image_size"] == (32, 32) else ((unknown,),)
-    notes = ("the filter is taken to be the paper's, and the side of the images the one with attention at 16 pixels.",)
-    return Published(fields | (VE if is_fourier else VP), found, lambda like, model: map_of(like), notes, needed)
+    of_kind = {kind: [module for module, its in zip(modules, kinds, strict=True) if its == kind] for kind in kinds}
+    places, firsts = [place for place, kind in enumerate(kinds) if kind == "r"], _firsts(of_kind["r"])
+    attended = tuple(stage for stage, block in enumerate(firsts) if kinds[places[block] + 1] == "a")
+    return _published(found, of_kind, attended, map_of) if len(firsts) > 1 else None
 
 
-def _kinds(found: maps.Tensors) -> str:
-    """Returns a letter for each module, as `KINDS` has them; 's' is a block that resamples, 'w' the frequencies."""
-    parts: dict[int, dict[str, np.ndarray]] = {}
+def published_of_flax(source: Source) -> Published | None:
+    """Returns a model of the Flax code's `ncsnpp`, with its averages where there are some; None for another model."""
+    found = sources.part(source.tensors, "ResnetBlockBigGANpp_0.GroupNorm_0.scale")
+    if not found:
+        return None
+    by_class = _by_class(found)
+    of_kind = {letter: by_class[kind] for kind, letter in KINDS_OF_FLAX.items() if kind in by_class}
+    is_attended = len(of_kind["a"]) > 1  # one is in the middle
+    attended = ATTENDED_OF_FLAX.get(len(_firsts(of_kind["r"])), ()) if is_attended else ()
+    return _published(found, of_kind, attended, flax_map_of, (("model.attention_stages",),) * (is_attended and not attended))
+
+
+def _published(
+    found: maps.Tensors,
+    modules: Mapping[str, Sequence[Module]],
+    attended: tuple[int, ...],
+    map_of: Callable[[Any], maps.Map],
+    needed: tuple[tuple[str, ...], ...] = (),
+) -> Published:
+    """Returns a model, of its modules by `KINDS`, the stages with attention, and what else is needed."""
+    fields = _structure(modules) | {"model.attention_stages": attended} | (VE if "w" in modules else VP)
+    notes: tuple[str, ...] = ("the filter is taken to be the paper's.",)
+    if attended:
+        side = ATTENDED << attended[0]
+        fields |= {"data.image_size": (side, side)}
+        notes += (f"images are taken to have {side} x {side} pixels, as those of the paper that have such stages.",)
+    else:
+        needed += (("data.image_size",),)
+    if "w" not in modules:
+        needed += (("process.kind",),)
+    elif fields.get("data.image_size") != (32, 32):
+        needed += (("process.sigma_max",),)
+    return Published(fields, found, lambda like, model: map_of(like), notes, needed)
+
+
+def _by_class(found: maps.Tensors) -> dict[str, list[Module]]:
+    """Returns the modules of each class in order, from 'Conv_0.kernel'; from 'all_modules.0.weight' all as of one class."""
+    classes: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for name, tensor in found.items():
-        _, number, part = name.split(".", 2)
-        parts.setdefault(int(number), {})[part] = tensor
-    return "".join(_kind(module) for _, module in sorted(parts.items()))
+        if match := re.fullmatch(r"(\w+)[._](\d+)\.(.+)", name):
+            classes.setdefault(match[1], {}).setdefault(int(match[2]), {})[match[3]] = tensor
+    return {kind: [modules[number] for number in sorted(modules)] for kind, modules in classes.items()}
 
 
-def _kind(module: dict[str, np.ndarray]) -> str:
+def _kind(module: Module) -> str:
+    """Returns the letter of a module of the PyTorch code, as `KINDS` has them; 'w' are the frequencies."""
     if "W" in module:
         return "w"
     if "weight" in module:
         return KINDS_OF_NDIM.get(module["weight"].ndim, "?")
     inside = {name.split(".")[0] for name in module}
-    kind = next((letter for name, letter in KINDS.items() if name in inside), "?")
-    conv = module.get("Conv_0.weight", np.empty((0, 1)))
-    return "s" if kind == "r" and "Conv_2" in inside and conv.shape[0] == conv.shape[1] else kind
+    return next((letter for name, letter in KINDS.items() if name in inside), "?")
 
 
-def _structure(found: maps.Tensors, modules: str) -> dict[str, Any]:
-    """Returns the fields of the network; the first half of the blocks that resample end the stages going down."""
-    start, ends = modules.index("c"), [match.start() for match in re.finditer("s", modules)]
-    ends = ends[: len(ends) // 2]
-    firsts = [modules.index("r", place) for place in (start, *ends)]
-    first, channels = found[f"all_modules.{start}.weight"], len(found[f"all_modules.{start}.weight"])
-    attended = tuple(stage for stage, block in enumerate(firsts) if modules[block + 1] == "a")
-    side, is_ncsnpp = ATTENDED << attended[0] if attended else 1, modules[ends[0] + 1] == "i"
-    way = "input_skip" if f"all_modules.{ends[0] + 1}.Conv_0.weight" in found else "residual"
+def _firsts(blocks: Sequence[Module]) -> list[int]:
+    """Returns which residual blocks begin the stages going down; the first half of those that resample end them."""
+    ends = [
+        number
+        for number, block in enumerate(blocks)
+        if "Conv_2.bias" in block and len(block["GroupNorm_0.bias"]) == len(block["Conv_0.bias"])
+    ]
+    return [0, *(end + 1 for end in ends[: len(ends) // 2])]
+
+
+def _structure(modules: Mapping[str, Sequence[Module]]) -> dict[str, Any]:
+    """Returns the fields of the network, but for its attention."""
+    blocks, channels, joined = modules["r"], len(modules["c"][0]["bias"]), modules.get("i", ())
+    firsts = _firsts(blocks)
+    way = "none" if not joined else "input_skip" if "Conv_0.bias" in joined[0] else "residual"
     return {
-        "data.channels": first.shape[1],
-        "data.image_size": (side, side),
+        "data.channels": len(modules["c"][-1]["bias"]),
         "model.kind": "ncsnpp",
         "model.channels": channels,
-        "model.multipliers": tuple(len(found[f"all_modules.{block}.Conv_0.weight"]) / channels for block in firsts),
-        "model.num_res_blocks": modules[start : ends[0]].count("r"),
-        "model.attention_stages": attended,
-        "model.embedding": "fourier" if modules.startswith("w") else "positional",
-        "model.resample_filter": (1, 3, 3, 1) if is_ncsnpp else (1, 1),
-        "model.progressive_input": way if is_ncsnpp else "none",
-        "model.progressive": "output_skip" if modules.count("n") > 1 else "none",
+        "model.multipliers": tuple(len(blocks[first]["Conv_0.bias"]) / channels for first in firsts),
+        "model.num_res_blocks": firsts[1] - 1,
+        "model.embedding": "fourier" if "w" in modules else "positional",
+        "model.resample_filter": (1, 3, 3, 1) if joined else (1, 1),
+        "model.progressive_input": way,
+        "model.progressive": "output_skip" if len(modules["n"]) > 1 else "none",
     }
 
 

@@ -1,4 +1,4 @@
-"""Tensors of other people's files, read without executing anything: torch's .pth, pickled NumPy arrays, .safetensors."""
+"""Tensors of other people's files, read without executing anything: torch's, Flax's, pickled NumPy arrays, .safetensors."""
 
 import hashlib
 import io
@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import safetensors.numpy
 
+from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
 from diffusion_jax.weights import pickles
@@ -23,8 +25,11 @@ ABOUT = "about"  # the entry of a .safetensors file of ours that says what it is
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "I64": "<i8", "I32": "<i4", "I16": "<i2"}
 SAFETENSORS |= {"I8": "i1", "U8": "u1", "BOOL": "?"}
 LARGEST_HEADER = 10**8  # bytes, of a .safetensors file; that library reads no larger one
+FLAX = tuple(bytes([first]) for first in (*range(0x81, 0x90), 0xDE, 0xDF))  # how a dictionary begins in msgpack
+CHUNKED = "__msgpack_chunked_array__"  # of Flax: an entry of what stands for an array of more than 1 GiB
+ARRAYS = (1, 3)  # its extensions of msgpack that are arrays and NumPy's scalars; 2 is a complex number of Python's
 LFS = b"version https://git-lfs"
-KINDS = "a state dict of torch (.pth, .pt or .bin), a pickled dictionary of NumPy arrays, or .safetensors"
+KINDS = "a state dict of torch (.pth, .pt or .bin), a checkpoint of Flax, pickled NumPy arrays, or .safetensors"
 AGAIN = "download it again"
 
 
@@ -49,7 +54,7 @@ def read(file: storage.Path) -> dict[str, np.ndarray]:
         found = _tensors(content)
     except Exception as error:  # zipfile, safetensors and pickletools have many names for what a damaged file is
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        reason = kind + str(error).split("\n")[0][:200]
+        reason = kind + errors.first_line(error)
         todo = "" if reason.endswith(AGAIN) else f"; it must be {KINDS}"
         raise UserError(f"file of weights {str(file)!r} cannot be read as tensors: {reason}{todo}.") from error
     if not found:
@@ -88,8 +93,11 @@ def _check_name(file: storage.Path, content: bytes) -> None:
 def _tensors(content: bytes) -> dict[str, np.ndarray]:
     if content.startswith(ZIP):
         return _of_zip(content)
-    if content.startswith(PICKLE) and content[8:10] != b'{"':  # the length of a header may begin as a pickle does
+    is_safetensors = content[8:10] == b'{"'  # the length of its header may begin as the others do
+    if content.startswith(PICKLE) and not is_safetensors:
         return _of_pickle(content)
+    if content.startswith(FLAX) and not is_safetensors:
+        return _of_flax(content)
     if content[8:9] == b"{":
         _check_whole(content)
         return {name: _of_safetensors(item) for name, item in safetensors.deserialize(content)}
@@ -150,6 +158,32 @@ def _of_pickle(content: bytes) -> dict[str, np.ndarray]:
         storages[key] = memoryview(content)[start : start + declared[key].num_bytes()]
         start += len(storages[key])
     return {name: _filled(item, storages) for name, item in _flat(held)}
+
+
+def _of_flax(content: bytes) -> dict[str, np.ndarray]:
+    """Returns the tensors of what `flax.serialization.to_bytes` gives: nested dictionaries in msgpack."""
+    try:
+        held = msgpack.unpackb(content, ext_hook=_of_extension, object_hook=_joined)
+    except ValueError as error:
+        if "incomplete" in str(error):
+            raise ValueError(f"it is cut short; {AGAIN}") from error
+        raise
+    return dict(_flat(held))
+
+
+def _of_extension(code: int, data: bytes) -> np.ndarray | None:
+    """Returns an array, which Flax writes as [its shape, its type, its numbers]."""
+    if code not in ARRAYS:
+        return None
+    shape, dtype, numbers = msgpack.unpackb(data)
+    return np.frombuffer(numbers, jnp.dtype(dtype)).reshape(shape)
+
+
+def _joined(held: dict[str, Any]) -> dict[str, Any] | np.ndarray:
+    """Returns a dictionary as it is, or the array whose chunks it has."""
+    if CHUNKED not in held:
+        return held
+    return np.concatenate(list(held["chunks"].values())).reshape(list(held["shape"].values()))
 
 
 def _flat(held: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
