@@ -259,7 +259,7 @@ MISTAKES = {
     "no images": ([DIGITS, "--workdir=x", "--config.sample.num_images=0"], "sample.num_images = 0 is not allowed"),
     "impossible size": (
         [DIGITS, "--workdir=x", "--config.data.image_size=(7, 8)"],
-        "config field data.image_size = (7, 8) does not fit 2 stages of model.multipliers; height and width must be",
+        "config field data.image_size = (7, 8) does not fit stages of 24, 48 channels; height and width must be",
     ),
     "long strip": (
         [DIGITS, "--workdir=x", "--config.sample.strip=101"],

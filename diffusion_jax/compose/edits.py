@@ -135,7 +135,7 @@ def most_ends(config: Config, num_images: int) -> int:
 
 def _check_takes(guide: Config, shape: tuple[int, ...]) -> None:
     """Raises UserError where the network of a guide does not take images of a shape, as those of a larger canvas."""
-    multiple, needs_own = processes.multiple_of(guide), guide.model.pool == "attention"
+    multiple, needs_own = processes.network(guide).parts.multiple_of, guide.model.pool == "attention"
     if any(size % multiple for size in shape[:2]) or (needs_own and shape != processes.image_shape(guide)):
         raise UserError(f"config field edit.sides makes {shape[0]} x {shape[1]} pixels, which the guide does not take.")
 

@@ -148,7 +148,8 @@ def _of_box(config: Config, size: tuple[int, ...]) -> np.ndarray:
 def _on_canvas(config: Config, sides: tuple[int, ...], x: np.ndarray) -> Batch:
     """Returns images on a canvas, grey beside them, whose size must be one that the network takes."""
     top, bottom, left, right = sides
-    multiple, height, width = processes.multiple_of(config), top + x.shape[1] + bottom, left + x.shape[2] + right
+    height, width = top + x.shape[1] + bottom, left + x.shape[2] + right
+    multiple = processes.network(config).parts.multiple_of
     if not any(sides) or height % multiple or width % multiple:
         raise UserError(
             f"{config.show('edit.sides')} makes {height} x {width} pixels of {x.shape[1]} x {x.shape[2]}; it must add some, "

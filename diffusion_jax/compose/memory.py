@@ -47,9 +47,10 @@ def batch_size(config: Config, *, memory: float, num_devices: int) -> int:
     free = MEMORY_USED * memory - fixed - config.data.device_cache_gib * 2**30  # the data set is at most that
     per_image = activation_bytes(config, 2) - activation_bytes(config, 1)
     if free < per_image:
+        num_stages = processes.network(config).parts.num_stages
         raise UserError(
             f"config field train.batch_size = 0 is not possible: one image takes {per_image / 2**30:.1f} GiB and "
-            f"{max(free, 0) / 2**30:.1f} GiB are free; set model.num_remat_stages = {processes.num_stages(config)}, or "
+            f"{max(free, 0) / 2**30:.1f} GiB are free; set model.num_remat_stages = {num_stages}, or "
             "lower data.image_size or model.channels."
         )
     num_shares = num_devices * num_parts

@@ -41,25 +41,6 @@ def fields_of(kind: str) -> set[str]:
     return names - set(OF_UNET) if kind == "ncsnpp" else names
 
 
-def num_stages(config: Config) -> int:
-    """Returns how many stages the network has, or how many blocks where all are of one size."""
-    return config.model.depth if config.model.kind == "dit" else len(config.model.multipliers)
-
-
-def multiple_of(config: Config) -> int:
-    """Returns what height and width of the network's images must be multiples of."""
-    model = config.model
-    return model.patch_size if model.kind == "dit" else stages.multiple_of(model.multipliers)
-
-
-def summary(config: Config) -> str:
-    """Returns in words how large the parts of the network are."""
-    model = config.model
-    if model.kind == "dit":
-        return f"{model.depth} blocks of {model.channels} channels, patches of {model.patch_size} x {model.patch_size}"
-    return f"stages of {', '.join(f'{model.channels * multiplier:g}' for multiplier in model.multipliers)} channels"
-
-
 def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
     """Returns (x_t, c_noise) -> output of the config's network, as a function, -> the denoiser.
 
@@ -143,10 +124,12 @@ def check_signal(of: Process, field: str) -> None:
 
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the process and the size of the images."""
-    multiple, parts = multiple_of(config), f"{num_stages(config)} stages of model.multipliers"
-    parts = f"patches of model.patch_size = {multiple}" if config.model.kind == "dit" else parts
-    if any(size % multiple for size in config.data.image_size):
-        yield f"{config.show('data.image_size')} does not fit {parts}; height and width must be multiples of {multiple}."
+    parts = network(config).parts
+    if any(size % parts.multiple_of for size in config.data.image_size):
+        yield (
+            f"{config.show('data.image_size')} does not fit {parts.summary}; height and width must be multiples of "
+            f"{parts.multiple_of}."
+        )
     section, kind = config.process, f"process.kind is {config.process.kind!r}"
     if section.zero_terminal_snr and section.num_steps <= 1:
         yield f"{config.show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."

@@ -175,7 +175,7 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
     logs.say("mesh", ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()))
     for label, text in inputs.summary(config, source):
         logs.say(label, text)
-    logs.say("network", f"{num_params:,} parameters, {config.model.dtype}, {processes.summary(config)}")
+    logs.say("network", f"{num_params:,} parameters, {config.model.dtype}, {processes.network(config).parts.summary}")
     span = f"{int(state.step):,} to {train.num_steps:,}"
     logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} step{'s' * (per_call > 1)} a call")
     if state.step >= train.num_steps:

@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
@@ -30,6 +29,7 @@ class Network(NamedTuple):
     apply: Callable[..., Any]
     # params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them
     cast: Callable[[Any], Any] = lambda params: params
+    parts: Stages | Blocks | None = None  # what it is made of, with `num_stages`, `multiple_of` and `summary`
 
 
 def bind(
@@ -67,7 +67,7 @@ def unet(
     check(stages, num_heads_up=num_heads_up)
     module = UNet((1 + learned_variance) * image_shape[-1], stages, num_heads_up, num_classes, null_label)
     cond = _cond(image_shape, cond_channels, num_classes)
-    return _of_module(module, image_shape, cond, dtype=stages.dtype, precision=precision)
+    return _of_module(module, image_shape, cond, stages, precision=precision)
 
 
 def dit(
@@ -109,7 +109,7 @@ def dit(
     check_blocks(blocks)
     module = DiT((1 + learned_variance) * image_shape[-1], blocks, num_classes, null_label)
     cond = _cond(image_shape, cond_channels, num_classes)
-    return _of_module(module, image_shape, cond, dtype=blocks.dtype, precision=precision, draw=lambda params, key: params)
+    return _of_module(module, image_shape, cond, blocks, precision=precision, draw=lambda params, key: params)
 
 
 def ncsnpp(
@@ -147,7 +147,7 @@ def ncsnpp(
     ways = (embedding, tuple(resample_filter), progressive_input, progressive)
     module = NCSNpp((1 + learned_variance) * image_shape[-1], stages, *ways, num_classes)
     cond = _cond(image_shape, cond_channels, num_classes)
-    return _of_module(module, image_shape, cond, dtype=stages.dtype, precision=precision)
+    return _of_module(module, image_shape, cond, stages, precision=precision)
 
 
 def noisy_classifier(
@@ -171,7 +171,7 @@ def noisy_classifier(
     """
     stages = Stages(dtype=jnp.dtype(dtype), **options)
     check(stages)
-    return _of_module(Encoder(num_classes, stages, pool), image_shape, {}, dtype=stages.dtype, precision=precision)
+    return _of_module(Encoder(num_classes, stages, pool), image_shape, {}, stages, precision=precision)
 
 
 def _cond(image_shape: tuple[int, int, int], cond_channels: int, num_classes: int) -> dict[str, Array]:
@@ -184,8 +184,8 @@ def _of_module(
     module: nn.Module,
     image_shape: tuple[int, int, int],
     cond: Any,
+    parts: Stages | Blocks,
     *,
-    dtype: DTypeLike,
     precision: Precision,
     draw: Callable[[Any, Array], Any] = layers.draw_kernels,
 ) -> Network:
@@ -195,11 +195,11 @@ def _of_module(
         module: what it is.
         image_shape: (H, W, C).
         cond: an example of its conditions, for one image.
-        dtype: of its arithmetic.
+        parts: what it is made of.
         precision: of float32 products.
         draw: (what the layers begin with, key) -> parameters.
     """
-    precision = "default" if dtype == jnp.bfloat16 else precision
+    precision = "default" if parts.dtype == jnp.bfloat16 else precision
 
     def init(key):
         x_t, c_noise = jnp.zeros((1, *image_shape)), jnp.zeros(1)
@@ -214,7 +214,7 @@ def _of_module(
 
     def cast(params):
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf.astype(dtype) if path[-1].key == "kernel" else leaf, params
+            lambda path, leaf: leaf.astype(parts.dtype) if path[-1].key == "kernel" else leaf, params
         )
 
-    return Network(init, apply, cast)
+    return Network(init, apply, cast, parts)

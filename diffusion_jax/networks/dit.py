@@ -50,6 +50,21 @@ class Blocks(NamedTuple):
     embedding_spacing: Literal["closed", "half_open"] = "half_open"
     num_remat_stages: int = 0
 
+    @property
+    def num_stages(self) -> int:
+        """Returns how many there are."""
+        return self.depth
+
+    @property
+    def multiple_of(self) -> int:
+        """Returns what height and width of images must be multiples of."""
+        return self.patch_size
+
+    @property
+    def summary(self) -> str:
+        """Returns in words how large they are."""
+        return f"{self.depth} blocks of {self.channels} channels, patches of {self.patch_size} x {self.patch_size}"
+
 
 class DiT(nn.Module):
     """Patches of x_t become tokens, blocks with adaptive layer norm change them, and they become patches of the output.

@@ -60,6 +60,21 @@ class Stages(NamedTuple):
     skip_scale: float = 1.0
     qkv_scale: float = 1.0
 
+    @property
+    def num_stages(self) -> int:
+        """Returns how many there are."""
+        return len(self.multipliers)
+
+    @property
+    def multiple_of(self) -> int:
+        """Returns what height and width of images must be multiples of."""
+        return 2 ** (self.num_stages - 1)
+
+    @property
+    def summary(self) -> str:
+        """Returns in words how large they are."""
+        return f"stages of {', '.join(f'{self.channels * multiplier:g}' for multiplier in self.multipliers)} channels"
+
     def embed(self, c_noise: Array) -> Array:
         """Returns the embedding of c_noise. # [B, 4 * channels]"""
         return self.project(layers.embed_c_noise(c_noise, self.channels, spacing=self.embedding_spacing))
@@ -90,7 +105,7 @@ class Stages(NamedTuple):
 
     def conv_in(self, x: Array) -> Array:
         """Returns the first layer's output; ValueError for a height or width that the stages do not divide."""
-        multiple = multiple_of(self.multipliers)
+        multiple = self.multiple_of
         if x.shape[1] % multiple or x.shape[2] % multiple:
             raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} do not fit: both must be multiples of {multiple}.")
         return layers.conv(min(self.channels, self.width(0)), 3, self.dtype, name="conv_in")(x.astype(self.dtype))
@@ -151,18 +166,13 @@ class Stages(NamedTuple):
         return layers.conv(h.shape[-1], 3, self.dtype, stride=2, padding=padding, name=name)(h)
 
 
-def multiple_of(multipliers: Sequence[float]) -> int:
-    """Returns what height and width must be multiples of."""
-    return 2 ** (len(multipliers) - 1)
-
-
 def check(stages: Stages, *, num_heads_up: int = 0) -> None:
     """Raises UserError, a sentence that begins with the argument, for attributes that do not fit together.
 
     Args:
         num_heads_up: heads of attention going up; 0 is `num_heads`.
     """
-    num_stages, widths = len(stages.multipliers), [stages.channels * multiplier for multiplier in stages.multipliers]
+    widths = [stages.channels * multiplier for multiplier in stages.multipliers]
     if max(widths) > MOST_CHANNELS:
         raise UserError(
             f"channels = {stages.channels} with multipliers = {tuple(stages.multipliers)} is not allowed; a stage has "
@@ -181,12 +191,12 @@ def check(stages: Stages, *, num_heads_up: int = 0) -> None:
     widths = [round(width) for width in widths]
     if stages.channels % 2:
         raise UserError(f"channels = {stages.channels} must be even.")
-    if not all(stage < num_stages for stage in stages.attention_stages):
+    if not all(stage < stages.num_stages for stage in stages.attention_stages):
         raise UserError(
             f"attention_stages = {tuple(stages.attention_stages)} names a stage that multipliers lacks; "
-            f"it has 0 to {num_stages - 1}."
+            f"it has 0 to {stages.num_stages - 1}."
         )
-    attended = [widths[stage] for stage in sorted({*stages.attention_stages, num_stages - 1})]
+    attended = [widths[stage] for stage in sorted({*stages.attention_stages, stages.num_stages - 1})]
     heads = {"num_heads": stages.num_heads, "num_heads_up": num_heads_up or stages.num_heads}
     for name, number in {"head_channels": stages.head_channels}.items() if stages.head_channels else heads.items():
         if any(width % number for width in attended):

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from diffusion_jax import errors
 from diffusion_jax.compose import checks, command, inputs, memory, processes, sampling, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
@@ -100,8 +101,8 @@ def devices_of(topology: str) -> list[jax.Device]:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
     except Exception as error:  # jax has no exception of its own for this
         missing = "" if "libtpu" not in str(error) else ' It needs: pip install "jax[tpu]".'
-        sentence = str(error).split("\n")[0].rstrip(".")
-        raise UserError(f"flag --topology = {topology!r} is not possible ({sentence}).{missing}") from error
+        said = errors.first_line(error).rstrip(".")
+        raise UserError(f"flag --topology = {topology!r} is not possible ({said}).{missing}") from error
 
 
 def _training(config: Config, mesh: Mesh) -> Plan:
@@ -135,7 +136,7 @@ def _compiled(jitted: Callable, arguments: tuple, mesh: Mesh, num_flops: float) 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise TooLargeError(re.sub(r"\s+", " ", str(error).split("\n")[0])) from error
+        raise TooLargeError(re.sub(r"\s+", " ", errors.first_line(error))) from error
     sizes = compiled.memory_analysis()
     state = sizes.argument_size_in_bytes
     used = state + sizes.output_size_in_bytes - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes
@@ -187,7 +188,7 @@ def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) ->
 def _advice(config: Config, chip: hardware.Chip, mesh: Mesh) -> str:
     """Returns what to change."""
     is_whole = mesh.size > 1 and config.train.num_fsdp == 1 and not config.train.shard_optimizer
-    again = f"model.num_remat_stages = {processes.num_stages(config)}"
+    again = f"model.num_remat_stages = {processes.network(config).parts.num_stages}"
     lever = f"train.shard_optimizer = True, {again}" if is_whole else again
     try:
         size = memory.batch_size(config, memory=chip.memory, num_devices=mesh.size)
