@@ -45,7 +45,7 @@ def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
 
     Axes of size 1 may differ. UserError, with the names and shapes of all differences, where that is impossible.
     """
-    if found := differences(tensors, theirs):
+    if found := _differences(tensors, theirs):
         raise UserError(f"the weights are of another network, or have other options: {'; '.join(found)}.")
 
     def leaf(path: Any, old: Any) -> np.ndarray:
@@ -53,20 +53,6 @@ def read(tensors: Tensors, like: Any, theirs: Map) -> Any:
         return entry.view(np.asarray(tensors[entry.name]).reshape(entry.shape)).reshape(old.shape)
 
     return jax.tree_util.tree_map_with_path(leaf, like)
-
-
-def differences(tensors: Tensors, theirs: Map) -> list[str]:
-    """Returns a phrase for each kind of difference between some tensors and those of a map."""
-    shapes = {entry.name: entry.shape for entry in theirs.values()}
-    missing = [name for name in shapes if name not in tensors]
-    left = [f"{name} {list(np.shape(tensors[name]))}" for name in tensors if name not in shapes]
-    other = [
-        f"{name} is {list(np.shape(tensors[name]))} and not {list(shape)}"
-        for name, shape in shapes.items()
-        if name in tensors and _without_ones(np.shape(tensors[name])) != _without_ones(shape)
-    ]
-    kinds = {"missing": missing, "of another shape": other, "left over": left}
-    return [f"{len(names)} {kind}: {errors.some(names)}" for kind, names in kinds.items() if names]
 
 
 def write(params: Any, theirs: Map) -> dict[str, np.ndarray]:
@@ -114,6 +100,20 @@ def name_of(module: str, places: Names, parts: Names, separator: str = ".") -> s
 def of_stages(like: Any, theirs: Callable[..., str]) -> Names:
     """Returns their name of each of our blocks in a stage, from the parts of ours: 'down', stage, place[, 'attention']."""
     return {name: theirs(*name.split("_")) for name in like if name.startswith(("down_", "up_"))}
+
+
+def _differences(tensors: Tensors, theirs: Map) -> list[str]:
+    """Returns a phrase for each kind of difference between some tensors and those of a map."""
+    shapes = {entry.name: entry.shape for entry in theirs.values()}
+    missing = [name for name in shapes if name not in tensors]
+    left = [f"{name} {list(np.shape(tensors[name]))}" for name in tensors if name not in shapes]
+    other = [
+        f"{name} is {list(np.shape(tensors[name]))} and not {list(shape)}"
+        for name, shape in shapes.items()
+        if name in tensors and _without_ones(np.shape(tensors[name])) != _without_ones(shape)
+    ]
+    kinds = {"missing": missing, "of another shape": other, "left over": left}
+    return [f"{len(names)} {kind}: {errors.some(names)}" for kind, names in kinds.items() if names]
 
 
 def _path_of(path: Any) -> str:
