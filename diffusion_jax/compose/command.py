@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffusion_jax import errors
 from diffusion_jax.compose import sections, stored
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import RunError, UserError
@@ -57,10 +58,10 @@ def _sentence(error: Exception) -> str:
     """Returns in one line what a job raised; the trace of what nobody foresaw goes into a file."""
     if isinstance(error, (UserError, RunError)):
         return str(error).replace("\r", "\\r").replace("\n", "\\n")  # some repeat what was given as it is
-    first_line = str(error).split("\n")[0].strip()
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first_line:
+    said = errors.first_line(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
         return (
-            f"memory does not suffice ({first_line or 'MemoryError'}); set train.num_microbatches = 2 or more, a smaller "
+            f"memory does not suffice ({said or 'MemoryError'}); set train.num_microbatches = 2 or more, a smaller "
             "train.batch_size or sample.batch_per_device, model.num_remat_stages = 1 or more, or model.dtype = 'bfloat16'."
         )
     if isinstance(error, OSError):  # a full disk, a folder that became read-only, a share that went away
@@ -68,7 +69,7 @@ def _sentence(error: Exception) -> str:
     file = storage.path(tempfile.gettempdir()) / f"diffusion_jax_{os.getpid()}.txt"
     with contextlib.suppress(OSError):
         storage.write_text(file, "".join(traceback.format_exception(error)))
-    return f"{type(error).__name__}: {first_line}; please report it with the trace in {file}; {RESUMABLE}"
+    return f"{type(error).__name__}: {said}; please report it with the trace in {file}; {RESUMABLE}"
 
 
 def parse(argv: list[str], defaults: Flags, *, fields: Collection[str] = FIELDS) -> tuple[Flags, Changes]:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from diffusion_jax import errors
 from diffusion_jax.data import sources
 from diffusion_jax.data.sources import Record, Source
 from diffusion_jax.errors import UserError
@@ -34,10 +35,9 @@ def source(*, name: str, path: str, split: str = "train") -> Source:
     try:
         builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")
     except (AssertionError, ValueError) as error:  # of which TFDS's own, for a set that it does not know, is one
-        first_line = str(error).strip().split("\n")[0]
         raise UserError(
             f"config field data.name = {name!r} is not a data set that TFDS knows, or not prepared as array_record "
-            f"({first_line})."
+            f"({errors.first_line(error)})."
         ) from error
     if not builder.is_prepared():
         _prepare(name, builder)
@@ -94,7 +94,6 @@ def _prepare(name: str, builder: Any) -> None:
     try:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # whatever a set's own script raises, such as for a download that must be done by hand
-        first_line = str(error).strip().split("\n")[0]
         raise UserError(
-            f"config field data.name = {name!r} cannot be prepared ({type(error).__name__}: {first_line})."
+            f"config field data.name = {name!r} cannot be prepared ({type(error).__name__}: {errors.first_line(error)})."
         ) from error

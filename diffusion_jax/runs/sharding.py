@@ -14,6 +14,7 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from diffusion_jax import errors
 from diffusion_jax.errors import UserError, some
 
 AXES = ("data", "fsdp")
@@ -52,8 +53,8 @@ def start_devices() -> None:
     try:
         jax.devices()
     except RuntimeError as error:
-        wanted, first_line = os.environ.get("JAX_PLATFORMS", ""), str(error).split("\n")[0]
-        raise UserError(f"JAX cannot start with variable JAX_PLATFORMS = {wanted!r} ({first_line}).") from error
+        wanted, said = os.environ.get("JAX_PLATFORMS", ""), errors.first_line(error)
+        raise UserError(f"JAX cannot start with variable JAX_PLATFORMS = {wanted!r} ({said}).") from error
 
 
 def platform() -> str:
