@@ -207,12 +207,14 @@ def folder(
     """
     root = storage.path(path)
     files, left_out = image_files(path, field)
-    class_names = sorted({_class_of(root, file) for file in files})
-    labels = {name: label for label, name in enumerate(class_names)}
+    kinds = [_class_of(root, file) for file in files]
+    class_names = sorted(set(kinds))
+    number = {name: label for label, name in enumerate(class_names)}
+    labels = {file: number[kind] for file, kind in zip(files, kinds, strict=True)}
     pairs = _pairs(root, files, condition_path, condition_field) if condition_path else {}
 
     def read(file: storage.Path) -> Record:
-        record = labelled(decode(file), labels[_class_of(root, file)])
+        record = labelled(decode(file), labels[file])
         return _with_pair(record, file, pairs[file]) if pairs else record
 
     whole, skipped = _whole(files, read) if skip_broken else (files, "")
@@ -322,9 +324,9 @@ def decode(file: storage.Path) -> np.ndarray:
     Raises UnreadableError where the file is damaged, or grey with more than 8 bits. (Pillow reads 16-bit colours as 8 bits.)
     """
     try:
-        with storage.reading(file) as opened, Image.open(opened, formats=IMAGE_FORMATS) as stored:
-            image = ImageOps.exif_transpose(stored)
+        with storage.reading(file) as opened, Image.open(opened, formats=IMAGE_FORMATS) as image:
             image.load()
+            ImageOps.exif_transpose(image, in_place=True)
     except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = _reason(error)
         said = reason if reason == NO_IMAGE else f"{type(error).__name__}: {error}"  # Pillow repeats what it was given
@@ -337,7 +339,8 @@ def decode(file: storage.Path) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
+    mode = "L" if is_grey else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
