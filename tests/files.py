@@ -3,6 +3,7 @@
 import io
 import pathlib
 import struct
+import tarfile
 import zipfile
 import zlib
 
@@ -32,6 +33,17 @@ def zipped(members, **options) -> bytes:
     with zipfile.ZipFile(file, "w", **options) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+    return file.getvalue()
+
+
+def tar(members, form=tarfile.USTAR_FORMAT) -> bytes:
+    """Returns an uncompressed .tar file of {name: content}, in a form that `tarfile` names."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(content), 1.5  # of which POSIX.1-2001 makes a head of its own
+            archive.addfile(member, io.BytesIO(content))
     return file.getvalue()
 
 

@@ -24,7 +24,7 @@ from tiny import config_of
 
 import main
 from diffusion_jax.compose import command, sections, stored
-from diffusion_jax.data import sources
+from diffusion_jax.data import sources, tar
 from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import dump, lock, logs, shards, storage
 
@@ -57,6 +57,10 @@ def read_idx(folder):
 def read_image(folder):
     image, label = read_records(sources.folder(path=str(folder)))
     assert image.shape[-1] in (1, 3) and label == 0
+
+
+def read_tar(folder):
+    read_records(tar.source(path=str(folder)))
 
 
 def agree(folder):
@@ -102,6 +106,8 @@ MANIFEST, IMAGES, IDX = {"seed": 0, "data": {"path": "a"}}, np.full((4, 4, 4, 1)
 IDX_NAME, LABELS = "train-images-idx3-ubyte", ("train-labels-idx1-ubyte", idx(2))
 SHARD, SHARD_BEFORE = "shards/00000004.npz", ("shards/00000000.npz", npz(arr_0=IMAGES))
 OTHER = "00000004.npz' does not hold results of this run"
+TAR = files.tar({"0.png": files.encoded("PNG"), "0.cls": b"7"})
+INDEX = tar.index(["a.tar"], [[tar.Member(512, len(files.encoded("PNG")), 7)]])._asdict()
 FLAT, NEW = config_of({}).flat(), config_of({"train.batch_size": 0})
 NO_SIZE = {name: value for name, value in FLAT.items() if name != "train.batch_size"}
 
@@ -133,6 +139,8 @@ KINDS = {
     "PNG": Kind("a.png", files.encoded("PNG"), read_image, "a.png' cannot be read"),
     "JPEG": Kind("a.jpg", files.encoded("JPEG"), read_image, "a.jpg' cannot be read"),
     "WebP": Kind("a.webp", files.encoded("WEBP"), read_image, "a.webp' cannot be read"),
+    "tar": Kind("a.tar", TAR, read_tar, "a.tar' cannot be read"),
+    "index of tar files": Kind("index.npz", npz(**INDEX), read_tar, "index.npz' is damaged", ("a.tar", TAR)),
     "owner.json": Kind("owner.json", None, own, None),
     "line of metrics.jsonl": Kind("metrics.jsonl", None, resume_record, None),
 }
@@ -242,6 +250,30 @@ DAMAGES = {
         "10 gigapixels": (png(100_000, 100_000), "a.png' cannot be read .DecompressionBombError.* exceeds limit"),
         "the most pixels": (png(2**31 - 1, 2**31 - 1), "a.png' cannot be read .DecompressionBombError.* exceeds limit"),
         "thin": (png(1, 200_000_000), "a.png' cannot be read .DecompressionBombError.* exceeds limit"),
+    },
+    "tar": {
+        "gzipped": (gzip.compress(TAR), "a.tar' cannot be read: it is compressed with gzip"),
+        "cut in an image": (TAR[:560], "a.tar' cannot be read: it is cut short: '0.png' has"),
+        "cut after an image": (TAR[:1024], "a.tar' cannot be read: it is cut short: an archive ends with"),
+        "a class of letters": (files.tar({"0.png": b"", "0.cls": b"cat"}), "its '0.cls' must be a whole number from 0 on"),
+        "a huge class": (files.tar({"0.png": b"", "0.cls": b"9" * 99}), "its '0.cls' must be a whole number from 0 on"),
+        "no images": (files.tar({"0.txt": b""}), "has no images in uncompressed .tar files"),
+        "an image that is none": (files.tar({"0.png": b"text"}), "image 0, at byte 512 of shard .*a.tar', cannot be read"),
+        "a class for one of two": (
+            files.tar({"0.png": b"", "0.cls": b"1", "1.png": b""}),
+            "1 of 2 images in the shards have no .cls beside them",
+        ),
+    },
+    "index of tar files": {
+        "no arrays": npz(),
+        "a path": npz(**INDEX | {"shards": np.array(["../a.tar"])}),
+        "floats": npz(**INDEX | {"start": np.zeros(1)}),
+        "a negative place": npz(**INDEX | {"start": np.full(1, -1)}),
+        "another shard": npz(**INDEX | {"shard": np.ones(1, np.int32)}),
+        "no images": npz(**INDEX | dict.fromkeys(["shard", "start", "size", "labels"], np.zeros(0, np.int64))),
+        "a name for some classes": npz(**INDEX | {"label_names": np.array(["cat"])}),
+        "a shard that is missing": (npz(**INDEX | {"shards": np.array(["b.tar"])}), "b.tar' is missing; get it again"),
+        "more than there is": (npz(**INDEX | {"size": np.full(1, 2**40)}), "a.tar' has 10,240 bytes, and index.npz says"),
     },
     "owner.json": {"a number": b"3", "a list": b"[]", "a huge process": b'{"host": "here", "pid": ' + b"9" * 30 + b"}"},
     "line of metrics.jsonl": {

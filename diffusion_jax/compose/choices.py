@@ -14,7 +14,7 @@ from jax import Array
 
 from diffusion_jax import denoiser, distillation, grids, losses, multistep, process, samplers, schedules, timesteps
 from diffusion_jax.compose import tasks
-from diffusion_jax.data import codecs, conditions, sources, tfds
+from diffusion_jax.data import codecs, conditions, sources, tar, tfds
 from diffusion_jax.process import Process
 
 FIRST_TRAINED = 1e-5  # time, of uniform draws [Song et al. 2021, score SDE, appendix C]
@@ -155,6 +155,7 @@ SOURCES = {
     "folder": sources.folder,
     "idx": sources.idx,
     "npz": sources.npz,
+    "tar": tar.source,
     "tfds": tfds.source,
 }
 

@@ -143,7 +143,7 @@ class Train(Section):
 class Data(Section):
     source: one_of(choices.SOURCES) = field("tfds", "kind of the data set")
     name: Text = field("cifar10:3.0.2", "of a TFDS set")
-    path: Text = field("", "an .npz file, or a folder: of images, IDX files or TFDS sets; '' is TFDS's own", free=True)
+    path: Text = field("", "an .npz file, or a folder: of images, .tar, IDX files or TFDS sets; '' is TFDS's own", free=True)
     held_out: Text = field(
         "test", "split of a TFDS or IDX set, path for the others; its loss is logged; '' for none", free=True
     )

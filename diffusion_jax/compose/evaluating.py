@@ -64,9 +64,7 @@ def of_data_set(config: Config, split: str) -> Images:
 
     Raises UserError where there is no such set.
     """
-    source = inputs.source(config) if split == "training" else inputs.held_out(config)
-    if source is None:
-        raise UserError("config field data.held_out = '' is empty; set it to the held-out images.")
+    source = inputs.of_split(config, split)
     source = transforms.subsampled(source, config.evaluate.num_real or source.num_images)
     return _of_source(config, split, source, inputs.identity(config, split))
 

@@ -79,6 +79,13 @@ def held_out(config: Config) -> Source | None:
     return found
 
 
+def of_split(config: Config, split: str) -> Source:
+    """Returns the 'training' or the 'held_out' set; UserError where the config names none."""
+    if (found := source(config) if split == "training" else held_out(config)) is None:
+        raise UserError("config field data.held_out = '' is empty; set it to the held-out images.")
+    return found
+
+
 def with_num_classes(config: Config) -> Config:
     """Returns the config with its own `model.num_classes`, or where that is -1 with what the training set has.
 
@@ -86,10 +93,15 @@ def with_num_classes(config: Config) -> Config:
     """
     if config.model.num_classes != -1:
         return config
-    if not (num_classes := _unchecked(config).num_classes):
+    if not (num_classes := num_stored_classes(config)):
         wanted = "sub-folders, one for each class" if config.data.source == "folder" else "labels"
         raise UserError(f"config field model.num_classes = -1 is not possible: the data have no {wanted}. Set 0 for none.")
     return config.with_values("model", num_classes=num_classes)
+
+
+def num_stored_classes(config: Config) -> int:
+    """Returns how many classes the training set has; 0 for none."""
+    return _unchecked(config).num_classes
 
 
 def _unchecked(config: Config) -> Source:

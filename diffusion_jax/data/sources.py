@@ -316,15 +316,19 @@ def _class_of(root: storage.Path, file: storage.Path) -> str:
     return parts[0] if len(parts) > 1 else "."
 
 
-def decode(file: storage.Path) -> np.ndarray:
+def decode(file: storage.Path, part: tuple[int, int] | None = None) -> np.ndarray:
     """Returns an image file, rotated as its EXIF data says, in sRGB, on white. # uint8 [H, W, 1] or [H, W, 3]
 
     AVIF, BMP, GIF, JPEG, PNG, TIFF and WebP are read, and of several frames the first.
 
     Raises UnreadableError where the file is damaged, or grey with more than 8 bits. (Pillow reads 16-bit colours as 8 bits.)
+
+    Args:
+        file: the file.
+        part: (first byte, bytes) of the image in it; None for the whole file.
     """
     try:
-        with storage.reading(file) as opened, Image.open(opened, formats=IMAGE_FORMATS) as image:
+        with storage.reading(file, part) as opened, Image.open(opened, formats=IMAGE_FORMATS) as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
     except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:

@@ -130,11 +130,20 @@ def write_text(name: Path, content: str) -> None:
 
 
 @contextlib.contextmanager
-def reading(name: Path) -> Iterator[BinaryIO]:
+def reading(name: Path, part: tuple[int, int] | None = None) -> Iterator[BinaryIO]:
     """Yields a file to read, the way in which every file of a user is opened: a pipe or a device never keeps it waiting.
 
     Raises OSError where it cannot be read, or is not a regular file.
+
+    Args:
+        name: of the file.
+        part: (first byte, bytes) of what to yield of it; None for all.
     """
+    if part:
+        with reading(name) as whole:
+            whole.seek(part[0])
+            yield io.BytesIO(whole.read(part[1]))
+        return
     if is_object_store(name):
         with name.open("rb") as file:
             yield file

@@ -1,0 +1,218 @@
+"""Images in shards, uncompressed .tar files as webdataset has them, each image read from its place when it is needed.
+
+A member NAME.png (or of another suffix of `sources.IMAGE_SUFFIXES`) is an image. NAME.cls beside it is its class, a whole
+number as text. The images are in the order of the shards' names, and in a shard in the order of its members.
+"""
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from diffusion_jax.data import sources
+from diffusion_jax.data.sources import INT32, Record, Source, UnreadableError
+from diffusion_jax.errors import UserError, first_line
+from diffusion_jax.runs import arrays, logs, storage
+
+INDEX = "index.npz"  # a file beside the shards, so that a start reads it instead of the head of every member
+BLOCK = 512  # bytes: a head has one, and content is filled up to whole ones [POSIX.1-1988, ustar]
+REGULAR = (b"0", b"\0", b"7")  # types of members
+LONG_NAME, LONG_LINK, EXTENDED, GLOBAL = b"L", b"K", b"x", b"g"  # of heads that belong to the member after them
+MOST_OF_A_NAME = 2**16  # bytes
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class Index(NamedTuple):
+    """Where images are: the arrays of index.npz. What a set does not have is empty."""
+
+    shards: np.ndarray  # names of the files, text [S]
+    shard: np.ndarray  # in which of them an image is, int32 [N]
+    start: np.ndarray  # its first byte there, int64 [N]
+    size: np.ndarray  # its bytes, int64 [N]
+    labels: np.ndarray  # its class, int32 [N] or [0]
+    label_names: np.ndarray  # of the labels 0, 1, ..., text [C] or [0]
+
+
+class Member(NamedTuple):
+    """An image of a shard."""
+
+    start: int  # its first byte
+    size: int  # its bytes
+    label: int | None  # its class, where it has one
+
+
+def source(*, path: str) -> Source:
+    """Returns the images of a folder of .tar files.
+
+    Raises UserError where there are none, a shard is damaged or compressed, or only some images have a class; by `read`,
+    where an image cannot be read.
+
+    Args:
+        path: of the folder. It may be in an object store where it has an index.npz, as `tools.shards` writes it.
+    """
+    root = storage.path(path)
+    if not path or not root.is_dir():
+        raise UserError(f"config field data.path = {path!r} is not a folder; it must be a folder of .tar files.")
+    found = _stored(root) if (root / INDEX).exists() else _scanned(root)
+
+    def read(number: int) -> Record:
+        file, start = root / str(found.shards[found.shard[number]]), int(found.start[number])
+        try:
+            pixels = sources.decode(file, (start, int(found.size[number])))
+        except UnreadableError as error:
+            place = f"image {number}, at byte {start:,} of shard {str(file)!r},"
+            raise UserError(f"{place} cannot be read ({error.reason}); get or write the shard again.") from error
+        return sources.labelled(pixels, int(found.labels[number]) if found.labels.size else 0)
+
+    num_classes = max(int(found.labels.max(initial=-1)) + 1, len(found.label_names))
+    return Source(len(found.start), read, tuple(found.label_names.tolist()), num_classes)
+
+
+def index(shards: Sequence[str], members: Sequence[Sequence[Member]], label_names: Sequence[str] = ()) -> Index:
+    """Returns the index of shards; UserError where some images have a class and others do not.
+
+    Args:
+        shards: their names.
+        members: the images of each.
+        label_names: of the classes.
+    """
+    flat = [member for each in members for member in each]
+    labels = [member.label for member in flat if member.label is not None]
+    if labels and len(labels) < len(flat):
+        missing = len(flat) - len(labels)
+        raise UserError(f"{missing:,} of {len(flat):,} images in the shards have no .cls beside them; all must, or none.")
+    return Index(
+        np.array(shards, np.str_),
+        np.repeat(np.arange(len(shards), dtype=np.int32), [len(each) for each in members]),
+        np.array([member.start for member in flat], np.int64),
+        np.array([member.size for member in flat], np.int64),
+        np.array(labels, np.int32),
+        np.array(label_names, np.str_),
+    )
+
+
+def write_index(root: storage.Path, found: Index) -> None:
+    """Writes index.npz beside the shards."""
+    with storage.writing(root / INDEX) as file:
+        np.savez_compressed(file, **found._asdict())
+
+
+def _images(shard: BinaryIO) -> list[Member]:
+    """Returns the images of a shard, in their order; ValueError, with the reason, where it is damaged or compressed."""
+    places, labels = [], {}
+    for name, start, size in _members(shard):
+        stem, _, suffix = name.rpartition(".")
+        if name.rpartition("/")[2].startswith("."):  # hidden, as what macOS keeps of a file in ._NAME
+            continue
+        if f".{suffix.lower()}" in sources.IMAGE_SUFFIXES:
+            places.append((stem, start, size))
+        elif suffix == "cls":
+            shard.seek(start)
+            labels[stem] = _label(name, shard.read(min(size, MOST_OF_A_NAME)))
+    return [Member(start, size, labels.get(stem)) for stem, start, size in places]
+
+
+def _label(name: str, content: bytes) -> int:
+    text = content.decode("ascii", "replace").strip()
+    if not text.isdecimal() or len(text) > 10 or int(text) > INT32.max:
+        raise ValueError(f"its {name!r} must be a whole number from 0 on, below 2^31")
+    return int(text)
+
+
+def _members(shard: BinaryIO) -> Iterator[tuple[str, int, int]]:
+    """Yields (name, first byte, bytes) of the regular files of an archive."""
+    length, place, given = shard.seek(0, io.SEEK_END), 0, ""
+    while (head := _head(shard, place)) is not None:
+        start = place + BLOCK
+        if not 0 <= head.size <= length - start:
+            raise ValueError(f"it is cut short: {head.name!r} has {head.size:,} bytes, and {length - start:,} are left")
+        if head.type in REGULAR:
+            yield given or head.name, start, head.size
+        if head.type in (LONG_NAME, EXTENDED):
+            shard.seek(start)
+            given = _long_name(head.type, shard.read(min(head.size, MOST_OF_A_NAME))) or given
+        elif head.type not in (LONG_LINK, GLOBAL):
+            given = ""
+        place = start + -(-head.size // BLOCK) * BLOCK
+
+
+def _head(shard: BinaryIO, place: int) -> tarfile.TarInfo | None:
+    """Returns what the head at a place says, or None at the end of an archive."""
+    shard.seek(place)
+    content = shard.read(BLOCK)
+    if content == bytes(BLOCK):
+        return None
+    if kind := next((kind for magic, kind in COMPRESSED.items() if not place and content.startswith(magic)), ""):
+        raise ValueError(f"it is compressed with {kind}, and cannot be read from any place; unpack it")
+    if len(content) < BLOCK:
+        raise ValueError("it is cut short: an archive ends with a block of zeros")
+    try:
+        return tarfile.TarInfo.frombuf(content, "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError) as error:
+        raise ValueError(f"at byte {place:,} is no head of a tar archive ({first_line(error)})") from error
+
+
+def _long_name(kind: bytes, content: bytes) -> str:
+    """Returns the name that a head of GNU tar's, or an extended one of POSIX.1-2001, gives the member after it; or ''."""
+    if kind == EXTENDED:
+        match = re.search(rb"(?:^|\n)\d+ path=(.*)\n", content)
+        content = match.group(1) if match else b""
+    return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
+
+
+def _scanned(root: storage.Path) -> Index:
+    """Returns the index of a folder without one, from the heads of all members."""
+    if storage.is_object_store(root):
+        sentence = "where every head would be a request; `python -m diffusion_jax.tools.shards` writes one"
+        raise UserError(f"config field data.path = {str(root)!r} is in an object store and has no {INDEX}, {sentence}.")
+    shards = sorted(file.name for file in root.iterdir() if file.suffix == ".tar")
+    progress, found = logs.Progress("shards looked through", total=len(shards)), []
+    for number, name in enumerate(shards):
+        try:
+            with storage.reading(root / name) as opened:
+                found.append(_images(opened))
+        except (OSError, ValueError) as error:
+            raise UserError(f"shard {str(root / name)!r} cannot be read: {first_line(error)}.") from error
+        progress.update(number + 1)
+    logs.clear_progress()
+    if not any(found):
+        raise UserError(
+            f"config field data.path = {str(root)!r} has no images in uncompressed .tar files; it must have some, with "
+            f"{', '.join(sources.IMAGE_SUFFIXES)} files in them."
+        )
+    return index(shards, found)
+
+
+def _stored(root: storage.Path) -> Index:
+    """Returns the index in a folder; UserError where it is damaged, or is not of the shards beside it."""
+    file = root / INDEX
+    try:
+        with storage.reading(file) as opened:
+            found = Index(**arrays.read_npz(opened, Index._fields))
+        _check(found)
+    except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
+        raise UserError(f"file {str(file)!r} is damaged ({type(error).__name__}); remove it, or write it again.") from error
+    ends = np.zeros(len(found.shards), np.int64)
+    np.maximum.at(ends, found.shard, found.start + found.size)
+    for name, end in zip(found.shards.tolist(), ends.tolist(), strict=True):
+        length = (root / name).stat().length if (root / name).exists() else 0
+        if length < end:
+            fault = f"has {length:,} bytes, and {INDEX} says {end:,} or more" if length else "is missing"
+            raise UserError(f"shard {str(root / name)!r} {fault}; get it again, or write all shards again.")
+    return found
+
+
+def _check(found: Index) -> None:
+    """Raises ValueError where arrays cannot be those of an index."""
+    num_images, num_shards = len(found.start), len(found.shards)
+    is_text = found.shards.dtype.kind == found.label_names.dtype.kind == "U" and found.label_names.ndim == 1
+    are_names = all(re.fullmatch(r"[^/\\]+\.tar", name) for name in found.shards.tolist())
+    rows = (found.shard, found.start, found.size, found.labels if found.labels.size else found.shard)
+    are_whole = all(row.shape == (num_images,) and row.dtype.kind == "i" and row.min() >= 0 for row in rows)
+    if not (is_text and are_names and are_whole and found.shard.max() < num_shards and rows[3].max() <= INT32.max):
+        raise ValueError("not an index")
+    if max(found.start.max(), found.size.max()) > 2**61 or 0 < len(found.label_names) <= found.labels.max(initial=-1):
+        raise ValueError("not an index")
