@@ -15,7 +15,7 @@ from diffusion_jax.compose import command, inputs, processes
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed, sources
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import sharding
+from diffusion_jax.runs import sharding, storage
 from diffusion_jax.runs.shards import flatten
 
 SMALL = {"model.channels": 4, "model.multipliers": (1,), "model.num_groups": 2, "model.attention_stages": ()}
@@ -172,6 +172,52 @@ def test_on_a_cpu_the_network_is_small_whatever_the_images(messy, capsys):
     params = jax.eval_shape(processes.network(config).init, jax.random.key(0))
     assert config.data.image_size == (32, 32) and sum(leaf.size for leaf in jax.tree.leaves(params)) < 1e6
     assert "no accelerator" in capsys.readouterr().out
+
+
+def photograph(file, size, **options):
+    """Writes a smooth JPEG of a size, (width, height)."""
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 8, 3), np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file, quality=95, **options)
+
+
+@pytest.mark.parametrize(("size", "decoded"), [((640, 427), (107, 160)), ((160, 100), (100, 160)), ((127, 640), (640, 127))])
+def test_a_draft_has_twice_the_pixels_that_are_needed_each_way(tmp_path, size, decoded):
+    photograph(tmp_path / "a.jpg", size)
+    file = storage.path(tmp_path / "a.jpg")
+    assert sources.decode(file, draft_size=64).shape[:2] == decoded
+    assert sources.decode(file).shape[:2] == size[::-1]
+
+
+def test_a_draft_looks_like_the_whole_and_stands_upright(tmp_path):
+    """What differs is less than a grey level on average where the image is smooth. PNG has no drafts."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photograph(tmp_path / "a.jpg", (640, 427), exif=turned)
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "b.png")
+    whole, draft = (inputs.source(of(tmp_path, jpeg_draft=draft)) for draft in (False, True))
+    one, other = (source.read(0)["x"].astype(float) for source in (whole, draft))
+    assert one.shape == (32, 32, 3) and 0 < np.abs(one - other).mean() < 1
+    np.testing.assert_array_equal(whole.read(1)["x"], draft.read(1)["x"])
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"resize": False}, "needs data.resize = True; found False"),
+        ({"center_crop": 64}, "needs data.center_crop = 0; found 64"),
+        ({"source": "npz"}, "needs data.source = 'folder' or 'tar'; found 'npz'"),
+        ({"condition": "paired"}, "needs data.condition = one that is not 'paired'; found 'paired'"),
+    ],
+)
+def test_what_a_draft_does_not_fit_is_said(tmp_path, data, said):
+    config = of(tmp_path, jpeg_draft=True).with_values("data", **data)
+    assert [f"config field data.jpeg_draft = True {said}."] == list(inputs.contradictions(config))
+    assert not list(inputs.contradictions(config.with_values("data", jpeg_draft=False)))
+
+
+def test_only_drafts_change_what_says_which_images_were_measured(messy):
+    before, draft = (inputs.identity(of(messy, jpeg_draft=draft), "training") for draft in (False, True))
+    assert "jpeg_draft" not in before["data"] and draft["data"]["jpeg_draft"]
 
 
 def test_processes_must_have_the_same_number_of_images(monkeypatch):

@@ -12,7 +12,7 @@ from diffusion_jax.compose import stored
 from diffusion_jax.compose.config import FIELDS
 from diffusion_jax.errors import UserError
 
-STORED = sorted((pathlib.Path(__file__).parent / "stored").glob("format_*.zip"))
+STORED = sorted((pathlib.Path(__file__).parent / "stored").glob("format_*.zip"), key=lambda file: int(file.stem[7:]))
 FLAGS = ["model.channels=4", "model.num_groups=2", "model.multipliers=(1,)", "process.num_steps=20", "sample.num_steps=5"]
 FLAGS += ["train.num_steps=4", "train.warmup_steps=1", "train.sample_every=4", "train.checkpoint_every=2"]
 FLAGS += ["sample.batch_per_device=1"]

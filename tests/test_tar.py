@@ -86,6 +86,14 @@ def test_what_other_programs_write_is_read(folder, tmp_path, form):
         assert source.read(number + 1)["cond"] == {"label": number}
 
 
+def test_jpeg_files_in_shards_have_drafts_too(tmp_path):
+    Image.new("RGB", (640, 427), (200, 100, 50)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.tar").write_bytes(files.tar({"a.jpg": storage.read_bytes(storage.path(tmp_path / "a.jpg"))}))
+    found = tar.source(path=str(tmp_path), draft_size=64).read(0)["x"]
+    np.testing.assert_array_equal(found, sources.folder(path=str(tmp_path), draft_size=64).read(0)["x"])
+    assert found.shape == (107, 160, 3)
+
+
 def test_the_batches_are_those_of_the_folder_for_any_number_of_hosts_and_after_a_stop(folder, tmp_path):
     config = written(folder, tmp_path, num_shards=3)
     wanted = batches(inputs.source(config_of(folder)), 9)  # beyond three epochs

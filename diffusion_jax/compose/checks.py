@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Collection
 from types import ModuleType
 
-from diffusion_jax.compose import choices, conditions, guiding, processes, sampling, training
+from diffusion_jax.compose import choices, conditions, guiding, inputs, processes, sampling, training
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 
@@ -14,7 +14,7 @@ def check(config: Config) -> None:
     check_kind(config)
     _check(config, conditions)  # of which the network is asked for its channels
     processes.network(config)
-    _check(config, processes, training, sampling, guiding)
+    _check(config, inputs, processes, training, sampling, guiding)
     sampling.make_solve(config)  # grid and sampler fit the process
 
 

@@ -153,6 +153,9 @@ class Data(Section):
     resize: Flag = field(
         False, "scale by area until image_size is just covered, then cut out the middle; else another size is an error"
     )
+    jpeg_draft: Flag = field(
+        False, "decode a JPEG at 1/2, 1/4 or 1/8 of its size where that is twice image_size or more: sooner, other pixels"
+    )
     random_flip: Flag = field(True, "flip left and right, on the device")
     condition: one_of(("none", *choices.CONDITIONS)) = field(
         "none", "what the network is shown of each image: made from it, see data/conditions.py, or 'paired': another file"

@@ -22,6 +22,7 @@ from diffusion_jax.networks.conditioning import Conditioning
 from diffusion_jax.runs import logs, sharding, storage
 
 OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_held_out")  # fields of the section `data`
+DRAFT = 2  # how much larger than the network's a JPEG is decoded at least: what then scales it still averages squares
 NUM_HELD_OUT = 1024  # images at most of which the held-out loss is taken
 
 
@@ -56,6 +57,16 @@ def batch_spec(config: Config, num_images: int) -> feed.Batch:
     image = jax.ShapeDtypeStruct((num_images, *image_shape(config)), np.uint8)
     cond = {name: of for name, of in conditioning(config).spec(num_images).items() if name != "image"}
     return {"x": image, "cond": {**cond, "image": image} if config.data.condition == "paired" else cond}
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Yields a sentence for everything that does not fit together in how images are read."""
+    data = config.data
+    needed = {"source": "'folder' or 'tar'", "resize": True, "center_crop": 0, "condition": "one that is not 'paired'"}
+    is_so = (data.source in ("folder", "tar"), data.resize, not data.center_crop, data.condition != "paired")
+    for (name, wanted), is_met in zip(needed.items(), is_so, strict=True):
+        if data.jpeg_draft and not is_met:
+            yield f"config field data.jpeg_draft = True needs data.{name} = {wanted}; found {getattr(data, name)!r}."
 
 
 def source(config: Config) -> Source:
@@ -113,7 +124,8 @@ def _source(config: Config, *, split: str) -> Source:
     section, make = config.data, SOURCES[config.data.source]
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
     given |= {"condition_path": section.condition_held_out, "condition_field": "data.condition_held_out"} if split else {}
-    stored, num_classes = chosen(make, section, **given), config.model.num_classes
+    draft_size = DRAFT * max(section.image_size) if section.jpeg_draft else 0
+    stored, num_classes = chosen(make, section, draft_size=draft_size, **given), config.model.num_classes
     if stored.skipped:
         logs.say("skipped", stored.skipped)
     return chosen(transforms.resized, section, source=stored, image_shape=image_shape(config), num_classes=num_classes)
@@ -196,7 +208,9 @@ def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
 def identity(config: Config, split: str) -> dict[str, Any]:
     """Returns what the images of 'training' or 'held_out' depend on, for a manifest."""
     path = config.data.path if split == "training" else config.data.held_out
-    found = {"data": config.data.model_dump(exclude={"random_flip", "device_cache_gib", *OF_CONDITIONS}), "split": split}
+    ignored = {"random_flip", "device_cache_gib", *OF_CONDITIONS}
+    ignored |= set() if config.data.jpeg_draft else {"jpeg_draft"}  # which folders that were written before do not name
+    found = {"data": config.data.model_dump(exclude=ignored), "split": split}
     return found | ({"files": digest_of_files(storage.path(path))} if path else {})
 
 

@@ -188,6 +188,7 @@ def folder(
     path: str,
     skip_broken: bool = False,
     condition_path: str = "",
+    draft_size: int = 0,
     field: str = "data.path",
     condition_field: str = "data.condition_path",
 ) -> Source:
@@ -202,6 +203,7 @@ def folder(
         skip_broken: whether to read every file once now, and to leave out those that cannot be read.
         condition_path: of a folder with an image of the same size and name, but for the suffix, for each of these; '' for
             none.
+        draft_size: as for `decode`; not together with `condition_path`.
         field: of the config that names the folder, for sentences.
         condition_field: the same of `condition_path`.
     """
@@ -214,7 +216,7 @@ def folder(
     pairs = _pairs(root, files, condition_path, condition_field) if condition_path else {}
 
     def read(file: storage.Path) -> Record:
-        record = labelled(decode(file), labels[file])
+        record = labelled(decode(file, draft_size=draft_size), labels[file])
         return _with_pair(record, file, pairs[file]) if pairs else record
 
     whole, skipped = _whole(files, read) if skip_broken else (files, "")
@@ -316,7 +318,7 @@ def _class_of(root: storage.Path, file: storage.Path) -> str:
     return parts[0] if len(parts) > 1 else "."
 
 
-def decode(file: storage.Path, part: tuple[int, int] | None = None) -> np.ndarray:
+def decode(file: storage.Path, part: tuple[int, int] | None = None, *, draft_size: int = 0) -> np.ndarray:
     """Returns an image file, rotated as its EXIF data says, in sRGB, on white. # uint8 [H, W, 1] or [H, W, 3]
 
     AVIF, BMP, GIF, JPEG, PNG, TIFF and WebP are read, and of several frames the first.
@@ -326,9 +328,13 @@ def decode(file: storage.Path, part: tuple[int, int] | None = None) -> np.ndarra
     Args:
         file: the file.
         part: (first byte, bytes) of the image in it; None for the whole file.
+        draft_size: the least height and width at which a JPEG may be decoded, by fewer cosines of each of its blocks: at
+            1/2, 1/4 or 1/8 of its size, rounded up; 0 for its size.
     """
     try:
         with storage.reading(file, part) as opened, Image.open(opened, formats=IMAGE_FORMATS) as image:
+            if draft_size:
+                image.draft(None, (draft_size, draft_size))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
     except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:

@@ -44,7 +44,7 @@ class Member(NamedTuple):
     label: int | None  # its class, where it has one
 
 
-def source(*, path: str) -> Source:
+def source(*, path: str, draft_size: int = 0) -> Source:
     """Returns the images of a folder of .tar files.
 
     Raises UserError where there are none, a shard is damaged or compressed, or only some images have a class; by `read`,
@@ -52,6 +52,7 @@ def source(*, path: str) -> Source:
 
     Args:
         path: of the folder. It may be in an object store where it has an index.npz, as `tools.shards` writes it.
+        draft_size: as for `sources.decode`.
     """
     root = storage.path(path)
     if not path or not root.is_dir():
@@ -61,7 +62,7 @@ def source(*, path: str) -> Source:
     def read(number: int) -> Record:
         file, start = root / str(found.shards[found.shard[number]]), int(found.start[number])
         try:
-            pixels = sources.decode(file, (start, int(found.size[number])))
+            pixels = sources.decode(file, (start, int(found.size[number])), draft_size=draft_size)
         except UnreadableError as error:
             place = f"image {number}, at byte {start:,} of shard {str(file)!r},"
             raise UserError(f"{place} cannot be read ({error.reason}); get or write the shard again.") from error
