@@ -173,6 +173,17 @@ def test_a_checksum_does_not_depend_on_where_the_array_lies():
     assert one == two
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8])
+@pytest.mark.parametrize("shape", [(), (1,), (7, 3, 2)])
+def test_a_checksum_does_not_depend_on_where_it_is_taken(monkeypatch, dtype, shape):
+    """By NumPy, by a program for the devices, and by its definition."""
+    saved = {"weights": {"params": jnp.asarray(100 * jax.random.normal(jax.random.key(0), shape), dtype)}}
+    on_host = checkpoint.checksums(saved)["params"]
+    monkeypatch.setattr(checkpoint, "MOST_ON_HOST", -1)
+    defined = sum((2 * i + 1) * byte for i, byte in enumerate(np.asarray(saved["weights"]["params"]).tobytes())) % 2**32
+    assert on_host == checkpoint.checksums(saved)["params"] == [defined]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_flipped_bit_in_a_checkpoint_is_noticed_or_harmless(run, seed, capsys):
     """Anywhere in the files that hold the arrays: either the checkpoint before is used, or every byte is as it was saved."""

@@ -1,12 +1,13 @@
 """Checkpoints: <workdir>/checkpoints/<step>/."""
 
+import functools
 import json
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from orbax.checkpoint import v1 as ocp
 
 from diffusion_jax import errors
@@ -14,6 +15,7 @@ from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import logs, storage
 
 MOST_ATTEMPTS = 10  # to read weights while a trainer removes them
+MOST_ON_HOST = 2**20  # bytes of an array whose checksum NumPy takes: programs for dozens of shapes compile for seconds
 NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED")  # of XLA and of gs://
 TrainState = Any  # `training.state.TrainState`
 
@@ -124,16 +126,26 @@ def checksums(saved: dict[str, Any]) -> dict[str, list[int]]:
     """
     parts = {"params": saved["weights"]["params"]} | saved["weights"].get("ema", {})
     parts |= {"training": saved["training"]} if "training" in saved else {}
-    return {name: [int(_checksum(leaf)) for leaf in jax.tree.leaves(part)] for name, part in parts.items()}
+    return {name: [_checksum(leaf) for leaf in jax.tree.leaves(part)] for name, part in parts.items()}
 
 
-@jax.jit
-def _checksum(array: Array) -> Array:
-    byte = jax.lax.bitcast_convert_type(array, jnp.uint8).astype(jnp.uint32)  # [..., bytes of a value]
-    place = jnp.zeros((), jnp.uint32)
+def _checksum(array: Any) -> int:
+    if array.nbytes <= MOST_ON_HOST and getattr(array, "is_fully_addressable", True):
+        return int(_sum_of_bytes(np.asarray(array), np))
+    return int(_sum_on_devices(array))
+
+
+def _sum_of_bytes(array: Any, library: ModuleType) -> Any:
+    """Returns the checksum of an array of NumPy or JAX, by that library."""
+    byte = array[..., None].view(library.uint8).astype(library.uint32)  # [..., bytes of a value]
+    place = library.zeros((1,) * byte.ndim, library.uint32)
     for axis, size in enumerate(byte.shape):
-        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, byte.shape, axis)
-    return jnp.sum(byte * (2 * place + 1), dtype=jnp.uint32)
+        along = [-1 if other == axis else 1 for other in range(byte.ndim)]
+        place = place * np.uint32(size) + library.arange(size, dtype=library.uint32).reshape(along)
+    return library.sum(byte * (2 * place + 1), dtype=library.uint32)
+
+
+_sum_on_devices = jax.jit(functools.partial(_sum_of_bytes, library=jnp))
 
 
 def restore_weights(workdir: storage.Path, *, step: int, like: Any, ema: str, all_ema: list[str]) -> tuple[int, Any]:
