@@ -271,7 +271,7 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
 
 def images(model: Model, numbers: Sequence[int]) -> np.ndarray:
     """Returns the images of some numbers. # uint8 [n, H, W, C]"""
-    found = [drawn for _, (drawn, _) in _drawn(sampling.make_generate, model, np.asarray(numbers), _reader(model))]
+    found = [drawn for _, (drawn, _) in _generated(model, np.asarray(numbers), _reader(model))]
     return np.concatenate(found)[: len(numbers)]
 
 
@@ -288,7 +288,7 @@ def chunks(model: Model, *, first: int = 0, source: Source | None = None) -> Ite
     """
     size = _chunk_size(model.config, "sample")
     numbers = np.arange(first - first % size, model.config.sample.num_images)
-    for start, (images, finite) in _drawn(sampling.make_generate, model, numbers, _reader(model, source)):
+    for start, (images, finite) in _generated(model, numbers, _reader(model, source)):
         if not np.all(finite):
             raise RunError(
                 f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
@@ -323,12 +323,18 @@ def strip(model: Model, num_images: int) -> np.ndarray:
     return np.concatenate(found, axis=1)[:, :num_images]
 
 
-def _drawn(make: Callable, model: Model, numbers: np.ndarray, read: Callable) -> Iterator[tuple[int, Any]]:
+def _generated(model: Model, numbers: np.ndarray, read: Callable) -> Iterator[tuple[int, Any]]:
+    """Yields as `_drawn` does images of the config's grid, by a program for all grids of its length."""
+    levels, config = sampling.grid(model.config), model.config.with_values("sample", **sampling.OF_GRID)
+    return _drawn(sampling.make_generate_on, model._replace(config=config), numbers, read, levels)
+
+
+def _drawn(make: Callable, model: Model, numbers: np.ndarray, read: Callable, *shared: Any) -> Iterator[tuple[int, Any]]:
     """Yields as `in_chunks` does what a function generates; what belongs to the images of a chunk is read when it is due."""
     size = _chunk_size(model.config, "sample")
     for start in range(0, len(numbers), size):
         few = numbers[start : start + size]
-        for _, found in in_chunks(make, model, "sample", few, read(few)):
+        for _, found in in_chunks(make, model, "sample", few, read(few), shared=shared):
             yield start, found
 
 
@@ -363,17 +369,20 @@ def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.nda
     return {name: np.concatenate([part[name] for part in parts], axis=-1)[..., : len(numbers)] for name in parts[0]}
 
 
-def in_chunks(make: Callable, model: Model, section: str, numbers: np.ndarray, *more: Any) -> Iterator[tuple[int, Any]]:
+def in_chunks(
+    make: Callable, model: Model, section: str, numbers: np.ndarray, *more: Any, shared: tuple = ()
+) -> Iterator[tuple[int, Any]]:
     """Yields (place of its first image, what a function finds, in NumPy) for each chunk of images.
 
     The function always runs on whole chunks. The last one is padded with its last image, and so is what is found.
 
     Args:
-        make: config, and that of the guide where there is one -> (weights, seed, numbers [size], *more) -> pytree.
+        make: config, and that of the guide where there is one -> (weights, seed, numbers [size], *more, *shared) -> pytree.
         model: for its config, its weights, with the guide's if any, and its seed.
         section: of the config, which says how many images are a chunk.
         numbers: of the images, [N].
         *more: pytrees of what belongs to each image, [N, ...].
+        shared: pytrees of what belongs to all of them.
     """
     size, where = _chunk_size(model.config, section), sharding.batched(sharding.local_mesh())
     counts = {"num_images": 1, "shard_size": 1}  # these fields and those beside them do not change the program
@@ -384,7 +393,7 @@ def in_chunks(make: Callable, model: Model, section: str, numbers: np.ndarray, *
     for start in range(0, len(numbers), size):
         rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)
         chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, *more)), where)
-        yield start, jax.device_get(fn(weights, model.config.sample.seed, *chosen))
+        yield start, jax.device_get(fn(weights, model.config.sample.seed, *chosen, *shared))
 
 
 def _chunk_size(config: Config, section: str) -> int:

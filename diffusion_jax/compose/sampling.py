@@ -19,6 +19,7 @@ from diffusion_jax.process import Level
 from diffusion_jax.samplers import Sampler, Samples
 
 MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
+OF_GRID = {"grid": "trailing", "times": (), "num_steps": 1, "last_level": "data"}  # what says which levels, at one value
 MOST_SHARDS = 10**6  # files in a folder
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
 
@@ -55,10 +56,19 @@ def make_generate(config: Config, guide: Config | None = None) -> Callable[..., 
         config: of the run.
         guide: as for `guiding.denoiser_of`, which says what the weights are.
     """
-    run, codec = _reverse_process(config, guide, grid(config)), inputs.codec(config)
+    levels, generate_on = grid(config), make_generate_on(config, guide)
+    return lambda weights, seed, numbers, batch=None: generate_on(weights, seed, numbers, batch, levels)
 
-    def generate(weights: Any, seed: Array, numbers: Array, batch: Batch | None = None) -> tuple[Array, Array]:
-        x = run(weights, seed, numbers, batch)[1].x
+
+def make_generate_on(config: Config, guide: Config | None = None) -> Callable[..., tuple[Array, Array]]:
+    """Returns what `make_generate` does, as a function of (weights, seed, image numbers, batch, levels to visit [S + 1]).
+
+    It does not depend on the fields `OF_GRID`, so that grids of one length have one program.
+    """
+    run, codec = _reverse_process(config, guide), inputs.codec(config)
+
+    def generate(weights: Any, seed: Array, numbers: Array, batch: Batch | None, levels: Level) -> tuple[Array, Array]:
+        x = run(weights, seed, numbers, batch, levels)[1].x
         return codec.decode(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
 
     return generate
@@ -71,13 +81,13 @@ def make_strip(config: Config, guide: Config | None = None) -> Callable[..., Arr
     for 'ode' to within its tolerance. [Ho et al. 2020, section 4.3]
     """
     levels, codec = grid(config, num_stops=config.sample.strip), inputs.codec(config)
-    run = _reverse_process(config, guide, levels)
+    run = _reverse_process(config, guide)
     num_steps = len(levels.alpha) - 1  # some grids visit fewer than asked
     k = min(config.sample.strip, num_steps)
     rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
 
     def predictions(weights: Any, seed: Array, numbers: Array, batch: Batch | None = None) -> Array:
-        denoise, samples = run(weights, seed, numbers, batch, num_traced=k)
+        denoise, samples = run(weights, seed, numbers, batch, levels, num_traced=k)
         on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.rows(levels, rows)))
         return codec.decode(jnp.concatenate([on_the_way, samples.x[None]]))
 
@@ -92,6 +102,10 @@ def grid(config: Config, *, num_stops: int = 0) -> Level:
             f"config field sample.grid = {config.sample.grid!r} visits several levels without signal. There x_0 "
             "is unknown; take fewer steps, or 'trailing'."
         )
+    of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
+    if of_order and found.alpha[0] == 0 and config.sample.solves_for == "eps":
+        raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
+    samplers.check_grid(found)
     return found
 
 
@@ -113,33 +127,32 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
     return times[:-1] if settings.last_level == "min_noise" else times
 
 
-def _reverse_process(config: Config, guide: Config | None, levels: Level) -> Callable[..., tuple[Denoiser, Samples]]:
-    """Returns (weights, seed, image numbers, batch, num_traced) -> (the denoiser, its samples at the last of the levels)."""
+def _reverse_process(config: Config, guide: Config | None) -> Callable[..., tuple[Denoiser, Samples]]:
+    """Returns (weights, seed, image numbers, batch, levels, num_traced) -> (the denoiser, its samples at the last level)."""
     cond_of, shape = sample_conditions.cond_of_image(guiding.labelled(config, guide)), inputs.codec(config).shape
-    guided, limited, solve = guiding.denoiser_of(config, guide), CLIPS[config.sample.clip], make_solve(config, levels)
+    guided, limited, sampler = guiding.denoiser_of(config, guide), CLIPS[config.sample.clip], make_sampler(config)
 
-    def run(weights: Any, seed: Array, numbers: Array, batch: Batch | None, num_traced: int = 0) -> tuple[Denoiser, Samples]:
+    def run(
+        weights: Any, seed: Array, numbers: Array, batch: Batch | None, levels: Level, num_traced: int = 0
+    ) -> tuple[Denoiser, Samples]:
         denoise = limited(guided(weights, cond_of(seed, numbers, batch)))
         keys_x_T = streams.keys(seed, "x_T", numbers)
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_x_T)
-        return denoise, solve(denoise, noise, streams.keys(seed, "sampler", numbers), num_traced)
+        keys = streams.keys(seed, "sampler", numbers)
+        return denoise, _solved(sampler, denoise, noise, levels, keys, num_traced)
 
     return run
 
 
-def make_solve(config: Config, levels: Level | None = None) -> Callable[[Denoiser, Array, Array, int], Samples]:
-    """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says.
+def make_solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
+    """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says."""
+    levels, sampler = grid(config), make_sampler(config)
+    return lambda denoise, noise, keys, num_traced: _solved(sampler, denoise, noise, levels, keys, num_traced)
 
-    Of its grid, unless other levels are given, [S + 1].
-    """
-    levels, sampler = grid(config) if levels is None else levels, make_sampler(config)
-    of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
-    if of_order and levels.alpha[0] == 0 and config.sample.solves_for == "eps":
-        raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
-    first = process.rows(levels, 0)
-    return lambda denoise, noise, keys, num_traced: samplers.sample(
-        denoise, sampler, process.prior(first, noise), levels, keys, num_traced=num_traced
-    )
+
+def _solved(sampler: Sampler, denoise: Denoiser, noise: Array, levels: Level, keys: Array, num_traced: int) -> Samples:
+    x_T = process.prior(process.rows(levels, 0), noise)
+    return samplers.sample(denoise, sampler, x_T, levels, keys, num_traced=num_traced)
 
 
 def make_sampler(config: Config) -> Sampler:
