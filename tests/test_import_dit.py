@@ -1,6 +1,7 @@
 """Published Diffusion Transformers become workdirs: of facebookresearch/DiT as a file, of diffusers as a folder."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -10,13 +11,15 @@ from test_dit import RECORDED, recorded_network, tensors
 
 import diffusion_jax as dj
 from diffusion_jax.compose import processes
+from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.dit import SIZES
-from diffusion_jax.tools import import_weights
+from diffusion_jax.tools import export, import_weights
 from diffusion_jax.weights import diffusers_dit, dit, formats
 from diffusion_jax.weights.sources import Source
 
 CONFIG = {"num_attention_heads": 4, "attention_head_dim": 12, "in_channels": 4, "out_channels": 8, "num_layers": 2}
+SCHEDULER = {"_class_name": "DDIMScheduler", "clip_sample": False}
 CONFIG |= {"sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": 10, "norm_type": "ada_norm_zero", "dropout": 0.0}
 
 
@@ -49,14 +52,56 @@ def test_a_published_file_becomes_a_workdir(tmp_path, capsys):
     assert (flat["data.image_size"], flat["sample.grid"], flat["sample.num_steps"]) == ((8, 8), "iddpm", 250)
 
 
-def test_a_folder_of_diffusers_becomes_a_workdir(tmp_path):
-    """Its embedding of t has other frequencies than the authors' code: so it is with its own trained weights too."""
+def folder_of_diffusers(folder):
+    """Returns the recorded network as a folder of diffusers; its embedding of t has other frequencies than the authors'."""
     _, params, *_ = recorded_network()
-    place = tmp_path / "DiT" / "transformer"
+    place = folder / "DiT" / "transformer"
     place.mkdir(parents=True)
     (place / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "DiT" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
     (place / "diffusion_pytorch_model.safetensors").write_bytes(safetensors.numpy.save(diffusers_dit.write(params)))
-    check(imported(tmp_path / "DiT", tmp_path / "run"), "closed")
+    return folder / "DiT"
+
+
+def test_a_folder_of_diffusers_becomes_a_workdir(tmp_path):
+    check(imported(folder_of_diffusers(tmp_path), tmp_path / "run"), "closed")
+
+
+def test_what_goes_to_diffusers_comes_back_to_the_bit(tmp_path, capsys):
+    """Network, process and sampler; diffusers itself loads it in benchmarks/weights.py."""
+    origin, out = imported(folder_of_diffusers(tmp_path), tmp_path / "run"), tmp_path / "shared"
+    assert export.main(["export", f"--workdir={tmp_path / 'run'}", f"--out={out}", "--to=diffusers"]) == 0
+    assert f"diffusers.DiTTransformer2DModel.from_pretrained('{out}', subfolder='transformer')" in capsys.readouterr().out
+    written = json.loads((out / "transformer" / "config.json").read_text())
+    assert CONFIG.items() <= written.items() and written["norm_eps"] == 1e-6
+    classes = json.loads((out / "model_index.json").read_text())
+    assert (classes["_class_name"], classes["transformer"]) == ("DiTPipeline", ["diffusers", "DiTTransformer2DModel"])
+    back = imported(out, tmp_path / "back")
+    jax.tree.map(np.testing.assert_array_equal, back.params, origin.params)
+    assert back.config == origin.config
+
+
+CLASS = "DiTTransformer2DModel"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"embedding_spacing": "half_open"},
+            f"model.embedding_spacing = 'half_open' has no counterpart in {CLASS}, but 'closed'",
+        ),
+        ({"null_label": False}, f"model.null_label = False has no counterpart in {CLASS}, but True"),
+        ({"num_classes": 0}, f"model.num_classes = 0 has no counterpart in {CLASS}, which needs labels"),
+        ({"image_shape": (8, 4, 3)}, f"data.image_size = (8, 4) has no counterpart in {CLASS}, whose images are squares"),
+        ({"cond_channels": 3}, f"data.condition has no counterpart in {CLASS}, but 'none'"),
+    ],
+)
+def test_what_diffusers_cannot_compute_is_refused(changes, sentence):
+    model = dict(Config().model) | {"kind": "dit", "num_classes": 10, "null_label": True} | changes
+    shape = model.pop("image_shape", (8, 8, 3)), model.pop("cond_channels", 0)
+    with pytest.raises(UserError, match=f"^config field {re.escape(sentence)}.$"):
+        diffusers_dit.settings_of(model, *shape)
 
 
 def test_the_papers_networks_need_nothing_else():

@@ -10,8 +10,9 @@ not to resume.
 Flags:
     --workdir    of the run; a folder or gs://
     --out        the folder to make
-    --to         'workdir' (the default); 'diffusers', which from_pretrained of DDPMPipeline and DDIMPipeline load;
-                 'safetensors', a config.json and model.safetensors with our names. tools.import_weights reads both back
+    --to         'workdir' (the default); 'diffusers', which from_pretrained of DDPMPipeline and DDIMPipeline load, of a
+                 'dit' that of DiTTransformer2DModel; 'safetensors', a config.json and model.safetensors with our names.
+                 tools.import_weights reads both back
 """
 
 import json
@@ -19,13 +20,13 @@ import sys
 from collections.abc import Callable
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, choices, command, processes, stored
+from diffusion_jax.compose import checks, choices, command, conditions, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import checkpoint, logs, storage
-from diffusion_jax.weights import diffusers, features, maps, schedulers, tensors
+from diffusion_jax.weights import diffusers, diffusers_dit, features, schedulers, tensors
 
-MINIMAL_DIFFUSERS = "0.27.0"  # the oldest whose schedulers have all that is written
+MINIMAL_DIFFUSERS = "0.28.0"  # the oldest that has all classes and settings that are written
 
 
 def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "workdir") -> int:
@@ -56,19 +57,21 @@ def write_workdir(alone: model.Model, out: storage.Path) -> str:
 
 def _write_diffusers(alone: model.Model, out: storage.Path) -> str:
     """Writes the folder of a pipeline: the network, the scheduler, and which classes they are."""
-    config = alone.config
-    network = diffusers.settings_of(dict(config.model), processes.image_shape(config))
+    config, is_dit = alone.config, alone.config.model.kind == "dit"
+    of, part = (diffusers_dit, "transformer") if is_dit else (diffusers, "unet")
+    network = of.settings_of(dict(config.model), processes.image_shape(config), conditions.num_channels(config))
     betas = choices.SCHEDULES[config.process.schedule](config.process.num_steps)
     scheduler = schedulers.settings_of(betas, config.process.schedule, config.flat())
-    pipeline = {"DDPMScheduler": "DDPMPipeline", "DDIMScheduler": "DDIMPipeline"}[scheduler["_class_name"]]
-    parts = {"scheduler": ["diffusers", scheduler["_class_name"]], "unet": ["diffusers", network["_class_name"]]}
-    found = maps.write(alone.params, diffusers.map_of(alone.params))
-    storage.write_bytes(out / "unet" / "diffusion_pytorch_model.safetensors", tensors.as_bytes(found))
-    files = {"unet/config": network, "scheduler/scheduler_config": scheduler}
+    parts = {name: ["diffusers", each["_class_name"]] for name, each in {"scheduler": scheduler, part: network}.items()}
+    pipeline = "DiTPipeline" if is_dit else scheduler["_class_name"].replace("Scheduler", "Pipeline")
+    storage.write_bytes(out / part / "diffusion_pytorch_model.safetensors", tensors.as_bytes(of.write(alone.params)))
+    files = {f"{part}/config": network, "scheduler/scheduler_config": scheduler}
     files |= {"model_index": {"_class_name": pipeline, **parts}}
     for name, settings in files.items():
         content = {"_diffusers_version": MINIMAL_DIFFUSERS, **settings}
         storage.write_text(out / f"{name}.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
+    if is_dit:  # its pipeline needs an autoencoder too
+        return f"; try in Python: diffusers.{network['_class_name']}.from_pretrained({str(out)!r}, subfolder={part!r})"
     labelled = ", which needs class_labels in its calls of the network" if config.model.num_classes else ""
     return f"; try in Python: diffusers.{pipeline}.from_pretrained({str(out)!r}){labelled}"
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 from diffusion_jax.weights import maps, schedulers, sources
@@ -158,19 +160,23 @@ def map_of(like: Any, *, cosines_first: bool = False) -> maps.Map:
     return maps.of_leaves(like, entry)
 
 
-def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def write(params: Any) -> dict[str, np.ndarray]:
+    """Returns the state dict of a model with sines first: the inverse of `read`."""
+    return maps.write(params, map_of(params))
+
+
+def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int], cond_channels: int = 0) -> dict[str, Any]:
     """Returns the config.json of a UNet2DModel that computes what our U-Net does; UserError where none does.
 
     Args:
         model: the fields of our section `model`.
         image_shape: (H, W, C).
+        cond_channels: channels of what goes into the network after x_t.
     """
     height, width, channels = image_shape
     widths = [round(model["channels"] * multiplier) for multiplier in model["multipliers"]]
     needed = {"kind": "unet", "resample": "conv", "num_heads_up": 0, "multipliers": (1, *model["multipliers"][1:])}
-    for name, value in needed.items():
-        if model[name] != value:
-            raise UserError(f"config field model.{name} = {model[name]!r} has no counterpart in UNet2DModel, but {value!r}.")
+    check_counterparts(model, needed, "UNet2DModel")
     attends = [stage in model["attention_stages"] for stage in range(len(widths))]
     return {
         "_class_name": "UNet2DModel",
@@ -192,6 +198,13 @@ def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> 
         "flip_sin_to_cos": False,
         "num_class_embeds": model["num_classes"] + model["null_label"] if model["num_classes"] else None,
     }
+
+
+def check_counterparts(model: Mapping[str, Any], needed: Mapping[str, Any], name: str) -> None:
+    """Raises UserError, for a class of diffusers, for the first field of our section `model` that is not as it needs it."""
+    for field, value in needed.items():
+        if model[field] != value:
+            raise UserError(f"config field model.{field} = {model[field]!r} has no counterpart in {name}, but {value!r}.")
 
 
 def _head_dim(model: Mapping[str, Any], attended: list[int]) -> int | None:

@@ -1,8 +1,10 @@
 """Weights of a diffusers DiTTransformer2DModel, which has the same embeddings in each of its blocks.
 
-Its function is that of `embedding_spacing` 'closed', but for an epsilon of 1e-5 in the norm before each MLP.
+Its function is that of `embedding_spacing` 'closed'. The norm before each MLP has an epsilon of its own, `norm_eps`, which
+is 1e-5 in the published folders and 1e-6 in those that are written here, as in all our norms.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 from diffusion_jax.weights import maps, schedulers, sources
+from diffusion_jax.weights.diffusers import check_counterparts
 from diffusion_jax.weights.dit import entry_of, fields_of, notes_on
 from diffusion_jax.weights.sources import Published, Source
 
@@ -28,6 +31,7 @@ ALLOWED = {  # what our network computes, and what a DiTTransformer2DModel is wh
     "norm_type": "ada_norm_zero",
     "upcast_attention": False,
 }
+NORM_EPSILON = 1e-6  # of `networks.dit.modulated`
 DEFAULTS = {"num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": None, "num_layers": 28}
 DEFAULTS |= {"dropout": 0.0, "sample_size": 32, "patch_size": 2, "num_embeds_ada_norm": 1000}
 
@@ -74,6 +78,41 @@ def write(params: Any) -> dict[str, np.ndarray]:
     blocks = [name for name in params if name.startswith("block_")]
     copies = {name.removeprefix(FIRST): tensor for name, tensor in found.items() if name.startswith(FIRST)}
     return found | {f"{_of_block(name)}.norm1.emb.{part}": copy for name in blocks for part, copy in copies.items()}
+
+
+def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int], cond_channels: int = 0) -> dict[str, Any]:
+    """Returns the config.json of a DiTTransformer2DModel that computes what ours does; UserError where none does.
+
+    Args:
+        model: the fields of our section `model`.
+        image_shape: (H, W, C).
+        cond_channels: channels of what goes into the network after x_t.
+    """
+    height, width, channels = image_shape
+    kind, num_classes = "DiTTransformer2DModel", model["num_classes"]
+    check_counterparts(model, {"embedding_spacing": "closed", "null_label": True}, kind)
+    if not num_classes:
+        raise UserError(f"config field model.num_classes = {num_classes} has no counterpart in {kind}, which needs labels.")
+    if cond_channels:
+        raise UserError(f"config field data.condition has no counterpart in {kind}, but 'none'.")
+    if height != width:
+        raise UserError(
+            f"config field data.image_size = {(height, width)} has no counterpart in {kind}, whose images are squares."
+        )
+    return {
+        "_class_name": kind,
+        **ALLOWED,
+        "in_channels": channels,
+        "out_channels": channels * (1 + model["learned_variance"]),
+        "sample_size": height,
+        "patch_size": model["patch_size"],
+        "num_layers": model["depth"],
+        "num_attention_heads": model["num_heads"],
+        "attention_head_dim": model["channels"] // model["num_heads"],
+        "num_embeds_ada_norm": num_classes,
+        "dropout": model["dropout"],
+        "norm_eps": NORM_EPSILON,
+    }
 
 
 def map_of(like: Any, model: Any = None) -> maps.Map:
