@@ -24,7 +24,7 @@ from diffusion_jax import networks
 from diffusion_jax.compose import processes, stored
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
-from diffusion_jax.tools import import_weights
+from diffusion_jax.tools import export, import_weights
 from diffusion_jax.weights import formats, maps, openai, openai_models, pesser, schedulers
 from diffusion_jax.weights.sources import Source
 
@@ -192,6 +192,20 @@ def test_the_old_names_of_attention_are_known(tmp_path):
     assert any(".query." in name for name in renamed)
     assert command(lay(tmp_path, "unet2d_a", renamed), tmp_path / "run") == 0
     jax.tree.map(np.testing.assert_array_equal, dj.load(tmp_path / "run").params, test_convert.recorded_of("unet2d_a")[0])
+
+
+def test_a_network_that_is_shown_an_image_goes_to_diffusers_and_comes_back(tmp_path, capsys):
+    """The channels that it is given are those of x_t and of the image."""
+    kernel = tensors_of("unet2d_a")["conv_in.weight"]
+    wide = tensors_of("unet2d_a") | {"conv_in.weight": np.concatenate([kernel, kernel], axis=1)}
+    assert command(lay(tmp_path, "unet2d_a", wide, in_channels=6), tmp_path / "run") == 0
+    assert export.main(["export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--to=diffusers"]) == 0
+    assert f"diffusers.UNet2DModel.from_pretrained('{tmp_path / 'out'}', subfolder='unet')" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "unet" / "config.json").read_text())["in_channels"] == 6
+    assert command(tmp_path / "out", tmp_path / "back") == 0
+    origin, back = dj.load(tmp_path / "run"), dj.load(tmp_path / "back")
+    jax.tree.map(np.testing.assert_array_equal, back.params, origin.params)
+    assert back.config.data == origin.config.data and back.config.data.condition == "paired"
 
 
 def test_shards_and_half_precision_are_read(tmp_path, capsys):

@@ -70,7 +70,7 @@ def _write_diffusers(alone: model.Model, out: storage.Path) -> str:
     for name, settings in files.items():
         content = {"_diffusers_version": MINIMAL_DIFFUSERS, **settings}
         storage.write_text(out / f"{name}.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
-    if is_dit:  # its pipeline needs an autoencoder too
+    if is_dit or config.data.condition != "none":  # their pipelines need an autoencoder, and the image
         return f"; try in Python: diffusers.{network['_class_name']}.from_pretrained({str(out)!r}, subfolder={part!r})"
     labelled = ", which needs class_labels in its calls of the network" if config.model.num_classes else ""
     return f"; try in Python: diffusers.{pipeline}.from_pretrained({str(out)!r}){labelled}"

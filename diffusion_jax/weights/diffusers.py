@@ -182,7 +182,7 @@ def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int], con
         "_class_name": "UNet2DModel",
         **{name: allowed[0] for name, allowed in ALLOWED.items()},
         "sample_size": height if height == width else [height, width],
-        "in_channels": channels,
+        "in_channels": channels + cond_channels,
         "out_channels": channels * (1 + model["learned_variance"]),
         "block_out_channels": widths,
         "layers_per_block": model["num_res_blocks"],
