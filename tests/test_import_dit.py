@@ -12,6 +12,7 @@ from test_dit import RECORDED, recorded_network, tensors
 import diffusion_jax as dj
 from diffusion_jax.compose import processes
 from diffusion_jax.compose.config import Config
+from diffusion_jax.compose.imported import recognised
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.dit import SIZES
 from diffusion_jax.tools import export, import_weights
@@ -47,9 +48,16 @@ def test_a_published_file_becomes_a_workdir(tmp_path, capsys):
     )
     model = imported(tmp_path / "0400000.safetensors", tmp_path / "run", "--config.model.num_heads=4")
     check(model, "half_open")
-    assert "latents of an autoencoder, which this library does not decode yet" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "latents of an autoencoder, which this library does not decode yet" in said and "left out: model.\n" in said
+    assert f"try in Python: diffusion_jax.load('{tmp_path / 'run'}').denoiser\n" in said
     flat = model.config.flat()
     assert (flat["data.image_size"], flat["sample.grid"], flat["sample.num_steps"]) == ((8, 8), "iddpm", 250)
+
+
+def test_the_table_of_positions_is_not_said_to_be_left_out():
+    """It is checked, and computed again."""
+    assert not any("left out" in note for note in recognised(Source("DiT.pt", tensors())).notes)
 
 
 def folder_of_diffusers(folder):

@@ -32,7 +32,8 @@ def _left_out(source: Source, published: Published) -> Iterator[str]:
     kept, left = (
         {name.split(".")[0] for name, of in source.tensors.items() if (id(of) in used) is has} for has in (True, False)
     )
-    if kept and left - kept:
+    alone = kept & {name.split(".")[0] for name in published.tensors}  # no name of a set stands before those of the network
+    if kept and left - kept and not alone:
         yield f"of {source.name!r} the tensors of {some(sorted(kept))} are used; left out: {some(sorted(left - kept))}."
 
 

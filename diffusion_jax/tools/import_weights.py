@@ -22,6 +22,7 @@ import sys
 import jax
 
 from diffusion_jax.compose import command, imported, processes, stored
+from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, storage
 from diffusion_jax.weights import downloads, formats, sources
@@ -42,12 +43,19 @@ def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, f
     checkpoint.save_weights(workdir, 0, params)
     stored.write_config(workdir, config, weights_alone=True)
     leaves = jax.tree.leaves(params)
-    to_try = f"--workdir={workdir} --config.sample.num_images=16 --config.sample.batch_per_device=16"
-    if processes.is_classifier(config):
-        to_try = f"--workdir=WORKDIR --config.sample.guide={workdir} --config.sample.guidance=2.0"
     num_params = f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays"
-    logs.say("done", f"{num_params}; try: python main.py --mode=sample {to_try}")
+    logs.say("done", f"{num_params}; try{_to_try(workdir, config)}")
     return 0
+
+
+def _to_try(workdir: storage.Path, config: Config) -> str:
+    """Returns what a user can do first: of a model of latents, for which there is no picture, in Python."""
+    if config.data.channels not in (1, 3):
+        return f" in Python: diffusion_jax.load({str(workdir)!r}).denoiser"
+    flags = f"--workdir={workdir} --config.sample.num_images=16 --config.sample.batch_per_device=16"
+    if processes.is_classifier(config):
+        flags = f"--workdir=WORKDIR --config.sample.guide={workdir} --config.sample.guidance=2.0"
+    return f": python main.py --mode=sample {flags}"
 
 
 def main(argv: list[str]) -> int:
