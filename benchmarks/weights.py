@@ -1,15 +1,16 @@
-"""Whether imported models are what they were: against diffusers, OpenAI and a torch copy of Ho et al., at full size.
+"""Whether imported models are what they were: against diffusers, OpenAI, DiT and a torch copy of Ho et al., at full size.
 
-    python3 -m venv torchenv && torchenv/bin/pip install torch diffusers safetensors tqdm requests
+    python3 -m venv torchenv && torchenv/bin/pip install torch diffusers safetensors timm tqdm requests
     mkdir code && cd code && git clone https://github.com/openai/improved-diffusion
-    git clone https://github.com/openai/guided-diffusion && git clone https://github.com/pesser/pytorch_diffusion && cd ..
+    git clone https://github.com/openai/guided-diffusion && git clone https://github.com/pesser/pytorch_diffusion
+    git clone https://github.com/facebookresearch/DiT && cd ..
     python benchmarks/weights.py --peer=torchenv/bin/python --code=code --folder=/tmp/weights
 
 The other side, weights_peers.py, builds each model with random weights in the architecture that people use. It saves it as
 its own library does, and records its output and ten steps of its own samplers, with the noise that they drew. This side
 imports the files by the command line and takes the same steps with the same noise. What it exports goes back to diffusers,
-which loads it as a DDPMPipeline and a DDIMPipeline and is recorded again. Rows go into benchmarks/weights.json, with
---only=NAME one at a time. It needs 5 GB of disk.
+which loads it as a DDPMPipeline and a DDIMPipeline, or a DiTPipeline, and is recorded again. Rows go into
+benchmarks/weights.json, with --only=NAME one at a time. It needs 20 GB of disk and 10 GB of memory.
 """
 
 import argparse
@@ -38,7 +39,9 @@ from diffusion_jax.samplers import Interval, Sampler
 ROOT = pathlib.Path(__file__).parents[1]
 OUT = pathlib.Path(__file__).with_suffix(".json")
 DIFFUSERS = {"ddim": {"sampler": "ddim", "clip": "static_keep_eps"}, "ancestral": {"sampler": "ancestral"}}
+OF_LATENTS = {"ddim": {"sampler": "ddim"}}  # a DiTPipeline
 OPENAI = {"ddim": {"sampler": "ddim", "grid": "ddim_uniform"}, "ancestral": {"sampler": "ancestral"}}
+PESSER = {"ancestral": {"grid": "explicit", "times": tuple(range(500, 489, -1))}}
 LED = {"guidance": 1001.0, "clip": "none"}  # by a classifier whose scale is 1000
 CLASSIFIER = "64x64_classifier"
 Bound = Callable[[Any], Callable[[Any, Any], Any]]
@@ -50,20 +53,23 @@ class Row(NamedTuple):
     source: str  # the file or folder in its own folder; '' for a run of examples/
     runs: dict[str, dict[str, Any]]  # name of a recorded run -> the settings that are the same
     copies: tuple[str, ...] = ()  # of the same weights in other files
-    exported: bool = False
+    exported: dict[str, dict[str, Any]] | None = None  # as `runs`, of what is exported to diffusers
     guide: str = ""  # the file of a classifier
 
 
 ROWS = {
-    "ddpm-cifar10-32": Row(".", DIFFUSERS, ("shards",), exported=True),
-    "ddpm-church-256": Row(".", DIFFUSERS),
+    "ddpm-cifar10-32": Row(".", DIFFUSERS, ("shards",), exported=DIFFUSERS),
+    "ddpm-church-256": Row(".", DIFFUSERS, exported=DIFFUSERS),
     "cifar10_uncond_50M_500K": Row("cifar10_uncond_50M_500K.pt", OPENAI, ("old/cifar10_uncond_50M_500K.pt",)),
-    "pesser_cifar10": Row("model-790000.ckpt", {"ancestral": {"grid": "explicit", "times": tuple(range(500, 489, -1))}}),
+    "pesser_cifar10": Row("model-790000.ckpt", PESSER, exported=DIFFUSERS),
     CLASSIFIER: Row(f"{CLASSIFIER}.pt", {}),
     "64x64_diffusion": Row("64x64_diffusion.pt", OPENAI),
     "64x64_guided": Row("64x64_diffusion.pt", {name: run | LED for name, run in OPENAI.items()}, guide=f"{CLASSIFIER}.pt"),
-    "digits": Row("", DIFFUSERS, exported=True),
-    "digits_classes": Row("", DIFFUSERS, exported=True),
+    "64_256_upsampler": Row("64_256_upsampler.pt", OPENAI),
+    "DiT-XL-2-256x256": Row("DiT-XL-2-256x256.pt", OPENAI),
+    "DiT-XL-2-256": Row(".", OF_LATENTS, exported=OF_LATENTS),
+    "digits": Row("", DIFFUSERS, exported=DIFFUSERS),
+    "digits_classes": Row("", DIFFUSERS, exported=DIFFUSERS),
 }
 
 
@@ -99,9 +105,13 @@ def bound(model: dj.Model) -> Bound:
 def of_network(model: dj.Model, network: Bound, found: dict[str, np.ndarray]) -> dict[str, float]:
     """Returns how far our output is from theirs; the levels are those of the process that was imported."""
     level = processes.process_of(model.config).level(found["t"])
-    takes_label = model.config.model.num_classes and not processes.is_classifier(model.config)
-    cond = {"label": found["label"]} if takes_label else {}  # without one a classifier gives its logits
+    cond = {} if processes.is_classifier(model.config) else cond_of(found)  # without a label a classifier gives its logits
     return difference(network(cond)(found["x"], level.c_noise), found["output"])
+
+
+def cond_of(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns what the network was shown beside x_t."""
+    return {name: found[name] for name in ("label", "image") if name in found}
 
 
 def of_gradient(model: dj.Model, network: Bound, found: dict[str, np.ndarray]) -> dict[str, float]:
@@ -142,7 +152,7 @@ def compare(model: dj.Model, found: dict[str, np.ndarray], row: Row) -> dict[str
     differences = {"output": of_network(model, network, found)}
     if "gradient" in found:
         differences["gradient"] = of_gradient(model, network, found)
-    cond = {name: found[name] for name in ("label",) if name in found}
+    cond = cond_of(found)
     for name, settings in row.runs.items():
         run = {part: found[f"{name}.{part}"] for part in ("x_T", "noise", "states")}
         steps = {} if "times" in settings else {"num_steps": len(run["states"])}
@@ -161,18 +171,18 @@ def of_copies(model: dj.Model, row: Row, folder: pathlib.Path) -> dict[str, bool
 
 
 def of_export(model: dj.Model, row: Row, folder: pathlib.Path, peer: list[str]) -> dict[str, Any]:
-    """Returns how far a model is from itself in diffusers; and diffusers from the model that was imported, if it was one."""
+    """Returns how far a model is from itself in diffusers, and whether diffusers takes the same steps as before."""
     if not (folder / "exported").exists():
         words = [f"--workdir={model.workdir}", f"--out={folder / 'exported'}", "--to=diffusers"]
         command(sys.executable, "-m", "diffusion_jax.tools.export", *words)
-    before = recorded(folder) if (folder / "recorded.npz").exists() else {}
+    before = recorded(folder) if row.source and row.runs == row.exported else {}
     if not (folder / "back" / "recorded.npz").exists():
         (folder / "back").mkdir(exist_ok=True)
         (folder / "back" / "exported").symlink_to(folder / "exported")
         command(peer[0], "benchmarks/weights_peers.py", "load", "exported", str(folder / "back"), peer[1])
     back = recorded(folder / "back")
     same = {name: bool(np.array_equal(back[name], before[name])) for name in before if name in back and "states" in name}
-    return {**compare(model, back, row._replace(runs=DIFFUSERS)), **({"same_in_diffusers": same} if same else {})}
+    return {**compare(model, back, row._replace(runs=row.exported)), **({"same_in_diffusers": same} if same else {})}
 
 
 def of_row(name: str, folder: pathlib.Path, peer: list[str]) -> dict[str, Any]:

@@ -56,6 +56,8 @@ IMPROVED = {"image_size": 32, "num_channels": 128, "num_res_blocks": 3, "learn_s
 ADM_64 = {"attention_resolutions": "32,16,8", "class_cond": True, "dropout": 0.1, "image_size": 64, "learn_sigma": True}
 ADM_64 |= {"num_channels": 192, "num_head_channels": 64, "num_res_blocks": 3, "resblock_updown": True}
 ADM_64 |= {"use_new_attention_order": True, "use_scale_shift_norm": True}
+UPSAMPLER = {"attention_resolutions": "32,16,8", "class_cond": True, "learn_sigma": True, "num_channels": 192}
+UPSAMPLER |= {"num_heads": 4, "num_res_blocks": 2, "resblock_updown": True, "use_scale_shift_norm": True}
 CLASSIFIER_SCALE = 1000.0  # so that the gradient of a classifier with random weights counts
 CLASSIFIER_64 = {"image_size": 64, "classifier_depth": 4}
 
@@ -103,8 +105,8 @@ def of_run(states: list[torch.Tensor], x_T: torch.Tensor, noises: list[torch.Ten
     return {"x_T": x_T, "noise": torch.stack(noises), "states": torch.stack(states)}
 
 
-def of_pipeline(pipeline: Any, size: int, num_steps: int) -> Recorded:
-    """Returns a run of a pipeline of diffusers."""
+def of_pipeline(pipeline: Any, what: Any, num_steps: int, **options: Any) -> Recorded:
+    """Returns a run of a pipeline of diffusers; `what` is how many images it draws, or of which labels."""
     states, step = [], pipeline.scheduler.step
 
     def kept(*args: Any, **options: Any) -> Any:
@@ -114,7 +116,8 @@ def of_pipeline(pipeline: Any, size: int, num_steps: int) -> Recorded:
 
     pipeline.set_progress_bar_config(disable=True)
     with mock.patch.object(pipeline.scheduler, "step", kept), keeping_draws() as drawn:
-        pipeline(size, torch.Generator().manual_seed(2), num_inference_steps=num_steps, output_type="np")
+        options |= {"generator": torch.Generator().manual_seed(2), "output_type": "np"}
+        pipeline(what, num_inference_steps=num_steps, **options)
     return of_run(states, drawn[0], drawn[1:])
 
 
@@ -150,10 +153,12 @@ def hub_model(folder: pathlib.Path, config: dict, variance: str, *, old: bool, *
     return of_diffusers(unet, *pipelines, **options)
 
 
-def openai_runs(model: Any, make: Callable[..., Any], shape: tuple[int, ...], **options: Any) -> dict[str, Recorded]:
+def openai_runs(
+    model: Any, make: Callable[..., Any], shape: tuple[int, ...], num_steps: int = NUM_STEPS, **options: Any
+) -> dict[str, Recorded]:
     """Returns runs of OpenAI's own loops, on respaced times; `make` is (timestep_respacing) -> their GaussianDiffusion."""
     found = {}
-    for name, respacing in {"ddim": f"ddim{NUM_STEPS}", "ancestral": str(NUM_STEPS)}.items():
+    for name, respacing in {"ddim": f"ddim{num_steps}", "ancestral": str(num_steps)}.items():
         diffusion = make(timestep_respacing=respacing)
         loop = diffusion.ddim_sample_loop_progressive if name == "ddim" else diffusion.p_sample_loop_progressive
         x_T = torch.randn(shape, generator=torch.Generator().manual_seed(2))
@@ -225,6 +230,56 @@ def adm_64(folder: pathlib.Path, *, is_led: bool = False, **options: int) -> dic
     return {"": found, **openai_runs(model, make, (1, 3, 64, 64), **of_runs)}
 
 
+def upsampler_256(folder: pathlib.Path) -> dict[str, Recorded]:
+    """Returns the records of the model that enlarges from 64 to 256 pixels; `image` is what it makes of the small one."""
+    from guided_diffusion import script_util
+
+    options = script_util.sr_model_and_diffusion_defaults() | UPSAMPLER
+    model = redraw(script_util.sr_create_model_and_diffusion(**options)[0])
+    torch.save(model.state_dict(), folder / "64_256_upsampler.pt")
+    make, shape = functools.partial(script_util.create_gaussian_diffusion, learn_sigma=True), (1, 3, 256, 256)
+    small = {"low_res": 2 * torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(4)) - 1}
+    found = of_network(lambda x, t, label: model(x, t, y=label, **small), shape, num_classes=1000)
+    runs = openai_runs(model, make, shape, num_steps=2, model_kwargs={"y": found["label"], **small})
+    return {"": found | {"image": torch.nn.functional.interpolate(small["low_res"], (256, 256), mode="bilinear")}, **runs}
+
+
+def dit_xl(folder: pathlib.Path) -> dict[str, Recorded]:
+    """Returns the records of DiT-XL/2 of its authors, whose sampler does not limit x_0: it draws latents."""
+    from diffusion import create_diffusion
+    from models import DiT_models
+
+    model, shape = redraw(DiT_models["DiT-XL/2"](input_size=32, num_classes=1000)), (1, 4, 32, 32)
+    torch.save(model.state_dict(), folder / "DiT-XL-2-256x256.pt")
+    found = of_network(model, shape, num_classes=1000)
+    options = {"clip_denoised": False, "model_kwargs": {"y": found["label"]}}
+    return {"": found, **openai_runs(model, create_diffusion, shape, **options)}
+
+
+def dit_xl_of_diffusers(folder: pathlib.Path) -> dict[str, Recorded]:
+    """Returns the records of DiT-XL/2 of diffusers, which has the same embeddings in each block, as a copy."""
+    transformer = redraw(diffusers.DiTTransformer2DModel(out_channels=8))  # its defaults are XL/2
+    first = transformer.transformer_blocks[0].norm1.emb.state_dict()
+    for block in transformer.transformer_blocks:
+        block.norm1.emb.load_state_dict(first)
+    pipeline = diffusers.DiTPipeline(transformer, small_vae(), diffusers.DDIMScheduler(clip_sample=False))
+    transformer.save_pretrained(folder / "transformer")
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    return of_dit_pipeline(pipeline)
+
+
+def small_vae() -> Any:
+    """Returns an autoencoder, which the pipeline of a DiT needs; what it decodes is not compared."""
+    return diffusers.AutoencoderKL(block_out_channels=(32,))
+
+
+def of_dit_pipeline(pipeline: Any) -> dict[str, Recorded]:
+    """Returns what a DiTTransformer2DModel says, and a run of its pipeline without guidance."""
+    transformer = pipeline.transformer.eval()
+    found = of_network(lambda x, t, label: transformer(x, t, label).sample, (1, 4, 32, 32), num_classes=1000)
+    return {"": found, "ddim": of_pipeline(pipeline, found["label"].tolist(), NUM_STEPS, guidance_scale=1.0)}
+
+
 def pesser_cifar10(folder: pathlib.Path) -> dict[str, Recorded]:
     """Returns the records of a torch copy of Ho et al.'s network; its sampler takes all steps, here from t = 500 to 490."""
     import pytorch_diffusion
@@ -248,12 +303,17 @@ WRITERS: dict[str, Callable[[pathlib.Path], dict[str, Recorded]]] = {
     "64x64_classifier": classifier_64,
     "64x64_diffusion": adm_64,
     "64x64_guided": functools.partial(adm_64, is_led=True, num_channels=64, num_res_blocks=1),
+    "64_256_upsampler": upsampler_256,
     "pesser_cifar10": pesser_cifar10,
+    "DiT-XL-2-256x256": dit_xl,
+    "DiT-XL-2-256": dit_xl_of_diffusers,
 }
 
 
 def load(folder: pathlib.Path) -> dict[str, Recorded]:
-    """Returns the records of a pipeline in a folder, as two kinds of pipeline."""
+    """Returns the records of a pipeline in a folder: of a U-Net as two kinds of pipeline."""
+    if (folder / "transformer").exists():
+        return of_dit_pipeline(diffusers.DiTPipeline.from_pretrained(folder, vae=small_vae()))
     ddpm, ddim = (kind.from_pretrained(folder) for kind in (diffusers.DDPMPipeline, diffusers.DDIMPipeline))
     size, num_steps = (1, 2) if ddpm.unet.config.sample_size == 256 else (2, NUM_STEPS)
     return of_diffusers(ddpm.unet.eval(), ddpm, ddim, size, num_steps)
