@@ -14,6 +14,7 @@ from jax import Array
 from diffusion_jax import errors
 from diffusion_jax.compose import (
     checks,
+    chunked,
     edits,
     given,
     guiding,
@@ -30,7 +31,7 @@ from diffusion_jax.data.feed import Batch
 from diffusion_jax.data.sources import Source
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import checkpoint, compiling, dump, logs, sharding, shards, storage
+from diffusion_jax.runs import checkpoint, dump, logs, sharding, shards, storage
 
 
 class Model(NamedTuple):
@@ -286,7 +287,7 @@ def chunks(model: Model, *, first: int = 0, source: Source | None = None) -> Ite
         first: number of an image.
         source: as `sample_conditions.source` gives it; None opens it where there is one.
     """
-    size = _chunk_size(model.config, "sample")
+    size = chunked.size_of(model.config, "sample")
     numbers = np.arange(first - first % size, model.config.sample.num_images)
     for start, (images, finite) in _generated(model, numbers, _reader(model, source)):
         if not np.all(finite):
@@ -310,7 +311,7 @@ def edited(model: Model, batch: Batch, first: int = 0) -> Iterator[shards.Rows]:
     size = min(size, -(-num_images // jax.local_device_count()))  # few images do not wait for many
     config = model.config.with_values("sample", batch_per_device=size).with_values("edit", images="", mask="", box=())
     model = model._replace(config=config)
-    numbers = np.arange(first - first % _chunk_size(config, "sample"), num_images)
+    numbers = np.arange(first - first % chunked.size_of(config, "sample"), num_images)
     for start, found in _drawn(edits.make_edit, model, numbers, functools.partial(_given_of, model, batch)):
         if not np.all(found.pop("finite")):
             raise RunError("edited images are not finite: the network's output was not.")
@@ -330,11 +331,11 @@ def _generated(model: Model, numbers: np.ndarray, read: Callable) -> Iterator[tu
 
 
 def _drawn(make: Callable, model: Model, numbers: np.ndarray, read: Callable, *shared: Any) -> Iterator[tuple[int, Any]]:
-    """Yields as `in_chunks` does what a function generates; what belongs to the images of a chunk is read when it is due."""
-    size = _chunk_size(model.config, "sample")
+    """Yields as `chunked.in_chunks` what a function generates; what belongs to the images of a chunk is read when due."""
+    size = chunked.size_of(model.config, "sample")
     for start in range(0, len(numbers), size):
         few = numbers[start : start + size]
-        for _, found in in_chunks(make, model, "sample", few, read(few), shared=shared):
+        for _, found in _in_chunks(make, model, "sample", few, read(few), shared=shared):
             yield start, found
 
 
@@ -349,9 +350,9 @@ def _given_of(model: Model, batch: Batch, numbers: np.ndarray) -> Batch:
     if "other" not in few:
         return few
     ends, one, other = edits.ends_of(few)
-    size = -(-edits.most_ends(model.config, _chunk_size(model.config, "sample")) // jax.local_device_count())
+    size = -(-edits.most_ends(model.config, chunked.size_of(model.config, "sample")) // jax.local_device_count())
     model = model._replace(config=model.config.with_values("sample", batch_per_device=size))
-    [(_, found)] = in_chunks(edits.make_invert, model, "sample", np.arange(len(ends)), {"x": ends})
+    [(_, found)] = _in_chunks(edits.make_invert, model, "sample", np.arange(len(ends)), {"x": ends})
     evaluations = found["num_evaluations"][one]
     return {**few, "x": found["x"][one], "other": found["x"][other], "num_evaluations": evaluations}
 
@@ -365,44 +366,12 @@ def measure(model: Model, batch: Batch, numbers: np.ndarray) -> dict[str, np.nda
         numbers: of the images, which address their noises, [N].
     """
     unguided = model._replace(guide=None)
-    parts = [found for _, found in in_chunks(likelihoods.likelihood_of, unguided, "likelihood", numbers, batch)]
+    parts = [found for _, found in _in_chunks(likelihoods.likelihood_of, unguided, "likelihood", numbers, batch)]
     return {name: np.concatenate([part[name] for part in parts], axis=-1)[..., : len(numbers)] for name in parts[0]}
 
 
-def in_chunks(
-    make: Callable, model: Model, section: str, numbers: np.ndarray, *more: Any, shared: tuple = ()
-) -> Iterator[tuple[int, Any]]:
-    """Yields (place of its first image, what a function finds, in NumPy) for each chunk of images.
-
-    The function always runs on whole chunks. The last one is padded with its last image, and so is what is found.
-
-    Args:
-        make: config, and that of the guide where there is one -> (weights, seed, numbers [size], *more, *shared) -> pytree.
-        model: for its config, its weights, with the guide's if any, and its seed.
-        section: of the config, which says how many images are a chunk.
-        numbers: of the images, [N].
-        *more: pytrees of what belongs to each image, [N, ...].
-        shared: pytrees of what belongs to all of them.
-    """
-    size, where = _chunk_size(model.config, section), sharding.batched(sharding.local_mesh())
-    counts = {"num_images": 1, "shard_size": 1}  # these fields and those beside them do not change the program
-    models = [model, model.guide] if model.guide else [model]
-    configs = [each.config.with_values("sample", **counts, seed=0, step=-1) for each in models]
-    fn = _program(make, *(config.with_values("likelihood", **counts) for config in configs))
+def _in_chunks(make: Callable, model: Model, *given: Any, **options: Any) -> Iterator[tuple[int, Any]]:
+    """Yields as `chunked.in_chunks` does, with the weights of a model and of its guide if it has one."""
+    configs = [model.config, model.guide.config] if model.guide else [model.config]
     weights = (model.params, model.guide.params) if model.guide else model.params
-    for start in range(0, len(numbers), size):
-        rows = np.minimum(np.arange(start, start + size), len(numbers) - 1)
-        chosen = jax.device_put(jax.tree.map(lambda leaf, rows=rows: leaf[rows], (numbers, *more)), where)
-        yield start, jax.device_get(fn(weights, model.config.sample.seed, *chosen, *shared))
-
-
-def _chunk_size(config: Config, section: str) -> int:
-    """Returns how many images a section takes at once, over all devices of this process."""
-    return getattr(config, section).batch_per_device * jax.local_device_count()
-
-
-@functools.lru_cache(maxsize=8)
-def _program(make: Callable, *configs: Config):
-    """Returns a function of `compose` jitted, the same object for the same settings: asking twice compiles once."""
-    mesh = sharding.local_mesh()
-    return jax.jit(make(*configs), out_shardings=sharding.replicated(mesh), compiler_options=compiling.options(mesh))
+    return chunked.in_chunks(make, configs, weights, *given, **options)

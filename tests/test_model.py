@@ -14,7 +14,7 @@ import tiny
 import diffusion_jax as dj
 from configs import digits
 from diffusion_jax import model as models
-from diffusion_jax.compose import sampling
+from diffusion_jax.compose import chunked, sampling
 from diffusion_jax.errors import RunError
 from diffusion_jax.jobs import sample, train
 
@@ -40,14 +40,14 @@ def test_more_images_begin_with_the_same_ones(workdir):
 
 def test_grids_of_one_length_have_one_program(workdir):
     """And each has images of its own: those of a program that knows the grid when it is compiled."""
-    models._program.cache_clear()
+    chunked.compiled.cache_clear()
     trained, drawn = dj.load(workdir), []
     for grid in ({"grid": "trailing"}, {"grid": "uniform"}, {"grid": "explicit", "times": (19, 7, 2, 0)}):
         config = models.with_settings(trained.config, sampler="ddim", num_images=2, **grid)
         drawn.append(trained.sample(2, sampler="ddim", **grid))
         known = jax.jit(sampling.make_generate(config))(trained.params, 0, np.arange(2))[0]
         np.testing.assert_allclose(drawn[-1].astype(int), known, atol=1)
-    assert models._program.cache_info().misses == 1
+    assert chunked.compiled.cache_info().misses == 1
     assert np.any(drawn[0] != drawn[1]) and np.any(drawn[1] != drawn[2])
 
 
