@@ -14,7 +14,7 @@ import pathlib
 import sys
 
 import numpy as np
-from PIL import Image
+from matplotlib.figure import Figure
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import quality_vs_steps
 from diffusion_jax import model
 
-NUM_SHOWN, SCALE = 16, 4
+NUM_SHOWN = 16
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags = parser.parse_args()
     measure, result = quality_vs_steps.reference(model.load(flags.teacher).config, flags.num_images, flags.features)
-    result["conditions"] |= {"command": f"python benchmarks/few_steps.py --name={flags.name} ...", "seeds": flags.seeds}
+    result["conditions"] |= {"command": " ".join(["python", "benchmarks/few_steps.py", *sys.argv[1:]]), "seeds": flags.seeds}
     rows, strips = [], []
     for method, workdir, settings in settings_of(flags):
         found, images = row(model.load(workdir), settings, flags, measure)
@@ -78,10 +78,27 @@ def write(name: str, result: dict, strips: np.ndarray) -> None:
         cells = [f"{each[figure]:.3g} ({each[f'{figure}_deviation']:.1g})" for figure in quality_vs_steps.FIGURES[:2]]
         lines.append(f"| {each['method']} | {each['evaluations']} | {' | '.join(cells)} |")
     (ROOT / "benchmarks" / f"few_steps_{name}.md").write_text("\n".join(lines) + "\n")
-    picture = np.repeat(
-        np.repeat(np.concatenate([np.concatenate(list(strip), axis=1) for strip in strips]), SCALE, 0), SCALE, 1
-    )
-    Image.fromarray(picture.squeeze()).save(ROOT / "docs" / "images" / f"few_steps_{name}.png", optimize=True)
+    labels = [f"{each['method']}, {each['evaluations']}" for each in result["rows"]]
+    draw(strips, labels).savefig(ROOT / "docs" / "images" / f"few_steps_{name}.png", dpi=90)
+
+
+def draw(strips: np.ndarray, labels: list[str]) -> Figure:
+    """Returns rows of images with their labels.
+
+    Args:
+        strips: uint8 [rows, images, H, W, C].
+    """
+    framed = np.pad(strips, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    num_rows, num_images, height, width, channels = framed.shape
+    mosaic = framed.transpose(0, 2, 1, 3, 4).reshape(num_rows * height, num_images * width, channels)
+    canvas = Figure(figsize=(9, 9 * 0.75 * num_rows / num_images), layout="constrained")
+    axes = canvas.add_subplot()
+    axes.imshow(mosaic.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axes.set_yticks([(row + 0.5) * height for row in range(num_rows)], labels)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return canvas
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from configs import digits
 
 def get_config() -> ConfigDict:
     config = digits.get_config()
-    config.loss.update(name="consistency", ratio=2.0, stage_steps=500)
-    config.train.update(init_from="examples/digits", num_steps=4000, learning_rate=1e-3, ema_rates=(0.998,))
+    config.loss.update(name="consistency", ratio=2.0, stage_steps=1000)
+    config.train.update(init_from="examples/digits", num_steps=8000, learning_rate=1e-3, ema_rates=(0.998,))
     config.sample.update(sampler="consistency", num_steps=2, clip="static")
     return config

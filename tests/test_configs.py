@@ -26,6 +26,7 @@ NUM_PARAMETERS = {
     "celebahq256": 113_673_219,  # "114 million", Ho et al. 2020, appendix B
     "cifar10": 35_746_307,  # "35.7 million", ibid.
     "cifar10_ddpmpp": 61_804_419,  # the published code's, counted
+    "cifar10_ect": 55_732_739,  # the network of cifar10_edm
     "cifar10_edm": 55_732_739,  # the same
     "cifar10_improved": 52_546_438,  # the published code's, counted
     "cifar10_ncsnpp": 62_758_915,  # the published code's, counted; 128 of them are not trained

@@ -8,11 +8,12 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 import diffusion_jax as dj
+from diffusion_jax.metrics import frechet
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_classes"])
+@pytest.mark.parametrize("name", ["digits", "digits_classes", "digits_distilled"])
 def test_the_weights_are_small(name):
     files = [file for file in (EXAMPLES / name / "checkpoints").rglob("*") if file.is_file()]
     assert 0 < sum(file.stat().st_size for file in files) < 2e6
@@ -24,6 +25,13 @@ def test_the_weights_draw_the_images_that_they_drew():
     with np.load(EXAMPLES / "digits" / "expected.npz", allow_pickle=False) as expected:
         levels = np.abs(images.astype(int) - expected["images"][:16])
     assert images.shape == (16, 8, 8, 1) and np.std(images) > 50 and np.mean(levels > 2) < 1e-3
+
+
+def test_two_steps_of_the_distilled_model_are_as_good_as_four_of_its_teacher_or_better():
+    """By the Frechet distance of the pixels: 0.14 of 300 images; with 2, 4 and 50 steps the teacher has 0.91, 0.31, 0.13."""
+    images = dj.load(EXAMPLES / "digits_distilled").sample(300, batch_per_device=50)
+    real = frechet.of_features(load_digits().data / 16)
+    assert frechet.frechet_distance(images.reshape(300, -1) / 255, real).value < 0.2
 
 
 @pytest.mark.parametrize(("guidance", "share"), [(1.0, 0.95), (1.5, 0.99)])

@@ -46,6 +46,7 @@ def parts(config: Config) -> Parts:
         encode=encode,
         prepare=step.make_prepare(encode, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
         seed=train.seed,
+        has_teacher=config.loss.name == "progressive",
         num_microbatches=train.num_microbatches,
     )
 

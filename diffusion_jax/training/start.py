@@ -20,7 +20,7 @@ from diffusion_jax.training.step import Parts
 
 
 def make_state(key: Array, *, parts: Parts) -> TrainState:
-    """Returns the state before the first step."""
+    """Returns the state before the first step. Its teacher is the parameters themselves, until one takes their place."""
     params = parts.network.init(key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -29,6 +29,7 @@ def make_state(key: Array, *, parts: Parts) -> TrainState:
         opt_state=parts.optimizer.init(params),
         timestep_state=parts.timesteps.init(),
         counters={"skipped": jnp.zeros((), jnp.int32), "skipped_in_a_row": jnp.zeros((), jnp.int32)},
+        frozen=jax.tree.map(jnp.copy, params) if parts.has_teacher else (),
     )
 
 

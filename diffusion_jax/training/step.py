@@ -40,6 +40,7 @@ class Parts(NamedTuple):
     encode: Encode  # of held-out images
     prepare: Callable[[Batch, Array, Array], tuple[Array, Any]]  # of training: (batch, two keys, keys of its images)
     seed: int
+    has_teacher: bool = False  # whether `TrainState.frozen` is a teacher's parameters
     num_microbatches: int = 1  # parts of a batch that the network takes one after the other
 
 
@@ -132,8 +133,9 @@ def train_steps(state: TrainState, batches: dict[str, Any], *, parts: Parts) -> 
 
 def _loss(parts: Parts, state: TrainState, cond: Any) -> Loss:
     """Returns the loss at the state's step, with its teacher if it has one, bound to the conditions of a batch."""
-    has_teacher = jax.tree.leaves(state.frozen)
-    return parts.loss(state.step, parts.predictor(networks.bind(parts.network, state.frozen, cond)) if has_teacher else None)
+    if not parts.has_teacher:
+        return parts.loss(state.step, None)
+    return parts.loss(state.step, parts.predictor(networks.bind(parts.network, state.frozen, cond)))
 
 
 def held_out_loss(state: TrainState, batches: dict[str, Any], *, parts: Parts) -> Array:
