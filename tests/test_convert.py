@@ -44,21 +44,25 @@ def network_of(name, dtype="float32"):
     return networks.unet((8, 8, 3), dtype=dtype, **SMALL | OPTIONS[name])
 
 
+def tensors_of(name):
+    """Returns the tensors of a recorded network by their names, of Ho et al.'s without 'model/'."""
+    stored = recorded.load(f"g7_net_{name}")
+    return {key.removeprefix("param.").removeprefix("model/"): stored[key] for key in stored if key.startswith("param.")}
+
+
 @functools.cache
 def recorded_of(name):
     """Returns (our parameters, x_t [B, H, W, C], condition, cond, output [B, H, W, C] by key) of a recorded network."""
     stored = recorded.load(f"g7_net_{name}")
-    tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
+    tensors = tensors_of(name)
     like = jax.eval_shape(network_of(name).init, jax.random.key(0))
     if name == "ho_unet":
-        params, layout = ho.read(tensors, like), np.asarray
+        params, layout = maps.read(tensors, like, ho.map_of(like)), np.asarray
     elif name.startswith("unet2d"):
-        params, layout = diffusers.read(tensors, like), nhwc
+        params, layout = maps.read(tensors, like, diffusers.map_of(like)), nhwc
     else:
-        params, layout = (
-            openai.read(tensors, like, num_heads=heads(name), split_heads_first="neworder" not in name),
-            nhwc,
-        )
+        theirs = openai.map_of(like, num_heads=heads(name), split_heads_first="neworder" not in name)
+        params, layout = maps.read(tensors, like, theirs), nhwc
     cond = {"label": stored["in.y"]} if "in.y" in stored else {}
     return params, np.asarray(layout(stored["in.x"])), stored["in.t"].astype(np.float32), cond, stored
 
@@ -113,9 +117,9 @@ def test_every_option_matters(name, option, monkeypatch):
 
 
 def test_the_order_of_heads_matters():
-    params, x_t, condition, cond, stored = recorded_of("guided_neworder")
-    tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
-    wrong = openai.read(tensors, params, num_heads=heads("guided_neworder"), split_heads_first=True)
+    (params, x_t, condition, cond, stored), tensors = recorded_of("guided_neworder"), tensors_of("guided_neworder")
+    theirs = openai.map_of(params, num_heads=heads("guided_neworder"), split_heads_first=True)
+    wrong = maps.read(tensors, params, theirs)
     assert np.max(np.abs(output_of("guided_neworder", wrong, x_t, condition, cond) - stored["out"])) > 0.1
 
 
@@ -186,26 +190,24 @@ def test_the_path_of_the_time_is_theirs_where_the_outputs_hide_it(name):
 
 
 def test_weights_of_another_network_are_refused():
-    stored = recorded.load("g7_net_ho_unet")
-    tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
+    tensors = tensors_of("ho_unet")
     like = jax.eval_shape(networks.unet((8, 8, 3), dtype="float32", **SMALL | {"num_res_blocks": 2}).init, jax.random.key(0))
     with pytest.raises(UserError, match="options: [0-9]+ missing: down_0/block_1/conv1/b, .* and [0-9]+ more"):
-        ho.read(tensors, like)
+        maps.read(tensors, like, ho.map_of(like))
     like = jax.eval_shape(
         networks.unet((8, 8, 3), dtype="float32", **SMALL | {"multipliers": (1, 2)}).init, jax.random.key(0)
     )
     with pytest.raises(UserError, match=r"of another shape: .*down_1/block_0/conv1/b is \[32\] and not \[64\]"):
-        ho.read(tensors, like)
+        maps.read(tensors, like, ho.map_of(like))
 
 
 def test_weights_of_a_network_that_has_more_are_refused():
-    stored = recorded.load("g7_net_ho_unet")
-    tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
+    tensors = tensors_of("ho_unet")
     like = jax.eval_shape(networks.unet((8, 8, 3), dtype="float32", **SMALL).init, jax.random.key(0))
     more = {f"up_0/attn_{number}/norm/gamma": np.ones(32) for number in range(7, 19)}
     sentence = r"options: 12 left over: up_0/attn_7/norm/gamma \[32\], .*up_0/attn_16/norm/gamma \[32\] and 2 more"
     with pytest.raises(UserError, match=sentence):
-        ho.read(tensors | more, like)
+        maps.read(tensors | more, like, ho.map_of(like))
 
 
 G6 = recorded.load("g6_embeddings")
@@ -286,8 +288,7 @@ def map_of(name, like):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_reading_and_writing_is_the_identity_for_every_map(name):
     """To the bit, and by names: what is written is the recorded state dict."""
-    params, *_, stored = recorded_of(name)
-    theirs = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
+    params, theirs = recorded_of(name)[0], tensors_of(name)
     written = maps.write(params, map_of(name, params))
     assert written.keys() == {key.removeprefix("model/") for key in theirs}
     for key, tensor in theirs.items():

@@ -11,7 +11,7 @@ from test_convert import ADM, SMALL
 from test_goldens_samplers import nchw, nhwc
 
 from diffusion_jax import networks
-from diffusion_jax.weights import openai
+from diffusion_jax.weights import maps, openai
 
 OPTIONS = {
     "adaptive": {"num_classes": 4, "attention_stages": (), "num_heads": 2},
@@ -28,7 +28,7 @@ def recorded_of(name, dtype="float32"):
     tensors = {key.removeprefix("param."): stored[key] for key in stored if key.startswith("param.")}
     network = networks.noisy_classifier((8, 8, 3), dtype=dtype, **SMALL | ADM | OPTIONS[name])
     like = jax.eval_shape(network.init, jax.random.key(0))
-    params = openai.read(tensors, like, num_heads=heads(name), split_heads_first=True)
+    params = maps.read(tensors, like, openai.map_of(like, num_heads=heads(name), split_heads_first=True))
     return network, params, np.asarray(nhwc(stored["in.x"])), stored["in.t"].astype(np.float32), stored
 
 

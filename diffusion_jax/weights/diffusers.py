@@ -133,11 +133,6 @@ def _attention_stages(down: list[str], up: list[str]) -> tuple[int, ...]:
     return tuple(stage for stage, attends in enumerate(has) if attends)
 
 
-def read(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of a model with sines first, from its state dict as NumPy arrays; errors as for `maps.read`."""
-    return maps.read(tensors, like, map_of(like))
-
-
 def map_of(like: Any, *, cosines_first: bool = False) -> maps.Map:
     """Returns the map of a network's parameters; `cosines_first` is their `flip_sin_to_cos`."""
     last = max(int(name.split("_")[1]) for name in like if name.startswith("down_"))

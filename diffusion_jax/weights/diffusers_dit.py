@@ -59,11 +59,6 @@ def published(source: Source) -> Published | None:
     return Published(fields, shared(found), map_of, notes + notes_on(channels))
 
 
-def read(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of a model, from its state dict as NumPy arrays; errors as for `maps.read` and `shared`."""
-    return maps.read(shared(tensors), like, map_of(like))
-
-
 def shared(tensors: maps.Tensors) -> maps.Tensors:
     """Returns the tensors with the embeddings of the first block alone; UserError where those of another block differ."""
     copies = {name: _first(name) for name in tensors if _first(name) in tensors and _first(name) != name}
@@ -73,7 +68,7 @@ def shared(tensors: maps.Tensors) -> maps.Tensors:
 
 
 def write(params: Any) -> dict[str, np.ndarray]:
-    """Returns the state dict of a model: the inverse of `read`."""
+    """Returns the state dict of a model, with its embeddings in every block."""
     found = maps.write(params, map_of(params))
     blocks = [name for name in params if name.startswith("block_")]
     copies = {name.removeprefix(FIRST): tensor for name, tensor in found.items() if name.startswith(FIRST)}

@@ -66,22 +66,6 @@ def notes_on(channels: int) -> tuple[str, ...]:
     return ("the last label is taken to be 'no label'.", *[latents] * (channels not in (1, 3)))
 
 
-def read(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of a model, from its state dict as NumPy arrays.
-
-    Errors as for `maps.read`; UserError too where the table of positions is another than `positions` computes.
-    """
-    if TABLE in tensors:
-        check_table(np.asarray(tensors[TABLE]))
-    return maps.read({name: tensor for name, tensor in tensors.items() if name != TABLE}, like, map_of(like))
-
-
-def write(params: Any, grid: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Returns the state dict of a model for images of some patches, (down, across): the inverse of `read`."""
-    channels = params["out"]["kernel"].shape[0]
-    return {TABLE: positions(*grid, channels).reshape(1, -1, channels)} | maps.write(params, map_of(params))
-
-
 def map_of(like: Any, model: Any = None) -> maps.Map:
     """Returns the map of a network's parameters."""
     places = PLACES | {name: name.replace("block_", "blocks.") for name in like if name.startswith("block_")}

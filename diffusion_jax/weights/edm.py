@@ -55,27 +55,14 @@ def _structure(found: maps.Tensors, side: int) -> dict[str, Any]:
     }
 
 
-def read(tensors: maps.Tensors, like: Any, *, resolution: int) -> Any:
-    """Returns the parameters of a state dict; errors as for `maps.read`.
-
-    Left out are its filters, which are the network's `resample_filter`, and what it was told of augmentation in training.
-
-    Args:
-        tensors: the state dict, as NumPy arrays.
-        like: parameters of our network.
-        resolution: side of the images, which is in their names.
-    """
-    return maps.read(of_network(tensors), like, map_of(like, resolution=resolution))
-
-
 def of_network(tensors: maps.Tensors) -> dict[str, np.ndarray]:
-    """Returns those tensors of a state dict that say what the network computes of an image as it is."""
+    """Returns the state dict without its filters, which are the network's `resample_filter`, and what training augments."""
     others = (".resample_filter", "model.map_augment.weight")
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(others)}
 
 
 def map_of(like: Any, *, resolution: int) -> maps.Map:
-    """Returns the map of a network's parameters; arguments as for `read`."""
+    """Returns the map of a network's parameters, for images of a side, which is in their names."""
     places = _places(like, resolution)
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:

@@ -60,11 +60,6 @@ def _at(name: str, way: str, kind: str) -> re.Match | None:
     return re.match(rf"{way}[_.](\d+)[/.]{kind}[_.](\d+)[/.]", name)
 
 
-def read(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of a checkpoint, from its variables, with or without 'model/'; errors as for `maps.read`."""
-    return maps.read({name.removeprefix("model/"): value for name, value in tensors.items()}, like, map_of(like))
-
-
 def map_of(like: Any, model: Any = None) -> maps.Map:
     """Returns the map of a network's parameters."""
     places = BLOCKS | maps.of_stages(like, _of_stage)

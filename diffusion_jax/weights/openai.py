@@ -13,20 +13,15 @@ PARTS |= {"conv2": "out_layers.3", "shortcut": "skip_connection", "norm": "norm"
 QKV = ("query", "key", "value")
 
 
-def read(tensors: maps.Tensors, like: Any, *, num_heads: Callable[[int, str], int], split_heads_first: bool) -> Any:
-    """Returns the parameters of a model; errors as for `maps.read`.
+def map_of(like: Any, *, num_heads: Callable[[int, str], int], split_heads_first: bool) -> maps.Map:
+    """Returns the map of a network's parameters.
 
     Args:
-        tensors: its state dict, as NumPy arrays.
+        like: parameters of our network.
         num_heads: (channels, our path) -> heads of that attention.
         split_heads_first: whether q, k and v are interleaved by head (improved-diffusion, and guided-diffusion unless
             `use_new_attention_order`).
     """
-    return maps.read(tensors, like, map_of(like, num_heads=num_heads, split_heads_first=split_heads_first))
-
-
-def map_of(like: Any, *, num_heads: Callable[[int, str], int], split_heads_first: bool) -> maps.Map:
-    """Returns the map of a network's parameters; arguments as for `read`."""
     places = _places(like)
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:

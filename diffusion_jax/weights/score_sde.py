@@ -128,11 +128,6 @@ def _structure(modules: Mapping[str, Sequence[Module]]) -> dict[str, Any]:
     }
 
 
-def read(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of a state dict of the PyTorch code, such as `of_checkpoint`; errors as for `maps.read`."""
-    return maps.read(tensors, like, map_of(like))
-
-
 def of_checkpoint(tensors: maps.Tensors, *, ema: bool = True) -> dict[str, np.ndarray]:
     """Returns the state dict in a checkpoint of the PyTorch code, without 'module.' and the table of noise levels.
 
@@ -158,11 +153,6 @@ def of_checkpoint(tensors: maps.Tensors, *, ema: bool = True) -> dict[str, np.nd
             f"{len(trained)}."
         )
     return model | dict(zip(trained, averages, strict=True))
-
-
-def read_flax(tensors: maps.Tensors, like: Any) -> Any:
-    """Returns the parameters of the Flax code's `params_ema`, by names as 'Conv_0.kernel'; errors as for `maps.read`."""
-    return maps.read(tensors, like, flax_map_of(like))
 
 
 def map_of(like: Any) -> maps.Map:
