@@ -34,7 +34,7 @@ def as_torch_names_them():
 def as_jax_fid_names_them():
     """Returns the nested dictionary of jax-fid."""
     found = {}
-    for name, leaf in features.by_name(drawn()).items():
+    for name, leaf in maps.write(drawn(), maps.by_name(drawn())).items():
         *modules, last = name.replace(".norm.", ".bn.").replace("fc_bias", "fc.bias").split(".")
         functools.reduce(lambda level, module: level.setdefault(module, {}), modules, found)[last] = leaf
     return found

@@ -27,7 +27,7 @@ from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import classifier
 from diffusion_jax.runs import logs, storage
-from diffusion_jax.weights import features, tensors
+from diffusion_jax.weights import maps, tensors
 
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE, SEED = 2000, 64, 2e-3, 0
 MOST_IMAGES, MOST_HELD_OUT = 50_000, 10_000  # evenly spaced where there are more
@@ -58,7 +58,7 @@ def run(config: Config, out: storage.Path) -> int:
     accuracy = accuracy_of(network, params, held_out)
     metadata = {"accuracy": f"{accuracy:.4f}", "num_held_out": str(len(held_out.images)), "num_classes": str(num_classes)}
     metadata |= {"data": config.data.model_dump_json(), "num_steps": str(NUM_STEPS), "seed": str(SEED)}
-    storage.write_bytes(out, tensors.as_bytes(features.by_name(params), metadata))
+    storage.write_bytes(out, tensors.as_bytes(maps.write(params, maps.by_name(params)), metadata))
     logs.say("done", f"{accuracy:.1%} of {len(held_out.images):,} held-out images are named rightly; {out}")
     return 0
 

@@ -24,7 +24,7 @@ from diffusion_jax.compose import checks, choices, command, conditions, processe
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import checkpoint, logs, storage
-from diffusion_jax.weights import diffusers, diffusers_dit, features, schedulers, tensors
+from diffusion_jax.weights import diffusers, diffusers_dit, maps, schedulers, tensors
 
 MINIMAL_DIFFUSERS = "0.28.0"  # the oldest that has all classes and settings that are written
 
@@ -77,7 +77,8 @@ def _write_diffusers(alone: model.Model, out: storage.Path) -> str:
 
 
 def _write_safetensors(alone: model.Model, out: storage.Path) -> str:
-    storage.write_bytes(out / "model.safetensors", tensors.as_bytes(features.by_name(alone.params)))
+    found = maps.write(alone.params, maps.by_name(alone.params))
+    storage.write_bytes(out / "model.safetensors", tensors.as_bytes(found))
     stored.write_config(out, alone.config, weights_alone=True)
     return ""
 

@@ -51,16 +51,10 @@ def load(name: str, file: str = "", size: int = 0) -> Features:
 def sha256(params: Any) -> str:
     """Returns the SHA-256 of parameters: of each in the order of its name, the name, the shape and the float32 numbers."""
     digest = hashlib.sha256()
-    for name, leaf in sorted(by_name(params).items()):
+    for name, leaf in sorted(maps.write(params, maps.by_name(params)).items()):
         digest.update(f"{name} {list(leaf.shape)}\n".encode())
         digest.update(np.ascontiguousarray(leaf, "<f4"))
     return digest.hexdigest()
-
-
-def by_name(params: Any) -> dict[str, np.ndarray]:
-    """Returns parameters as one dictionary: {'block_0.expand.conv.kernel': array}."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {".".join(part.key for part in path): np.asarray(leaf, np.float32) for path, leaf in leaves}
 
 
 def _efficientnet_lite0(file: str, size: int) -> tuple[FeatureNetwork, Any]:
@@ -93,7 +87,7 @@ def _inception(resize: str, file: str, size: int) -> tuple[FeatureNetwork, Any]:
 
 def _keep_inception(kept: storage.Path, params: Any, given: storage.Path) -> None:
     """Writes what was read of a file into the user's cache, unless it is there."""
-    content = tensors.as_bytes(by_name(params), {"sha256": sha256(params)})
+    content = tensors.as_bytes(maps.write(params, maps.by_name(params)), {"sha256": sha256(params)})
     try:
         if kept.exists() and storage.read_bytes(kept) == content:
             return
@@ -119,7 +113,7 @@ def _kept_inception(kept: storage.Path, network: FeatureNetwork) -> Any:
 
 
 def from_names(found: maps.Tensors, like: Any) -> Any:
-    """Returns parameters from a dictionary as `by_name` makes it; errors as for `maps.read`."""
+    """Returns parameters from tensors that have our own names; errors as for `maps.read`."""
     return maps.read(found, like, maps.by_name(like))
 
 
