@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -105,7 +105,9 @@ def _dump_in(folder: storage.Path) -> storage.Path:
 
 
 def _of_npz(config: Config, name: str, file: storage.Path, field: str) -> Images | Statistics:
-    held = _opened(file, field, arrays.names)
+    if not file.exists():
+        raise UserError(f"config field {field} = {str(file)!r} does not exist; it must be an .npz file or a folder.")
+    held = arrays.of_user(file, field, arrays.names)
     if config.evaluate.features == "given":
         return _given(name, file, field)
     if not statistics.holds(held):
@@ -127,22 +129,9 @@ def of_images(config: Config, file: storage.Path, name: str = "dump", field: str
     return _of_source(config, name, source, made_from)
 
 
-def _opened(file: storage.Path, field: str, read: Callable[[BinaryIO], Any]) -> Any:
-    """Returns what a function reads of an .npz file; UserError where it is missing, or none."""
-    if not file.exists():
-        raise UserError(f"config field {field} = {str(file)!r} does not exist; it must be an .npz file or a folder.")
-    try:
-        with storage.reading(file) as opened:
-            return read(opened)
-    except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
-        raise UserError(
-            f"config field {field} = {str(file)!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
-        ) from error
-
-
 def _given(name: str, file: storage.Path, field: str) -> Images:
     """Returns the features in a user's file."""
-    found = _opened(file, field, lambda opened: arrays.read_npz(opened, GIVEN))
+    found = arrays.of_user(file, field, lambda opened: arrays.read_npz(opened, GIVEN))
     if "features" not in found or any(rows.ndim != 2 or rows.dtype.kind != "f" for rows in found.values()):
         shapes = ", ".join(f"{key} {rows.dtype}{list(rows.shape)}" for key, rows in found.items()) or "no such array"
         raise UserError(

@@ -90,15 +90,10 @@ def npz(*, path: str, field: str = "data.path") -> Source:
     file = storage.path(path)
     if not path or not file.exists():
         raise UserError(f"config field {field} = {path!r} is not a file; it must be an .npz file.")
-    try:
-        with storage.reading(file) as opened:
-            stored = arrays.read_npz(opened, ("images", "arr_0", "labels", "arr_1", "label_names"))
-        images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
-        labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
-    except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
-        raise UserError(
-            f"config field {field} = {path!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
-        ) from error
+    wanted = ("images", "arr_0", "labels", "arr_1", "label_names")
+    stored = arrays.of_user(file, field, lambda opened: arrays.read_npz(opened, wanted))
+    images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
+    labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
         found = "no such array" if images is None else f"{images.dtype} {list(images.shape)}"
         raise UserError(

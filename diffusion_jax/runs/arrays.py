@@ -3,10 +3,13 @@
 import io
 import math
 import zipfile
-from collections.abc import Collection
-from typing import BinaryIO
+from collections.abc import Callable, Collection
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import storage
 
 DEFLATE = 1032  # bytes that deflate can make of one, at most
 
@@ -42,6 +45,17 @@ def names(file: BinaryIO) -> set[str]:
     """Returns the names of the arrays in an .npz file; an exception of whatever kind where it is none."""
     with zipfile.ZipFile(file) as archive:
         return {entry.removesuffix(".npy") for entry in archive.namelist()}
+
+
+def of_user(path: storage.Path, field: str, read: Callable[[BinaryIO], Any]) -> Any:
+    """Returns what a function reads of the .npz file that a field of the config names; UserError where it is none."""
+    try:
+        with storage.reading(path) as file:
+            return read(file)
+    except Exception as error:  # zipfile and NumPy have a dozen names for what a damaged file is
+        raise UserError(
+            f"config field {field} = {str(path)!r} cannot be read as an .npz file of arrays ({type(error).__name__})."
+        ) from error
 
 
 def _check_head(member: BinaryIO, size: int) -> None:
