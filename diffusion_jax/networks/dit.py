@@ -83,16 +83,7 @@ class DiT(nn.Module):
 
     @nn.compact
     def __call__(self, x_t: Array, c_noise: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
-        """Returns the network's output: the shape of x_t, except for the channels.
-
-        Raises ValueError for a height or width that the patches do not divide.
-
-        Args:
-            x_t: [B, H, W, C].
-            c_noise: the noise level, as an input of the network, [B].
-            cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer.
-            train: whether dropout drops; it then needs the rng "dropout".
-        """
+        """Returns the network's output: the shape of x_t, except for the channels. Arguments and errors as for `UNet`."""
         blocks, size = self.blocks, self.blocks.patch_size
         x = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
         emb = self._embed(c_noise, cond.get("label"))  # [B, D]

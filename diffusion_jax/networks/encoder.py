@@ -30,13 +30,7 @@ class Encoder(nn.Module):
     def __call__(self, x_t: Array, c_noise: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
         """Returns log p(label | x_t), at least float32, [B]; where `cond` has no label the logits of all labels, [B, K].
 
-        Raises ValueError for a height or width that the stages do not divide.
-
-        Args:
-            x_t: [B, H, W, C].
-            c_noise: the noise level, as an input of the network, [B].
-            cond: 'label', int [B], in 0 .. K - 1; or {}.
-            train: whether dropout drops; it then needs the rng "dropout".
+        Arguments and errors as for `UNet`; of `cond` the label alone is used, in 0 .. K - 1.
         """
         stages, dtype = self.stages, jnp.promote_types(self.stages.dtype, jnp.float32)
         emb = stages.embed(c_noise)

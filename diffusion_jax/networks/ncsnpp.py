@@ -53,7 +53,7 @@ class NCSNpp(nn.Module):
         x = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
         h, skips = self._down(x, emb, train)
         h, output = stages.middle(h, emb, train), None
-        for i in reversed(range(len(stages.multipliers))):
+        for i in reversed(range(stages.num_stages)):
             for j in range(stages.num_res_blocks + 1):
                 h = stages.res(jnp.concatenate([h, skips.pop()], axis=-1), emb, i, f"up_{i}_{j}", train)
             if i in stages.attention_stages:
@@ -79,11 +79,11 @@ class NCSNpp(nn.Module):
         """Returns the output of the last stage, and that of each layer on the way, which is where skips begin."""
         stages, h = self.stages, self.stages.conv_in(x)
         skips = [h]
-        for i in range(len(stages.multipliers)):
+        for i in range(stages.num_stages):
             for j in range(stages.num_res_blocks):
                 h = stages.block(h, emb, i, f"down_{i}_{j}", train, stages.num_heads)
                 skips.append(h)
-            if i < len(stages.multipliers) - 1:
+            if i < stages.num_stages - 1:
                 h = stages.res(h, emb, i, f"down_{i}_sample", train, partial(halve, taps=self.resample_filter))
                 h, x = self._joined(h, x, i)
                 skips.append(h)

@@ -94,11 +94,11 @@ class Stages(NamedTuple):
         """
         h = self.conv_in(x)
         skips = [h]
-        for i in range(len(self.multipliers)):
+        for i in range(self.num_stages):
             for j in range(self.num_res_blocks):
                 h = self.block(h, emb, i, f"down_{i}_{j}", train, self.num_heads)
                 skips.append(h)
-            if i < len(self.multipliers) - 1:
+            if i < self.num_stages - 1:
                 h = self._downsample(h, emb, i, train)
                 skips.append(h)
         return h, skips
@@ -112,7 +112,7 @@ class Stages(NamedTuple):
 
     def middle(self, h: Array, emb: Array, train: bool) -> Array:
         """Returns the output of two blocks with attention between them, at the smallest size."""
-        last = len(self.multipliers) - 1
+        last = self.num_stages - 1
         h = self.res(h, emb, last, "middle_0", train)
         h = self.attention(h, last, "middle_attention", self.num_heads)
         return self.res(h, emb, last, "middle_1", train)

@@ -44,7 +44,7 @@ class UNet(nn.Module):
         h = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
         h, skips = stages.down(h, emb, train)
         h = stages.middle(h, emb, train)
-        for i in reversed(range(len(stages.multipliers))):
+        for i in reversed(range(stages.num_stages)):
             for j in range(stages.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = stages.block(h, emb, i, f"up_{i}_{j}", train, self.num_heads_up or stages.num_heads)
