@@ -112,7 +112,7 @@ def test_what_diffusers_cannot_compute_is_refused(change):
 @pytest.mark.parametrize("schedule", ["linear", "linear_raw", "cosine", "scaled_linear", "latent_diffusion", "sigmoid"])
 def test_every_schedule_reaches_diffusers(schedule):
     """By its name, or as the betas themselves, which import_weights does not take."""
-    betas, flat = choices.SCHEDULES[schedule](1000), Config().flat()
+    betas, flat = choices.SCHEDULES[schedule](1000), Config().flat() | {"sample.variance": "small"}
     settings = schedulers.settings_of(betas, schedule, flat)
     if schedule == "sigmoid":
         assert settings["trained_betas"] == list(betas)
@@ -120,3 +120,19 @@ def test_every_schedule_reaches_diffusers(schedule):
     back = schedulers.fields(settings)[0]
     np.testing.assert_array_equal(choices.SCHEDULES[back["process.schedule"]](1000), betas)
     assert back["sample.variance"] == flat["sample.variance"] and back["sample.grid"] == flat["sample.grid"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "spacing"),
+    [
+        ({"sample.variance": "large"}, "leading"),
+        ({"sample.variance": "learned_range"}, "leading"),
+        ({"sample.variance": "small"}, "trailing"),
+        ({"sample.variance": "large", "sample.sampler": "ddim"}, "trailing"),
+        ({"sample.variance": "large", "sample.grid": "linspace"}, "linspace"),
+    ],
+)
+def test_the_last_step_adds_no_noise_in_diffusers(changes, spacing):
+    """Of a variance that has some, its DDPMScheduler does unless that step is at its t = 0, and 'trailing' ends before."""
+    settings = schedulers.settings_of([0.1] * 1000, "linear", Config().flat() | changes)
+    assert settings["timestep_spacing"] == spacing

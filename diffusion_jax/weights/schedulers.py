@@ -110,7 +110,7 @@ def settings_of(betas: list[float], schedule: str, fields: Mapping[str, Any]) ->
         )
     if fields["process.rescale_c_noise"] and len(betas) != 1000:
         raise UserError("config field process.rescale_c_noise = True has no counterpart in diffusers, but for 1000 steps.")
-    is_ddim, clip, grid = fields["sample.sampler"] == "ddim", fields["sample.clip"], fields["sample.grid"]
+    is_ddim, clip = fields["sample.sampler"] == "ddim", fields["sample.clip"]
     names = {ours: theirs for theirs, ours in reversed(VARIANCES.items())}
     return {
         "_class_name": "DDIMScheduler" if is_ddim else "DDPMScheduler",
@@ -121,8 +121,19 @@ def settings_of(betas: list[float], schedule: str, fields: Mapping[str, Any]) ->
         "clip_sample": clip.startswith("static"),
         "thresholding": clip == "dynamic",
         "rescale_betas_zero_snr": fields["process.zero_terminal_snr"],
-        "timestep_spacing": grid if grid in ("leading", "linspace", "trailing") else "trailing",
+        "timestep_spacing": _spacing(fields["sample.grid"], has_noise=not is_ddim and fields["sample.variance"] != "small"),
     }
+
+
+def _spacing(grid: str, *, has_noise: bool) -> str:
+    """Returns diffusers' name of a grid, or of one that is near it.
+
+    Its DDPMScheduler adds noise in the last step too, where the variance has some (`has_noise`), unless that step is at its
+    t = 0. Of fewer steps than T, 'trailing' has none there.
+    """
+    if grid in ("leading", "linspace"):
+        return grid
+    return "leading" if has_noise else "trailing"
 
 
 def _schedule_settings(betas: list[float], schedule: str) -> dict[str, Any]:
