@@ -66,7 +66,7 @@ ROWS = {
     CLASSIFIER: Row(f"{CLASSIFIER}.pt", {}),
     "64x64_diffusion": Row("64x64_diffusion.pt", OPENAI),
     "64x64_guided": Row("64x64_diffusion.pt", {name: run | LED for name, run in OPENAI.items()}, guide=f"{CLASSIFIER}.pt"),
-    "64_256_upsampler": Row("64_256_upsampler.pt", OPENAI),
+    "64_256_upsampler": Row("64_256_upsampler.pt", {}),
     "DiT-XL-2-256x256": Row("DiT-XL-2-256x256.pt", OPENAI),
     "DiT-XL-2-256": Row(".", OF_LATENTS, exported=OF_LATENTS),
     "digits": Row("", DIFFUSERS, exported=DIFFUSERS),

@@ -238,11 +238,9 @@ def upsampler_256(folder: pathlib.Path) -> dict[str, Recorded]:
     options = script_util.sr_model_and_diffusion_defaults() | UPSAMPLER
     model = redraw(script_util.sr_create_model_and_diffusion(**options)[0])
     torch.save(model.state_dict(), folder / "64_256_upsampler.pt")
-    make, shape = functools.partial(script_util.create_gaussian_diffusion, learn_sigma=True), (1, 3, 64, 64)
-    small = {"low_res": 2 * torch.rand((1, 3, 16, 16), generator=torch.Generator().manual_seed(4)) - 1}
-    found = of_network(lambda x, t, label: model(x, t, y=label, **small), shape, num_classes=1000)
-    runs = openai_runs(model, make, shape, model_kwargs={"y": found["label"], **small})
-    return {"": found | {"image": torch.nn.functional.interpolate(small["low_res"], shape[2:], mode="bilinear")}, **runs}
+    small, shape = 2 * torch.rand((1, 3, 16, 16), generator=torch.Generator().manual_seed(4)) - 1, (1, 3, 64, 64)
+    found = of_network(lambda x, t, label: model(x, t, low_res=small, y=label), shape, num_classes=1000)
+    return {"": found | {"image": torch.nn.functional.interpolate(small, shape[2:], mode="bilinear")}}
 
 
 def dit_xl(folder: pathlib.Path) -> dict[str, Recorded]:
