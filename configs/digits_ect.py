@@ -2,7 +2,11 @@
 
     python main.py --config=configs/digits_ect.py --workdir=runs/digits_ect
 
-Cost: TODO
+Cost: 8,000 steps of 64 images; 15 minutes of CPU time on two cores.
+Expected: digits in one step; docs/few_steps.md has the figures.
+
+The gap between the two levels begins at 1/2 and halves every 1,000 steps. Differs from the paper in Adam with a cosine
+decay, where that has RAdam and none.
 """
 
 from ml_collections import ConfigDict
