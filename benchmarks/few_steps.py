@@ -91,10 +91,10 @@ def draw(strips: np.ndarray, labels: list[str]) -> Figure:
     framed = np.pad(strips, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
     num_rows, num_images, height, width, channels = framed.shape
     mosaic = framed.transpose(0, 2, 1, 3, 4).reshape(num_rows * height, num_images * width, channels)
-    canvas = Figure(figsize=(9, 9 * 0.75 * num_rows / num_images), layout="constrained")
+    canvas = Figure(figsize=(10, 7.5 * num_rows / num_images), layout="constrained")
     axes = canvas.add_subplot()
     axes.imshow(mosaic.squeeze(), cmap="gray", vmin=0, vmax=255)
-    axes.set_yticks([(row + 0.5) * height for row in range(num_rows)], labels)
+    axes.set_yticks([(row + 0.5) * height for row in range(num_rows)], labels, fontsize="small")
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

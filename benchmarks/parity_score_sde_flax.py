@@ -24,11 +24,11 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from parity_ncsnpp import random_params
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import diffusion_jax as dj
+from benchmarks.parity_ncsnpp import random_params
 from diffusion_jax import networks
 from diffusion_jax.compose import processes
 from diffusion_jax.tools import import_weights
