@@ -85,6 +85,7 @@ def averaged(tmp_path_factory):
 SMALL = ["--config.evaluate.num_images=20", "--config.evaluate.features=pixels", "--config.evaluate.num_real=30"]
 
 
+@pytest.mark.slow
 def test_the_tool_measures_each_width_and_writes_the_best(averaged, tmp_path, capsys, one_device):
     out = tmp_path / "best"
     assert ema.main(["", f"--workdir={averaged}", f"--out={out}", "--sigma_rel=0.05,0.1", *SMALL]) == 0
@@ -101,6 +102,7 @@ def test_the_tool_measures_each_width_and_writes_the_best(averaged, tmp_path, ca
     assert "width       0.05  kernel_distance" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -118,6 +120,7 @@ def test_a_wrong_flag_is_one_sentence(flags, sentence, averaged, tmp_path, capsy
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_kept_none_and_a_folder_that_exists_are_refused(trained, averaged, tmp_path, capsys, one_device):
     assert ema.main(["", f"--workdir={trained}", f"--out={tmp_path / 'best'}", "--sigma_rel=0.1"]) == 2
     assert (

@@ -16,6 +16,7 @@ from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["hybrid", pytest.param("vlb", marks=pytest.mark.slow)])
 def test_a_learned_variance_is_trained_and_sampled(loss):
     """Two real steps move the variance's half of the last layer; then images are drawn with it."""
@@ -186,6 +187,7 @@ def test_a_grid_that_does_not_fit_the_process_is_a_sentence(changes, sentence):
         checks.check(config_of(changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["discrete", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("rectified_flow", "ve", "vp"))]
 )

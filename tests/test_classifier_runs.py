@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     return workdir, command
 
 
+@pytest.mark.slow
 def test_a_run_resumes_pictures_its_loss_and_draws_no_previews(run, capsys, one_device):
     workdir, command = run
     assert main.main(command) == 0

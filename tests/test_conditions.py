@@ -233,6 +233,7 @@ def test_random_masks_are_the_same_after_a_stop(tmp_path, one_device):
     assert all(np.array_equal(*leaves) for leaves in zip(*weights, strict=True))
 
 
+@pytest.mark.slow
 def test_a_paired_folder_is_trained_on_and_shown_when_drawing(pairs, tmp_path, one_device, capsys, monkeypatch):
     config = config_of(pairs).with_values("model", num_classes=2).with_values("sample", batch_per_device=5)
     settings = {name: value for name, value in config.flat().items() if value != tiny.config_of({}).flat()[name]}

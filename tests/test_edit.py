@@ -131,6 +131,7 @@ def flags(trained, folder, **settings):
     return ["main.py", "--mode=edit", f"--workdir={trained}", "--config.sample.shard_size=1", *fields]
 
 
+@pytest.mark.slow
 def test_files_are_edited_and_an_edit_that_was_killed_goes_on(trained, folder, monkeypatch, capsys):
     arguments = flags(trained, folder)
     assert main.main([*arguments, f"--out={folder / 'whole'}"]) == 0

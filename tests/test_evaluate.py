@@ -47,6 +47,7 @@ def sets(tmp_path):
     return files
 
 
+@pytest.mark.slow
 def test_a_workdir_is_evaluated_by_one_command_and_goes_on_after_a_kill(workdir, tmp_path, capsys, one_device):
     assert evaluate(f"--workdir={workdir}", f"--out={tmp_path / 'out'}") == 0
     out = tmp_path / "out"

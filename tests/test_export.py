@@ -32,6 +32,7 @@ def test_the_same_images_from_a_fraction_of_the_bytes(trained, tmp_path, capsys)
     assert main.main(["main.py", "--mode=sample", f"--workdir={out}", "--config.sample.num_images=2"]) == 0
 
 
+@pytest.mark.slow
 def test_another_run_starts_from_it_but_it_cannot_be_resumed(trained, tmp_path, capsys, one_device):
     out = tmp_path / "alone"
     export.main(["export", f"--workdir={trained}", f"--out={out}"])

@@ -35,6 +35,7 @@ def distilled(trained, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_each_student_learns_from_the_one_before_and_draws_in_half_its_steps(trained, distilled):
     assert sorted(folder.name for folder in distilled.iterdir()) == ["steps_1", "steps_2"]
     two, one = (stored.read_config(storage.path(distilled / name)) for name in ("steps_2", "steps_1"))
@@ -52,6 +53,7 @@ def test_a_student_begins_as_its_teachers_average(trained, tmp_path, one_device)
         np.testing.assert_array_equal(student, teacher)
 
 
+@pytest.mark.slow
 def test_a_stopped_distillation_goes_on_and_ends_with_the_same_bytes(trained, distilled, tmp_path, capsys, one_device):
     """Stopped in the second round, after one of its two steps; the first is not trained again."""
     folder, flags = tmp_path / "rounds", [*PROGRESSIVE, "--config.train.checkpoint_every=1"]
@@ -67,6 +69,7 @@ def test_a_stopped_distillation_goes_on_and_ends_with_the_same_bytes(trained, di
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_consistency_is_tuned_in_stages_and_draws_in_any_number_of_steps(trained, tmp_path, one_device):
     """A tiny run of two stages; its gap is in the metrics."""
     consistency = ["--config.loss.name=consistency", "--config.loss.ratio=2.0", "--config.loss.stage_steps=2"]

@@ -81,6 +81,7 @@ def test_or_from_another_label(model):
     np.testing.assert_array_equal(found[NUMBERS % 3 == 1], drawn(model)[NUMBERS % 3 == 1])
 
 
+@pytest.mark.slow
 def test_or_from_a_worse_network_of_the_same_run_or_another(workdirs, model):
     for guide, worse in ((2, dj.load(workdirs / "run", step=2)), (workdirs / "worse", dj.load(workdirs / "worse"))):
 

@@ -40,6 +40,7 @@ def as_jax_fid_names_them():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["tensorflow", pytest.param("pytorch_fid", marks=pytest.mark.slow)])
 def test_inception_is_torch_fidelitys_and_pytorch_fids(resize, optimized):
     """Every output within 1e-4 of its largest number."""

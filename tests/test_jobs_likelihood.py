@@ -41,6 +41,7 @@ def measure(workdir, out, **changes):
     return json.loads((out / "bound.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(workdir, tmp_path, monkeypatch):
     whole = measure(workdir, tmp_path / "whole")
     measured, ask = [], likelihood.model.measure

@@ -51,6 +51,7 @@ def test_the_decoder_is_right_in_float32_far_into_both_tails():
     assert np.all(np.isfinite(got))
 
 
+@pytest.mark.slow
 def test_the_bound_of_gaussian_data_is_above_the_mutual_information_and_falls_to_it(x64):
     """Exact denoiser. The terms from T down to level r sum to I(x_0; x_r) - I(x_0; x_T) and a gap, which goes as 1 / S."""
     key, levels, r = jax.random.key(0), oracles.rows_of(schedules.linear(1000)), 50

@@ -59,6 +59,7 @@ def test_a_writer_that_fails_is_reported_once_and_stops_nothing(tmp_path, monkey
     assert capsys.readouterr().out == "warning     loss.png is not written: OSError: disk full\n"
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_same_scalars_and_pictures(tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with logs.Logs(storage.path(tmp_path), first_step=0, tensorboard=True) as log:

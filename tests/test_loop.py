@@ -48,6 +48,7 @@ def leaves_equal(a, b, **tolerance):
         np.testing.assert_allclose(x, y, **tolerance)
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_images_or_classes(tmp_path, capsys, one_device):
     """The order of batches depends on the number of images, labels on the names of classes, where the network knows any."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 1), np.uint8)
@@ -338,6 +339,7 @@ def test_the_held_out_loss_has_the_same_levels_and_noises_every_time():
     assert float(other(1.0)) != float(loss(1.0))
 
 
+@pytest.mark.slow
 def test_a_run_logs_the_loss_of_images_it_is_not_trained_on(tmp_path, one_device):
     rng = np.random.default_rng(0)
     for name in ("train", "held_out"):
@@ -351,6 +353,7 @@ def test_a_run_logs_the_loss_of_images_it_is_not_trained_on(tmp_path, one_device
     assert all(0.1 < line["held_out_loss_ema0.99"] < 10 for line in logged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_call", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_broken_image_on_the_way_is_named_and_what_was_learned_is_saved(tmp_path, monkeypatch, steps_per_call, one_device):
     """An image of the sixth batch: the run ends with the five steps before it, and goes on as if nothing had been."""

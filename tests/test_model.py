@@ -186,6 +186,7 @@ def of_classes(trained, tmp_path_factory):
     return config, workdir, said.getvalue()
 
 
+@pytest.mark.slow
 def test_changed_input_and_label_layers_start_afresh_and_the_origin_may_go(of_classes):
     config, _, said = of_classes
     fresh = "['conv_in']['kernel'], ['conv_out']['bias'], ['conv_out']['kernel'], ['label']['embedding']"
@@ -194,6 +195,7 @@ def test_changed_input_and_label_layers_start_afresh_and_the_origin_may_go(of_cl
     assert "resumed     at step 2" in said
 
 
+@pytest.mark.slow
 def test_classes_are_trained_drawn_and_dumped(of_classes, tmp_path):
     """Labels reach the network in training (with a null label) and in sampling, and stand beside the images."""
     config, workdir, _ = of_classes

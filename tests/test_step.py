@@ -28,6 +28,7 @@ def state_of(parts):
     return start.make_state(streams.key(0, "init"), parts=parts)
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_is_the_step_of_the_whole_batch(x64):
     [batch], found = batches(1), []
     for num_microbatches in (1, 4):

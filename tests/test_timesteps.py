@@ -85,6 +85,7 @@ def test_draws_are_uniform_until_every_t_was_seen_often_enough():
     np.testing.assert_allclose(weight, 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the first call compiles
 @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 8, width=32)), min_size=1, max_size=12))
 def test_a_batch_is_remembered_as_if_it_came_one_by_one(batch):
