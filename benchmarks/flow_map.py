@@ -165,9 +165,9 @@ def draw(rows: list[dict]) -> Figure:
     for row in rows:
         if row["map"].startswith("teacher") and row["num_steps"] in (1, 16, 1000):
             axes.axhline(row["error"], linestyle=":", color="black", linewidth=1)
-            axes.annotate(f"teacher, {row['num_steps']} steps", (0, row["error"]), fontsize="small", va="bottom")
+            axes.annotate(f"teacher, {row['num_steps']} steps", (NUM_PART, row["error"]), fontsize="small", va="bottom")
     axes.set(yscale="log", xlabel="steps of the student's training", ylabel="error of the map (root mean square)")
-    axes.legend(loc="upper right")
+    axes.legend(loc=(0.62, 0.25))
     return canvas
 
 

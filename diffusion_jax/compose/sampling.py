@@ -38,7 +38,8 @@ def _too_few(config: Config, num_steps: int) -> list[str]:
     settings, num_levels = config.sample, processes.process_of(config).num_steps
     of_ddim, of_ancestral = min(MIN_DDIM_STEPS, num_levels), num_levels // 10
     least = {"ddim": of_ddim, "euler": of_ddim, "ancestral": of_ancestral}.get(settings.sampler, 0)
-    if num_steps >= least or config.loss.name == "progressive":  # as always in real-valued time, where there are 0 levels
+    is_student = config.loss.name == "progressive"  # whose few steps are what it learned
+    if num_steps >= least or is_student:  # as always in real-valued time, where there are 0 levels
         return []
     few = f"config field sample.{'times' if settings.times else 'num_steps'}: {num_steps} steps are few"
     if settings.sampler == "ancestral":
