@@ -10,6 +10,8 @@ import diffusion_jax as dj
 import main
 from diffusion_jax.compose import processes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -23,7 +25,6 @@ def run(tmp_path_factory):
     return workdir, command
 
 
-@pytest.mark.slow
 def test_a_run_resumes_pictures_its_loss_and_draws_no_previews(run, capsys, one_device):
     workdir, command = run
     assert main.main(command) == 0

@@ -96,13 +96,8 @@ def test_config(name, images):
         take_steps(small(config), traced, 1)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name != "digits_edm"))
-        for name in sorted({*NUM_PARAMETERS} - SAME_WHEN_SMALL)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*NUM_PARAMETERS} - SAME_WHEN_SMALL))
 def test_two_steps_of_a_config_move_its_weights(name, images):
     """A transformer takes three: its last layer and its gates begin as 0, and pass no gradient on before they have moved."""
     config = Config.of_flat(flatten(get_config(name, images).to_dict()))

@@ -234,6 +234,7 @@ def theirs_by_ours(name, like):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True)
 def test_the_hybrid_loss_and_its_gradients_are_improved_diffusions(precision):
     """Cosine, T = 1000, learned range, L_vlb's share held off the mean: loss, and the gradient of each of their 129 tensors.

@@ -134,6 +134,7 @@ def test_a_way_is_refused_where_the_table_says_so(way, sampler):
         WAYS[way](SAMPLERS[sampler])
 
 
+@pytest.mark.slow
 def test_the_python_of_the_document_runs(monkeypatch, one_device):
     import diffusion_jax as dj
 

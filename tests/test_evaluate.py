@@ -76,6 +76,7 @@ def test_all_checkpoints_are_drawn_against_their_step(workdir, one_device):
     assert (out / "figures.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_images_can_be_kept_as_a_dump_and_judged_again(workdir, tmp_path, one_device):
     kept, again = tmp_path / "kept", tmp_path / "again"
     assert evaluate(f"--workdir={workdir}", f"--out={kept}", keep_images=True) == 0

@@ -23,6 +23,7 @@ def size(folder) -> int:
     return sum(os.path.getsize(os.path.join(root, name)) for root, _, names in os.walk(folder) for name in names)
 
 
+@pytest.mark.slow
 def test_the_same_images_from_a_fraction_of_the_bytes(trained, tmp_path, capsys):
     out = tmp_path / "alone"
     assert export.main(["export", f"--workdir={trained}", f"--out={out}"]) == 0

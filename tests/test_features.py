@@ -25,6 +25,7 @@ def lite0():
     return features.load("efficientnet_lite0", size=96)
 
 
+@pytest.mark.slow
 def test_efficientnet_is_its_authors(lite0, optimized):
     """Features and logits of two images within 1e-4; a size that is not a multiple of 32 pads otherwise."""
     stored = recorded.load("g11_efficientnet")

@@ -45,6 +45,7 @@ def test_each_student_learns_from_the_one_before_and_draws_in_half_its_steps(tra
     assert found.sample(2, batch_per_device=1).shape == (2, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_student_begins_as_its_teachers_average(trained, tmp_path, one_device):
     """A learning rate of nearly nothing leaves it as it began."""
     flags = words(trained, tmp_path / "run", *PROGRESSIVE, learning_rate=1e-30)

@@ -63,6 +63,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(workdir, tmp_path, m
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_library(workdir, tmp_path):
     """bound.json's mean and standard error, of the terms that `likelihood.bound` gives for the same images and noises.
 

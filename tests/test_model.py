@@ -142,6 +142,7 @@ def test_its_denoiser_works_with_any_sampler(workdir):
     assert np.max(np.abs(np.asarray(dj.to_uint8(got.x), int) - expected)) <= 1
 
 
+@pytest.mark.slow
 def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys, monkeypatch, one_device):
     """The first step has rate 0. With another width of one level: the tensors that fit are taken, the others are named."""
     changes = {"train.init_from": str(workdir), "train.checkpoint_every": 1, "train.keep_checkpoints": 2}

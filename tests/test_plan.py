@@ -69,6 +69,7 @@ def test_the_devices_of_this_machine(capsys, tmp_path):
     assert set(found["training"]["collectives"]) == {"all-reduce"} and found["sampling"]["collectives"] == {}
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_with_what_to_change(capsys, monkeypatch):
     chip = hardware.Chip(memory=2**21, bfloat16=1e12, float32=1e12, bandwidth=1e9, links=1e9)
     monkeypatch.setitem(hardware.PUBLISHED, "cpu", chip)

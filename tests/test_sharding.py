@@ -73,9 +73,10 @@ def alone():
     return train(wide_parts()._replace(optimizer=optax.sgd(0.1, momentum=0.9)), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_fsdp", "shard_optimizer"),
-    [(4, False), *(pytest.param(1, split, marks=pytest.mark.slow) for split in (False, True))],
+    [(4, False), (1, False), (1, True)],
 )
 def test_eight_devices_take_the_same_steps_as_one(num_fsdp, shard_optimizer):
     """Loss and gradient norm of three steps with SGD and momentum, which unlike Adam do not magnify rounding."""

@@ -40,6 +40,7 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(x64):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_each_device_takes_its_share_of_each_part():
     """Where the parts lay one after the other, devices would have to exchange images."""
     mesh, parts = sharding.make_mesh(), parts_of(2)
