@@ -83,9 +83,12 @@ def _drawn(config: Config, process: Process) -> tuple[Callable[[Array], Level], 
     """Returns (t -> level, draws of t). Of a student t counts the levels of its teacher, of which it is asked the even."""
     if config.loss.name != "progressive":
         return process.level, _timesteps(config, process)
-    row = lambda u: 2 + 2 * jnp.floor(u * config.loss.num_steps).astype(jnp.int32)  # noqa: E731
-    levels, stratified = _levels(config, process), config.loss.timesteps == "stratified"
-    return functools.partial(rows, levels), timesteps.from_quantiles(row, stratified=stratified)
+
+    def row(u: Array) -> Array:
+        return 2 + 2 * jnp.floor(u * config.loss.num_steps).astype(jnp.int32)
+
+    draws = timesteps.from_quantiles(row, stratified=config.loss.timesteps == "stratified")
+    return functools.partial(rows, _levels(config, process)), draws
 
 
 def _levels(config: Config, process: Process) -> Level:

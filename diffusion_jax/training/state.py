@@ -1,4 +1,4 @@
-"""What training carries from step to step, and how parameters and their EMA move."""
+"""What training carries from step to step, and how parameters move."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ class TrainState(NamedTuple):
 
     step: Array  # training steps taken, int32 []
     params: Any  # the network's parameters
-    ema: dict[str, Any]  # {rate: EMA of the parameters}; the rate as text
+    ema: dict[str, Any]  # {name: average of the parameters}, as `averages` names them
     opt_state: Any  # the optimizer's
     timestep_state: Any  # the history of losses that the distribution of t uses; () for uniform t
     counters: dict[str, Array]  # {'skipped': non-finite steps so far, 'skipped_in_a_row': those just now}, int32 []
