@@ -20,7 +20,7 @@ LEFT_OPEN = {  # fields and the values with which they leave the choice to a run
     "model.num_classes": -1,
     "model.precision": "default",
 }
-FORMAT_VERSION = 11  # of config.json and of the checkpoints beside it
+FORMAT_VERSION = 12  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
 RENAMED = {  # in an earlier format -> now
     "process.rescale_condition": "process.rescale_c_noise",
