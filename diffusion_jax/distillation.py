@@ -12,6 +12,8 @@ from diffusion_jax.denoiser import Denoiser, Parameterization, Prediction, predi
 from diffusion_jax.losses import Loss
 from diffusion_jax.process import Level, Process
 
+LEAST_GAP = 1 / 1280  # relative, of `stage_gap`
+
 
 def consistency(of: Process, *, gap: Array | float = 1 / 256, huber: float = 0.0) -> Loss:
     """Returns the loss of easy consistency tuning: x_0 predicted at t shall be what it is at r, a little less noisy.
@@ -84,14 +86,17 @@ def _ddim(prediction: Prediction, s: Level) -> Array:
 
 
 def stage_gap(step: Array, *, ratio: float, stage_steps: int) -> Array:
-    """Returns the gap of `consistency` at a training step: ratio^-(k + 1) in stage k = step // stage_steps.
+    """Returns the gap of `consistency` at a training step: ratio^-(k + 1) in stage k = step // stage_steps, at least 1 / 1280.
+
+    Without an end the gap of a long run becomes less than the rounding of t, and the loss 0 / 0. 1 / 1280 is about that of the
+    last stage of improved consistency training, which has 1280 levels. [Song & Dhariwal 2024, section 3.4]
 
     Args:
         step: whole, from 0.
         ratio: q, above 1. [ECT: 2, in stages; or 256 at once]
         stage_steps: steps of a stage; 0 for one stage alone.
     """
-    return ratio ** -(1.0 + (step // stage_steps if stage_steps else 0 * step))
+    return jnp.maximum(ratio ** -(1.0 + (step // stage_steps if stage_steps else 0 * step)), LEAST_GAP)
 
 
 def amplification(parameterization: Parameterization, level: Level) -> Array:

@@ -113,6 +113,15 @@ def test_gaps_fall_in_stages():
 
 
 @EACH_PROCESS
+def test_a_long_run_ends_at_a_gap_of_which_the_loss_is_finite(of):
+    gap = distillation.stage_gap(jnp.array(10**6), ratio=2.0, stage_steps=1000)
+    level = of.level(of.first + jnp.linspace(0.01, 0.99, 50, dtype=jnp.float32) * (of.last - of.first))
+    x_0, eps = jnp.ones((50, 3)), jax.random.normal(jax.random.key(0), (50, 3))
+    losses, _ = distillation.consistency(of, gap=gap)(lambda x, level: Prediction(0.1 * x, x), x_0, level, eps)
+    assert np.all(np.isfinite(losses)) and np.all(losses > 0)
+
+
+@EACH_PROCESS
 def test_one_step_of_the_end_of_the_flow_draws_the_data(of):
     """From x_T itself, which no flow reaches backwards: 20,000 values, so that 4 standard errors are 0.015."""
     grid = of.level(grids.trailing(of, 2))
