@@ -50,7 +50,7 @@ class Gaussian(NamedTuple):
     """A diagonal Gaussian; the log-variance is -inf where it is a point."""
 
     mean: Array  # [B, ...]
-    log_variance: Array  # [] or [B]
+    log_variance: Array  # [], [B] or as the mean
 
 
 def make_level(alpha: Array, sigma: Array, log_snr: Array, c_noise: Array) -> Level:

@@ -153,7 +153,14 @@ def test_every_module_says_what_it_is():
 
 
 EXECUTES = {"pickle", "_pickle", "cPickle", "cloudpickle", "marshal", "shelve", "dill", "joblib", "torch", "yaml"}
-PEERS = {"inception_parity.py", "parity_ncsnpp.py", "profiles.py", "side_by_side_peer.py", "torch_peer.py"}
+PEERS = {
+    "inception_parity.py",
+    "parity_autoencoder.py",
+    "parity_ncsnpp.py",
+    "profiles.py",
+    "side_by_side_peer.py",
+    "torch_peer.py",
+}
 PEERS |= {"weights_peers.py"}  # PyTorch is what they compare with; files they read as the rest does, or by safetensors
 
 

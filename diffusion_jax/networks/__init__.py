@@ -14,11 +14,10 @@ from diffusion_jax.networks import layers
 from diffusion_jax.networks.dit import Blocks, DiT
 from diffusion_jax.networks.dit import check as check_blocks
 from diffusion_jax.networks.encoder import Encoder
+from diffusion_jax.networks.layers import Precision
 from diffusion_jax.networks.ncsnpp import STYLE, NCSNpp
 from diffusion_jax.networks.stages import Stages, check
 from diffusion_jax.networks.unet import UNet
-
-Precision = Literal["default", "high", "highest"]  # of products, as `jax.default_matmul_precision` takes it
 
 
 class Network(NamedTuple):
@@ -199,7 +198,6 @@ def _of_module(
         precision: of float32 products.
         draw: (what the layers begin with, key) -> parameters.
     """
-    precision = "default" if parts.dtype == jnp.bfloat16 else precision
 
     def init(key):
         x_t, c_noise = jnp.zeros((1, *image_shape)), jnp.zeros(1)
@@ -209,12 +207,7 @@ def _of_module(
     def apply(params, x_t, c_noise, cond, *, train=False, rngs=None):
         if x_t.ndim != 4 or x_t.shape[-1] != image_shape[-1]:
             raise ValueError(f"x_t of {list(x_t.shape)} is not allowed; the network takes [B, H, W, {image_shape[-1]}].")
-        with jax.default_matmul_precision(precision):
+        with layers.products(precision, parts.dtype):
             return module.apply({"params": params}, x_t, c_noise, cond, train=train, rngs=rngs)
 
-    def cast(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf.astype(parts.dtype) if path[-1].key == "kernel" else leaf, params
-        )
-
-    return Network(init, apply, cast, parts)
+    return Network(init, apply, lambda params: layers.cast_kernels(params, parts.dtype), parts)

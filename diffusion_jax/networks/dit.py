@@ -165,8 +165,7 @@ def split(x: Array, size: int) -> Array:
     Raises ValueError for a height or width that they do not divide.
     """
     batch, height, width, channels = x.shape
-    if height % size or width % size:
-        raise ValueError(f"images of {height} x {width} do not fit: both must be multiples of {size}.")
+    layers.check_size(x, size)
     return x.reshape(batch, height // size, size, width // size, size, channels).swapaxes(2, 3)
 
 

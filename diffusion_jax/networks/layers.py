@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +11,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+
+Precision = Literal["default", "high", "highest"]  # of products, as `jax.default_matmul_precision` takes it
+
+
+def products(precision: Precision, dtype: DTypeLike) -> AbstractContextManager:
+    """Returns the context in which products of float32 have a precision; those of bfloat16 have their own."""
+    return jax.default_matmul_precision("default" if dtype == jnp.bfloat16 else precision)
+
+
+def cast_kernels(params: Any, dtype: DTypeLike) -> Any:
+    """Returns parameters with every kernel in the type of the arithmetic; biases and norms stay as they are."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.astype(dtype) if path[-1].key == "kernel" else leaf, params
+    )
 
 
 def half_width(scale: float) -> nn.initializers.Initializer:
@@ -47,12 +62,12 @@ def conv(
     scale: float = 1.0,
     stride: int = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
+    use_bias: bool = True,
     name: str,
 ) -> nn.Conv:
     """Returns a convolution in Ho et al.'s initialisation; scale 0 starts a residual branch at (almost) zero."""
-    return nn.Conv(
-        features, (kernel, kernel), strides=stride, padding=padding, dtype=dtype, kernel_init=half_width(scale), name=name
-    )
+    options = {"strides": stride, "padding": padding, "use_bias": use_bias, "dtype": dtype}
+    return nn.Conv(features, (kernel, kernel), **options, kernel_init=half_width(scale), name=name)
 
 
 def dense(features: int, dtype: DTypeLike, *, name: str) -> nn.Dense:
@@ -145,7 +160,9 @@ def embed_c_noise(c_noise: Array, features: int, *, spacing: Literal["closed", "
 
 
 class ResBlock(nn.Module):
-    """A residual block with the embedding of c_noise as input; a 1x1 shortcut where the number of channels changes.
+    """A residual block; a 1x1 shortcut where the number of channels changes.
+
+    The embedding of c_noise is an input too, or None in a network that is not told of noise.
 
     Attributes:
         features: channels of the output.
@@ -158,23 +175,29 @@ class ResBlock(nn.Module):
     resample: Callable[[Array], Array] | None = None
 
     @nn.compact
-    def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
+    def __call__(self, x: Array, embedding: Array | None, train: bool) -> Array:
         style, resample = self.style, self.resample or (lambda x: x)
         h = resample(nn.swish(norm(style, name="norm1")(x)))
         h = conv(self.features, 3, style.dtype, name="conv1")(h)
-        emb = dense((1 + style.scale_shift_norm) * self.features, style.dtype, name="embedding")(nn.swish(embedding))
-        emb = emb[:, None, None, :]
-        if style.scale_shift_norm:
-            scale, shift = jnp.split(emb, 2, axis=-1)
-            h = nn.swish(norm(style, name="norm2")(h) * (1 + scale) + shift)
-        else:
-            h = nn.swish(norm(style, name="norm2")(h + emb))
+        h = nn.swish(self._told(h, embedding))
         h = nn.Dropout(style.dropout, deterministic=not train, name="dropout")(h)
         h = conv(self.features, 3, style.dtype, scale=0.0, name="conv2")(h)
         x = resample(x)
         if x.shape[-1] != self.features or (self.resample and style.project_resampled):
             x = conv(self.features, 1, style.dtype, name="shortcut")(x)
         return (x + h) * style.skip_scale
+
+    def _told(self, h: Array, embedding: Array | None) -> Array:
+        """Returns the second norm of h, with what the embedding adds."""
+        style, norm2 = self.style, norm(self.style, name="norm2")
+        if embedding is None:
+            return norm2(h)
+        emb = dense((1 + style.scale_shift_norm) * self.features, style.dtype, name="embedding")(nn.swish(embedding))
+        emb = emb[:, None, None, :]
+        if not style.scale_shift_norm:
+            return norm2(h + emb)
+        scale, shift = jnp.split(emb, 2, axis=-1)
+        return norm2(h) * (1 + scale) + shift
 
 
 class Attention(nn.Module):
@@ -193,6 +216,12 @@ class Attention(nn.Module):
         q, k, v = (project(scale=scale, name=name)(h).reshape(heads) for name in ("query", "key", "value"))
         h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
         return (x + project(scale=0.0, name="out")(h)) * self.style.skip_scale
+
+
+def check_size(x: Array, multiple: int) -> None:
+    """Raises ValueError for images whose height or width is not a multiple. # [B, H, W, C]"""
+    if x.shape[1] % multiple or x.shape[2] % multiple:
+        raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} do not fit: both must be multiples of {multiple}.")
 
 
 def halve(x: Array) -> Array:

@@ -25,7 +25,7 @@ class Stages(NamedTuple):
         channels: what `multipliers` multiply; the embedding has four times as many.
         multipliers: width of each stage, relative to `channels`; a width is a whole number and a multiple of `num_groups`.
         num_res_blocks: residual blocks of each stage going down; one more going up.
-        attention_stages: the stages with self-attention after each block; the middle always has it.
+        attention_stages: the stages with self-attention after each block.
         dropout: probability, inside each residual block.
         num_groups: groups of each normalisation.
         dtype: of the arithmetic; parameters are float32.
@@ -37,6 +37,7 @@ class Stages(NamedTuple):
         num_heads: of attention.
         head_channels: channels of each head, instead of a number of heads; 0 is off.
         num_remat_stages: stages, from the largest on, whose blocks are computed again in the backward pass instead of kept.
+        middle_attention: whether the middle has self-attention.
         min_group_channels, project_resampled, skip_scale, qkv_scale: see `layers.Style`.
     """
 
@@ -55,6 +56,7 @@ class Stages(NamedTuple):
     num_heads: int = 1
     head_channels: int = 0
     num_remat_stages: int = 0
+    middle_attention: bool = True
     min_group_channels: int = 0
     project_resampled: bool = False
     skip_scale: float = 1.0
@@ -84,12 +86,12 @@ class Stages(NamedTuple):
         emb = layers.dense(4 * self.channels, self.dtype, name="embedding_0")(emb)
         return layers.dense(4 * self.channels, self.dtype, name="embedding_1")(nn.swish(emb))
 
-    def down(self, x: Array, emb: Array, train: bool) -> tuple[Array, list[Array]]:
+    def down(self, x: Array, emb: Array | None, train: bool) -> tuple[Array, list[Array]]:
         """Returns the output of the last stage, and that of each layer on the way, which is where skips begin.
 
         Args:
             x: [B, H, W, C].
-            emb: of the noise level, and of what else there is, [B, 4 * channels].
+            emb: of the noise level, and of what else there is, [B, 4 * channels]; None as `layers.ResBlock` has it.
             train: whether dropout drops; it then needs the rng "dropout".
         """
         h = self.conv_in(x)
@@ -105,19 +107,17 @@ class Stages(NamedTuple):
 
     def conv_in(self, x: Array) -> Array:
         """Returns the first layer's output; ValueError for a height or width that the stages do not divide."""
-        multiple = self.multiple_of
-        if x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} do not fit: both must be multiples of {multiple}.")
+        layers.check_size(x, self.multiple_of)
         return layers.conv(min(self.channels, self.width(0)), 3, self.dtype, name="conv_in")(x.astype(self.dtype))
 
-    def middle(self, h: Array, emb: Array, train: bool) -> Array:
-        """Returns the output of two blocks with attention between them, at the smallest size."""
+    def middle(self, h: Array, emb: Array | None, train: bool) -> Array:
+        """Returns the output of two blocks, at the smallest size, with attention between them unless there is none."""
         last = self.num_stages - 1
         h = self.res(h, emb, last, "middle_0", train)
-        h = self.attention(h, last, "middle_attention", self.num_heads)
+        h = self.attention(h, last, "middle_attention", self.num_heads) if self.middle_attention else h
         return self.res(h, emb, last, "middle_1", train)
 
-    def block(self, h: Array, emb: Array, stage: int, name: str, train: bool, num_heads: int) -> Array:
+    def block(self, h: Array, emb: Array | None, stage: int, name: str, train: bool, num_heads: int) -> Array:
         """Returns a residual block's output, with attention after it where the stage has attention."""
         h = self.res(h, emb, stage, name, train)
         return self.attention(h, stage, f"{name}_attention", num_heads) if stage in self.attention_stages else h
@@ -125,7 +125,7 @@ class Stages(NamedTuple):
     def res(
         self,
         h: Array,
-        emb: Array,
+        emb: Array | None,
         stage: int,
         name: str,
         train: bool,
@@ -157,7 +157,14 @@ class Stages(NamedTuple):
         attention = nn.remat(layers.Attention) if stage < self.num_remat_stages else layers.Attention
         return attention(self.heads(h.shape[-1], num_heads), self.style(), name=name)(h)
 
-    def _downsample(self, h: Array, emb: Array, stage: int, train: bool) -> Array:
+    def upsample(self, h: Array, emb: Array | None, stage: int, train: bool) -> Array:
+        """Returns h at twice the size."""
+        name = f"up_{stage}_sample"
+        if self.resample == "res_block":
+            return self.res(h, emb, stage, name, train, layers.double)
+        return layers.conv(h.shape[-1], 3, self.dtype, name=name)(layers.double(h))
+
+    def _downsample(self, h: Array, emb: Array | None, stage: int, train: bool) -> Array:
         """Returns h at half the size."""
         name = f"down_{stage}_sample"
         if self.resample == "res_block":

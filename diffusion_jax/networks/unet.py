@@ -49,7 +49,7 @@ class UNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = stages.block(h, emb, i, f"up_{i}_{j}", train, self.num_heads_up or stages.num_heads)
             if i > 0:
-                h = self._upsample(h, emb, i, train)
+                h = stages.upsample(h, emb, i, train)
         h = stages.norm_out(h)
         return layers.conv(self.out_channels, 3, stages.dtype, scale=0.0, name="conv_out")(h).astype(x_t.dtype)
 
@@ -60,10 +60,3 @@ class UNet(nn.Module):
             return emb
         rows = self.num_classes + self.null_label
         return emb + nn.Embed(rows, emb.shape[-1], dtype=self.stages.dtype, name="label")(label)
-
-    def _upsample(self, h: Array, emb: Array, stage: int, train: bool) -> Array:
-        """Returns h at twice the size."""
-        name = f"up_{stage}_sample"
-        if self.stages.resample == "res_block":
-            return self.stages.res(h, emb, stage, name, train, layers.double)
-        return layers.conv(h.shape[-1], 3, self.stages.dtype, name=name)(layers.double(h))

@@ -72,13 +72,13 @@ def published(source: Source) -> Published | None:
     is_flipped = options["flip_sin_to_cos"]
     return Published(
         {**fields, **_fields(options)},
-        {_new_name(name): tensor for name, tensor in found.items()},
+        {new_name(name): tensor for name, tensor in found.items()},
         lambda like, model: map_of(like, cosines_first=is_flipped),
         notes,
     )
 
 
-def _new_name(name: str) -> str:
+def new_name(name: str) -> str:
     """Returns a tensor's name as diffusers has it since version 0.13."""
     block, part, leaf = ["", "", *name.rsplit(".", 2)][-3:]
     return f"{block}.{OLD_NAMES[part]}.{leaf}" if "attentions" in block and part in OLD_NAMES else name
@@ -135,7 +135,7 @@ def _attention_stages(down: list[str], up: list[str]) -> tuple[int, ...]:
 
 def map_of(like: Any, *, cosines_first: bool = False) -> maps.Map:
     """Returns the map of a network's parameters; `cosines_first` is their `flip_sin_to_cos`."""
-    last = max(int(name.split("_")[1]) for name in like if name.startswith("down_"))
+    last = max(int(name.split("_")[1]) for name in like if name.startswith(("down_", "up_")))
 
     def of_stage(way: str, stage: str, place: str, *attention: str) -> str:
         block = f"{way}samplers.0.conv" if place == "sample" else f"{'attentions' if attention else 'resnets'}.{place}"
