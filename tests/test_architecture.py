@@ -159,6 +159,7 @@ PEERS = {
     "parity_ncsnpp.py",
     "profiles.py",
     "side_by_side_peer.py",
+    "text_peers.py",
     "torch_peer.py",
 }
 PEERS |= {"weights_peers.py"}  # PyTorch is what they compare with; files they read as the rest does, or by safetensors
