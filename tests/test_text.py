@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import recorded
 import safetensors.numpy
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import text as networks
 from diffusion_jax.runs import storage
 from diffusion_jax.weights import text
-from tests import recorded
 
 tokenizers = pytest.importorskip("tokenizers")
 GOLDEN = "g15_text"

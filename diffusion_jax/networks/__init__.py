@@ -48,6 +48,7 @@ def unet(
     num_heads_up: int = 0,
     num_classes: int = 0,
     null_label: bool = False,
+    text_width: int = 0,
     **options,
 ) -> Network:
     """Returns `UNet` for images of a shape; UserError where the options do not fit together.
@@ -60,12 +61,13 @@ def unet(
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for none.
         num_heads_up: see `UNet`, as for num_classes and null_label.
+        text_width: numbers of each token of cond['text']; 0 for no text.
         **options: the other attributes of `Stages`.
     """
     stages = Stages(dtype=jnp.dtype(dtype), **options)
     check(stages, num_heads_up=num_heads_up)
     module = UNet((1 + learned_variance) * image_shape[-1], stages, num_heads_up, num_classes, null_label)
-    cond = _cond(image_shape, cond_channels, num_classes)
+    cond = _cond(image_shape, cond_channels, num_classes, text_width)
     return _of_module(module, image_shape, cond, stages, precision=precision)
 
 
@@ -85,6 +87,7 @@ def dit(
     cond_channels: int = 0,
     num_classes: int = 0,
     null_label: bool = False,
+    text_width: int = 0,
 ) -> Network:
     """Returns `DiT` for images of a shape; UserError where the options do not fit together.
 
@@ -103,11 +106,12 @@ def dit(
         cond_channels: channels of cond['image']; 0 for none.
         num_classes: labels that are an input; 0 for none.
         null_label: whether there is one more.
+        text_width: as for `unet`.
     """
     blocks = Blocks(channels, depth, num_heads, patch_size, dropout, jnp.dtype(dtype), embedding_spacing, num_remat_stages)
     check_blocks(blocks)
     module = DiT((1 + learned_variance) * image_shape[-1], blocks, num_classes, null_label)
-    cond = _cond(image_shape, cond_channels, num_classes)
+    cond = _cond(image_shape, cond_channels, num_classes, text_width)
     return _of_module(module, image_shape, cond, blocks, precision=precision, draw=lambda params, key: params)
 
 
@@ -173,9 +177,10 @@ def noisy_classifier(
     return _of_module(Encoder(num_classes, stages, pool), image_shape, {}, stages, precision=precision)
 
 
-def _cond(image_shape: tuple[int, int, int], cond_channels: int, num_classes: int) -> dict[str, Array]:
+def _cond(image_shape: tuple[int, int, int], cond_channels: int, num_classes: int, text_width: int = 0) -> dict[str, Array]:
     """Returns an example of a network's conditions, for one image."""
     cond = {"label": jnp.zeros(1, jnp.int32)} if num_classes else {}
+    cond |= {"text": jnp.zeros((1, 1, text_width))} if text_width else {}
     return cond | ({"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {})
 
 

@@ -1,4 +1,4 @@
-"""What a network is given besides x_t and c_noise: classes, images, both, or nothing."""
+"""What a network is given besides x_t and c_noise: classes, texts, images, several of them, or nothing."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -70,3 +70,30 @@ def with_image(of: Conditioning, shape: tuple[int, int, int]) -> Conditioning:
         return {**of.drop(cond, key, rate), "image": jnp.where(is_dropped[:, None, None, None], 0, cond["image"])}
 
     return Conditioning(spec, null if of.null else None, drop, of.of_image)
+
+
+def with_text(of: Conditioning, shape: tuple[int, int], empty: Callable[[], Array]) -> Conditioning:
+    """Returns a conditioning with a text too: cond has "text", float16 [B, L, D]. A token of zeros is padding.
+
+    The null is the empty text. A text is dropped together with what else is given, by the same draw.
+
+    Args:
+        of: what else the network is given.
+        shape: of one text, (L, D).
+        empty: gives the tokens of the empty text, [L, D].
+    """
+
+    def spec(num_images: int) -> Cond:
+        return {**of.spec(num_images), "text": jax.ShapeDtypeStruct((num_images, *shape), jnp.float16)}
+
+    def null(cond: Cond) -> Cond:
+        return {**of.null(cond), "text": jnp.broadcast_to(empty(), cond["text"].shape)}
+
+    def drop(cond: Cond, key: Array, rate: float) -> Cond:
+        is_dropped = jax.random.bernoulli(key, rate, cond["text"].shape[:1])
+        return {**of.drop(cond, key, rate), "text": jnp.where(is_dropped[:, None, None], empty(), cond["text"])}
+
+    def of_image(numbers: Array) -> Cond:
+        return {**of.of_image(numbers), "text": jnp.broadcast_to(empty(), (len(numbers), *shape))}
+
+    return Conditioning(spec, null if of.null else None, drop, of_image)

@@ -86,21 +86,23 @@ class DiT(nn.Module):
         """Returns the network's output: the shape of x_t, except for the channels. Arguments and errors as for `UNet`."""
         blocks, size = self.blocks, self.blocks.patch_size
         x = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
-        emb = self._embed(c_noise, cond.get("label"))  # [B, D]
+        text = cond.get("text")
+        emb = self._embed(c_noise, cond.get("label"), text)  # [B, D]
         h = _dense(blocks, blocks.channels, axis=(-3, -2, -1), name="patches")(split(x, size))  # [B, H / p, W / p, D]
         h += positions(*h.shape[1:])
         for i in range(blocks.depth):
             block = nn.remat(Block, static_argnums=(3,)) if i < blocks.num_remat_stages else Block
-            h = block(blocks, name=f"block_{i}")(h, emb, train)
+            h = block(blocks, name=f"block_{i}")(h, emb, train, text)
         h = modulated(h, *_modulation(blocks, emb, 2), blocks.dtype)
         h = _dense(blocks, (size, size, self.out_channels), kernel_init=ZEROS, name="out")(h)  # [B, H / p, W / p, p, p, C]
         return joined(h).astype(x_t.dtype)
 
-    def _embed(self, c_noise: Array, label: Array | None) -> Array:
-        """Returns the embedding of c_noise, and of the label where there are classes. # [B, D]"""
+    def _embed(self, c_noise: Array, label: Array | None, text: Array | None) -> Array:
+        """Returns the embedding of c_noise, and of the label and the text where there are such. # [B, D]"""
         dense = functools.partial(_dense, self.blocks, self.blocks.channels, kernel_init=NORMAL)
         emb = layers.embed_c_noise(c_noise, NUM_FREQUENCIES, spacing=self.blocks.embedding_spacing)
         emb = dense(name="embedding_1")(nn.swish(dense(name="embedding_0")(emb)))
+        emb = emb if text is None else emb + layers.pooled(text, emb.shape[-1], emb.dtype, name="text")
         if not self.num_classes:
             return emb
         rows = self.num_classes + self.null_label
@@ -110,18 +112,23 @@ class DiT(nn.Module):
 class Block(nn.Module):
     """Attention, then an MLP, each after a norm and before a gate that the embedding sets: adaLN-Zero.
 
-    All gates begin as 0, and a block as the identity.
+    All gates begin as 0, and a block as the identity. Where there is a text, attention to it stands between them, without
+    norm or gate. [Chen et al. 2023, PixArt-alpha, section 2.3]
     """
 
     blocks: Blocks
 
     @nn.compact
-    def __call__(self, x: Array, embedding: Array, train: bool) -> Array:
-        """Returns the tokens after the block, [B, h, w, D], from those before it and the embedding, [B, D]."""
+    def __call__(self, x: Array, embedding: Array, train: bool, text: Array | None = None) -> Array:
+        """Returns the tokens after the block, [B, h, w, D], from those before it, the embedding, [B, D], and a text."""
         blocks = self.blocks
         drop = nn.Dropout(blocks.dropout, deterministic=not train, name="dropout")
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = _modulation(blocks, embedding, 6)
         x += gate_1 * drop(self._attention(modulated(x, shift_1, scale_1, blocks.dtype)))
+        if text is not None:
+            x += layers.CrossAttention(blocks.num_heads, blocks.dtype, nn.initializers.xavier_uniform(), name="text")(
+                x, text
+            )
         return x + gate_2 * drop(self._mlp(modulated(x, shift_2, scale_2, blocks.dtype)))
 
     def _attention(self, x: Array) -> Array:

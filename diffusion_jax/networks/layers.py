@@ -224,6 +224,48 @@ def check_size(x: Array, multiple: int) -> None:
         raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} do not fit: both must be multiples of {multiple}.")
 
 
+class CrossAttention(nn.Module):
+    """Attention of pixels or patches to the tokens of a text, at first zeros. [Rombach et al. 2022, section 3.3]
+
+    Attributes:
+        num_heads: each has an equal run of channels.
+        dtype: of the arithmetic.
+        kernel_init: of query, key and value.
+    """
+
+    num_heads: int
+    dtype: DTypeLike
+    kernel_init: nn.initializers.Initializer = half_width(1.0)
+
+    @nn.compact
+    def __call__(self, x: Array, text: Array) -> Array:
+        """Returns what x finds in a text, [B, H, W, C], from x and [B, L, D]. A token of zeros is padding."""
+        channels = x.shape[-1]
+        heads = (len(x), -1, self.num_heads, channels // self.num_heads)
+        project = partial(nn.Dense, channels, dtype=self.dtype)
+        q, k, v = (
+            project(kernel_init=self.kernel_init, name=name)(given).reshape(heads)
+            for name, given in {"query": x, "key": text, "value": text}.items()
+        )
+        h = jax.nn.dot_product_attention(q, k, v, mask=is_token(text)[:, None, None]).reshape(x.shape)
+        return project(kernel_init=nn.initializers.zeros, name="out")(h)
+
+
+def is_token(text: Array) -> Array:
+    """Returns which tokens of a text, [B, L, D], are not padding. # bool [B, L]"""
+    return jnp.any(text != 0, axis=-1)
+
+
+def pooled(text: Array, features: int, dtype: DTypeLike, *, name: str) -> Array:
+    """Returns a linear function, at first zero, of the mean of a text's tokens. # [B, features]
+
+    It joins the embedding of c_noise. [Saharia et al. 2022, Imagen, section 2.3]
+    """
+    num_tokens = jnp.sum(is_token(text), axis=1, keepdims=True)
+    mean = jnp.sum(text.astype(jnp.float32), axis=1) / jnp.maximum(num_tokens, 1)
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.zeros, name=name)(mean)
+
+
 def halve(x: Array) -> Array:
     """Returns the means of 2 x 2 pixels. # [B, H/2, W/2, C]"""
     return nn.avg_pool(x, (2, 2), strides=(2, 2))

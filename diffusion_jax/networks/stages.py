@@ -86,19 +86,20 @@ class Stages(NamedTuple):
         emb = layers.dense(4 * self.channels, self.dtype, name="embedding_0")(emb)
         return layers.dense(4 * self.channels, self.dtype, name="embedding_1")(nn.swish(emb))
 
-    def down(self, x: Array, emb: Array | None, train: bool) -> tuple[Array, list[Array]]:
+    def down(self, x: Array, emb: Array | None, train: bool, text: Array | None = None) -> tuple[Array, list[Array]]:
         """Returns the output of the last stage, and that of each layer on the way, which is where skips begin.
 
         Args:
             x: [B, H, W, C].
             emb: of the noise level, and of what else there is, [B, 4 * channels]; None as `layers.ResBlock` has it.
             train: whether dropout drops; it then needs the rng "dropout".
+            text: [B, L, D], which attention is then followed by attention to; see `layers.CrossAttention`.
         """
         h = self.conv_in(x)
         skips = [h]
         for i in range(self.num_stages):
             for j in range(self.num_res_blocks):
-                h = self.block(h, emb, i, f"down_{i}_{j}", train, self.num_heads)
+                h = self.block(h, emb, i, f"down_{i}_{j}", train, self.num_heads, text)
                 skips.append(h)
             if i < self.num_stages - 1:
                 h = self._downsample(h, emb, i, train)
@@ -110,17 +111,22 @@ class Stages(NamedTuple):
         layers.check_size(x, self.multiple_of)
         return layers.conv(min(self.channels, self.width(0)), 3, self.dtype, name="conv_in")(x.astype(self.dtype))
 
-    def middle(self, h: Array, emb: Array | None, train: bool) -> Array:
-        """Returns the output of two blocks, at the smallest size, with attention between them unless there is none."""
+    def middle(self, h: Array, emb: Array | None, train: bool, text: Array | None = None) -> Array:
+        """Returns the output of two blocks, at the smallest size, with attention between them unless there is none.
+
+        Arguments as for `down`.
+        """
         last = self.num_stages - 1
         h = self.res(h, emb, last, "middle_0", train)
-        h = self.attention(h, last, "middle_attention", self.num_heads) if self.middle_attention else h
+        h = self.attention(h, last, "middle_attention", self.num_heads, text) if self.middle_attention else h
         return self.res(h, emb, last, "middle_1", train)
 
-    def block(self, h: Array, emb: Array | None, stage: int, name: str, train: bool, num_heads: int) -> Array:
+    def block(
+        self, h: Array, emb: Array | None, stage: int, name: str, train: bool, num_heads: int, text: Array | None = None
+    ) -> Array:
         """Returns a residual block's output, with attention after it where the stage has attention."""
         h = self.res(h, emb, stage, name, train)
-        return self.attention(h, stage, f"{name}_attention", num_heads) if stage in self.attention_stages else h
+        return self.attention(h, stage, f"{name}_attention", num_heads, text) if stage in self.attention_stages else h
 
     def res(
         self,
@@ -152,10 +158,14 @@ class Stages(NamedTuple):
         """Returns what all blocks share."""
         return layers.Style(**{name: getattr(self, name) for name in layers.Style._fields})
 
-    def attention(self, h: Array, stage: int, name: str, num_heads: int) -> Array:
-        """Returns an attention's output."""
-        attention = nn.remat(layers.Attention) if stage < self.num_remat_stages else layers.Attention
-        return attention(self.heads(h.shape[-1], num_heads), self.style(), name=name)(h)
+    def attention(self, h: Array, stage: int, name: str, num_heads: int, text: Array | None = None) -> Array:
+        """Returns an attention's output, with attention to the text after it where there is one."""
+        again, heads = (nn.remat if stage < self.num_remat_stages else lambda kind: kind), self.heads(h.shape[-1], num_heads)
+        h = again(layers.Attention)(heads, self.style(), name=name)(h)
+        if text is None:
+            return h
+        normed = layers.norm(self.style(), name=f"{name}_text_norm")(h)
+        return h + again(layers.CrossAttention)(heads, self.dtype, name=f"{name}_text")(normed, text)
 
     def upsample(self, h: Array, emb: Array | None, stage: int, train: bool) -> Array:
         """Returns h at twice the size."""

@@ -36,26 +36,28 @@ class UNet(nn.Module):
         Args:
             x_t: [B, H, W, C].
             c_noise: the noise level, as an input of the network, [B].
-            cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer.
+            cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer;
+                'text', [B, L, D], for attention, and its mean beside c_noise. A token of zeros is padding.
             train: whether dropout drops; it then needs the rng "dropout".
         """
-        stages = self.stages
-        emb = self._embed(c_noise, cond.get("label"))
+        stages, text = self.stages, cond.get("text")
+        emb = self._embed(c_noise, cond.get("label"), text)
         h = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
-        h, skips = stages.down(h, emb, train)
-        h = stages.middle(h, emb, train)
+        h, skips = stages.down(h, emb, train, text)
+        h = stages.middle(h, emb, train, text)
         for i in reversed(range(stages.num_stages)):
             for j in range(stages.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = stages.block(h, emb, i, f"up_{i}_{j}", train, self.num_heads_up or stages.num_heads)
+                h = stages.block(h, emb, i, f"up_{i}_{j}", train, self.num_heads_up or stages.num_heads, text)
             if i > 0:
                 h = stages.upsample(h, emb, i, train)
         h = stages.norm_out(h)
         return layers.conv(self.out_channels, 3, stages.dtype, scale=0.0, name="conv_out")(h).astype(x_t.dtype)
 
-    def _embed(self, c_noise: Array, label: Array | None) -> Array:
-        """Returns the embedding of c_noise, and of the label where there are classes. # [B, 4 * channels]"""
+    def _embed(self, c_noise: Array, label: Array | None, text: Array | None) -> Array:
+        """Returns the embedding of c_noise, and of the label and the text where there are such. # [B, 4 * channels]"""
         emb = self.stages.embed(c_noise)
+        emb = emb if text is None else emb + layers.pooled(text, emb.shape[-1], self.stages.dtype, name="text")
         if not self.num_classes:
             return emb
         rows = self.num_classes + self.null_label
