@@ -86,10 +86,10 @@ def _ddim(prediction: Prediction, s: Level) -> Array:
 
 
 def stage_gap(step: Array, *, ratio: float, stage_steps: int) -> Array:
-    """Returns the gap of `consistency` at a training step: ratio^-(k + 1) in stage k = step // stage_steps, at least 1 / 1280.
+    """Returns the gap of `consistency` at a training step: ratio^-(k + 1) in stage k = step // stage_steps.
 
-    Without an end the gap of a long run becomes less than the rounding of t, and the loss 0 / 0. 1 / 1280 is about that of the
-    last stage of improved consistency training, which has 1280 levels. [Song & Dhariwal 2024, section 3.4]
+    It is at least 1 / 1280. Without an end the gap of a long run becomes less than the rounding of t, and the loss 0 / 0.
+    Improved consistency training has 1280 levels in its last stage. [Song & Dhariwal 2024, section 3.4]
 
     Args:
         step: whole, from 0.

@@ -15,6 +15,7 @@ from diffusion_jax import errors
 from diffusion_jax.compose import (
     checks,
     chunked,
+    coding,
     edits,
     given,
     guiding,
@@ -24,14 +25,14 @@ from diffusion_jax.compose import (
     sample_conditions,
     sampling,
     stored,
-    training,
+    weights,
 )
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.data.sources import Source
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import checkpoint, dump, logs, sharding, shards, storage
+from diffusion_jax.runs import dump, logs, sharding, shards, storage
 
 
 class Model(NamedTuple):
@@ -174,15 +175,8 @@ def _plain(value: Any) -> Any:
 
 def restore(workdir: storage.Path, config: Config) -> Model:
     """Returns the model of a run, with the checkpoint and the EMA that the config's section `sample` names."""
-    settings = config.sample
-    abstract = jax.eval_shape(processes.network(config).init, jax.random.key(0))
-    like = sharding.with_shardings(abstract, sharding.replicated(sharding.local_mesh()))
-    step, params = checkpoint.restore_weights(
-        workdir,
-        step=settings.step,
-        like=like,
-        **training.stored_averages(config),
-    )
+    config = coding.with_own_codec(config, workdir)
+    step, params = weights.restored(workdir, config)
     return Model(config, params, step, str(workdir))
 
 
@@ -222,17 +216,18 @@ def with_settings(config: Config, **settings) -> Config:
 def provenance(model: Model) -> dict[str, Any]:
     """Returns what identifies results of this model: for a manifest."""
     config = model.config
-    weights = hashlib.sha256()
+    digest = hashlib.sha256()
     for leaf in jax.tree.leaves(model.params):
-        weights.update(np.asarray(leaf).tobytes())
+        digest.update(np.asarray(leaf).tobytes())
     identity = json.dumps(config.identity(), sort_keys=True)
     return {
         "format_version": stored.FORMAT_VERSION,
         "checkpoint_step": model.step,
         "images_seen": model.step * config.train.batch_size,
-        "weights_sha256": weights.hexdigest(),
+        "weights_sha256": digest.hexdigest(),
         "config_sha256": hashlib.sha256(identity.encode()).hexdigest(),
         "image_shape": processes.image_shape(config),
+        **({"codec_sha256": coding.codec_sha256(config)} if config.data.codec else {}),
         "process": config.process.model_dump(),
         "predicts": config.predicts,
         "model": config.model.model_dump(),
@@ -325,7 +320,12 @@ def strip(model: Model, num_images: int) -> np.ndarray:
 
 
 def _generated(model: Model, numbers: np.ndarray, read: Callable) -> Iterator[tuple[int, Any]]:
-    """Yields as `_drawn` does images of the config's grid, by a program for all grids of its length."""
+    """Yields as `_drawn` does images of the config's grid, by a program for all grids of its length.
+
+    Those of an autoencoder are what it makes of the images that are read.
+    """
+    if processes.is_autoencoder(model.config):
+        return _drawn(coding.make_reconstruct, model, numbers, read)
     levels, config = sampling.grid(model.config), model.config.with_values("sample", **sampling.OF_GRID)
     return _drawn(sampling.make_generate_on, model._replace(config=config), numbers, read, levels)
 

@@ -221,5 +221,5 @@ def test_a_likelihood_is_of_what_the_codec_makes_of_images(kind, monkeypatch):
         return found["total" if kind == "bound" else "bits"]
 
     plain, from_one = measured(x), codecs.pixels((8, 8, 1))._replace(encode=lambda images: codecs.from_uint8(images - 1))
-    monkeypatch.setattr("diffusion_jax.compose.inputs.codec", lambda config: from_one)
+    monkeypatch.setattr("diffusion_jax.compose.coding.codec", lambda config: from_one)
     np.testing.assert_array_equal(measured(x + 1), plain)

@@ -14,7 +14,7 @@ from PIL import Image
 import diffusion_jax as dj
 import main
 from diffusion_jax import model, streams
-from diffusion_jax.compose import checks, command, inputs, sample_conditions, training
+from diffusion_jax.compose import checks, coding, command, inputs, sample_conditions, training
 from diffusion_jax.data import conditions, feed
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import conditioning
@@ -114,7 +114,7 @@ def test_a_pair_is_mirrored_together(pairs):
     batch, part = feed.read(inputs.source(config)), training.parts(config)
     x_0, cond = part.prepare(batch, jax.random.split(jax.random.key(0)), keys(12))
     np.testing.assert_allclose(cond["image"], -x_0, atol=1e-6)
-    is_flipped = np.any(np.abs(inputs.codec(config).encode(batch["x"]) - x_0) > 0.1, axis=(1, 2, 3))
+    is_flipped = np.any(np.abs(coding.codec(config).encode(batch["x"]) - x_0) > 0.1, axis=(1, 2, 3))
     assert 0 < np.sum(is_flipped) < 12
 
 

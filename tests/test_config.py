@@ -74,7 +74,7 @@ def test_a_field_that_the_choice_beside_it_ignores_is_doubted(values, sentence):
 
 def test_a_network_ignores_fields_of_others():
     config = Config().with_values("model", kind="dit", multipliers=(1, 2), num_heads_up=2, patch_size=4)
-    ours = "'ncsnpp' or 'noisy_classifier' or 'unet'"
+    ours = "'autoencoder_kl' or 'ncsnpp' or 'noisy_classifier' or 'unet'"
     assert checks.without_effect(config, ["model.multipliers", "model.num_heads_up", "model.patch_size"]) == [
         f"config field model.multipliers = (1, 2) does nothing: it is for model.kind = {ours}.",
         "config field model.num_heads_up = 2 does nothing: it is for model.kind = 'unet'.",

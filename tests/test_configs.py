@@ -41,6 +41,8 @@ NUM_PARAMETERS = {
     "digits_progressive": 367_129,
     "digits_rectified_flow": 367_129,
     "emoji_classes": 688_051,
+    "emoji64_autoencoder": 681_911,
+    "emoji64_latents": 2_786_980,
     "fashion_mnist": 686_769,
     "fashion_mnist_classes": 687_473,
     "folder": None,
@@ -86,7 +88,7 @@ def test_config(name, images):
     assert changed <= {"sample.num_steps", "sample.ema_rate"} and stored.from_json(stored.to_json(config)) == config
     params = check_shapes(config)
     assert NUM_PARAMETERS[name] in (None, sum(leaf.size for leaf in jax.tree.leaves(params)))
-    if not processes.is_classifier(config):
+    if not processes.is_classifier(config) and not processes.is_autoencoder(config):
         sampling.make_generate(config)  # its settings fit together
     check_first_loss(config)
     if name in SAME_WHEN_SMALL:
@@ -112,6 +114,8 @@ def small(config):
     """Returns a config with a network of two stages on 8 x 8 pixels, and all else as it was."""
     network = {"channels": 4, "multipliers": (1, 1), "attention_stages": (1,), "num_res_blocks": 1, "depth": 2}
     config = config.with_values("model", **network, num_groups=2, num_heads=1)
+    if config.data.codec:
+        config = config.with_values("data", latent_shape=(8, 8, config.data.latent_shape[-1]))
     return config.with_values("data", image_size=(8, 8), center_crop=0).with_values("train", warmup_steps=0)
 
 
@@ -122,7 +126,7 @@ def traced(function):
 
 def check_shapes(config):
     """Of the network at full size; nothing is computed. Returns those of the parameters."""
-    shape = {name: getattr(config.data, name) for name in ("image_size", "channels", "condition")}
+    shape = {name: getattr(config.data, name) for name in ("image_size", "channels", "condition", "codec", "latent_shape")}
     return shapes_of(Config().with_values("model", **dict(config.model)).with_values("data", **shape))
 
 
@@ -131,7 +135,12 @@ def shapes_of(config):
     """Returns the shapes of the parameters, once for all configs with this network, and checks that of the output."""
     network = processes.network(config)
     params = jax.eval_shape(network.init, jax.random.key(0))
-    x_t = jax.ShapeDtypeStruct((2, *processes.image_shape(config)), jnp.float32)
+    x_t = jax.ShapeDtypeStruct((2, *processes.shape(config)), jnp.float32)
+    if processes.is_autoencoder(config):
+        of = processes.first_stage(config)
+        latents = jax.eval_shape(of.encode, params, x_t).mean
+        assert latents.shape == (2, *of.shape) and jax.eval_shape(of.decode, params, latents).shape == x_t.shape
+        return params
     cond = inputs.conditioning(config).spec(2)
     output = jax.eval_shape(network.apply, params, x_t, jax.ShapeDtypeStruct((2,), jnp.float32), cond)
     num_outputs = (1 + config.model.learned_variance) * x_t.shape[-1]
@@ -144,7 +153,7 @@ def check_first_loss(config):
     """Of images of 0 and a network that says 0, as one that is untrained does: the variance of what it should say."""
     if config.loss.name != "simple" or config.predicts == "edm":  # whose variance is 1 for data of variance 1/4
         return
-    shape = processes.image_shape(config)
+    shape = processes.shape(config)
     parts, x_0 = training.parts(config), jnp.zeros((2**16 // np.prod(shape) + 1, *shape))
     t, weight = parts.timesteps.draw(parts.timesteps.init(), jax.random.key(0), len(x_0))
     denoise = parts.predictor(lambda x_t, c_noise: jnp.zeros_like(x_t))

@@ -11,7 +11,7 @@ import tiny
 
 import diffusion_jax as dj
 import main
-from diffusion_jax.compose import inputs, sampling, stored
+from diffusion_jax.compose import coding, sampling, stored
 from diffusion_jax.compose.processes import network
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, storage
@@ -52,7 +52,7 @@ def by_hand(model, guided):
     noise = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys[0])
     solve = sampling.make_solve(settings)
     x = jax.jit(lambda: solve(dj.clip_x_0(guided(label)), noise, keys[1], 0).x)()
-    return np.asarray(inputs.codec(settings).decode(x), int)
+    return np.asarray(coding.codec(settings).decode(x), int)
 
 
 def drawn(model, **settings):

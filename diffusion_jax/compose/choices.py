@@ -12,7 +12,18 @@ import jax
 import numpy as np
 from jax import Array
 
-from diffusion_jax import denoiser, distillation, grids, losses, multistep, process, samplers, schedules, timesteps
+from diffusion_jax import (
+    autoencoding,
+    denoiser,
+    distillation,
+    grids,
+    losses,
+    multistep,
+    process,
+    samplers,
+    schedules,
+    timesteps,
+)
 from diffusion_jax.compose import tasks
 from diffusion_jax.data import codecs, conditions, sources, tar, tfds
 from diffusion_jax.process import Process
@@ -75,7 +86,9 @@ PROCESSES = {
     "ve_sde": process.ve_sde,
     "vp": process.vp,
 }
-NETWORKS = ("dit", "ncsnpp", "noisy_classifier", "unet")  # functions of networks/, which needs Flax: processes.NETWORKS
+AUTOENCODERS = ("autoencoder_kl", "autoencoder_tiny")
+# functions of networks/, which needs Flax: processes.NETWORKS
+NETWORKS = (*AUTOENCODERS, "dit", "ncsnpp", "noisy_classifier", "unet")
 PARAMETERIZATIONS = {
     "edm": denoiser.edm(),
     "eps": denoiser.EPS,
@@ -91,6 +104,7 @@ LOSSES = {
     "cross_entropy": losses.cross_entropy,
     "hybrid": losses.hybrid,
     "progressive": lambda levels, teacher, num_steps: distillation.progressive(teacher, levels),
+    "reconstruction": autoencoding.reconstruction,
     "simple": losses.simple,
     "vlb": losses.vlb,
 }

@@ -26,7 +26,7 @@ class Model(Section):
     kind: one_of(choices.NETWORKS) = field(
         "unet",
         "'dit' is the Diffusion Transformer; 'noisy_classifier' is the U-Net's encoder, with which to guide: log p of a "
-        "label given x_t",
+        "label given x_t; the autoencoders are first stages of latent diffusion, see docs/latents.md",
     )
     channels: integer(4) = field(128, "width of a stage whose multiplier is 1; of 'dit': of each token")
     multipliers: sections.Multipliers = field(
@@ -62,6 +62,12 @@ class Model(Section):
     head_channels: integer(0) = field(0, "channels of each head, instead of a number of heads; 0 is off")
     num_classes: integer(-1) = field(0, "labels that the network knows; 0 for none, -1 for as many as the data have")
     null_label: Flag = field(False, "one label more, num_classes, for 'no label'")
+    latent_channels: integer(1, 1024) = field(4, "of an autoencoder: of its latents")
+    num_blocks: integers(0, 64, lengths=range(1, 10), count="1 to 9 ") = field(
+        (1, 3, 3, 3), "of 'autoencoder_tiny': residual blocks of each stage; all but the last halve the image"
+    )
+    middle_attention: Flag = field(True, "of 'autoencoder_kl': whether the smallest stage attends")
+    quant_conv: Flag = field(True, "of 'autoencoder_kl': a 1 x 1 convolution on both sides of the latents")
     pool: one_of(("adaptive", "attention")) = field("adaptive", "of 'noisy_classifier', over space: the mean, or attention")
     learned_variance: Flag = field(False, "twice the output channels, for the losses 'hybrid' and 'vlb'")
     num_remat_stages: integer(0, sections.MOST_BLOCKS) = field(
@@ -79,7 +85,8 @@ class Loss(Section):
     name: one_of(choices.LOSSES) = field(
         "simple",
         "'simple' is L_simple; 'hybrid' and 'vlb' train the variance too; 'consistency' and 'progressive' make a "
-        "model that draws in few steps, see docs/few_steps.md; 'cross_entropy' is for classifiers",
+        "model that draws in few steps, see docs/few_steps.md; 'cross_entropy' is for classifiers, 'reconstruction' for "
+        "autoencoders",
     )
     weighting: one_of(choices.WEIGHTINGS) = field("constant", "of 'simple', over noise levels; see losses.py")
     timesteps: one_of(choices.TIMESTEPS) = field("uniform", "'stratified' has less noise; 'loss_second_moment' suits 'vlb'")
@@ -94,6 +101,10 @@ class Loss(Section):
         1, "of 'progressive': steps of DDIM in which the network shall draw, half of what its teacher takes"
     )
     huber: sections.Finite = field(0.0, "of 'consistency': c of the pseudo-Huber norm; 0 is the norm")
+    kl_weight: sections.Finite = field(1e-6, "of 'reconstruction': of the latents' divergence from N(0, 1)")
+    perceptual_weight: sections.Finite = field(
+        0.0, "of 'reconstruction': of the distance in EfficientNet-lite0's features; needs its package"
+    )
 
 
 class Train(Section):
@@ -157,6 +168,14 @@ class Data(Section):
         False, "decode a JPEG at 1/2, 1/4 or 1/8 of its size where that is twice image_size or more: sooner, other pixels"
     )
     random_flip: Flag = field(True, "flip left and right, on the device")
+    codec: Text = field("", "an autoencoder's workdir: the network draws its latents; see docs/latents.md", free=True)
+    latents: Text = field("", "a folder for a codec's latents, which runs may share; '' is in the workdir", free=True)
+    latent_shape: integers(1, lengths=range(4), count="0 or 3 ") = field(
+        (), "of a codec's latents: height, width, channels; () asks the codec"
+    )
+    latent_scale: sections.Finite = field(
+        0.0, "factor on a codec's latents; 0 measures what gives the training set's a standard deviation of 1"
+    )
     condition: one_of(("none", *choices.CONDITIONS)) = field(
         "none", "what the network is shown of each image: made from it, see data/conditions.py, or 'paired': another file"
     )

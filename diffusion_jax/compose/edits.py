@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import editing, process, streams
-from diffusion_jax.compose import checks, guiding, inputs, processes, sampling, tasks
+from diffusion_jax.compose import checks, coding, guiding, inputs, processes, sampling, tasks
 from diffusion_jax.compose.choices import CLIPS, EDITS, chosen, taken
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.tasks import Task
@@ -31,6 +31,8 @@ def settled(config: Config) -> Config:
         raise UserError(
             f"{config.show('data.condition')}: a network that is shown an image does not edit; use --mode=sample."
         )
+    if config.data.codec and task.operator:
+        raise UserError(f"{config.show('edit.task')} measures pixels, which a network of latents does not see.")
     values = {"sampler": task.sampler, "eta": 0.0, "churn": (0.0, 0.0, 1e9, 1.0), "variance": "small", "strip": 0}
     config = config.with_values("sample", **values, last_level="data", label=_label(config))
     checks.check(config)
@@ -84,12 +86,14 @@ def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Arr
     labelled = guiding.labelled(config, guide)
     if labelled is not config and config.sample.label < 0:
         raise UserError(f"{config.show('sample.label')} does not say to which class the classifier shall guide; set one.")
-    task, codec, cond_of = task_of(config), inputs.codec(config), inputs.conditioning(labelled).of_image
+    task, codec, cond_of = task_of(config), coding.codec(config), inputs.conditioning(labelled).of_image
     denoiser_of, sampler = guiding.denoiser_of(config, guide), sampling.make_sampler(config)
     grid = processes.process_of(config).level(_visited(config, task))
 
     def edit(weights: Any, seed: Array, numbers: Array, given: Batch) -> dict[str, Array]:
+        pixels, free = given["x"], given.get("mask")
         given = {name: codec.encode(rows) if rows.dtype == jnp.uint8 else rows for name, rows in given.items()}
+        given |= {} if free is None else {"mask": coding.coarse(config, free)}
         shape = codec.shape if task.operator else given["x"].shape[1:]
         if guide:
             _check_takes(guide, shape)
@@ -101,7 +105,9 @@ def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Arr
         found = task.edit(reverse, given)
         finite = jnp.all(jnp.isfinite(found.x), axis=process.value_axes(found.x))
         evaluations = jnp.broadcast_to(found.num_evaluations, numbers.shape)
-        return {"edited": codec.decode(found.x), "finite": finite, "num_evaluations": evaluations}
+        edited = codec.decode(found.x)
+        edited = edited if free is None else jnp.where(free, edited, pixels)  # a codec would change known pixels
+        return {"edited": edited, "finite": finite, "num_evaluations": evaluations}
 
     return edit
 
@@ -111,7 +117,7 @@ def make_invert(config: Config, guide: Config | None = None) -> Callable[[Any, A
 
     Arguments as for `make_edit`. Its images are those of 'interpolate', whose network is told the same of all.
     """
-    codec, cond_of = inputs.codec(config), inputs.conditioning(guiding.labelled(config, guide)).of_image
+    codec, cond_of = coding.codec(config), inputs.conditioning(guiding.labelled(config, guide)).of_image
     denoiser_of, sampler = guiding.denoiser_of(config, guide), sampling.make_sampler(config)
     grid = sampling.grid(config)
 

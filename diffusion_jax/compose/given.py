@@ -149,7 +149,7 @@ def _on_canvas(config: Config, sides: tuple[int, ...], x: np.ndarray) -> Batch:
     """Returns images on a canvas, grey beside them, whose size must be one that the network takes."""
     top, bottom, left, right = sides
     height, width = top + x.shape[1] + bottom, left + x.shape[2] + right
-    multiple = processes.network(config).parts.multiple_of
+    multiple = processes.network(config).parts.multiple_of * processes.pixels_per_latent(config)
     if not any(sides) or height % multiple or width % multiple:
         raise UserError(
             f"{config.show('edit.sides')} makes {height} x {width} pixels of {x.shape[1]} x {x.shape[2]}; it must add some, "

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from diffusion_jax.compose import conditions
 from diffusion_jax.compose.choices import SOURCES, chosen, named
 from diffusion_jax.compose.config import Config
-from diffusion_jax.compose.processes import image_shape
+from diffusion_jax.compose.processes import image_shape, shape
 from diffusion_jax.data import codecs, feed, sources, transforms
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -22,13 +22,9 @@ from diffusion_jax.networks.conditioning import Conditioning
 from diffusion_jax.runs import logs, sharding, storage
 
 OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_held_out")  # fields of the section `data`
+OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale")
 DRAFT = 2  # how much larger than the network's a JPEG is decoded at least: what then scales it still averages squares
 NUM_HELD_OUT = 1024  # images at most of which the held-out loss is taken
-
-
-def codec(config: Config) -> codecs.Codec:
-    """Returns how stored images become x_0."""
-    return codecs.pixels(image_shape(config))
 
 
 def conditioning(config: Config) -> Conditioning:
@@ -43,10 +39,10 @@ def conditioning(config: Config) -> Conditioning:
 
 def encode(config: Config) -> Callable[[feed.Batch, Array], tuple[Array, Any]]:
     """Returns (batch, keys of its images [B]) -> (x_0, cond), as the network gets them."""
-    of_pixels, condition = codec(config).encode, conditions.condition(config)
+    condition, scale = conditions.condition(config), config.data.latent_scale
 
     def encoded(batch: feed.Batch, keys: Array) -> tuple[Array, Any]:
-        x_0, cond = of_pixels(batch["x"]), batch["cond"]
+        x_0, cond = batch["x"][:, 0] * scale if config.data.codec else codecs.from_uint8(batch["x"]), batch["cond"]
         return x_0, {**cond, "image": condition(x_0, keys, cond.get("image"))} if condition else cond
 
     return encoded
@@ -55,6 +51,8 @@ def encode(config: Config) -> Callable[[feed.Batch, Array], tuple[Array, Any]]:
 def batch_spec(config: Config, num_images: int) -> feed.Batch:
     """Returns `jax.ShapeDtypeStruct`s of the batch that `encode` takes."""
     image = jax.ShapeDtypeStruct((num_images, *image_shape(config)), np.uint8)
+    if config.data.codec:
+        image = jax.ShapeDtypeStruct((num_images, 1 + config.data.random_flip, *shape(config)), np.float32)
     cond = {name: of for name, of in conditioning(config).spec(num_images).items() if name != "image"}
     return {"x": image, "cond": {**cond, "image": image} if config.data.condition == "paired" else cond}
 
@@ -143,8 +141,9 @@ def check_apart(config: Config, folder: storage.Path) -> None:
 
 def is_resident(config: Config, num_images: int) -> bool:
     """Returns whether this many images fit in the cache on the devices."""
-    num_bytes = math.prod(image_shape(config)) * (1 + (config.data.condition == "paired"))
-    return num_images * num_bytes <= config.data.device_cache_gib * 2**30
+    leaves = jax.tree.leaves(batch_spec(config, num_images))
+    num_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves if leaf.ndim > 1)
+    return num_bytes <= config.data.device_cache_gib * 2**30
 
 
 def records(config: Config, source: Source, mesh: Mesh) -> feed.Records | None:
@@ -159,11 +158,11 @@ def records(config: Config, source: Source, mesh: Mesh) -> feed.Records | None:
     return sharding.put_global(found, sharding.replicated(mesh))
 
 
-def held_out_batches(config: Config, mesh: Mesh) -> feed.Batch | None:
-    """Returns batches of images that are not trained on, stacked: always the same; None if the config names none."""
-    if (found := held_out(config)) is None:
+def held_out_batches(config: Config, source: Source | None, mesh: Mesh) -> feed.Batch | None:
+    """Returns batches of images that are not trained on, stacked: always the same; None of no source."""
+    if source is None:
         return None
-    batches = feed.held_out_batches(transforms.subsampled(found, NUM_HELD_OUT), **batching(config))
+    batches = feed.held_out_batches(transforms.subsampled(source, NUM_HELD_OUT), **batching(config))
     return sharding.put_local_part(batches, sharding.batched(mesh, axis=1))
 
 
@@ -208,7 +207,7 @@ def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
 def identity(config: Config, split: str) -> dict[str, Any]:
     """Returns what the images of 'training' or 'held_out' depend on, for a manifest."""
     path = config.data.path if split == "training" else config.data.held_out
-    ignored = {"random_flip", "device_cache_gib", *OF_CONDITIONS}
+    ignored = {"random_flip", "device_cache_gib", *OF_CONDITIONS, *OF_CODECS}
     ignored |= set() if config.data.jpeg_draft else {"jpeg_draft"}  # which folders that were written before do not name
     found = {"data": config.data.model_dump(exclude=ignored), "split": split}
     return found | ({"files": digest_of_files(storage.path(path))} if path else {})

@@ -19,8 +19,13 @@ def likelihood_of(config: Config) -> Measure:
     """Returns (params, seed, image numbers [B], their batch) -> {name: of each image, [..., B]}, at the highest precision.
 
     Of the section `likelihood`'s kind: the fields of `likelihood.Bound`, or 'bits', 'num_evaluations' and 'reached_end'. The
-    noises of image i depend on (seed, i) alone. Raises UserError where the process or the sampler has no such likelihood.
+    noises of image i depend on (seed, i) alone. Raises UserError where the process, the sampler or latents have none.
     """
+    if config.data.codec:
+        raise UserError(
+            f"{config.show('data.codec')} is not possible here: the likelihood of images does not follow from that of their "
+            "latents; measure a model of pixels."
+        )
     return {"bound": _bound, "pf_ode": _pf_ode}[config.likelihood.kind](config.with_values("model", precision="highest"))
 
 

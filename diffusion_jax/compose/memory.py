@@ -62,13 +62,19 @@ def activation_bytes(config: Config, num_images: int) -> int:
     """Returns the size of what the forward pass keeps for the backward pass; nothing is computed."""
     net = processes.network(config)
     params = jax.eval_shape(net.init, jax.random.key(0))
-    x_t = jax.ShapeDtypeStruct((num_images, *processes.image_shape(config)), jnp.float32)
+    x_t = jax.ShapeDtypeStruct((num_images, *processes.shape(config)), jnp.float32)
     c_noise = jax.ShapeDtypeStruct((num_images,), jnp.float32)
     cond = inputs.conditioning(config).spec(num_images)
 
     def backward(params, x_t, c_noise, cond):
-        rngs = {"dropout": jax.random.key(0)}
-        return jax.vjp(lambda params: networks.bind(net, params, cond, train=True, rngs=rngs)(x_t, c_noise), params)[1]
+        def output(params):
+            bound = networks.bind(net, params, cond, train=True, rngs={"dropout": jax.random.key(0)})
+            if not processes.is_autoencoder(config):
+                return bound(x_t, c_noise)
+            coder = networks.coder(bound)
+            return coder.decode(coder.encode(x_t).mean)
+
+        return jax.vjp(output, params)[1]
 
     return _num_bytes(jax.eval_shape(backward, params, x_t, c_noise, cond))
 

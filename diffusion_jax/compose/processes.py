@@ -5,17 +5,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from jax import Array
 
 from diffusion_jax import denoiser, networks
-from diffusion_jax.compose import choices, conditions
+from diffusion_jax.autoencoding import Coder
+from diffusion_jax.compose import choices, conditions, stored
 from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks import stages
+from diffusion_jax.networks import autoencoder, stages
+from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.process import Process
+from diffusion_jax.runs import storage
 
-NETWORKS: dict[str, Callable[..., networks.Network]] = {name: getattr(networks, name) for name in choices.NETWORKS}
+FIRST_STAGES: dict[str, Callable[..., Autoencoder]] = {name: getattr(autoencoder, name) for name in choices.AUTOENCODERS}
+NETWORKS: dict[str, Callable[..., networks.Network | Autoencoder]] = FIRST_STAGES | {
+    name: getattr(networks, name) for name in choices.NETWORKS if name not in choices.AUTOENCODERS
+}
 OF_UNET = ("resample", "downsample_padding")  # attributes of `Stages` that 'ncsnpp' does not use
 EXPLODING = ("ve", "ve_sde")
 
@@ -25,11 +32,54 @@ def image_shape(config: Config) -> tuple[int, int, int]:
     return (*config.data.image_size, config.data.channels)
 
 
+def shape(config: Config) -> tuple[int, ...]:
+    """Returns the shape of x_0: of an image, or of a codec's latents. UserError where the codec does not exist."""
+    if not config.data.codec:
+        return image_shape(config)
+    return config.data.latent_shape or first_stage(codec_config(config)).shape
+
+
+def pixels_per_latent(config: Config) -> int:
+    """Returns the side of the square of pixels that one value of x_0 belongs to; 1 without a codec."""
+    return config.data.image_size[0] // shape(config)[0]
+
+
+def codec_config(config: Config) -> Config:
+    """Returns the config of the autoencoder that `data.codec` names, for images of the size of this config's.
+
+    Raises UserError where it does not exist, is no autoencoder or does not take such images.
+    """
+    path, shape = config.data.codec, image_shape(config)
+    try:
+        found = stored.read_config(storage.path(path))
+        if found.data.channels != shape[2]:
+            raise UserError(f"it takes images of {found.data.channels} channel(s), and data.channels = {shape[2]}.")
+        multiple = first_stage(found).parts.multiple_of
+        if any(size % multiple for size in shape[:2]):
+            raise UserError(f"it takes multiples of {multiple}, and data.image_size = {shape[:2]!r}.")
+    except UserError as error:
+        raise UserError(f"config field data.codec = {path!r}: {error}") from error
+    return found.with_values("data", image_size=shape[:2])
+
+
 def network(config: Config) -> networks.Network:
     """Returns the network; UserError where fields of the section `model` do not fit together."""
+    found = _network(config)
+    return networks.of_autoencoder(found) if is_autoencoder(config) else found
+
+
+def first_stage(config: Config) -> Autoencoder:
+    """Returns the autoencoder; UserError where the network is none, or fields of the section `model` do not fit together."""
+    if not is_autoencoder(config):
+        raise UserError(f"{config.show('model.kind')} is no autoencoder; known: {', '.join(FIRST_STAGES)}.")
+    return _network(config)
+
+
+def _network(config: Config) -> networks.Network | Autoencoder:
     kind, values = config.model.kind, dict(config.model) | {"cond_channels": conditions.num_channels(config)}
+    of = shape(config)
     try:
-        return NETWORKS[kind](image_shape(config), **{name: values[name] for name in fields_of(kind) & values.keys()})
+        return NETWORKS[kind](of, **{name: values[name] for name in fields_of(kind) & values.keys()})
     except UserError as error:
         raise UserError(f"config field model.{error}") from error
 
@@ -44,8 +94,10 @@ def fields_of(kind: str) -> set[str]:
 def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
     """Returns (x_t, c_noise) -> output of the config's network, as a function, -> the denoiser.
 
-    Raises UserError for a classifier.
+    Raises UserError for a classifier or an autoencoder.
     """
+    if is_autoencoder(config):
+        raise UserError(f"{config.show('model.kind')} is an autoencoder: it draws no images; give it to data.codec.")
     if is_classifier(config):
         raise UserError(
             f"{config.show('model.kind')} is a classifier: it draws no images and has no likelihood, but guides a model "
@@ -77,6 +129,18 @@ def log_prob_of(config: Config) -> Callable[[Any, Any], LogProb]:
     return lambda params, cond: denoiser.make_log_prob(networks.bind(net, net.cast(params), cond))
 
 
+def make_predictor(config: Config) -> Callable[[Callable[..., Array]], Denoiser | LogProb | Coder]:
+    """Returns the config's network, as a function, -> what its loss takes."""
+    if is_autoencoder(config):
+        return networks.coder
+    return denoiser.make_log_prob if is_classifier(config) else make_denoiser(config)
+
+
+def is_autoencoder(config: Config) -> bool:
+    """Returns whether the network makes images small and large again, and draws none."""
+    return config.model.kind in FIRST_STAGES
+
+
 def is_classifier(config: Config) -> bool:
     """Returns whether the network tells classes of noisy images, and draws none."""
     return config.model.kind == "noisy_classifier"
@@ -93,7 +157,8 @@ def process_of(config: Config) -> Process:
         found = chosen(PROCESSES[section.kind], section, interpolation=config.sample.interpolation)
     except UserError as error:
         raise UserError(f"config field process.{error}") from error
-    if config.predicts in ("eps", "scaled_score", "score") and not is_classifier(config) and not has_signal(found):
+    draws = not (is_classifier(config) or is_autoencoder(config))
+    if config.predicts in ("eps", "scaled_score", "score") and draws and not has_signal(found):
         raise UserError(
             f"config field predicts = {config.predicts!r} is impossible with {_noise_alone(config)}: x_T is the noise "
             "itself and does not determine x_0; use 'v', 'velocity', 'edm' or 'x_0'."
@@ -125,11 +190,9 @@ def check_signal(of: Process, field: str) -> None:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the process and the size of the images."""
     parts = network(config).parts
-    if any(size % parts.multiple_of for size in config.data.image_size):
-        yield (
-            f"{config.show('data.image_size')} does not fit {parts.summary}; height and width must be multiples of "
-            f"{parts.multiple_of}."
-        )
+    if any(size % parts.multiple_of for size in shape(config)[:2]):
+        name = config.show("data.image_size") + (f", latents of {shape(config)!r}," if config.data.codec else "")
+        yield f"{name} does not fit {parts.summary}; height and width must be multiples of {parts.multiple_of}."
     section, kind = config.process, f"process.kind is {config.process.kind!r}"
     if section.zero_terminal_snr and section.num_steps <= 1:
         yield f"{config.show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."

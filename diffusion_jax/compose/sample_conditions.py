@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import streams
-from diffusion_jax.compose import inputs
+from diffusion_jax.compose import inputs, processes
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs, feed
 from diffusion_jax.data.feed import Batch
@@ -22,8 +22,11 @@ NUM_PICTURED = 32  # images beside their conditions
 
 
 def source(config: Config) -> Source | None:
-    """Returns the images of which a network is shown something, opened; None where it is shown nothing."""
-    if config.data.condition == "none":
+    """Returns the images of which a network is shown something, opened; None where it is shown nothing.
+
+    An autoencoder is shown the image itself.
+    """
+    if config.data.condition == "none" and not processes.is_autoencoder(config):
         return None
     return inputs.held_out(config) or inputs.source(config)
 
@@ -66,6 +69,8 @@ def pictured(config: Config, source: Source | None) -> tuple[np.ndarray, ...]:
     numbers = np.arange(min(NUM_PICTURED, config.sample.num_images))
     if (batch := read(source, numbers)) is None:
         return ()
+    if processes.is_autoencoder(config):
+        return (batch["x"],)
     image = cond_of_image(config)(config.sample.seed, numbers, batch)["image"]
     channels = config.data.channels
     image = image[..., :channels] if image.shape[-1] >= channels else jnp.repeat(image, channels, axis=-1)
@@ -75,7 +80,7 @@ def pictured(config: Config, source: Source | None) -> tuple[np.ndarray, ...]:
 def identity(config: Config) -> dict[str, Any]:
     """Returns what conditions depend on, for a manifest; {} for nothing."""
     data = config.data
-    if data.condition == "none":
+    if data.condition == "none" and not processes.is_autoencoder(config):
         return {}
     split, beside = ("held_out", data.condition_held_out) if data.held_out else ("training", data.condition_path)
     pairs = {"pairs": inputs.digest_of_files(storage.path(beside))} if beside else {}

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import grids, process, samplers, streams
-from diffusion_jax.compose import guiding, inputs, processes, sample_conditions
+from diffusion_jax.compose import coding, guiding, processes, sample_conditions
 from diffusion_jax.compose.choices import CLIPS, GRIDS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
@@ -26,6 +26,8 @@ MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [So
 
 def warnings(config: Config) -> list[str]:
     """Returns a sentence for every setting of the section `sample` that may be, but gives poor images."""
+    if processes.is_autoencoder(config):
+        return []
     levels, found = grid(config), []
     if (snr := float(np.exp(levels.log_snr[0]))) > MAX_FIRST_SNR:
         found.append(
@@ -66,7 +68,7 @@ def make_generate_on(config: Config, guide: Config | None = None) -> Callable[..
 
     It does not depend on the fields `OF_GRID`, so that grids of one length have one program.
     """
-    run, codec = _reverse_process(config, guide), inputs.codec(config)
+    run, codec = _reverse_process(config, guide), coding.codec(config)
 
     def generate(weights: Any, seed: Array, numbers: Array, batch: Batch | None, levels: Level) -> tuple[Array, Array]:
         x = run(weights, seed, numbers, batch, levels)[1].x
@@ -81,7 +83,7 @@ def make_strip(config: Config, guide: Config | None = None) -> Callable[..., Arr
     k is `sample.strip`, or as many steps as there are; the times are evenly spaced, and the last prediction is the image,
     for 'ode' to within its tolerance. [Ho et al. 2020, section 4.3]
     """
-    levels, codec = grid(config, num_stops=config.sample.strip), inputs.codec(config)
+    levels, codec = grid(config, num_stops=config.sample.strip), coding.codec(config)
     run = _reverse_process(config, guide)
     num_steps = len(levels.alpha) - 1  # some grids visit fewer than asked
     k = min(config.sample.strip, num_steps)
@@ -130,7 +132,7 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
 
 def _reverse_process(config: Config, guide: Config | None) -> Callable[..., tuple[Denoiser, Samples]]:
     """Returns (weights, seed, image numbers, batch, levels, num_traced) -> (the denoiser, its samples at the last level)."""
-    cond_of, shape = sample_conditions.cond_of_image(guiding.labelled(config, guide)), inputs.codec(config).shape
+    cond_of, shape = sample_conditions.cond_of_image(guiding.labelled(config, guide)), coding.codec(config).shape
     guided, limited, sampler = guiding.denoiser_of(config, guide), CLIPS[config.sample.clip], make_sampler(config)
 
     def run(

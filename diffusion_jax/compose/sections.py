@@ -21,7 +21,7 @@ SYNONYMS = {  # field -> what other code bases call it
     "process.schedule": "scheduler beta_schedule noise_schedule betas",
     "predicts": "prediction_type objective parameterization target",
     "model.channels": "base_channels model_channels ch dim width hidden_size",
-    "model.depth": "num_layers n_layers num_blocks layers",
+    "model.depth": "num_layers n_layers layers",
     "model.multipliers": "channel_mult ch_mult dim_mults channel_multipliers",
     "model.num_classes": "classes n_classes class_cond",
     "loss.name": "loss_type",

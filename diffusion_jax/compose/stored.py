@@ -19,6 +19,8 @@ LEFT_OPEN = {  # fields and the values with which they leave the choice to a run
     "train.ema_warmup": "auto",
     "model.num_classes": -1,
     "model.precision": "default",
+    "data.latent_shape": (),
+    "data.latent_scale": 0.0,
 }
 FORMAT_VERSION = 12  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2

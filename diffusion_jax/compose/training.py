@@ -3,14 +3,13 @@
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import denoiser, distillation, grids, losses, timesteps
-from diffusion_jax.compose import choices, conditions, inputs, processes
+from diffusion_jax import distillation, grids, losses, timesteps
+from diffusion_jax.compose import choices, coding, conditions, inputs, processes
 from diffusion_jax.compose.choices import chosen, taken
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser
@@ -24,6 +23,14 @@ from diffusion_jax.training.step import Parts
 MOST_KEPT = 0.01  # of the initial weights, in an EMA that is not warmed up
 FEW_STEPS = ("consistency", "progressive")  # losses of networks that draw in few steps
 MOST_AMPLIFIED = 2.0  # error of x_0 for one of their output
+OWN_LOSSES = {"noisy_classifier": "cross_entropy", **dict.fromkeys(choices.AUTOENCODERS, "reconstruction")}  # of a kind
+OF_DRAWING = (  # fields that a network that draws no images has not, and what they are there
+    ("model.null_label", False),
+    ("model.num_heads_up", 0),
+    ("train.label_dropout", 0),
+    ("data.condition", "none"),
+    ("data.codec", ""),
+)
 BOUNDS = ("hybrid", "vlb")  # losses of discrete processes, that train the variance
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
 
@@ -35,7 +42,7 @@ def parts(config: Config) -> Parts:
     encode, conditioning = inputs.encode(config), inputs.conditioning(config)
     return Parts(
         network=processes.network(config),
-        predictor=denoiser.make_log_prob if processes.is_classifier(config) else processes.make_denoiser(config),
+        predictor=processes.make_predictor(config),
         level_of=level_of,
         timesteps=draws,
         loss=_loss(config, process),
@@ -49,13 +56,6 @@ def parts(config: Config) -> Parts:
         has_teacher=config.loss.name == "progressive",
         num_microbatches=train.num_microbatches,
     )
-
-
-def stored_averages(config: Config) -> dict[str, Any]:
-    """Returns the names of the average that `sample.ema_rate` chooses, 'ema', and of all in a checkpoint, 'all_ema'."""
-    train, rate = config.train, config.sample.ema_rate
-    names = [*map(averages.ema_name, train.ema_rates), *map(averages.power_name, train.ema_sigma_rels)]
-    return {"ema": averages.ema_name(rate) if rate else "", "all_ema": names}
 
 
 def _warmup_steps(config: Config) -> int:
@@ -112,6 +112,7 @@ def _loss(config: Config, process: Process) -> Callable[[Array, Denoiser | None]
     loss = config.loss
     given = {"weighting": choices.WEIGHTINGS[loss.weighting], "levels": _levels(config, process), "of": process}
     given |= {"variance": "learned_range"}
+    given |= {"features": coding.perceptual_features()} if loss.perceptual_weight else {}
     return lambda step, teacher: chosen(choices.LOSSES[loss.name], loss, **given, step=step, teacher=teacher)
 
 
@@ -139,7 +140,7 @@ def steps_per_call(config: Config, *, first_step: int, platform: str) -> int:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in training."""
     loss, model, train = config.loss, config.model, config.train
-    yield from _of_a_classifier(config) if processes.is_classifier(config) else _of_a_denoiser(config)
+    yield from _of_what_draws_not(config) if model.kind in OWN_LOSSES else _of_a_denoiser(config)
     is_discrete, kind = config.process.kind == "discrete", f"process.kind is {config.process.kind!r}"
     if not is_discrete and loss.name in BOUNDS:
         yield f"{config.show('loss.name')} is a bound of discrete processes, and {kind}; set loss.name = 'simple'."
@@ -188,27 +189,25 @@ def _of_few_steps(config: Config) -> Iterator[str]:
 
 
 def _of_a_denoiser(config: Config) -> Iterator[str]:
-    if config.loss.name == "cross_entropy":
-        yield f"{config.show('loss.name')} is for model.kind = 'noisy_classifier'; set loss.name = 'simple'."
+    if kinds := " or ".join(repr(kind) for kind, loss in OWN_LOSSES.items() if loss == config.loss.name):
+        yield f"{config.show('loss.name')} is for model.kind = {kinds}; set loss.name = 'simple'."
     if config.model.pool != "adaptive":
         yield f"{config.show('model.pool')} is for model.kind = 'noisy_classifier'; set 'adaptive'."
 
 
-def _of_a_classifier(config: Config) -> Iterator[str]:
-    if config.loss.name != "cross_entropy":
-        yield f"{config.show('loss.name')} does not fit model.kind = 'noisy_classifier'; set loss.name = 'cross_entropy'."
-    if config.model.num_classes in (0, 1):
+def _of_what_draws_not(config: Config) -> Iterator[str]:
+    kind, classes = config.model.kind, config.show("model.num_classes")
+    if config.loss.name != OWN_LOSSES[kind]:
+        yield f"{config.show('loss.name')} does not fit model.kind = {kind!r}; set loss.name = {OWN_LOSSES[kind]!r}."
+    if processes.is_classifier(config) and config.model.num_classes in (0, 1):
         yield (
-            f"{config.show('model.num_classes')} is not possible with model.kind = 'noisy_classifier'; it must be at least "
-            "2, or -1 for as many as the data have."
+            f"{classes} is not possible with model.kind = {kind!r}; it must be at least 2, or -1 for as many as the data "
+            "have."
         )
-    for name, off in (
-        ("model.null_label", False),
-        ("model.num_heads_up", 0),
-        ("train.label_dropout", 0),
-        ("data.condition", "none"),
-    ):
+    if processes.is_autoencoder(config) and config.model.num_classes:
+        yield f"{classes} is not possible with model.kind = {kind!r}, which is told no label; set 0."
+    for name, off in OF_DRAWING:
         if config.flat()[name] != off:
-            yield f"{config.show(name)} is for networks that draw: a noisy classifier has no such part; set {off!r}."
-    if config.train.evaluate_every:
+            yield f"{config.show(name)} is for networks that draw: model.kind = {kind!r} has no such part; set {off!r}."
+    if processes.is_classifier(config) and config.train.evaluate_every:
         yield f"{config.show('train.evaluate_every')} is of generated images, and a noisy classifier draws none; set 0."

@@ -11,11 +11,13 @@ NUM_STRIPS = 8  # images in strip.png
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
     """Generates `sample.num_images` images with the settings of the section `sample`; returns the exit code, 0.
 
+    An autoencoder gives what it makes of the images of the held-out set, or else of the training set.
     They go into `out`, by default a folder of the workdir that is named after checkpoint and settings. More images than it
     has are added to those. The config is checked by `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
-    processes.make_denoiser(config)  # the network draws images
+    if not processes.is_autoencoder(config):
+        processes.make_denoiser(config)  # the network draws images
     trained = model.with_guide(model.restore(workdir, config))
     settings = config.sample
     manifest = model.manifest_of_images(trained)

@@ -13,8 +13,10 @@ from diffusion_jax import model
 from diffusion_jax.compose import (
     checks,
     choices,
+    coding,
     evaluating,
     inputs,
+    latents,
     memory,
     processes,
     sample_conditions,
@@ -39,13 +41,13 @@ def run(config: Config, workdir: storage.Path) -> int:
     """
     inputs.check_apart(config, workdir)
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp)
-    config = _agreed(config, workdir, mesh)
-    parts, source, train = training.parts(config), inputs.source(config), config.train
+    config, source, held_out_images = latents.images(_agreed(config, workdir, mesh), workdir)
+    parts, train = training.parts(config), config.train
     evaluate = evaluating.in_training(config) if train.evaluate_every else None
     sharding.check_same("number of images", source.num_images)
     if stored.has_config(workdir):
         stored.check_images(workdir, inputs.data_fingerprint(config, source))
-    records, held_out = inputs.records(config, source, mesh), inputs.held_out_batches(config, mesh)
+    records, held_out = inputs.records(config, source, mesh), inputs.held_out_batches(config, held_out_images, mesh)
     storage.make_dir(workdir)
     with (
         lock.owning(workdir) as check_owner,
@@ -100,7 +102,7 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
     """
     if stored.has_config(workdir):
         stored.check_resumable(workdir)
-        config = stored.agreed_config(workdir, config)
+        config = coding.with_agreed_codec(stored.agreed_config(workdir, config), workdir)
         if changed := stored.changed_since(workdir, sharding.device_name()):
             logs.say("note", f"since the run was saved: {changed}; it goes on to rounding, not to the byte.")
     elif config.train.init_from:
@@ -145,9 +147,11 @@ def _teacher(config: Config, state: TrainState) -> Any:
 
 
 def _generate(config: Config) -> Callable[..., tuple[Array, Array]] | None:
-    """Returns what draws previews; None for a classifier, which draws none."""
+    """Returns what draws previews, of an autoencoder what it makes of images; None for a classifier, which draws none."""
     if processes.is_classifier(config):
         return None
+    if processes.is_autoencoder(config):
+        return functools.partial(coding.make_reconstruct(config), seed=0)
     return functools.partial(sampling.make_generate(config), seed=config.sample.seed)
 
 
@@ -162,6 +166,7 @@ def _save(
     if sharding.is_first():
         images = inputs.data_fingerprint(config, source)
         stored.write_config(workdir, config, images=images, device=sharding.device_name())
+        coding.keep_codec(config, workdir)
     checkpoints.save(state)
 
 

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion_jax.autoencoding import Coder
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
+from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.dit import Blocks, DiT
 from diffusion_jax.networks.dit import check as check_blocks
 from diffusion_jax.networks.encoder import Encoder
@@ -216,3 +218,17 @@ def _of_module(
             return module.apply({"params": params}, x_t, c_noise, cond, train=train, rngs=rngs)
 
     return Network(init, apply, lambda params: layers.cast_kernels(params, parts.dtype), parts)
+
+
+def of_autoencoder(found: Autoencoder) -> Network:
+    """Returns an autoencoder as a network, whose `apply` takes 'encode' or 'decode' in the place of c_noise."""
+
+    def apply(params, x, part, cond, *, train=False, rngs=None):
+        return {"encode": found.encode, "decode": found.decode}[part](params, x)
+
+    return Network(found.init, apply, found.cast, found.parts)
+
+
+def coder(network: Callable[..., Any]) -> Coder:
+    """Returns what `of_autoencoder` gives, bound to weights, as two functions."""
+    return Coder(lambda x: network(x, "encode"), lambda z: network(z, "decode"))

@@ -1,5 +1,7 @@
 """EfficientNet-lite0: a small network trained on ImageNet. [Tan & Le 2019, arXiv:1905.11946; Google's "lite" variant]"""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -32,6 +34,19 @@ def lite0(size: int) -> FeatureNetwork:
     return features.of_module(Lite0(), prepare)._replace(size=size)
 
 
+def stage_features(params: Any, images: Array) -> list[Array]:
+    """Returns the last features at 1/2, 1/4, ..., 1/32 of the size of images, for `autoencoding.perceptual_distance`.
+
+    Args:
+        params: of `lite0`.
+        images: float [B, H, W, C] in [-1, 1], C 1 or 3; they are not scaled.
+    """
+    pixels = (jnp.broadcast_to(images, (*images.shape[:3], 3)) + 1) * 127.5
+    _, kept = Lite0().apply({"params": params}, (pixels - 127) / 128, mutable=["intermediates"])
+    stages = kept["intermediates"]["stages"]
+    return [x for x, after in zip(stages, [*stages[1:], None], strict=True) if after is None or after.shape[1] != x.shape[1]]
+
+
 class Lite0(nn.Module):
     """The network: a stem, inverted residual blocks without squeeze and excitation, a head; ReLU6 throughout."""
 
@@ -44,6 +59,7 @@ class Lite0(nn.Module):
             for i in range(num_blocks):
                 x = Block(width, kernel, stride if i == 0 else 1, expansion, name=f"block_{number}")(x)
                 number += 1
+            self.sow("intermediates", "stages", x)  # kept only where they are asked for
         x = jnp.mean(nn.relu6(ConvNorm(NUM_FEATURES, name="head")(x)), axis=(1, 2))
         logits = nn.Dense(NUM_CLASSES, kernel_init=layers.half_width(1.0), name="logits")(x)
         return {"features": x, "logits": logits}

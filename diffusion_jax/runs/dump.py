@@ -35,7 +35,7 @@ def write(
         shard_size: images in each shard, but for the last.
         manifest: what made the images; a folder that holds others is refused.
         labels: of the images, int [N], or None.
-        beside: what to show to the left of the first images, and what to the right, uint8 [n, H, W, C] each; () for nothing.
+        beside: what to show to the left of the first images, and maybe to the right, uint8 [n, H, W, C] each.
         on_progress: gets the number of images generated so far.
     """
     made = shards.by_image(
@@ -56,9 +56,11 @@ def write(
         write_npz(file, _images(made), shape, labels)
     storage.write_bytes(out / "grid.png", pictures.encode_png(pictures.grid(pictured)))
     if beside:
-        left, right = beside
-        rows = np.stack([left, pictured[: len(left)], right], axis=1).reshape(-1, *shape[1:])
-        storage.write_bytes(out / "cond.png", pictures.encode_png(pictures.grid(rows, num_columns=3 * BESIDE_IN_A_ROW)))
+        left, *right = beside
+        rows = np.stack([left, pictured[: len(left)], *right], axis=1)
+        num_columns = rows.shape[1] * BESIDE_IN_A_ROW
+        grid = pictures.grid(rows.reshape(-1, *shape[1:]), num_columns=num_columns)
+        storage.write_bytes(out / "cond.png", pictures.encode_png(grid))
     return result
 
 

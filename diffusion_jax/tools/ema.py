@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, command, evaluating, stored, training
+from diffusion_jax.compose import checks, command, evaluating, stored, weights
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, plots, storage
@@ -51,7 +51,7 @@ def run(workdir: storage.Path, config: Config, out: storage.Path, sigma_rels: li
         logs.say("width", _said(rows[-1]))
         if rows[-1]["kernel_distance"] == min(row["kernel_distance"] for row in rows):
             best = params
-    export.write_workdir(trained._replace(config=export.alone(trained.config), params=best), out)
+    export.write_workdir(trained._replace(config=weights.alone(trained.config), params=best), out)
     found = {"workdir": str(workdir), "step": trained.step, "num_images": config.evaluate.num_images, "rows": rows}
     storage.write_text(out / "ema.json", json.dumps(found | {"features": config.evaluate.features}, indent=1) + "\n")
     storage.write_bytes(out / "ema.png", plots.widths(rows))
@@ -66,7 +66,7 @@ def combined(trained: model.Model, sigma_rel: float) -> tuple[Any, float]:
     coefficients, error = averages.posthoc(*map(np.array, zip(*kept, strict=True)), step=trained.step, sigma_rel=sigma_rel)
     total = jax.tree.map(lambda leaf: np.zeros(leaf.shape), trained.params)
     for coefficient, (step, width) in zip(coefficients, kept, strict=True):
-        wanted = training.stored_averages(config) | {"ema": averages.power_name(width)}
+        wanted = weights.averages_of(config) | {"ema": averages.power_name(width)}
         _, params = checkpoint.restore_weights(workdir, step=step, like=trained.params, **wanted)
         total = jax.tree.map(lambda sum, leaf, c=coefficient: sum + c * np.asarray(leaf, np.float64), total, params)
     params = jax.tree.map(lambda leaf, like: jax.device_put(leaf.astype(like.dtype), like.sharding), total, trained.params)

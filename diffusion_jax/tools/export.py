@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, choices, command, conditions, processes, stored
+from diffusion_jax.compose import checks, choices, coding, command, conditions, processes, stored, weights
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import checkpoint, logs, storage
@@ -37,21 +37,16 @@ def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "wor
     if stored.has_config(out) or (to != "workdir" and out.exists()):
         raise UserError(f"flag --out = {str(out)!r} exists already; choose another.")
     trained = model.restore(workdir, stored.agreed_config(workdir, config))
-    to_try = WRITERS[to](trained._replace(config=alone(trained.config)), out)
+    to_try = WRITERS[to](trained._replace(config=weights.alone(trained.config)), out)
     logs.say("done", f"the weights of step {trained.step:,}{to_try}")
     return 0
-
-
-def alone(config: Config) -> Config:
-    """Returns the config of a run as that of one set of its weights."""
-    without = config.with_values("train", ema_rates=(), ema_sigma_rels=())
-    return model.with_settings(without, ema_rate=0.0, step=-1, guide="", guidance=1.0)
 
 
 def write_workdir(alone: model.Model, out: storage.Path) -> str:
     """Writes a workdir; returns what the user may try, as do the other writers."""
     checkpoint.save_weights(out, alone.step, alone.params)
     stored.write_config(out, alone.config, weights_alone=True)
+    coding.keep_codec(alone.config, out)
     return "" if processes.is_classifier(alone.config) else f"; try: python main.py --mode=sample --workdir={out}"
 
 

@@ -160,10 +160,15 @@ def _keys_of_images(parts: Parts, batch: Batch, stream: str, index: Array) -> Ar
 
 
 def flipped(batch: Batch, key: Array) -> Batch:
-    """Returns a batch, each image mirrored left to right with probability 1/2, together with what is shown with it."""
+    """Returns a batch, each image mirrored left to right with probability 1/2, together with what is shown with it.
+
+    Latents [B, 2, h, w, c] are of an image and of its mirror image, which change places.
+    """
     flip = jax.random.bernoulli(key, shape=(len(batch["x"]), 1, 1, 1))
 
     def of(leaf: Array) -> Array:
+        if jnp.ndim(leaf) == 5:
+            return jnp.where(flip[..., None], leaf[:, ::-1], leaf)
         return jnp.where(flip, leaf[:, :, ::-1], leaf) if jnp.ndim(leaf) == 4 else leaf  # or labels
 
     return jax.tree.map(of, batch)

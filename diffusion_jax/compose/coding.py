@@ -1,0 +1,126 @@
+"""How the images of a config become x_0 and come back: as pixels, or as the latents of an autoencoder."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion_jax import networks, process
+from diffusion_jax.autoencoding import Coder
+from diffusion_jax.compose import processes, stored, weights
+from diffusion_jax.compose.config import Config
+from diffusion_jax.data import codecs
+from diffusion_jax.data.codecs import Codec
+from diffusion_jax.data.feed import Batch
+from diffusion_jax.errors import UserError
+from diffusion_jax.networks import efficientnet
+from diffusion_jax.runs import checkpoint, storage
+from diffusion_jax.weights import features
+
+OWN = "codec"  # the folder of a workdir for its autoencoder
+
+
+def codec(config: Config) -> Codec:
+    """Returns how images become x_0: pixels in [-1, 1], or the mean latents of `data.codec` times `data.latent_scale`.
+
+    The autoencoder's weights are read when the codec is used. Raises UserError then where they do not exist.
+    """
+    if not config.data.codec:
+        return codecs.pixels(processes.image_shape(config))
+
+    def encode(images: Array) -> Array:
+        return coder(config.data.codec).encode(codecs.from_uint8(images)).mean * config.data.latent_scale
+
+    def decode(x: Array) -> Array:
+        return codecs.to_uint8(coder(config.data.codec).decode(x / config.data.latent_scale))
+
+    return Codec(encode, decode, processes.shape(config))
+
+
+def coarse(config: Config, mask: Array) -> Array:
+    """Returns where x_0 is free, of pixels that are free: a latent is, of whose square any pixel is. # bool [B, h, w, k]"""
+    if not config.data.codec:
+        return mask
+    factor, any_free = processes.pixels_per_latent(config), jnp.any(mask, axis=-1, keepdims=True)
+    batch, height, width, _ = mask.shape
+    squares = any_free.reshape(batch, height // factor, factor, width // factor, factor, 1)
+    return jnp.any(squares, axis=(2, 4))
+
+
+@functools.lru_cache(maxsize=2)
+def coder(workdir: str) -> Coder:
+    """Returns an autoencoder with the weights of a run. They become constants of the programs that use it."""
+    config, params = first_stage(workdir)
+    return coder_of(config)(jax.tree.map(np.asarray, params))
+
+
+def first_stage(workdir: str) -> tuple[Config, Any]:
+    """Returns the config and the weights of an autoencoder's run; UserError where they do not exist."""
+    try:
+        config = stored.read_config(folder := storage.path(workdir))
+        return config, weights.restored(folder, config)[1]
+    except UserError as error:
+        raise UserError(f"config field data.codec = {workdir!r}: {error}") from error
+
+
+def keep_codec(config: Config, workdir: storage.Path) -> None:
+    """Writes the autoencoder of a run's config into its workdir, as a workdir `codec`, unless it is there."""
+    own = workdir / OWN
+    if not config.data.codec or stored.has_config(own):
+        return
+    found, params = first_stage(config.data.codec)
+    checkpoint.save_weights(own, 0, params)
+    stored.write_config(own, weights.alone(found), weights_alone=True)
+
+
+def with_own_codec(config: Config, workdir: storage.Path) -> Config:
+    """Returns the config with the codec that is in its workdir, if there is one."""
+    own = workdir / OWN
+    return config.with_values("data", codec=str(own)) if config.data.codec and stored.has_config(own) else config
+
+
+def with_agreed_codec(config: Config, workdir: storage.Path) -> Config:
+    """Returns as `with_own_codec`; UserError where the codec that the config names has other weights."""
+    own, given = with_own_codec(config, workdir), config.data.codec
+    if own != config and stored.has_config(storage.path(given)) and codec_sha256(own) != codec_sha256(config):
+        raise UserError(
+            f"config field data.codec = {given!r} is not the autoencoder of workdir {str(workdir)!r}, which is in "
+            f"{own.data.codec!r}; use that, or another workdir."
+        )
+    return own
+
+
+def codec_sha256(config: Config) -> str:
+    """Returns the SHA-256 of a codec's weights; '' without a codec."""
+    return features.sha256(first_stage(config.data.codec)[1]) if config.data.codec else ""
+
+
+def coder_of(config: Config) -> Callable[[Any], Coder]:
+    """Returns the weights of an autoencoder's config -> it."""
+    found = processes.network(config)
+    return lambda params: networks.coder(networks.bind(found, found.cast(params), {}))
+
+
+def make_reconstruct(config: Config, guide: None = None) -> Callable[[Any, Array, Array, Batch], tuple[Array, Array]]:
+    """Returns (an autoencoder's weights, seed, numbers, images "x") -> what it makes of them, uint8, and which are finite.
+
+    Images are uint8 [B, H, W, C].
+    """
+    of, pixels = coder_of(config), codecs.pixels(processes.image_shape(config))
+
+    def reconstruct(params: Any, seed: Array, numbers: Array, batch: Batch) -> tuple[Array, Array]:
+        coder = of(params)
+        x = coder.decode(coder.encode(pixels.encode(batch["x"])).mean)
+        return pixels.decode(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
+
+    return reconstruct
+
+
+def perceptual_features() -> Callable[[Array], list[Array]]:
+    """Returns the features of EfficientNet-lite0, for `autoencoding.perceptual_distance`; UserError without its package."""
+    params = jax.tree.map(np.asarray, features.load("efficientnet_lite0").params)
+    return functools.partial(efficientnet.stage_features, params)
