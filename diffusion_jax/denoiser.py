@@ -9,7 +9,7 @@ from jax import Array
 from diffusion_jax import errors, process
 from diffusion_jax.process import Level
 
-Network = Callable[[Array, Array], Array]  # (x_t [B, ..., C], c_noise [B]) -> output
+Network = Callable[[Array, Array], Array]  # (x_t [B, ..., C], c_noise [B], or [B, 2] after `process.jump`) -> output
 VarianceKind = Literal["small", "large", "learned", "learned_range"]
 
 
@@ -98,7 +98,8 @@ def make_denoiser(network: Network, parameterization: Parameterization, *, learn
     def denoise(x_t: Array, level: Level) -> Prediction:
         process.check_level(level)
         scaled = process.expand(parameterization.input_scale(level), x_t) * x_t
-        output = network(scaled, jnp.broadcast_to(level.c_noise, x_t.shape[:1]))
+        told = jnp.shape(level.c_noise)[jnp.ndim(level.alpha) :]  # () or, after `process.jump`, (2,)
+        output = network(scaled, jnp.broadcast_to(level.c_noise, x_t.shape[:1] + told))
         expected = (*x_t.shape[:-1], (1 + learned_variance) * x_t.shape[-1])
         if getattr(output, "shape", None) != expected:
             found = list(output.shape) if hasattr(output, "shape") else f"of type {type(output).__name__}"

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax import losses, process
+from diffusion_jax import losses, process, samplers
 from diffusion_jax.denoiser import Denoiser, Parameterization, Prediction, predicting
 from diffusion_jax.losses import Loss
 from diffusion_jax.process import Level, Process
@@ -77,6 +77,62 @@ def progressive(teacher: Denoiser, levels: Level) -> Loss:
         return jnp.maximum(losses.snr(level), 1) * mse, {}
 
     return loss
+
+
+def mean_flow(of: Process, *, power: float = 1.0, floor: float = 0.01) -> Loss:
+    """Returns the loss of improved mean flows: u(x_t, t, r) shall be the mean velocity of the flow between t and r.
+
+    d^2 / sg(d^2 + c)^p with d = || u + (t - r) sg(du / dt) - (eps - x_0) ||. Along the flow x_t moves by the velocity, which
+    is the network's own where r = t, and r stays. [Geng et al. 2025, improved mean flows, eq. 12; the weight, mean flows,
+    section 4.3]
+
+    Args:
+        of: rectified flow, with a small `c_noise_scale`. The loss is given levels of (t, r), [B, 2], t at least r.
+        power: p; 0 is no weight, 1 makes each image count alike.
+        floor: c.
+    """
+    process.check_process(of)
+
+    def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
+        denoise = predicting(denoise)
+        t, r = (jax.tree.map(lambda column, k=k: column[:, k], level) for k in (0, 1))
+        x_t, time = process.diffuse(x_0, t, eps), t.sigma
+
+        def mean_velocity(x: Array, time: Array) -> Array:
+            return _velocity(denoise(x, process.jump(of.level(time), r)))
+
+        along = jax.lax.stop_gradient(_velocity(denoise(x_t, t))), jnp.ones_like(time)
+        u, slope = jax.jvp(mean_velocity, (x_t, time), along)
+        found = u + process.expand(time - r.sigma, u) * jax.lax.stop_gradient(slope)
+        squares = jnp.sum((found - (eps - x_0)) ** 2, axis=process.value_axes(x_0))
+        return squares / jax.lax.stop_gradient(squares + floor) ** power, {"squared_error": squares}
+
+    return loss
+
+
+def reflow(teacher: Denoiser, grid: Level) -> Loss:
+    """Returns L_simple of the pairs that the teacher's flow joins: a noise, and the image that it ends as.
+
+    A rectified flow of such pairs is straighter than its teacher, so that it draws in fewer steps. Of the data it sees the
+    shape alone. [Liu et al. 2022, rectified flow, section 2.2]
+
+    Args:
+        teacher: draws the images from eps, by Heun's method.
+        grid: the levels that it visits, from noise alone, [S + 1].
+    """
+    samplers.check_grid(grid)
+    simple = losses.simple()
+
+    def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
+        keys = jax.random.split(jax.random.key(0), len(eps))  # of which Heun's method draws nothing
+        return simple(denoise, samplers.sample(teacher, samplers.heun(), eps, grid, keys).x, level, eps)
+
+    return loss
+
+
+def _velocity(prediction: Prediction) -> Array:
+    """Returns dx / dt of rectified flow, eps - x_0."""
+    return prediction.eps - prediction.x_0
 
 
 def _ddim(prediction: Prediction, s: Level) -> Array:

@@ -147,7 +147,7 @@ def classifier_free(denoise: Denoiser, both: Denoiser, *, scale: Scale, extrapol
     denoise, both = predicting(denoise), predicting(both)
 
     def pair(x_t: Array, level: Level) -> tuple[Prediction, Prediction]:
-        twice = jax.tree.map(lambda column: jnp.repeat(column, 2) if jnp.ndim(column) else column, level)
+        twice = jax.tree.map(lambda column: jnp.repeat(column, 2, axis=0) if jnp.ndim(level.alpha) else column, level)
         prediction = both(jnp.repeat(x_t, 2, axis=0), twice)
         return tuple(jax.tree.map(lambda leaf, i=i: leaf[i::2] if jnp.ndim(leaf) else leaf, prediction) for i in (0, 1))
 

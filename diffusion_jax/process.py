@@ -29,7 +29,7 @@ class Level(NamedTuple):
     alpha: Array  # the signal's coefficient, in [0, 1]
     sigma: Array  # the noise's standard deviation
     log_snr: Array  # log(alpha^2 / sigma^2), rounded
-    c_noise: Array  # what the network is given of the noise level
+    c_noise: Array  # what the network is given of the noise level; after `jump` two numbers, [..., 2]
     log_snr_lo: Array  # what the rounding left
 
 
@@ -198,12 +198,17 @@ def _exploding(sigma_min: float, sigma_max: float, *, c_noise: Callable) -> Proc
     )
 
 
-def rectified_flow() -> Process:
-    """Returns the straight path x_t = (1 - t) x_0 + t eps with c_noise = 1000 t. [Liu et al. 2022, t reversed]"""
+def rectified_flow(*, c_noise_scale: float = 1000.0) -> Process:
+    """Returns the straight path x_t = (1 - t) x_0 + t eps, t in (0, 1]. [Liu et al. 2022, t reversed]
+
+    Args:
+        c_noise_scale: c_noise / t. Published networks expect 1000, so that the fastest sine of their embedding turns by 1000
+            radians from data to noise. A loss that differentiates by t, `distillation.mean_flow`, needs a small one.
+    """
     return _in_real_time(
         alpha=lambda t: 1 - t,
         sigma=lambda t: t,
-        c_noise=lambda t: 1000 * t,
+        c_noise=lambda t: c_noise_scale * t,
         time=lambda log_snr: 1 / (1 + _xp(log_snr).exp(log_snr / 2)),
         first=1e-3,
         last=1.0,
@@ -262,6 +267,11 @@ def _leaves(places: Times, last: float) -> bool:
 def one_below(levels: Level, t: Level) -> Level:
     """Returns the levels t - 1, for levels `t` that are rows of all levels of a chain; level 0 has none below."""
     return rows(levels, jnp.searchsorted(-levels.log_snr, -t.log_snr) - 1)
+
+
+def jump(t: Level, s: Level) -> Level:
+    """Returns level t for a network that is told where it shall go too, to level s: c_noise is (of t, of s), [..., 2]."""
+    return t._replace(c_noise=jnp.stack([t.c_noise, s.c_noise], axis=-1))
 
 
 def expand(column: Array, x: Array) -> Array:

@@ -174,6 +174,17 @@ def consistency() -> Sampler:
     return Sampler(step)
 
 
+def mean_flow() -> Sampler:
+    """Returns the sampler x_s = x_t - (t - s) u(x_t, t, s), for networks that are told s too: `distillation.mean_flow`."""
+
+    def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, int]:
+        t, s = interval.t, interval.s
+        prediction = denoise(x, process.jump(t, s))
+        return s.alpha * prediction.x_0 + s.sigma * prediction.eps, 1
+
+    return Sampler(step)
+
+
 def heun() -> Sampler:
     """Returns the sampler that takes dx = x_0 d alpha + eps d sigma by the trapezoidal rule, Euler's step ahead of it.
 

@@ -13,7 +13,7 @@ class Timesteps(NamedTuple):
     """Training draws of t, as a triple of pure functions; the state is an array pytree of the train state."""
 
     init: Callable[[], Any]  # () -> state
-    # (state, key, batch size B) -> (t [B], importance weight [B]); int32 in 1 .. T for a chain, else real
+    # (state, key, batch size B) -> (t [B], of `pairs` [B, 2], importance weight [B]); int32 in 1 .. T for a chain, else real
     draw: Callable[[Any, Array, int], tuple[Array, Array]]
     update: Callable[[Any, Array, Array], Any]  # (state, t [B], losses [B]) -> state
 
@@ -49,6 +49,24 @@ def from_quantiles(quantile: Callable[[Array], Array], *, stratified: bool) -> T
         return quantile(jnp.clip(u, 1e-6, 1 - 1e-6)), jnp.ones(batch_size)
 
     return Timesteps(lambda: (), draw, lambda state, t, losses: state)
+
+
+def pairs(draws: Timesteps, *, equal_share: float) -> Timesteps:
+    """Returns draws of (t, r), [B, 2]: the larger of two draws, and the smaller. [Geng et al. 2025, mean flows, section 4.3]
+
+    Args:
+        draws: of real-valued times.
+        equal_share: probability with which r is t instead.
+    """
+
+    def draw(state, key: Array, batch_size: int) -> tuple[Array, Array]:
+        key_one, key_other, key_order, key_equal = jax.random.split(key, 4)
+        one, weight = draws.draw(state, key_one, batch_size)
+        other = jax.random.permutation(key_order, draws.draw(state, key_other, batch_size)[0])  # stratified draws rise
+        t, is_equal = jnp.maximum(one, other), jax.random.bernoulli(key_equal, equal_share, (batch_size,))
+        return jnp.stack([t, jnp.where(is_equal, t, jnp.minimum(one, other))], axis=-1), weight
+
+    return Timesteps(draws.init, draw, draws.update)
 
 
 def uniform_time(u: Array, *, first: float, last: float) -> Array:

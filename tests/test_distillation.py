@@ -21,6 +21,16 @@ PROCESSES = {
 }
 EACH_PROCESS = pytest.mark.parametrize("of", PROCESSES.values(), ids=PROCESSES)
 FEW_STEPS = {"loss.name": "consistency", "process.num_steps": 1000, "process.schedule": "linear", "predicts": "v"}
+FLOW = process.rectified_flow(c_noise_scale=1.0)
+MEAN_FLOW = {
+    "loss.name": "mean_flow",
+    "process.kind": "rectified_flow",
+    "process.c_noise_scale": 1.0,
+    "model.jumps": True,
+    "predicts": "velocity",
+    "sample.sampler": "mean_flow",
+    "sample.clip": "none",
+}
 MEAN, STD = oracles.MEAN, oracles.STD
 END_OF_FLOW = oracles.flow_end()
 
@@ -131,6 +141,121 @@ def test_one_step_of_the_end_of_the_flow_draws_the_data(of):
     assert int(found.num_evaluations) == 2
     assert float(jnp.mean(found.x)) == pytest.approx(MEAN, abs=0.015)
     assert float(jnp.std(found.x)) == pytest.approx(STD, abs=0.011)
+
+
+def pair_of(t, r, num):
+    """Returns the levels of (t, r), [num, 2], of `FLOW`."""
+    return FLOW.level(jnp.broadcast_to(jnp.asarray([t, r]), (num, 2)))
+
+
+@pytest.mark.parametrize(("t", "r"), [(0.9, 0.1), (1.0, 0.0), (0.5, 0.5), (0.3, 0.29)])
+def test_the_mean_velocity_of_the_flow_is_the_fixed_point_of_mean_flow(t, r):
+    """Two eps of one x_t give the loss's u + (t - r) du / dt. It is what the loss asks for on average, the velocity."""
+    with jax.enable_x64(True):
+        if t == 1:  # x_t is eps, whatever x_0 is
+            x_0, eps, weights = MEAN + STD * jnp.array([[-1.0], [1.0]]), jnp.ones((2, 1)), np.array([0.5, 0.5])
+        else:
+            x_0, eps, weights = given_x_t(FLOW, t)
+        oracle = oracles.gaussian() if t == r else oracles.mean_velocity()  # 0 / 0 there
+        squares, _ = distillation.mean_flow(FLOW, power=0.0)(oracle, x_0, pair_of(t, r, len(x_0)), eps)
+        asked = (eps - x_0)[:, 0]
+        first, second = squares[0], squares[1]  # (V - a)^2 for two a
+        found = (asked[0] + asked[1]) / 2 + (first - second) / (asked[1] - asked[0]) / 2
+        assert float(found) == pytest.approx(float(jnp.sum(weights * asked)), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_steps_of_the_mean_velocity_end_where_the_flow_does(num_steps):
+    with jax.enable_x64(True):
+        grid = FLOW.level(grids.trailing(FLOW, num_steps))
+        x_T = jax.random.normal(jax.random.key(0), (5, 1), jnp.float64)
+        keys = jax.random.split(jax.random.key(0), 5)
+        found = samplers.sample(oracles.mean_velocity(), samplers.mean_flow(), x_T, grid, keys)
+        np.testing.assert_allclose(found.x, MEAN + STD * x_T, atol=1e-12)
+        assert int(found.num_evaluations) == num_steps
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_mean_flow_by_hand(power):
+    """A network that says u = w (x_t + t^2 + r), of two values: v = w (x_t + t^2 + t) and du / dt = w (v + 2 t)."""
+    t, r, w, x_0, eps = 0.75, 0.5, 0.8, 0.2, -1.0
+
+    def loss(w):
+        def denoise(x, level):
+            time, target = level.sigma, level.c_noise[..., 1] if level.c_noise.ndim == 2 else level.c_noise
+            u = w * (x + (time**2 + target)[:, None])
+            return Prediction(x - time[:, None] * u, x + (1 - time)[:, None] * u)
+
+        of_image, terms = distillation.mean_flow(FLOW, power=power)(
+            denoise, jnp.full((1, 2), x_0), pair_of(t, r, 1), jnp.full((1, 2), eps)
+        )
+        return of_image[0], terms["squared_error"][0]
+
+    x_t = (1 - t) * x_0 + t * eps
+    u, v = w * (x_t + t**2 + r), w * (x_t + t**2 + t)
+    error = u + (t - r) * w * (v + 2 * t) - (eps - x_0)
+    (found, squares), slope = jax.value_and_grad(loss, has_aux=True)(w)
+    assert float(squares) == pytest.approx(2 * error**2, rel=1e-5)
+    assert float(found) == pytest.approx(2 * error**2 / (2 * error**2 + 0.01) ** power, rel=1e-5)
+    expected = 4 * error * u / w / (2 * error**2 + 0.01) ** power  # v and du / dt, and the weight, are held
+    assert float(slope) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"predicts": "v"}, "loss.name = 'mean_flow' needs process.kind = 'rectified_flow' and predicts = 'velocity'."),
+        ({"process.kind": "vp"}, "loss.name = 'mean_flow' needs process.kind = 'rectified_flow' and predicts = 'velocity'."),
+        ({"process.c_noise_scale": 1000.0}, "loss.name = 'mean_flow', which differentiates the network by t; it must be at"),
+        ({"model.kind": "ncsnpp"}, "needs a network that is told two times: model.jumps = True, and model.kind = 'unet'"),
+        ({"model.jumps": False}, "needs a network that is told two times: model.jumps = True, and model.kind = 'unet'"),
+        ({"sample.clip": "static"}, "sample.clip = 'static' is not for sample.sampler = 'mean_flow', which predicts no x_0"),
+        ({"sample.guide": "runs/other"}, "sample.guide = 'runs/other' is not for sample.sampler = 'mean_flow', which"),
+        ({"loss.name": "simple"}, "sample.sampler = 'mean_flow' needs a network of loss.name = 'mean_flow', which knows"),
+    ],
+)
+def test_what_does_not_fit_mean_flow_is_said(changes, sentence):
+    checks.check(tiny.config_of(MEAN_FLOW))
+    with pytest.raises(UserError, match=sentence):
+        checks.check(tiny.config_of(MEAN_FLOW | changes))
+
+
+def straight(x_t, level):
+    """The rectified flow of the pairs (eps, MEAN + STD eps), to which the flow of the data leads: x_t gives the pair."""
+    eps = (x_t - process.expand(level.alpha, x_t) * MEAN) / process.expand(level.alpha * STD + level.sigma, x_t)
+    return Prediction(MEAN + STD * eps, eps, denoiser.VELOCITY.coefficients(level))
+
+
+def test_the_optimum_of_reflow_is_the_straight_flow_whose_one_step_is_the_map():
+    """Heun's method with 2,000 steps is within 1e-6 of the flow, and the loss is of squares."""
+    with jax.enable_x64(True):
+        eps = jax.random.normal(jax.random.key(0), (6, 1), jnp.float64)
+        level = FLOW.level(jnp.linspace(0.01, 1.0, 6))
+        loss = distillation.reflow(oracles.gaussian(), FLOW.level(grids.trailing(FLOW, 2000)))
+        assert float(jnp.max(loss(straight, 0 * eps, level, eps)[0])) < 1e-12
+
+        def away(x, level):
+            return straight(x, level)._replace(x_0=straight(x, level).x_0 + 0.1)
+
+        np.testing.assert_allclose(loss(away, 0 * eps, level, eps)[0], 0.01, rtol=1e-4)
+        one_step = FLOW.level(grids.trailing(FLOW, 1))
+        found = samplers.sample(straight, samplers.ddim(), eps, one_step, jax.random.split(jax.random.key(0), 6)).x
+        np.testing.assert_allclose(found, MEAN + STD * eps, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train.init_from": ""}, "loss.name = 'reflow' needs train.init_from, the workdir of the teacher."),
+        ({"predicts": "v"}, "loss.name = 'reflow' needs process.kind = 'rectified_flow' and predicts = 'velocity'."),
+        ({"process.kind": "vp"}, "loss.name = 'reflow' needs process.kind = 'rectified_flow' and predicts = 'velocity'."),
+    ],
+)
+def test_what_does_not_fit_reflow_is_said(changes, sentence):
+    flow = {"process.kind": "rectified_flow", "predicts": "velocity", "sample.clip": "none", "train.init_from": "runs/flow"}
+    checks.check(tiny.config_of(reflow := flow | {"loss.name": "reflow"}))
+    with pytest.raises(UserError, match=sentence):
+        checks.check(tiny.config_of(reflow | changes))
 
 
 @EACH_PROCESS

@@ -100,3 +100,43 @@ def test_what_cannot_be_distilled_is_said(more, sentence, trained, tmp_path, cap
     assert distill.main(words(trained, tmp_path / "rounds", *PROGRESSIVE, *more)) == 2
     assert sentence in capsys.readouterr().err
     assert not list(tmp_path.rglob("config.json"))
+
+
+FLOW = ["--config.process.kind=rectified_flow", "--config.process.c_noise_scale=1.0", "--config.predicts=velocity"]
+FLOW += ["--config.sample.clip=none"]
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """The folder of a tiny rectified flow."""
+    folder = tmp_path_factory.mktemp("flow") / "flow"
+    with tiny.one_device():
+        assert main.main(words("", folder, *FLOW)) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_mean_flow_starts_from_scratch_or_from_a_rectified_flow_and_draws_in_any_number_of_steps(flow, tmp_path, one_device):
+    """Of a rectified flow all arrays are taken; what tells the second time is fresh, and adds nothing yet."""
+    mean_flow = ["--config.loss.name=mean_flow", "--config.model.jumps=True", "--config.sample.sampler=mean_flow"]
+    assert main.main(words("", tmp_path / "scratch", *FLOW, *mean_flow)) == 0
+    assert main.main(words(flow, tmp_path / "warm", *FLOW, *mean_flow, learning_rate=1e-30)) == 0
+    rows = [json.loads(line) for line in (tmp_path / "warm" / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < row["squared_error"] < np.inf for row in rows if "loss" in row)
+    teacher, warm = dj.load(flow), dj.load(tmp_path / "warm")
+    drawn = [model.sample(2, sampler="heun", num_steps=2, batch_per_device=1) for model in (teacher, warm)]
+    np.testing.assert_array_equal(*drawn)
+    few = [warm.sample(2, sampler=sampler, num_steps=3, batch_per_device=1) for sampler in ("mean_flow", "ddim")]
+    np.testing.assert_array_equal(*few)
+
+
+@pytest.mark.slow
+def test_reflow_has_no_loss_where_its_teacher_says_nothing_else(flow, tmp_path, one_device, capsys):
+    """The fresh teacher moves x nearly nowhere: its image is the noise itself, and the velocity between them is 0."""
+    reflow = ["--config.loss.name=reflow", "--config.loss.num_steps=2", "--config.sample.sampler=euler"]
+    assert main.main(words(flow, tmp_path / "run", *FLOW, *reflow)) == 0
+    [loss] = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < loss < 1e-3
+    assert dj.load(tmp_path / "run").sample(2, num_steps=1, batch_per_device=1).shape == (2, 8, 8, 1)
+    assert main.main(words(flow, tmp_path / "other", *FLOW, *reflow, "--config.process.c_noise_scale=2.0")) == 2
+    assert "config field process is (" in capsys.readouterr().err

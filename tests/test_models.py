@@ -21,6 +21,7 @@ SMALL = {
     "num_groups": 4,
     "dtype": "float32",
 }
+DIT = {"channels": 16, "depth": 1, "num_heads": 2, "patch_size": 2, "dtype": "float32"}
 
 
 def alive(network):
@@ -253,3 +254,17 @@ def test_a_shape_that_the_stages_do_not_divide_is_refused():
     params = jax.eval_shape(network.init, jax.random.key(0))
     with pytest.raises(ValueError, match="images of 8 x 7 do not fit: both must be multiples of 2"):
         jax.eval_shape(lambda p, x: network.apply(p, x, jnp.ones(1), {}), params, jnp.zeros((1, 8, 7, 1)))
+
+
+def test_a_fresh_network_told_two_levels_is_the_one_told_the_first_and_learns_to_tell_them_apart():
+    """So a network that was told one level is a start. A jump to the level itself is as being told that alone."""
+    for make, options in ((networks.unet, SMALL), (networks.dit, DIT)):
+        plain, network = (make((8, 8, 1), **options, jumps=jumps) for jumps in (False, True))
+        x_t, one = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([0.5, 0.9])
+        both, fresh, lively = jnp.stack([one, 0 * one], axis=-1), network.init(jax.random.key(1)), alive(network)
+        rest = {name: params for name, params in lively.items() if name != "jump"}
+        expected = plain.apply(rest, x_t, one, {})
+        np.testing.assert_array_equal(network.apply(rest | {"jump": fresh["jump"]}, x_t, both, {}), expected)
+        assert not np.allclose(network.apply(lively, x_t, both, {}), network.apply(lively, x_t, one, {}))
+        same = network.apply(lively, x_t, jnp.stack([one, one], axis=-1), {})
+        np.testing.assert_array_equal(same, network.apply(lively, x_t, one, {}))

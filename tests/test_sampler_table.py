@@ -26,10 +26,12 @@ COLUMNS = {
     "rectified_flow": {"process.kind": "rectified_flow", "predicts": "velocity"},
 }
 EACH = {name: {"sample.order": 3} for name in ("dpm_solver", "dpm_solver_singlestep", "unipc")} | {
-    "ancestral": {"sample.variance": "small"}
+    "ancestral": {"sample.variance": "small"},
+    "mean_flow": {"loss.name": "mean_flow", "process.c_noise_scale": 1.0, "model.jumps": True},
 }
+EXACT = {"consistency": oracles.flow_end(), "mean_flow": oracles.mean_velocity()}
 SAMPLERS = ["ancestral", "consistency", "ddim", "dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep"]
-SAMPLERS += ["euler", "euler_ancestral", "heun", "ode", "unipc"]
+SAMPLERS += ["euler", "euler_ancestral", "heun", "mean_flow", "ode", "unipc"]
 PREDICTS = ["edm", "eps", "scaled_score", "score", "v", "velocity", "x_0"]
 NUM_STEPS = 100
 
@@ -51,7 +53,7 @@ def config_for(sampler, column, **more):
 
 def denoiser_of(number, sampler):
     """Returns the exact denoiser of Gaussian data, as that of a network of the parameterization with this number."""
-    exact = oracles.flow_end() if sampler == "consistency" else oracles.gaussian()
+    exact = EXACT.get(sampler, oracles.gaussian())
 
     def coefficients(level):
         each = [choices.PARAMETERIZATIONS[name].coefficients(level) for name in PREDICTS]
@@ -96,7 +98,7 @@ def test_gaussian_data_is_generated_whatever_the_network_predicts(sampler, colum
     usable = [number for number, name in enumerate(PREDICTS) if (name, column) not in REFUSED]
     numbers = jnp.resize(jnp.array(usable), len(PREDICTS))  # as many in every column, some twice
     noise = jax.random.normal(jax.random.key(1), (40, 8, 8, 1))
-    generate = compiled(sampler, column if sampler == "ode" else "discrete")  # 'ode' alone knows the process
+    generate = compiled(sampler, column if sampler in ("mean_flow", "ode") else "discrete")  # these know the process
     x = generate(numbers, noise, sampling.grid(config_for(sampler, column)))
     np.testing.assert_allclose(np.mean(x, axis=(1, 2, 3, 4)), oracles.MEAN, atol=0.06)
     np.testing.assert_allclose(np.std(x, axis=(1, 2, 3, 4)), oracles.STD, atol=0.05)
@@ -104,7 +106,7 @@ def test_gaussian_data_is_generated_whatever_the_network_predicts(sampler, colum
 
 @pytest.mark.parametrize(("sampler", "column"), [cell for cell, text in table("sampler").items() if text != "yes"])
 def test_a_sampler_is_refused_where_the_table_says_so(sampler, column):
-    with pytest.raises(UserError, match="is impossible where"):
+    with pytest.raises(UserError, match="is impossible where|needs process.kind = 'rectified_flow'"):
         sampling.make_solve(config_for(sampler, column))
 
 

@@ -103,8 +103,10 @@ LOSSES = {
     "consistency": consistency,
     "cross_entropy": losses.cross_entropy,
     "hybrid": losses.hybrid,
+    "mean_flow": lambda of, power, equal_share: distillation.mean_flow(of, power=power),
     "progressive": lambda levels, teacher, num_steps: distillation.progressive(teacher, levels),
     "reconstruction": autoencoding.reconstruction,
+    "reflow": lambda levels, teacher, num_steps: distillation.reflow(teacher, levels),
     "simple": losses.simple,
     "vlb": losses.vlb,
 }
@@ -138,6 +140,7 @@ SAMPLERS = {
     "euler": functools.partial(samplers.ddim, eta=0.0),
     "euler_ancestral": functools.partial(samplers.ddim, eta=1.0),
     "heun": samplers.heun,
+    "mean_flow": samplers.mean_flow,
     "ode": samplers.adaptive,
     "unipc": multistep.unipc,
 }

@@ -20,6 +20,7 @@ class Process(Section):
     rescale_c_noise: Flag = field(False, "the network gets 1000 t / T instead of t (improved DDPM)")
     sigma_min: sections.Positive = field(0.002, "of 've' and 've_sde': the least noise that sampling visits before the data")
     sigma_max: sections.Positive = field(80.0, "of 've' and 've_sde': the noise of x_T")
+    c_noise_scale: sections.Positive = field(1000.0, "of 'rectified_flow': c_noise / t; small for loss.name = 'mean_flow'")
 
 
 class Model(Section):
@@ -70,6 +71,7 @@ class Model(Section):
     quant_conv: Flag = field(True, "of 'autoencoder_kl': a 1 x 1 convolution on both sides of the latents")
     pool: one_of(("adaptive", "attention")) = field("adaptive", "of 'noisy_classifier', over space: the mean, or attention")
     learned_variance: Flag = field(False, "twice the output channels, for the losses 'hybrid' and 'vlb'")
+    jumps: Flag = field(False, "the network is told two times, of 'unet' and 'dit': for loss.name = 'mean_flow'")
     num_remat_stages: integer(0, sections.MOST_BLOCKS) = field(
         0,
         "largest stages, of 'dit' blocks, to compute again in the backward pass: less memory, more time; not for CPUs",
@@ -84,9 +86,9 @@ class Model(Section):
 class Loss(Section):
     name: one_of(choices.LOSSES) = field(
         "simple",
-        "'simple' is L_simple; 'hybrid' and 'vlb' train the variance too; 'consistency' and 'progressive' make a "
-        "model that draws in few steps, see docs/few_steps.md; 'cross_entropy' is for classifiers, 'reconstruction' for "
-        "autoencoders",
+        "'simple' is L_simple; 'hybrid' and 'vlb' train the variance too; 'consistency', 'mean_flow', 'progressive' and "
+        "'reflow' make a model that draws in few steps, see docs/few_steps.md; 'cross_entropy' is for classifiers, "
+        "'reconstruction' for autoencoders",
     )
     weighting: one_of(choices.WEIGHTINGS) = field("constant", "of 'simple', over noise levels; see losses.py")
     timesteps: one_of(choices.TIMESTEPS) = field("uniform", "'stratified' has less noise; 'loss_second_moment' suits 'vlb'")
@@ -98,9 +100,13 @@ class Loss(Section):
     )
     stage_steps: integer(0) = field(0, "of 'consistency': steps of a stage; 0 for one stage")
     num_steps: integer(1, sections.MOST_STEPS) = field(
-        1, "of 'progressive': steps of DDIM in which the network shall draw, half of what its teacher takes"
+        1,
+        "of 'progressive': steps of DDIM in which the network shall draw, half of what its teacher takes; of 'reflow': "
+        "steps of Heun's method in which the teacher draws",
     )
     huber: sections.Finite = field(0.0, "of 'consistency': c of the pseudo-Huber norm; 0 is the norm")
+    power: sections.Finite = field(1.0, "of 'mean_flow': p of the weight (squared error + 0.01)^-p; 0 is no weight")
+    equal_share: sections.Fraction = field(0.75, "of 'mean_flow': share of images whose two times are one")
     kl_weight: sections.Finite = field(1e-6, "of 'reconstruction': of the latents' divergence from N(0, 1)")
     perceptual_weight: sections.Finite = field(
         0.0, "of 'reconstruction': of the distance in EfficientNet-lite0's features; needs its package"

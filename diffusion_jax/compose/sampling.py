@@ -195,6 +195,11 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"{config.show('sample.last_level')} is not for sample.grid = 'explicit', which has its own; set 'data'."
     if sample.churn[0] != 0 and sample.sampler not in ("euler", "heun"):
         yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
+    if sample.sampler == "mean_flow" and config.loss.name != "mean_flow":
+        yield f"{config.show('sample.sampler')} needs a network of loss.name = 'mean_flow', which knows mean velocities."
+    for name, off in {"sample.clip": "none", "sample.guide": ""}.items() if sample.sampler == "mean_flow" else ():
+        if config.flat()[name] != off:
+            yield f"{config.show(name)} is not for sample.sampler = 'mean_flow', which predicts no x_0; set {off!r}."
     yield from _of_the_ode(config) if sample.sampler == "ode" else _of_a_grid(config)
 
 

@@ -21,7 +21,8 @@ from diffusion_jax.training import state as train_state
 from diffusion_jax.training.step import Parts
 
 MOST_KEPT = 0.01  # of the initial weights, in an EMA that is not warmed up
-FEW_STEPS = ("consistency", "progressive")  # losses of networks that draw in few steps
+FEW_STEPS = ("consistency", "mean_flow", "progressive", "reflow")  # losses of networks that draw in few steps
+MOST_C_NOISE_SCALE = 10.0  # where a network is differentiated by t
 MOST_AMPLIFIED = 2.0  # error of x_0 for one of their output
 OWN_LOSSES = {"noisy_classifier": "cross_entropy", **dict.fromkeys(choices.AUTOENCODERS, "reconstruction")}  # of a kind
 OF_DRAWING = (  # fields that a network that draws no images has not, and what they are there
@@ -53,9 +54,14 @@ def parts(config: Config) -> Parts:
         encode=encode,
         prepare=step.make_prepare(encode, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
         seed=train.seed,
-        has_teacher=config.loss.name == "progressive",
+        has_teacher=has_teacher(config),
         num_microbatches=train.num_microbatches,
     )
+
+
+def has_teacher(config: Config) -> bool:
+    """Returns whether another network, that of `train.init_from`, takes part in the training."""
+    return config.loss.name in ("progressive", "reflow")
 
 
 def _warmup_steps(config: Config) -> int:
@@ -80,7 +86,12 @@ def notes(config: Config) -> Iterator[str]:
 
 
 def _drawn(config: Config, process: Process) -> tuple[Callable[[Array], Level], Timesteps]:
-    """Returns (t -> level, draws of t). Of a student t counts the levels of its teacher, of which it is asked the even."""
+    """Returns (t -> level, draws of t).
+
+    Of 'mean_flow' t is a pair. Of a student of 'progressive' it counts its teacher's levels, and it is asked about the even.
+    """
+    if config.loss.name == "mean_flow":
+        return process.level, timesteps.pairs(_timesteps(config, process), equal_share=config.loss.equal_share)
     if config.loss.name != "progressive":
         return process.level, _timesteps(config, process)
 
@@ -92,7 +103,12 @@ def _drawn(config: Config, process: Process) -> tuple[Callable[[Array], Level], 
 
 
 def _levels(config: Config, process: Process) -> Level:
-    """Returns all levels that a loss knows, from the data up: of a student its teacher's; else those of a chain."""
+    """Returns all levels that a loss knows, from the data up: of a student its teacher's, else a chain's.
+
+    Those of 'reflow' are a grid of its teacher, and fall.
+    """
+    if config.loss.name == "reflow":
+        return process.level(grids.trailing(process, config.loss.num_steps))
     if config.loss.name == "progressive":
         return process.level(grids.trailing(process, 2 * config.loss.num_steps)[::-1])
     return process.level(np.arange(process.num_steps + 1))
@@ -173,11 +189,16 @@ def starts_as_average(config: Config) -> bool:
 
 
 def _of_few_steps(config: Config) -> Iterator[str]:
+    if has_teacher(config) and not config.train.init_from:
+        yield f"{config.show('loss.name')} needs train.init_from, the workdir of the teacher."
+    yield from _of_flows(config) if config.loss.name in ("mean_flow", "reflow") else _of_noise_alone(config)
+
+
+def _of_noise_alone(config: Config) -> Iterator[str]:
+    """Yields a sentence where x_0 of the noisiest level does not follow from the network's output, or not well."""
     process, name = processes.process_of(config), config.show("loss.name")
     if not processes.has_signal(process):
         yield f"{name} is impossible with a process that leaves no signal at its last level; set zero_terminal_snr = False."
-    if config.loss.name == "progressive" and not config.train.init_from:
-        yield f"{name} needs train.init_from, the workdir of the teacher."
     if process.num_steps and 2 * config.loss.num_steps > process.num_steps and config.loss.name == "progressive":
         yield f"{config.show('loss.num_steps')} must be at most half of process.num_steps = {process.num_steps}."
     amplified = float(distillation.amplification(choices.PARAMETERIZATIONS[config.predicts], process.level(process.last)))
@@ -186,6 +207,19 @@ def _of_few_steps(config: Config) -> Iterator[str]:
             f"{name} does not suit predicts = {config.predicts!r}: at the noisiest level an error of the network's output "
             f"is {amplified:,.0f} times as large in x_0; take a teacher of 'edm', 'v', 'velocity' or 'x_0'."
         )
+
+
+def _of_flows(config: Config) -> Iterator[str]:
+    name = config.show("loss.name")
+    if config.process.kind != "rectified_flow" or config.predicts != "velocity":
+        yield f"{name} needs process.kind = 'rectified_flow' and predicts = 'velocity'."
+    if config.loss.name == "mean_flow" and config.process.c_noise_scale > MOST_C_NOISE_SCALE:
+        yield (
+            f"{config.show('process.c_noise_scale')} does not fit loss.name = 'mean_flow', which differentiates the network "
+            f"by t; it must be at most {MOST_C_NOISE_SCALE:g}."
+        )
+    if config.loss.name == "mean_flow" and (not config.model.jumps or "jumps" not in processes.fields_of(config.model.kind)):
+        yield f"{name} needs a network that is told two times: model.jumps = True, and model.kind = 'unet' or 'dit'."
 
 
 def _of_a_denoiser(config: Config) -> Iterator[str]:

@@ -130,7 +130,7 @@ def _teacher(config: Config, state: TrainState) -> Any:
 
     Raises UserError where it has another task or other parts than the student.
     """
-    if config.loss.name != "progressive":
+    if not training.has_teacher(config):
         return ()
     teacher = model.load(storage.path(origin := config.train.init_from))
     for name in ("predicts", "process"):

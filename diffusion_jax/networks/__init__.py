@@ -26,7 +26,8 @@ class Network(NamedTuple):
     """A network as a triple of pure functions."""
 
     init: Callable[..., Any]  # key -> params, float32
-    # (params, x_t [B, H, W, C], c_noise [B], cond: see the module, *, train, rngs) -> output [B, H, W, C], of `Encoder` [B]
+    # (params, x_t [B, H, W, C], c_noise [B] or [B, 2], cond: see the module, *, train, rngs) -> output [B, H, W, C], of
+    # `Encoder` [B]
     apply: Callable[..., Any]
     # params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them
     cast: Callable[[Any], Any] = lambda params: params
@@ -50,6 +51,7 @@ def unet(
     num_heads_up: int = 0,
     num_classes: int = 0,
     null_label: bool = False,
+    jumps: bool = False,
     text_width: int = 0,
     **options,
 ) -> Network:
@@ -62,13 +64,13 @@ def unet(
             there, 'highest' is float32 everywhere.
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for none.
-        num_heads_up: see `UNet`, as for num_classes and null_label.
+        num_heads_up: see `UNet`, as for num_classes, null_label and jumps.
         text_width: numbers of each token of cond['text']; 0 for no text.
         **options: the other attributes of `Stages`.
     """
     stages = Stages(dtype=jnp.dtype(dtype), **options)
     check(stages, num_heads_up=num_heads_up)
-    module = UNet((1 + learned_variance) * image_shape[-1], stages, num_heads_up, num_classes, null_label)
+    module = UNet((1 + learned_variance) * image_shape[-1], stages, num_heads_up, num_classes, null_label, jumps)
     cond = _cond(image_shape, cond_channels, num_classes, text_width)
     return _of_module(module, image_shape, cond, stages, precision=precision)
 
@@ -89,6 +91,7 @@ def dit(
     cond_channels: int = 0,
     num_classes: int = 0,
     null_label: bool = False,
+    jumps: bool = False,
     text_width: int = 0,
 ) -> Network:
     """Returns `DiT` for images of a shape; UserError where the options do not fit together.
@@ -108,11 +111,12 @@ def dit(
         cond_channels: channels of cond['image']; 0 for none.
         num_classes: labels that are an input; 0 for none.
         null_label: whether there is one more.
+        jumps: see `UNet`.
         text_width: as for `unet`.
     """
     blocks = Blocks(channels, depth, num_heads, patch_size, dropout, jnp.dtype(dtype), embedding_spacing, num_remat_stages)
     check_blocks(blocks)
-    module = DiT((1 + learned_variance) * image_shape[-1], blocks, num_classes, null_label)
+    module = DiT((1 + learned_variance) * image_shape[-1], blocks, num_classes, null_label, jumps)
     cond = _cond(image_shape, cond_channels, num_classes, text_width)
     return _of_module(module, image_shape, cond, blocks, precision=precision, draw=lambda params, key: params)
 

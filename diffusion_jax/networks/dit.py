@@ -74,12 +74,14 @@ class DiT(nn.Module):
         blocks: what they are.
         num_classes: labels 0 .. num_classes - 1 are an input; 0 for none.
         null_label: whether there is one more label, num_classes, for "unknown".
+        jumps: see `UNet`.
     """
 
     out_channels: int
     blocks: Blocks
     num_classes: int = 0
     null_label: bool = False
+    jumps: bool = False
 
     @nn.compact
     def __call__(self, x_t: Array, c_noise: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
@@ -100,8 +102,9 @@ class DiT(nn.Module):
     def _embed(self, c_noise: Array, label: Array | None, text: Array | None) -> Array:
         """Returns the embedding of c_noise, and of the label and the text where there are such. # [B, D]"""
         dense = functools.partial(_dense, self.blocks, self.blocks.channels, kernel_init=NORMAL)
-        emb = layers.embed_c_noise(c_noise, NUM_FREQUENCIES, spacing=self.blocks.embedding_spacing)
+        emb = layers.embed_c_noise(layers.start_of_jump(c_noise), NUM_FREQUENCIES, spacing=self.blocks.embedding_spacing)
         emb = dense(name="embedding_1")(nn.swish(dense(name="embedding_0")(emb)))
+        emb = emb + layers.Jump(emb.shape[-1], self.blocks.dtype, name="jump")(c_noise) if self.jumps else emb
         emb = emb if text is None else emb + layers.pooled(text, emb.shape[-1], emb.dtype, name="text")
         if not self.num_classes:
             return emb

@@ -159,6 +159,31 @@ def embed_c_noise(c_noise: Array, features: int, *, spacing: Literal["closed", "
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+class Jump(nn.Module):
+    """What the length of a jump between two levels adds to the embedding of c_noise: nothing, as long as it is untrained.
+
+    Attributes:
+        features: of the embedding.
+        dtype: of the arithmetic.
+    """
+
+    features: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, c_noise: Array) -> Array:
+        """Returns it, [B, E], for c_noise [B, 2] of `process.jump`, or [B], where the jump has no length."""
+        length = c_noise[:, 0] - c_noise[:, 1] if c_noise.ndim == 2 else jnp.zeros_like(c_noise)
+        emb = embed_c_noise(length, self.features // 4, spacing="half_open")
+        emb = nn.swish(dense(self.features, self.dtype, name="dense_0")(emb))
+        return nn.Dense(self.features, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="dense_1")(emb)
+
+
+def start_of_jump(c_noise: Array) -> Array:
+    """Returns c_noise of the level where a network is. # [B]"""
+    return c_noise[:, 0] if c_noise.ndim == 2 else c_noise
+
+
 class ResBlock(nn.Module):
     """A residual block; a 1x1 shortcut where the number of channels changes.
 

@@ -19,6 +19,7 @@ class UNet(nn.Module):
         num_heads_up: heads of attention going up; 0 is as many as going down.
         num_classes: labels 0 .. num_classes - 1 are an input; 0 for none.
         null_label: whether there is one more label, num_classes, for "unknown".
+        jumps: whether c_noise may be of two levels, as `process.jump` has it.
     """
 
     out_channels: int
@@ -26,6 +27,7 @@ class UNet(nn.Module):
     num_heads_up: int = 0
     num_classes: int = 0
     null_label: bool = False
+    jumps: bool = False
 
     @nn.compact
     def __call__(self, x_t: Array, c_noise: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
@@ -35,7 +37,7 @@ class UNet(nn.Module):
 
         Args:
             x_t: [B, H, W, C].
-            c_noise: the noise level, as an input of the network, [B].
+            c_noise: the noise level, as an input of the network, [B]; with `jumps` also [B, 2].
             cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer;
                 'text', [B, L, D], for attention, and its mean beside c_noise. A token of zeros is padding.
             train: whether dropout drops; it then needs the rng "dropout".
@@ -56,7 +58,8 @@ class UNet(nn.Module):
 
     def _embed(self, c_noise: Array, label: Array | None, text: Array | None) -> Array:
         """Returns the embedding of c_noise, and of the label and the text where there are such. # [B, 4 * channels]"""
-        emb = self.stages.embed(c_noise)
+        emb = self.stages.embed(layers.start_of_jump(c_noise))
+        emb = emb + layers.Jump(emb.shape[-1], self.stages.dtype, name="jump")(c_noise) if self.jumps else emb
         emb = emb if text is None else emb + layers.pooled(text, emb.shape[-1], self.stages.dtype, name="text")
         if not self.num_classes:
             return emb
