@@ -2,6 +2,8 @@
 
     python benchmarks/few_steps.py --teacher=examples/digits --consistency=runs/digits_ect \\
         --progressive=runs/digits_progressive --name=digits
+    python benchmarks/few_steps.py --teacher=runs/digits_rectified_flow --mean_flow=runs/digits_imf \\
+        --reflow=runs/digits_reflow --name=digits_flows
 
 Each row is the mean over seeds of the distances of `quality_vs_steps` to the training set, and their standard deviation. All
 rows of a seed start from the same x_T. Writes benchmarks/few_steps_<name>.json and .md, and the first images of each row as
@@ -23,13 +25,19 @@ from benchmarks import quality_vs_steps
 from diffusion_jax import model
 
 NUM_SHOWN = 16
+ONE_FOR_ALL = {  # loss.name -> its name in the table, its sampler: of one model for all numbers of steps
+    "consistency": ("consistency tuning", "consistency"),
+    "mean_flow": ("improved mean flow", "mean_flow"),
+    "reflow": ("reflow, Euler", "euler"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True, help="workdir of the model that the students began as")
-    parser.add_argument("--consistency", required=True, help="workdir of the student of 'consistency'")
-    parser.add_argument("--progressive", required=True, help="folder of tools.distill")
+    parser.add_argument("--teacher", required=True, help="workdir of a model of many steps, which the students began as")
+    for loss in ONE_FOR_ALL:
+        parser.add_argument(f"--{loss}", help=f"workdir of a model of loss.name = {loss!r}")
+    parser.add_argument("--progressive", help="folder of tools.distill")
     parser.add_argument("--name", required=True, help="of the result")
     parser.add_argument("--num_images", type=int, default=2000)
     parser.add_argument("--features", default="mlp", help="mlp, or as evaluate.features")
@@ -48,12 +56,13 @@ def main() -> None:
 
 def settings_of(flags: argparse.Namespace) -> list[tuple[str, str, dict]]:
     """Returns (method, workdir, settings of sampling) of each row."""
-    students = sorted(int(folder.name.removeprefix("steps_")) for folder in pathlib.Path(flags.progressive).iterdir())
     found = [("teacher, DDIM", flags.teacher, {"sampler": "ddim", "num_steps": n}) for n in (1, 2, 4, 8, 50)]
     found += [("teacher, UniPC", flags.teacher, {"sampler": "unipc", "num_steps": n}) for n in (2, 4, 8)]
-    consistency = [{"sampler": "consistency", "num_steps": n} for n in (1, 2, 4)]
-    found += [("consistency tuning", flags.consistency, settings) for settings in consistency]
-    for n in students:
+    for loss, (name, sampler) in ONE_FOR_ALL.items():
+        if workdir := getattr(flags, loss):
+            found += [(name, workdir, {"sampler": sampler, "num_steps": n}) for n in (1, 2, 4)]
+    folders = pathlib.Path(flags.progressive).iterdir() if flags.progressive else ()
+    for n in sorted(int(folder.name.removeprefix("steps_")) for folder in folders):
         found.append(("progressive distillation", f"{flags.progressive}/steps_{n}", {"sampler": "ddim", "num_steps": n}))
     return found
 

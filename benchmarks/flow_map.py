@@ -3,9 +3,9 @@
     python benchmarks/flow_map.py
 
 On a line the flow keeps the share of the data that lies below. So its map from noise to data is known. A small network is
-trained as a teacher, and students of it by both losses of `distillation`. After every part of their training, the error of
-their map is taken: the root of the mean squared difference from the flow's, over 4,000 values of x_T. Writes
-benchmarks/flow_map.json and docs/images/flow_map.png.
+trained as a teacher, and students of it by losses of `distillation`; a mean flow is trained without a teacher. After every
+part of their training, the error of their map is taken: the root of the mean squared difference from the flow's, over 4,000
+values of x_T. Writes benchmarks/flow_map.json and docs/images/flow_map.png.
 """
 
 import argparse
@@ -36,22 +36,23 @@ from diffusion_jax.process import Level
 
 WEIGHTS, MEANS, STDS = np.array([0.6, 0.4]), np.array([-0.7, 0.5]), np.array([0.15, 0.3])
 PROCESS = dj.process.vp()
+FLOW = dj.process.rectified_flow(c_noise_scale=999.0)  # of the mean flow; the network divides by 999, and its sines are slow
 NUM_TEACHER, NUM_PART, NUM_PARTS, BATCH = 20_000, 2_500, 8, 512
 FIRST_STEPS = 64  # of DDIM, of the first student of progressive distillation
 WIDTH, FREQUENCIES = 128, 2.0 ** np.arange(-1, 6)
 
 
 def network(params: Any, x_t: Array, c_noise: Array) -> Array:
-    """Returns v of x_t [B, 1], by four layers."""
-    angles = c_noise[:, None] / 999 * FREQUENCIES
+    """Returns the output for x_t [B, 1], by four layers; c_noise is [B], or [B, 2] of two levels."""
+    angles = (c_noise.reshape(len(x_t), -1, 1) / 999 * FREQUENCIES).reshape(len(x_t), -1)
     hidden = jnp.concatenate([x_t, jnp.sin(angles), jnp.cos(angles)], axis=1)
     for weight, bias in params[:-1]:
         hidden = jax.nn.silu(hidden @ weight + bias)
     return hidden @ params[-1][0] + params[-1][1]
 
 
-def init(key: Array) -> Any:
-    sizes = [1 + 2 * len(FREQUENCIES), WIDTH, WIDTH, WIDTH, 1]
+def init(key: Array, num_levels: int = 1) -> Any:
+    sizes = [1 + 2 * num_levels * len(FREQUENCIES), WIDTH, WIDTH, WIDTH, 1]
     keys = jax.random.split(key, len(sizes) - 1)
     shapes = zip(keys, sizes[:-1], sizes[1:], strict=True)
     return [(jax.random.normal(key, (n, m)) / np.sqrt(n), jnp.zeros(m)) for key, n, m in shapes]
@@ -61,8 +62,23 @@ def denoiser_of(params: Any) -> dj.Denoiser:
     return dj.make_denoiser(functools.partial(network, params), dj.V)
 
 
+def mean_flow_of(params: Any) -> dj.Denoiser:
+    """Returns the denoiser of a network that is always told two levels."""
+
+    def told_two(x_t: Array, c_noise: Array) -> Array:
+        return network(params, x_t, c_noise if c_noise.ndim == 2 else jnp.stack([c_noise, c_noise], axis=-1))
+
+    return dj.make_denoiser(told_two, dj.VELOCITY)
+
+
 def trained(
-    params: Any, loss_at: Callable[[Array], losses.Loss], level_of: Callable[[Array], Level], draw: Any, first: int, num: int
+    params: Any,
+    loss_at: Callable[[Array], losses.Loss],
+    level_of: Callable[[Array], Level],
+    draw: Any,
+    first: int,
+    num: int,
+    of: Callable[[Any], dj.Denoiser] = denoiser_of,
 ) -> Any:
     """Returns parameters after `num` steps of Adam, whose rate falls to 0 by a cosine; step `first` is the loss's first."""
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, num))
@@ -72,7 +88,7 @@ def trained(
         key_x, key_t, key_eps = jax.random.split(jax.random.fold_in(jax.random.key(0), first + number), 3)
         x_0, eps = sampled(key_x), jax.random.normal(key_eps, (BATCH, 1))
         t, _ = draw.draw((), key_t, BATCH)
-        gradient = jax.grad(lambda p: jnp.mean(loss_at(first + number)(denoiser_of(p), x_0, level_of(t), eps)[0]))(params)
+        gradient = jax.grad(lambda p: jnp.mean(loss_at(first + number)(of(p), x_0, level_of(t), eps)[0]))(params)
         updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(params, updates), state), None
 
@@ -86,9 +102,9 @@ def sampled(key: Array) -> Array:
     return jnp.asarray(MEANS)[which] + jnp.asarray(STDS)[which] * jax.random.normal(key_value, (BATCH, 1))
 
 
-def flow_of(x_T: np.ndarray) -> np.ndarray:
+def flow_of(x_T: np.ndarray, process: dj.Process) -> np.ndarray:
     """Returns the data at which the flow from x_T arrives, in float64. # [N, 1]"""
-    level = PROCESS.level(np.float64(PROCESS.last))
+    level = process.level(np.float64(process.last))
     spread = np.hypot(float(level.alpha) * STDS, float(level.sigma))
     share = np.sum(WEIGHTS * ndtr((x_T - float(level.alpha) * MEANS) / spread), axis=-1)
     low, high = np.full(len(x_T), -10.0), np.full(len(x_T), 10.0)
@@ -99,12 +115,14 @@ def flow_of(x_T: np.ndarray) -> np.ndarray:
     return ((low + high) / 2)[:, None]
 
 
-def error_of(params: Any, sampler: dj.Sampler, num_steps: int) -> float:
+def error_of(
+    params: Any, sampler: dj.Sampler, num_steps: int, of: Any = denoiser_of, process: dj.Process = PROCESS
+) -> float:
     """Returns how far a map of S steps is from the flow's."""
-    x_T = ndtri((np.arange(4000) + 0.5) / 4000)[:, None].astype(np.float32) * float(PROCESS.level(PROCESS.last).sigma)
-    grid, keys = PROCESS.level(dj.trailing(PROCESS, num_steps)), jax.random.split(jax.random.key(1), len(x_T))
-    found = jax.jit(lambda params: dj.sample(denoiser_of(params), sampler, jnp.asarray(x_T), grid, keys).x)(params)
-    return float(np.sqrt(np.mean((np.asarray(found, np.float64) - flow_of(np.asarray(x_T, np.float64))) ** 2)))
+    x_T = ndtri((np.arange(4000) + 0.5) / 4000)[:, None].astype(np.float32) * float(process.level(process.last).sigma)
+    grid, keys = process.level(dj.trailing(process, num_steps)), jax.random.split(jax.random.key(1), len(x_T))
+    found = jax.jit(lambda params: dj.sample(of(params), sampler, jnp.asarray(x_T), grid, keys).x)(params)
+    return float(np.sqrt(np.mean((np.asarray(found, np.float64) - flow_of(np.asarray(x_T, np.float64), process)) ** 2)))
 
 
 def main() -> None:
@@ -113,6 +131,7 @@ def main() -> None:
     teacher = trained(init(jax.random.key(0)), lambda step: losses.simple(), PROCESS.level, uniform, 0, NUM_TEACHER)
     rows = [{"map": "teacher, DDIM", "num_steps": n, "error": error_of(teacher, dj.ddim(), n)} for n in (1, 4, 16, 64, 1000)]
     rows += consistency(teacher, uniform, 0.0) + consistency(teacher, uniform, 10.0) + progressive(teacher)
+    rows += mean_flow(uniform)
     for row in rows:
         print(json.dumps(row))
     result = {
@@ -153,12 +172,24 @@ def progressive(params: Any) -> list[dict]:
     return rows
 
 
+def mean_flow(uniform: Any) -> list[dict]:
+    """Returns the error of one step after each part of a training from nothing, and of more steps at its end."""
+    params, pairs, rows = init(jax.random.key(0), num_levels=2), timesteps.pairs(uniform, equal_share=0.75), []
+    loss = distillation.mean_flow(FLOW, power=0.0)
+    for part in range(NUM_PARTS):
+        params = trained(params, lambda step: loss, FLOW.level, pairs, part * NUM_PART, NUM_PART, mean_flow_of)
+        for num_steps in (1, 2, 4) if part == NUM_PARTS - 1 else (1,):
+            error = error_of(params, dj.samplers.mean_flow(), num_steps, mean_flow_of, FLOW)
+            rows.append({"map": "mean flow", "num_steps": num_steps, "trained_for": (part + 1) * NUM_PART, "error": error})
+    return rows
+
+
 def draw(rows: list[dict]) -> Figure:
     """Returns the error of each student against its training, and of the teacher as lines."""
     canvas = Figure(figsize=(7, 4), layout="constrained")
     axes = canvas.add_subplot()
-    for name in ("consistency, norm", "consistency, squares", "progressive"):
-        own = [row for row in rows if row["map"] == name]
+    for name in ("consistency, norm", "consistency, squares", "mean flow", "progressive"):
+        own = [row for row in rows if row["map"] == name and (row["num_steps"] == 1 or name == "progressive")]
         axes.plot([row["trained_for"] for row in own], [row["error"] for row in own], marker="o", label=name)
         for row in own if name == "progressive" else []:
             axes.annotate(row["num_steps"], (row["trained_for"], row["error"]), textcoords="offset points", xytext=(4, 4))

@@ -92,6 +92,21 @@ def test_without_guidance_samples_are_the_same_bit_for_bit(unguided):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("times", [(0.5, 0.25), ([0.5, 0.9], [0.25, 0.1])], ids=["one", "each"])
+def test_both_networks_are_told_two_levels(times):
+    """The velocity is label times t, plus r: 3 t + r with the label, 1 t + r without, 5 t + r at the scale 2."""
+    flow = process.rectified_flow(c_noise_scale=1.0)
+    t, r = (flow.level(jnp.array(time)) for time in times)
+
+    def of_label(label):
+        return denoiser.make_denoiser(lambda x, c_noise: label * c_noise[:, :1] + c_noise[:, 1:] + 0 * x, denoiser.VELOCITY)
+
+    both = of_label(jnp.array([[3.0], [1.0], [3.0], [1.0]]))
+    found = guidance.classifier_free(of_label(3.0), both, scale=2.0)(jnp.ones((2, 3)), process.jump(t, r))
+    expected = jnp.broadcast_to(5 * t.sigma + r.sigma, 2)[:, None]
+    np.testing.assert_allclose(found.eps - found.x_0, expected + jnp.zeros((2, 3)), rtol=1e-5)
+
+
 def test_outside_the_interval_there_is_one_evaluation_of_one_batch():
     sizes = []
 
