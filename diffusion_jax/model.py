@@ -25,6 +25,7 @@ from diffusion_jax.compose import (
     sample_conditions,
     sampling,
     stored,
+    texts,
     weights,
 )
 from diffusion_jax.compose.config import Config
@@ -50,7 +51,9 @@ class Model(NamedTuple):
         shape = list(processes.image_shape(self.config))
         return f"Model({self.workdir!r}: step {self.step:,}, {weights}, {num_params:,} parameters, images {shape})"
 
-    def denoiser(self, label: Array | None = None, image: Array | None = None) -> Denoiser:
+    def denoiser(
+        self, label: Array | None = None, image: Array | None = None, prompts: Sequence[str] | None = None
+    ) -> Denoiser:
         """Returns the network as a denoiser, for `diffusion_jax.sample` and for whatever you write yourself.
 
         The levels to ask it about are those of `compose.sampling.grid(model.config)`. Its x_0 is not limited, where
@@ -60,11 +63,14 @@ class Model(NamedTuple):
             label: int [B], where the network knows classes.
             image: float [B, H, W, k] in [-1, 1], where the network is shown one, as a function of
                 `diffusion_jax.data.conditions` makes it.
+            prompts: B texts, where the network is given them.
 
         Raises:
-            UserError: for a label or an image where it takes none, or none where it does; where the network is a classifier.
+            UserError: for a label, an image or texts where it takes none, or none where it does; where the network is a
+                classifier.
         """
-        return processes.denoiser_of(self.config)(self.params, self._cond(label=label, image=image))
+        text = None if prompts is None else texts.encoded(self.config, prompts)
+        return processes.denoiser_of(self.config)(self.params, self._cond(label=label, image=image, text=text))
 
     def log_prob(self, label: Array) -> LogProb:
         """Returns the network, a noisy classifier, as (x_t, level) -> log p(label | x_t), [B]: for `guidance.classifier`.
@@ -79,10 +85,14 @@ class Model(NamedTuple):
 
     def _cond(self, **given: Array | None) -> dict[str, Array]:
         spec, num_classes = inputs.conditioning(self.config).spec(1), self.config.model.num_classes
-        for name, takes in {"label": f"{num_classes} classes", "image": self.config.show("data.condition")}.items():
-            fits, allowed = _fits(given[name], spec.get(name))
+        takes_of = {"label": f"{num_classes} classes"}
+        takes_of |= {name: self.config.show(field) for name, field in (("image", "data.condition"), ("text", "model.text"))}
+        for name, takes in takes_of.items():
+            fits, allowed = _fits(given.get(name), spec.get(name))
             if not fits:
-                raise UserError(f"{name} = {errors.shown(given[name])} is not allowed; with {takes} it must be {allowed}.")
+                raise UserError(
+                    f"{name} = {errors.shown(given.get(name))} is not allowed; with {takes} it must be {allowed}."
+                )
         return {name: given[name] for name in spec}
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
@@ -326,7 +336,7 @@ def _generated(model: Model, numbers: np.ndarray, read: Callable) -> Iterator[tu
     """
     if processes.is_autoencoder(model.config):
         return _drawn(coding.make_reconstruct, model, numbers, read)
-    levels, config = sampling.grid(model.config), model.config.with_values("sample", **sampling.OF_GRID)
+    levels, config = sampling.grid(model.config), model.config.with_values("sample", **sampling.OF_GRID, **sampling.READ)
     return _drawn(sampling.make_generate_on, model._replace(config=config), numbers, read, levels)
 
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Collection
 from types import ModuleType
 
-from diffusion_jax.compose import choices, conditions, guiding, inputs, latents, processes, sampling, training
+from diffusion_jax.compose import choices, conditions, guiding, inputs, latents, processes, sampling, texts, training
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 
@@ -12,7 +12,7 @@ from diffusion_jax.errors import UserError
 def check(config: Config) -> None:
     """Raises UserError, with one sentence, for the first two fields that do not fit together."""
     check_kind(config)
-    _check(config, conditions, latents)  # of which the network is asked for its channels
+    _check(config, texts, conditions, latents)  # of which the network is asked for its channels
     processes.network(config)
     _check(config, inputs, processes, training, sampling, guiding)
     sampling.make_solve(config)  # grid and sampler fit the process

@@ -89,6 +89,7 @@ PROCESSES = {
 AUTOENCODERS = ("autoencoder_kl", "autoencoder_tiny")
 # functions of networks/, which needs Flax: processes.NETWORKS
 NETWORKS = (*AUTOENCODERS, "dit", "ncsnpp", "noisy_classifier", "unet")
+TEXTS = ("folder", "minilm", "none")  # encoders of text
 PARAMETERIZATIONS = {
     "edm": denoiser.edm(),
     "eps": denoiser.EPS,

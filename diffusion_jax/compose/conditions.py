@@ -31,8 +31,9 @@ def num_channels(config: Config) -> int:
 
 
 def has_null(config: Config) -> bool:
-    """Returns whether the network takes "nothing" too: no label where there are classes, else no image where it has one."""
-    return config.model.null_label if config.model.num_classes else config.data.condition != "none"
+    """Returns whether the network takes "nothing" too: no label where there are classes, else no image or no text."""
+    is_given = config.data.condition != "none" or config.model.text != "none"
+    return config.model.null_label if config.model.num_classes else is_given
 
 
 def contradictions(config: Config) -> Iterator[str]:

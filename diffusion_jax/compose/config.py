@@ -63,6 +63,14 @@ class Model(Section):
     head_channels: integer(0) = field(0, "channels of each head, instead of a number of heads; 0 is off")
     num_classes: integer(-1) = field(0, "labels that the network knows; 0 for none, -1 for as many as the data have")
     null_label: Flag = field(False, "one label more, num_classes, for 'no label'")
+    text: one_of(choices.TEXTS) = field(
+        "none",
+        "the frozen encoder of captions and prompts: 'minilm' is in a package, others are in a folder; see docs/text.md",
+    )
+    text_folder: Text = field(
+        "", "of text 'folder': one with config.json, model.safetensors and tokenizer.json of BERT, CLIP or T5 1.1", free=True
+    )
+    text_length: integer(2, 512) = field(32, "tokens of a text that the network is given; longer texts are cut")
     latent_channels: integer(1, 1024) = field(4, "of an autoencoder: of its latents")
     num_blocks: integers(0, 64, lengths=range(1, 10), count="1 to 9 ") = field(
         (1, 3, 3, 3), "of 'autoencoder_tiny': residual blocks of each stage; all but the last halve the image"
@@ -238,6 +246,12 @@ class Sample(Section):
         (0.0, 1e9), "of sigma / alpha, where images are guided; elsewhere one evaluation is enough"
     )
     negative_label: integer(-1) = field(-1, "that images are led away from, instead of no label; -1 for none")
+    prompt: Text = field(
+        "",
+        "what images shall show, where the network is given texts: a prompt a line, the first for image 0; @FILE for those "
+        "of a file; an empty one is no text",
+    )
+    negative_prompt: Text = field("", "that guidance leads away from, instead of no text")
     guide: Text = field(
         "",
         "a worse network that images are led away from, instead of this one without a label: a workdir, or a step of this "

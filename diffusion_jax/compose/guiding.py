@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
+
 from diffusion_jax import guidance
-from diffusion_jax.compose import conditions, inputs, processes
+from diffusion_jax.compose import conditions, inputs, processes, texts
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.conditioning import Cond
 
 # Fields that say what a network takes, and what they are where it is not given that.
-OF_INPUTS = ("data.image_size", "data.channels", "model.num_classes", "data.condition")
-NOT_GIVEN = (("model.num_classes", 0), ("data.condition", "none"))
+OF_INPUTS = ("data.image_size", "data.channels", "model.num_classes", "model.text", "data.condition")
+NOT_GIVEN = (("model.num_classes", 0), ("model.text", "none"), ("data.condition", "none"))
 
 
 def denoiser_of(config: Config, guide: Config | None = None) -> Callable[[Any, Cond], Denoiser]:
@@ -85,11 +87,18 @@ def _scale(config: Config) -> guidance.Scale:
 
 
 def _other_cond(config: Config) -> Callable[[Cond], Cond]:
-    """Returns cond -> what images are led away from: nothing given, or the negative label."""
-    negative, conditioning = config.sample.negative_label, inputs.conditioning(config)
-    if negative < 0:
-        return conditioning.null
-    return lambda cond: {**cond, "label": cond["label"] * 0 + negative}
+    """Returns cond -> what images are led away from: nothing given, the negative label, or the negative prompt."""
+    sample, null = config.sample, inputs.conditioning(config).null
+
+    def other(cond: Cond) -> Cond:
+        found = null(cond) if sample.negative_label < 0 and null else cond
+        if sample.negative_label >= 0:
+            found = {**found, "label": cond["label"] * 0 + sample.negative_label}
+        if sample.negative_prompt:
+            found = {**found, "text": jnp.broadcast_to(texts.encoded(config, [sample.negative_prompt]), cond["text"].shape)}
+        return found
+
+    return other
 
 
 def check_guide(config: Config, guide: Config) -> None:
@@ -110,7 +119,10 @@ def warnings(config: Config) -> list[str]:
     """Returns a sentence for every setting that has no effect without guidance."""
     if config.sample.guidance != 1:
         return []
-    flat, names = config.flat(), ("sample.guide", "sample.guidance_interval", "sample.negative_label")
+    flat, names = (
+        config.flat(),
+        ("sample.guide", "sample.guidance_interval", "sample.negative_label", "sample.negative_prompt"),
+    )
     unused = [name for name in names if flat[name] != FIELDS[name].default]
     return [f"{config.show(name)} does nothing: sample.guidance is 1, which is off." for name in unused]
 
@@ -121,15 +133,18 @@ def contradictions(config: Config) -> Iterator[str]:
     negative, was_dropped = sample.negative_label, model.num_classes or config.train.label_dropout
     if negative >= 0 and sample.guide:
         yield f"{config.show('sample.negative_label')} is for guidance without sample.guide; set -1."
+    if sample.negative_prompt and sample.guide:
+        yield f"{config.show('sample.negative_prompt')} is for guidance without sample.guide; leave it empty."
     if negative >= model.num_classes >= 0:
         yield f"{config.show('sample.negative_label')} is not a label of model.num_classes = {model.num_classes}."
     if sample.guidance == 1 or sample.guide:
         return
-    if negative < 0 and not (conditions.has_null(config) and was_dropped):
+    if negative < 0 and not sample.negative_prompt and not (conditions.has_null(config) and was_dropped):
         yield (
             f"{config.show('sample.guidance')} needs a network that knows 'no label' (model.null_label with "
             "train.label_dropout, as in configs/digits_classes.py) or 'no image' (train.label_dropout, as in "
-            "configs/folder_superres.py), or sample.negative_label, or sample.guide; 1 is off."
+            "configs/folder_superres.py) or no text (as in configs/emoji_text.py), or sample.negative_label, or "
+            "sample.negative_prompt, or sample.guide; 1 is off."
         )
     if sample.label >= 0 and sample.label == (model.num_classes if negative < 0 else negative):
         yield f"{config.show('sample.label')} is what sample.guidance = {sample.guidance} leads away from; 1 is off."

@@ -1,5 +1,6 @@
 """The images that a config names, and what they become: x_0, conditions, batches."""
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from diffusion_jax.compose import conditions
+from diffusion_jax.compose import conditions, texts
 from diffusion_jax.compose.choices import SOURCES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.processes import image_shape, shape
@@ -33,6 +34,9 @@ def conditioning(config: Config) -> Conditioning:
     found = conditionings.unconditional()
     if section.num_classes:
         found = conditionings.labels(section.num_classes, section.null_label, label=config.sample.label)
+    if config.model.text != "none":
+        empty, prompts = (functools.partial(of, config) for of in (texts.empty, texts.of_prompts))
+        found = conditionings.with_text(found, texts.shape(config), empty, prompts)
     num_channels = conditions.num_channels(config)
     return conditionings.with_image(found, (*config.data.image_size, num_channels)) if num_channels else found
 
@@ -65,6 +69,8 @@ def contradictions(config: Config) -> Iterator[str]:
     for (name, wanted), is_met in zip(needed.items(), is_so, strict=True):
         if data.jpeg_draft and not is_met:
             yield f"config field data.jpeg_draft = True needs data.{name} = {wanted}; found {getattr(data, name)!r}."
+    if config.model.text != "none" and "captions" not in named(SOURCES[data.source]):
+        yield f"{config.show('model.text')} needs captions: data.source = 'folder' or 'npz'; found {data.source!r}."
 
 
 def source(config: Config) -> Source:
@@ -122,11 +128,13 @@ def _source(config: Config, *, split: str) -> Source:
     section, make = config.data, SOURCES[config.data.source]
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
     given |= {"condition_path": section.condition_held_out, "condition_field": "data.condition_held_out"} if split else {}
-    draft_size = DRAFT * max(section.image_size) if section.jpeg_draft else 0
-    stored, num_classes = chosen(make, section, draft_size=draft_size, **given), config.model.num_classes
+    given |= {"draft_size": DRAFT * max(section.image_size) if section.jpeg_draft else 0}
+    given |= {"captions": config.model.text != "none"}
+    stored, num_classes = chosen(make, section, **given), config.model.num_classes
     if stored.skipped:
         logs.say("skipped", stored.skipped)
-    return chosen(transforms.resized, section, source=stored, image_shape=image_shape(config), num_classes=num_classes)
+    found = chosen(transforms.resized, section, source=stored, image_shape=image_shape(config), num_classes=num_classes)
+    return texts.captioned(config, found) if given["captions"] else found
 
 
 def check_apart(config: Config, folder: storage.Path) -> None:
@@ -186,6 +194,9 @@ def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
     if data.condition != "none":
         factor = f" by {data.condition_factor}" if data.condition == "low_resolution" else ""
         yield "condition", f"{data.condition}{factor}, {conditions.num_channels(config)} channel(s) beside x_t"
+    if source.captions:
+        distinct, name = len(set(source.captions)), config.model.text_folder or config.model.text
+        yield "captions", f"{distinct:,} distinct, as {config.model.text_length} tokens of {name}"
     if source.left_out:
         yield "left out", f"{source.left_out}: files that are not read as images"
     kind = "sub-folders" if data.source == "folder" else "classes"
@@ -201,7 +212,7 @@ def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
 def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
     """Returns what must not change about the data when a run resumes: the order and the labels depend on it."""
     classes = list(source.class_names) if config.model.num_classes else []
-    return {"num_images": source.num_images, "class_names": classes}
+    return {"num_images": source.num_images, "class_names": classes, **texts.fingerprint(config, source)}
 
 
 def identity(config: Config, split: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax.compose import chunked, coding, inputs, processes
+from diffusion_jax.compose import chunked, coding, inputs, processes, texts
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs, feed, sources
 from diffusion_jax.data.sources import Source
@@ -72,11 +72,12 @@ def _latents(config: Config, workdir: storage.Path, split: str) -> _Latents:
             found = feed.read(of, numbers.tolist())
             pieces = chunked.in_chunks(make_encode, [own], params, "sample", numbers, found["x"])
             latents = np.concatenate([latents for _, latents in pieces])[: len(numbers)]
-            yield {"x": latents, **shards.flatten(found["cond"])}
+            yield {"x": latents, **{name: column for name, column in found["cond"].items() if name != "text"}}
 
     on_progress = logs.progress_by_shard("latents", of.num_images, SHARD_SIZE)
     rows = shards.read_all(shards.by_image(folder, manifest, of.num_images, SHARD_SIZE, make, on_progress=on_progress))
-    return _Latents(of._replace(read=_reader(rows)), _std(rows["x"]))
+    source = of._replace(read=_reader(rows))
+    return _Latents(texts.captioned(config, source) if source.captions else source, _std(rows["x"]))
 
 
 def _std(x: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from jax import Array
 
 from diffusion_jax import denoiser, networks
 from diffusion_jax.autoencoding import Coder
-from diffusion_jax.compose import choices, conditions, stored
+from diffusion_jax.compose import choices, conditions, stored, texts
 from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser, LogProb
@@ -77,6 +77,7 @@ def first_stage(config: Config) -> Autoencoder:
 
 def _network(config: Config) -> networks.Network | Autoencoder:
     kind, values = config.model.kind, dict(config.model) | {"cond_channels": conditions.num_channels(config)}
+    values |= {"text_width": texts.shape(config)[1]}
     of = shape(config)
     try:
         return NETWORKS[kind](of, **{name: values[name] for name in fields_of(kind) & values.keys()})
@@ -193,6 +194,8 @@ def contradictions(config: Config) -> Iterator[str]:
     if any(size % parts.multiple_of for size in shape(config)[:2]):
         name = config.show("data.image_size") + (f", latents of {shape(config)!r}," if config.data.codec else "")
         yield f"{name} does not fit {parts.summary}; height and width must be multiples of {parts.multiple_of}."
+    if config.model.text != "none" and "text_width" not in fields_of(config.model.kind):
+        yield f"{config.show('model.text')} is for model.kind = 'dit' or 'unet'; set 'none'."
     section, kind = config.process, f"process.kind is {config.process.kind!r}"
     if section.zero_terminal_snr and section.num_steps <= 1:
         yield f"{config.show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."

@@ -1,6 +1,6 @@
 """The conditions with which a network generates. For image i that is the condition of image i % n of the held-out set.
 
-Where there is no held-out set, it is of the training set.
+Where there is no held-out set, it is of the training set. Texts are the prompts of the section `sample` instead.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from diffusion_jax import streams
-from diffusion_jax.compose import inputs, processes
+from diffusion_jax.compose import inputs, processes, texts
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs, feed
 from diffusion_jax.data.feed import Batch
@@ -22,13 +22,16 @@ NUM_PICTURED = 32  # images beside their conditions
 
 
 def source(config: Config) -> Source | None:
-    """Returns the images of which a network is shown something, opened; None where it is shown nothing.
+    """Returns what a network is shown and told of images, opened; None where that is nothing.
 
     An autoencoder is shown the image itself.
     """
-    if config.data.condition == "none" and not processes.is_autoencoder(config):
-        return None
-    return inputs.held_out(config) or inputs.source(config)
+    is_shown = config.data.condition != "none" or processes.is_autoencoder(config)
+    shown = inputs.held_out(config) or inputs.source(config) if is_shown else None
+    if config.model.text == "none":
+        return shown
+    nothing = inputs.batch_spec(config, 1)["x"]
+    return texts.prompted(config, shown, np.zeros(nothing.shape[1:], nothing.dtype))
 
 
 def read(source: Source | None, numbers: np.ndarray) -> Batch | None:
@@ -47,7 +50,8 @@ def cond_of_image(config: Config) -> Callable[[Array, Array, Batch | None], Any]
         if batch is None:
             return of_image(numbers)
         _, shown = encode(batch, streams.keys(seed, "condition", numbers))
-        return {**shown, **of_image(numbers)} if config.sample.label >= 0 else {**of_image(numbers), **shown}
+        asked = of_image(numbers)
+        return {**asked, **shown} | ({"label": asked["label"]} if config.sample.label >= 0 else {})
 
     return cond_of
 
@@ -57,7 +61,7 @@ def labels(config: Config, source: Source | None) -> np.ndarray | None:
     num_images, size = config.sample.num_images, config.sample.shard_size
     if not config.model.num_classes:
         return None
-    if source is None or config.sample.label >= 0:
+    if source is None or config.data.condition == "none" or config.sample.label >= 0:
         return inputs.conditioning(config).of_image(np.arange(num_images))["label"]
     numbers = np.arange(min(num_images, source.num_images))
     pieces = [numbers[start : start + size] for start in range(0, len(numbers), size)]  # not all images at once
@@ -71,7 +75,8 @@ def pictured(config: Config, source: Source | None) -> tuple[np.ndarray, ...]:
         return ()
     if processes.is_autoencoder(config):
         return (batch["x"],)
-    image = cond_of_image(config)(config.sample.seed, numbers, batch)["image"]
+    if (image := cond_of_image(config)(config.sample.seed, numbers, batch).get("image")) is None:
+        return ()
     channels = config.data.channels
     image = image[..., :channels] if image.shape[-1] >= channels else jnp.repeat(image, channels, axis=-1)
     return np.asarray(codecs.to_uint8(image)), batch["x"]
@@ -79,9 +84,9 @@ def pictured(config: Config, source: Source | None) -> tuple[np.ndarray, ...]:
 
 def identity(config: Config) -> dict[str, Any]:
     """Returns what conditions depend on, for a manifest; {} for nothing."""
-    data = config.data
+    data, said = config.data, texts.identity(config)
     if data.condition == "none" and not processes.is_autoencoder(config):
-        return {}
+        return said
     split, beside = ("held_out", data.condition_held_out) if data.held_out else ("training", data.condition_path)
     pairs = {"pairs": inputs.digest_of_files(storage.path(beside))} if beside else {}
-    return {"condition": {"kind": data.condition, **inputs.identity(config, split), **pairs}}
+    return {"condition": {"kind": data.condition, **inputs.identity(config, split), **pairs}, **said}

@@ -20,6 +20,7 @@ from diffusion_jax.samplers import Sampler, Samples
 
 MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
 OF_GRID = {"grid": "trailing", "times": (), "num_steps": 1, "last_level": "data"}  # what says which levels, at one value
+READ = {"prompt": ""}  # what `sample_conditions.read` finds, and no program depends on
 MOST_SHARDS = 10**6  # files in a folder
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
 

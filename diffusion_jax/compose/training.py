@@ -179,7 +179,7 @@ def contradictions(config: Config) -> Iterator[str]:
     if train.label_dropout != 0 and not conditions.has_null(config):
         yield (
             f"{config.show('train.label_dropout')} needs model.num_classes above 0 and model.null_label = True, or "
-            "data.condition without classes."
+            "data.condition or model.text without classes."
         )
 
 

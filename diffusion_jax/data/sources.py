@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from diffusion_jax.data import captions as captions_of
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import arrays, logs, storage
 
@@ -38,6 +39,7 @@ class Source(NamedTuple):
     num_classes: int = 0  # of the labels; 0 where the set has none
     left_out: str = ""  # files that are not images, by kind: "2 .heic, 1 .txt"
     skipped: str = ""  # broken files that are left out: how many, why, and some of their names
+    captions: tuple[str, ...] = ()  # of the images, where they were asked for
 
 
 class UnreadableError(UserError):
@@ -77,7 +79,7 @@ def digits(*, split: str = "") -> Source:
     return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
 
 
-def npz(*, path: str, field: str = "data.path") -> Source:
+def npz(*, path: str, captions: bool = False, field: str = "data.path") -> Source:
     """Returns the arrays 'images' (or 'arr_0'), uint8 [N, H, W, C] or [N, H, W], and 'labels' (or 'arr_1') of an .npz file.
 
     The names of the labels 0, 1, ... may be there as text, 'label_names'. Raises UserError where the file is missing or
@@ -85,12 +87,13 @@ def npz(*, path: str, field: str = "data.path") -> Source:
 
     Args:
         path: of the file.
+        captions: whether to read captions too: the array 'captions', text [N].
         field: of the config that names it, for sentences.
     """
     file = storage.path(path)
     if not path or not file.exists():
         raise UserError(f"config field {field} = {path!r} is not a file; it must be an .npz file.")
-    wanted = ("images", "arr_0", "labels", "arr_1", "label_names")
+    wanted = ("images", "arr_0", "labels", "arr_1", "label_names", "captions")
     stored = arrays.of_user(file, field, lambda opened: arrays.read_npz(opened, wanted))
     images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
     labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
@@ -105,18 +108,18 @@ def npz(*, path: str, field: str = "data.path") -> Source:
             "[N, H, W, C]: images.transpose(0, 2, 3, 1)."
         )
     images = images[..., None] if images.ndim == 3 else images
+    name = f"config field {field} = {path!r}"
+    texts = captions_of.of_array(stored.get("captions"), len(images), name) if captions else ()
     if labels is None:
-        return _of_arrays(images, np.zeros(len(images), np.int32))._replace(num_classes=0)
+        return _of_arrays(images, np.zeros(len(images), np.int32))._replace(num_classes=0, captions=texts)
     is_whole = labels.dtype.kind in "iu" and INT32.min <= labels.min(initial=0) and labels.max(initial=0) <= INT32.max
     if not is_whole or labels.shape != images.shape[:1]:
         raise UserError(
             f"config field {field} = {path!r} must hold 'labels' or 'arr_1' as whole numbers below 2^31, [{len(images)}]; "
             f"found {labels.dtype} {list(labels.shape)}."
         )
-    class_names = (
-        _label_names(f"config field {field} = {path!r}", stored["label_names"], labels) if "label_names" in stored else ()
-    )
-    found = _of_arrays(images, labels)
+    class_names = _label_names(name, stored["label_names"], labels) if "label_names" in stored else ()
+    found = _of_arrays(images, labels)._replace(captions=texts)
     return found._replace(class_names=class_names, num_classes=max(found.num_classes, len(class_names)))
 
 
@@ -184,6 +187,7 @@ def folder(
     skip_broken: bool = False,
     condition_path: str = "",
     draft_size: int = 0,
+    captions: bool = False,
     field: str = "data.path",
     condition_field: str = "data.condition_path",
 ) -> Source:
@@ -199,6 +203,7 @@ def folder(
         condition_path: of a folder with an image of the same size and name, but for the suffix, for each of these; '' for
             none.
         draft_size: as for `decode`; not together with `condition_path`.
+        captions: whether to read captions too; see `captions.of_files`.
         field: of the config that names the folder, for sentences.
         condition_field: the same of `condition_path`.
     """
@@ -218,7 +223,8 @@ def folder(
     if not whole:
         raise UserError(f"config field {field} = {path!r} does not contain images that can be read: {skipped}.")
     num_classes = 0 if class_names == ["."] else len(class_names)
-    return Source(len(whole), lambda number: read(whole[number]), tuple(class_names), num_classes, left_out, skipped)
+    texts = captions_of.of_files(root, whole, field) if captions else ()
+    return Source(len(whole), lambda number: read(whole[number]), tuple(class_names), num_classes, left_out, skipped, texts)
 
 
 def _pairs(root: storage.Path, files: Sequence[storage.Path], path: str, field: str) -> dict[storage.Path, storage.Path]:

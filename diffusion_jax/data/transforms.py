@@ -51,7 +51,9 @@ def resized(
 def subsampled(source: Source, num_images: int) -> Source:
     """Returns a source of at most this many images, evenly spaced."""
     kept = min(num_images, source.num_images)
-    return source._replace(num_images=kept, read=lambda number: source.read(number * source.num_images // kept))
+    captions = tuple(source.captions[number * source.num_images // kept] for number in range(kept if source.captions else 0))
+    read = lambda number: source.read(number * source.num_images // kept)  # noqa: E731
+    return source._replace(num_images=kept, read=read, captions=captions)
 
 
 def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

@@ -72,7 +72,9 @@ def with_image(of: Conditioning, shape: tuple[int, int, int]) -> Conditioning:
     return Conditioning(spec, null if of.null else None, drop, of.of_image)
 
 
-def with_text(of: Conditioning, shape: tuple[int, int], empty: Callable[[], Array]) -> Conditioning:
+def with_text(
+    of: Conditioning, shape: tuple[int, int], empty: Callable[[], Array], prompts: Callable[[], Array]
+) -> Conditioning:
     """Returns a conditioning with a text too: cond has "text", float16 [B, L, D]. A token of zeros is padding.
 
     The null is the empty text. A text is dropped together with what else is given, by the same draw.
@@ -81,6 +83,7 @@ def with_text(of: Conditioning, shape: tuple[int, int], empty: Callable[[], Arra
         of: what else the network is given.
         shape: of one text, (L, D).
         empty: gives the tokens of the empty text, [L, D].
+        prompts: gives those with which to generate images, [n, L, D]; image i has number i % n.
     """
 
     def spec(num_images: int) -> Cond:
@@ -94,6 +97,7 @@ def with_text(of: Conditioning, shape: tuple[int, int], empty: Callable[[], Arra
         return {**of.drop(cond, key, rate), "text": jnp.where(is_dropped[:, None, None], empty(), cond["text"])}
 
     def of_image(numbers: Array) -> Cond:
-        return {**of.of_image(numbers), "text": jnp.broadcast_to(empty(), (len(numbers), *shape))}
+        texts = jnp.asarray(prompts())
+        return {**of.of_image(numbers), "text": texts[numbers % len(texts)]}
 
     return Conditioning(spec, null if of.null else None, drop, of_image)

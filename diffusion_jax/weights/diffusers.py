@@ -170,7 +170,13 @@ def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int], con
     """
     height, width, channels = image_shape
     widths = [round(model["channels"] * multiplier) for multiplier in model["multipliers"]]
-    needed = {"kind": "unet", "resample": "conv", "num_heads_up": 0, "multipliers": (1, *model["multipliers"][1:])}
+    needed = {
+        "kind": "unet",
+        "text": "none",
+        "resample": "conv",
+        "num_heads_up": 0,
+        "multipliers": (1, *model["multipliers"][1:]),
+    }
     check_counterparts(model, needed, "UNet2DModel")
     attends = [stage in model["attention_stages"] for stage in range(len(widths))]
     return {

@@ -85,7 +85,7 @@ def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int], con
     """
     height, width, channels = image_shape
     kind, num_classes = "DiTTransformer2DModel", model["num_classes"]
-    check_counterparts(model, {"embedding_spacing": "closed", "null_label": True}, kind)
+    check_counterparts(model, {"embedding_spacing": "closed", "null_label": True, "text": "none"}, kind)
     if not num_classes:
         raise UserError(f"config field model.num_classes = {num_classes} has no counterpart in {kind}, which needs labels.")
     if cond_channels:

@@ -55,6 +55,12 @@ class TextEncoder(NamedTuple):
             found += [of_text[kept] for of_text, kept in zip(vectors, mask[rows], strict=True)][: len(texts) - start]
         return found
 
+    def num_cut(self, texts: Sequence[str], length: int) -> int:
+        """Returns how many texts have more tokens than `length`."""
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        return sum(len(found.ids) > length for found in self.tokenizer.encode_batch(list(texts)))
+
     def tokens(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the numbers of each text's tokens and which are not padding. # int32 [N, length], bool [N, length]"""
         self.tokenizer.enable_truncation(length)
