@@ -45,6 +45,7 @@ NUM_PARAMETERS = {
     "emoji_classes": 688_051,
     "emoji64_autoencoder": 681_911,
     "emoji64_latents": 2_786_980,
+    "emoji_text": 942_899,
     "fashion_mnist": 686_769,
     "fashion_mnist_classes": 687_473,
     "folder": None,

@@ -196,8 +196,10 @@ def test_a_complete_folder_stays_and_a_half_made_one_is_made_again(tmp_path, cap
 
 
 def emoji_tgz() -> bytes:
+    said = {"short_names": ["ok_hand", "fine"], "name": "OK  HAND", "subcategory": "hand-fingers-partial"}
+    tones = [{"1F3FB": {"image": f"{n}x.png"}} if n % 3 else {"1F3FD-1F3FF": {"image": f"{n}x.png"}} for n in range(20)]
     table = [
-        {"image": f"{n}.png", "category": ("Flags", "Objects")[n % 2], "skin_variations": {"x": {"image": f"{n}x.png"}}}
+        {"image": f"{n}.png", "category": ("Flags", "Objects")[n % 2], "skin_variations": tones[n], **said}
         for n in range(20)
     ]
     images = {f"{emoji.FOLDER}{entry['image']}": made.png(n, 64, 64) for n, entry in enumerate(table)}
@@ -218,6 +220,19 @@ def test_emoji_have_their_categories_and_the_size_that_is_asked_for(tmp_path, ca
     means = whole.reshape(size, 64 // size, size, 64 // size, 3).mean((1, 3))
     assert np.abs(found["images"][0] - means).max() <= 1
     assert (tmp_path / "LICENCE.txt").read_text().startswith("Noto images, free\n\nThe package:\n\nFree for all")
+
+
+def test_captions_of_emoji_are_names_group_and_skin(tmp_path, capsys):
+    (tmp_path / "a.tgz").write_bytes(emoji_tgz())
+    assert run(capsys, "emoji", f"--out={tmp_path}", f"--package={tmp_path / 'a.tgz'}")[0] == 0
+    found, said = stored(tmp_path / "emoji.npz"), "ok hand, fine, hand fingers partial"
+    skins = {"light": ", light skin", "two": ", medium skin, dark skin"}
+    for name, caption in zip(found["names"], found["captions"], strict=True):
+        skin = skins["light" if int(name[:-1]) % 3 else "two"] if name.endswith("x") else ""
+        assert caption == said + skin
+    lines = (tmp_path / "emoji_test.txt").read_text().splitlines()
+    assert lines == stored(tmp_path / "emoji_test.npz")["captions"].tolist()
+    sources.npz(path=str(tmp_path / "emoji.npz"), captions=True)
 
 
 def test_openclipart_has_folders_as_classes(tmp_path, capsys):

@@ -4,8 +4,10 @@
 
 asks the package's ordinary client, which checks what it downloads, unpacks the package in memory, and writes:
 
-    sprites.npz         images uint8 [N, H, W, 3] on white, labels int32 [N], label_names, names: data.source = 'npz'
+    sprites.npz         images uint8 [N, H, W, 3] on white, labels int32 [N], label_names, names, captions of emoji:
+                        data.source = 'npz'
     sprites_test.npz    the same of a tenth of the images, chosen by their names: data.held_out
+    emoji_test.txt      the captions of what is held out, one a line: sample.prompt = '@data/emoji/emoji_test.txt'
     LICENCE.txt         the licence of the images, from the package
     about.json          package, version, SHA-256, counts, classes, command
 
@@ -53,7 +55,7 @@ SETS = {
     ),
     "emoji": Set(
         emoji.make,
-        "3,767 emoji by Google, 32 or 64 px, 10 classes",
+        "3,767 emoji by Google with captions, 32 or 64 px, 10 classes",
         "images Apache-2.0, package MIT",
         "npm: emoji-datasource-google 16.0.0, 74 MB",
         {"size": (32, (32, 64))},

@@ -20,6 +20,7 @@ class Picture(NamedTuple):
     name: str  # that no other has
     kind: str  # its class
     pixels: np.ndarray  # uint8 [H, W, 3]
+    caption: str = ""  # where the pictures of a set have some
 
 
 class Made(NamedTuple):
@@ -89,17 +90,21 @@ def split(
         f"{set_name}_test.npz": _npz(held_out, names),
         "LICENCE.txt": licence.encode(),
     }
+    if training[0].caption:
+        files[f"{set_name}_test.txt"] = "".join(f"{picture.caption}\n" for picture in held_out).encode()
     counts = {"num_training": len(training), "num_held_out": len(held_out), "num_duplicates": num_duplicates}
     return Made(files, {**about, **counts, "image_shape": list(training[0].pixels.shape), "classes": classes})
 
 
 def _npz(pictures: Sequence[Picture], class_names: Sequence[str]) -> bytes:
     file, number = io.BytesIO(), {name: label for label, name in enumerate(class_names)}
+    captions = np.array([picture.caption for picture in pictures], np.str_)
     np.savez_compressed(
         file,
         images=np.stack([picture.pixels for picture in pictures]),
         labels=np.array([number[picture.kind] for picture in pictures], np.int32),
         label_names=np.array(class_names, np.str_),
         names=np.array([picture.name for picture in pictures], np.str_),
+        **({"captions": captions} if captions[0] else {}),
     )
     return file.getvalue()
