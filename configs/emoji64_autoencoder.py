@@ -23,6 +23,6 @@ def get_config() -> ConfigDict:
     config.model.update(kind="autoencoder_kl", channels=16, multipliers=(1, 2, 4), num_res_blocks=1, num_groups=8)
     config.model.update(attention_stages=(), dropout=0.0, latent_channels=4)
     config.loss.update(name="reconstruction", kl_weight=1e-6, perceptual_weight=0.1)
-    config.train.update(num_steps=4000, batch_size=16, learning_rate=1e-3, ema_rates=(0.999,))
+    config.train.update(num_steps=1500, batch_size=16, learning_rate=1e-3, ema_rates=(0.999,))
     config.sample.update(num_images=376, batch_per_device=32)
     return config
