@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +142,28 @@ def test_group_normalisation_is_its_definition(shape):
     params = {"params": {"scale": jnp.float32(scale), "bias": jnp.float32(bias)}}
     result = layers.GroupNorm(4, 1e-5, jnp.float32).apply(params, jnp.float32(x))
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dropout_is_flaxs_with_a_mask_that_is_not_computed_again(dtype):
+    """The same values from the same key, and so the same gradient; the mask alone passes a barrier."""
+
+    class Dropped(nn.Module):
+        layer: nn.Module
+
+        def __call__(self, x):
+            return self.layer(x, True) if isinstance(self.layer, layers.Dropout) else self.layer(x)
+
+    x, rngs = jax.random.normal(jax.random.key(0), (4, 8, 8, 16), dtype), {"dropout": jax.random.key(1)}
+    kept, flaxs = (Dropped(layer) for layer in (layers.Dropout(0.25), nn.Dropout(0.25, deterministic=False)))
+    (result, back), (expected, back_of_flax) = (
+        jax.vjp(lambda x, module=module: module.apply({}, x, rngs=rngs), x) for module in (kept, flaxs)
+    )
+    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(back(x)[0], back_of_flax(x)[0])
+    assert result.dtype == dtype and 0.2 < np.mean(np.asarray(result) == 0) < 0.3
+    found = list(operations(jax.make_jaxpr(lambda: kept.apply({}, x, rngs=rngs))().jaxpr))
+    assert [dtypes for name, dtypes in found if name == "optimization_barrier"] == [{jnp.dtype("bool")}]
 
 
 def test_in_bfloat16_convolutions_are_bfloat16_and_norms_and_softmax_float32():
