@@ -36,7 +36,7 @@ SHORT, LONG = 20, 60  # steps of the runs that are timed
 NUM_SHOWN = 16
 FIGURES = ("frechet_distance", "kernel_distance", "precision", "recall")
 MODELS = {  # what differs from configs/emoji64_latents.py
-    "U-Net of pixels": ["data.codec=''", "data.latent_shape=()", "model.attention_stages=()", "sample.clip=static"],
+    "U-Net of pixels": ["data.codec=", "data.latent_shape=()", "model.attention_stages=()", "sample.clip=static"],
     "U-Net of latents": [],
     "Transformer of latents": ["model.kind=dit", "model.channels=128", "model.depth=6", "model.num_heads=4"],
 }
@@ -90,7 +90,7 @@ def run(workdir: str, num_steps: int, changes: list[str], flags: argparse.Namesp
     if not keep:
         shutil.rmtree(workdir, ignore_errors=True)
     own = [f"train.num_steps={num_steps}", f"data.codec={flags.codec}", "train.tensorboard=False", *changes]
-    own += [f"data.latents={flags.runs}/latents"] * ("data.codec=''" not in changes)
+    own += [f"data.latents={flags.runs}/latents"] * ("data.codec=" not in changes)
     command = [sys.executable, "main.py", "--config=configs/emoji64_latents.py", f"--workdir={workdir}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*command, *(f"--config.{change}" for change in own)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
