@@ -13,7 +13,7 @@ import main
 from configs import digits
 from diffusion_jax.compose import chunked, coding, inputs, latents, processes, stored
 from diffusion_jax.compose.config import Config
-from diffusion_jax.data import codecs, feed
+from diffusion_jax.data import codecs, feed, sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, storage
 from diffusion_jax.runs.shards import flatten
@@ -179,3 +179,16 @@ def test_what_does_not_fit_is_said_in_one_sentence(codec, tmp_path, capsys, fiel
 def test_the_likelihood_of_images_is_refused(trained, capsys):
     assert main.main(["main.py", "--mode=likelihood", f"--workdir={trained}"]) == 2
     assert "the likelihood of images does not follow from that of their latents" in capsys.readouterr().err
+
+
+def test_an_autoencoder_is_evaluated_by_what_it_makes_of_its_images(codec, tmp_path):
+    flags = ["--config.evaluate.features=pixels", "--config.evaluate.num_images=40"]
+    images = feed.read(sources.digits(), range(40))["x"]
+    assert main.main(["main.py", "--mode=evaluate", f"--workdir={codec}", f"--out={tmp_path / 'out'}", *flags]) == 0
+    [result] = json.loads((tmp_path / "out" / "evaluate.json").read_text())
+    coder = coding.coder(codec)
+    made = np.asarray(coder.decode(coder.encode(codecs.from_uint8(images)).mean))
+    error = np.clip(made, -1, 1) - codecs.from_uint8(images)
+    wanted = np.mean(10 * np.log10(4 / np.mean(error**2, axis=(1, 2, 3))))
+    assert result["num_images"] == 40 and result["reconstruction"]["psnr"] == pytest.approx(wanted, abs=0.02)
+    assert "Peak signal-to-noise ratio" in (tmp_path / "out" / "evaluate.md").read_text()

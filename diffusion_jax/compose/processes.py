@@ -111,6 +111,12 @@ def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
     )
 
 
+def check_makes_images(config: Config) -> None:
+    """Raises UserError for a classifier, which makes no images."""
+    if not is_autoencoder(config):
+        make_denoiser(config)
+
+
 def denoiser_of(config: Config) -> Callable[[Any, Any], Denoiser]:
     """Returns (params, cond) -> the config's network as a denoiser; its x_0 is not limited. UserError for a classifier."""
     net, make = network(config), make_denoiser(config)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax import model
-from diffusion_jax.compose import evaluating, inputs, processes, sampling, stored
+from diffusion_jax import autoencoding, model
+from diffusion_jax.compose import evaluating, inputs, processes, sample_conditions, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.evaluating import Images
 from diffusion_jax.errors import UserError
@@ -85,7 +85,7 @@ def _check_given(config: Config, workdir: storage.Path | None, out: storage.Path
     if settings.features == "given" and not settings.dump:
         raise UserError(f"{config.show('evaluate.features')} needs evaluate.dump, an .npz file with 'features' [N, D].")
     if not settings.dump:
-        processes.make_denoiser(config)  # the network draws images
+        processes.check_makes_images(config)
     if workdir is None and not (settings.dump and settings.reference and out):
         raise UserError(
             "flag --workdir is missing; without it two sets of images must be given, by --config.evaluate.dump and "
@@ -141,7 +141,10 @@ def _judged(config: Config, workdir: storage.Path | None, out: storage.Path) -> 
         found = evaluating.of_file(config, "dump")
         yield found._replace(name="dump")
         return
-    config = config.with_values("sample", num_images=config.evaluate.num_images)
+    num_images = config.evaluate.num_images
+    if processes.is_autoencoder(config):  # which makes each image once
+        num_images = min(num_images, sample_conditions.source(config).num_images)
+    config = config.with_values("sample", num_images=num_images)
     steps = checkpoint.steps(workdir) if config.evaluate.checkpoints == "all" else [config.sample.step]
     if not steps:
         raise UserError(f"{str(workdir)!r} does not have a checkpoint yet.")
@@ -212,6 +215,8 @@ def _result(
     train, *control = [each.found for each in real.values() if isinstance(each.found, Found)] or [None]
     if train is not None:
         result["memorisation"] = _memorisation(generated, train, *control, picture=out / f"{judged.name}_nearest.png")
+    if processes.is_autoencoder(config) and set(real) <= set(evaluating.SPLITS) and not config.evaluate.num_real:
+        result["reconstruction"] = _reconstruction(generated, (real.get("held_out") or real["training"]).found)
     if judged.features is None:
         first = list(range(min(NUM_PICTURED, judged.num_images)))
         few = judged.read(first) if generated.pixels is None else generated.pixels[first]
@@ -231,6 +236,16 @@ def _figures(generated: Found, real: Real, others: Found | None) -> dict[str, Co
     found = compare.compare(generated.features, real.found.features, others and others.features)
     known = real.images.statistics
     return found | compare.compare_with_statistics(generated.features, known.moments) if known else found
+
+
+def _reconstruction(generated: Found, originals: Found) -> dict[str, float]:
+    """Returns how near an autoencoder's images are to the first ones of the set that it was given, in dB; {} of too many."""
+    if generated.pixels is None or originals.pixels is None:
+        return {}
+    error = (generated.pixels.astype(np.float64) - originals.pixels[: len(generated.pixels)]) / 127.5
+    found = np.asarray(autoencoding.psnr(np.mean(error**2, axis=(1, 2, 3))))
+    logs.say("psnr", f"{np.mean(found):.2f} dB, of each image {np.std(found):.2f} around that")
+    return {"psnr": float(np.mean(found)), "standard_error": float(np.std(found) / math.sqrt(len(found)))}
 
 
 def _memorisation(generated: Found, train: Found, held_out: Found | None = None, *, picture: storage.Path) -> dict[str, Any]:

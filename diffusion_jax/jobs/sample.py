@@ -16,8 +16,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     has are added to those. The config is checked by `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
-    if not processes.is_autoencoder(config):
-        processes.make_denoiser(config)  # the network draws images
+    processes.check_makes_images(config)
     trained = model.with_guide(model.restore(workdir, config))
     settings = config.sample
     manifest = model.manifest_of_images(trained)

@@ -37,6 +37,8 @@ def of_result(result: dict[str, Any]) -> str:
     scaled = f", images scaled to {features['size']} px" if features["size"] else ""
     lines = [f"# {result['name']}: {result['num_images']:,} images", ""]
     lines += [f"Features: {features['network']}, {result['num_values']:,} values{scaled}.", EXPLANATION, ""]
+    if found := result.get("reconstruction"):
+        lines += [f"Peak signal-to-noise ratio: {found['psnr']:.2f} dB (standard error {found['standard_error']:.2g}).", ""]
     for name, against in result["against"].items():
         num_real = against["made_from"].get("num_images")
         lines += [f"## Against the {SETS.get(name, name)}" + (f": {num_real:,} images" if num_real else ""), ""]
