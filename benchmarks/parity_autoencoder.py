@@ -16,7 +16,7 @@ import platform
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -27,8 +27,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from diffusion_jax.networks import autoencoder
 from diffusion_jax.networks.autoencoder import Autoencoder
-from diffusion_jax.weights import diffusers_autoencoder, maps, sources
-from diffusion_jax.weights.sources import Published, Source
+from diffusion_jax.weights import diffusers_autoencoder, formats, latent_diffusion, maps, sources
+from diffusion_jax.weights.sources import Published
 
 OUT = pathlib.Path(__file__).with_suffix(".json")
 RECORDED = ROOT / "tests" / "goldens" / "g15_autoencoder.npz"
@@ -43,10 +43,6 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {  # name -> (class, side of
     "stable_diffusion": ("AutoencoderKL", 128, STABLE_DIFFUSION),
     "flux": ("AutoencoderKL", 128, STABLE_DIFFUSION | WITHOUT_QUANT | {"latent_channels": 16}),
     "taesd": ("AutoencoderTiny", 128, {}),
-}
-READERS: dict[str, Callable[[Source], Published | None]] = {
-    "AutoencoderKL": diffusers_autoencoder.published,
-    "AutoencoderTiny": diffusers_autoencoder.published_tiny,
 }
 
 
@@ -116,20 +112,54 @@ def said_by(peer: Any, x: np.ndarray) -> dict[str, np.ndarray]:
 
 def compared(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the largest differences of a case, in float32 and in float64, and what theirs says, to be recorded."""
-    kind, side, _ = CASES[name]
+    _, side, _ = CASES[name]
     peer, kept = peer_of(name), {}
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
         kept["config"] = np.array((pathlib.Path(folder) / "config.json").read_text())
-        published = READERS[kind](sources.read(pathlib.Path(folder)))
+        published = formats.recognised(sources.read(pathlib.Path(folder)))
     kept["tensors"] = np.array([f"{key} {list(tensor.shape)}" for key, tensor in published.tensors.items()])
     row: dict[str, Any] = {"num_parameters": sum(parameter.numel() for parameter in peer.parameters())}
+    if type(peer).__name__ == "AutoencoderKL":
+        row["same_tensors_from_latent_diffusion"] = is_converted(published, side)
+    back = exported(published, side)
     for dtype in ("float32", "float64"):
         x = drawn("x", (1, side, side, 3)).astype(dtype)
         theirs, ours = said_by(peer, x), said_by_us(published, x)
         row[dtype] = {key: float(np.max(np.abs(theirs[key] - ours[key]))) for key in theirs}
+        again = said_by(back, x)
+        row[dtype]["same_from_export"] = all(np.array_equal(again[key], theirs[key]) for key in theirs)
         row[dtype] |= {f"std_of_{key}": float(np.std(array)) for key, array in theirs.items()}
     return row, {f"{name}.{key}": array for key, array in (kept | theirs).items()}
+
+
+def is_converted(published: Published, side: int) -> bool:
+    """Returns whether diffusers makes its own tensors of ours, written by the names of CompVis/latent-diffusion."""
+    import torch
+    from diffusers.loaders import single_file_utils
+
+    _, params = ours_of(published, side, "float32")
+    written = maps.write(params, latent_diffusion.map_of(params))
+    types = {"down_block_types": params["encoder"], "up_block_types": params["decoder"]}
+    stages = {name: {key.split("_")[1] for key in half if key.endswith("_0")} for name, half in types.items()}
+    state = {name: torch.from_numpy(tensor) for name, tensor in written.items()}
+    found = single_file_utils.convert_ldm_vae_checkpoint(state, stages)
+    tensors = published.tensors
+    return found.keys() == tensors.keys() and all(np.array_equal(found[name], tensors[name]) for name in tensors)
+
+
+def exported(published: Published, side: int) -> Any:
+    """Returns diffusers' network of the config.json and the tensors that ours writes."""
+    import diffusers
+    import torch
+
+    _, params = ours_of(published, side, "float32")
+    model = {name.removeprefix("model."): value for name, value in published.fields.items()}
+    options = diffusers_autoencoder.settings_of(model, (side, side, published.fields["data.channels"]))
+    peer = getattr(diffusers, options.pop("_class_name"))(**options).eval()
+    tensors = diffusers_autoencoder.write(params, model)
+    peer.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
+    return peer
 
 
 def main() -> None:

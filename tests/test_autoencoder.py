@@ -11,9 +11,11 @@ import safetensors.numpy
 from test_models import alive, num_parameters
 
 from benchmarks import parity_autoencoder as parity
+from diffusion_jax.compose import coding
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.autoencoder import autoencoder_kl, autoencoder_tiny
-from diffusion_jax.weights import diffusers_autoencoder, maps, sources
+from diffusion_jax.tools import export, import_weights
+from diffusion_jax.weights import diffusers_autoencoder, formats, latent_diffusion, maps, sources
 from diffusion_jax.weights.sources import Source
 
 SMALL = [name for name in parity.CASES if name.startswith("small")]
@@ -40,7 +42,7 @@ def tensors_of(name):
 def published(name, tensors=None, **changes):
     """Returns what is read of a recorded network with other options."""
     source = Source("vae", tensors or tensors_of(name), {"config": config_of(name) | changes})
-    return parity.READERS[source.settings["config"]["_class_name"]](source)
+    return formats.recognised(source)
 
 
 def small(kind, image_shape=(8, 8, 3), **options):
@@ -69,11 +71,15 @@ def test_a_folder_of_diffusers_is_read_and_what_is_written_is_the_same(tmp_path)
         (tmp_path / name / "config.json").write_text(json.dumps(config_of(name)))
         file = tmp_path / name / "diffusion_pytorch_model.safetensors"
         file.write_bytes(safetensors.numpy.save(tensors_of(name)))
-        found = parity.READERS[config_of(name)["_class_name"]](sources.read(tmp_path / name))
+        found = formats.recognised(sources.read(tmp_path / name))
         ours, params = parity.ours_of(found, 16, "float32")
-        back = maps.write(params, found.map_of(params, {"num_blocks": found.fields.get("model.num_blocks")}))
-        assert back.keys() == tensors_of(name).keys() and ours.shape == (8, 8, 3)
+        model = {key.removeprefix("model."): value for key, value in found.fields.items()}
+        back = diffusers_autoencoder.write(params, model)
+        assert ours.shape == (8, 8, 3)
         jax.tree.map(np.testing.assert_array_equal, back, tensors_of(name))
+        written = diffusers_autoencoder.settings_of(model, (16, 16, 3))
+        unsaid = {"sample_size": 16, "scaling_factor": 1.0, "shift_factor": 0.0}
+        assert written | unsaid == {name: value for name, value in config_of(name).items() if name in written} | unsaid
 
 
 def test_attentions_of_2022_have_other_names():
@@ -86,9 +92,13 @@ def test_attentions_of_2022_have_other_names():
 
 
 @pytest.mark.parametrize(
-    ("config", "num", "scale_and_shift"),
+    ("config", "num", "latents"),
     [
-        ({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}, 83_653_863, (0.18215, 0.0)),
+        (
+            {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2},
+            83_653_863,
+            "latents * 0.18215; for such a model set data.latent_scale=0.18215",
+        ),
         (  # of Stable Diffusion 3
             {
                 "block_out_channels": [128, 256, 512, 512],
@@ -100,18 +110,18 @@ def test_attentions_of_2022_have_other_names():
                 "shift_factor": 0.0609,
             },
             83_819_683,
-            (1.5305, 0.0609),
+            "(latents - 0.0609) * 1.5305; data.latent_scale has no counterpart of 0.0609",
         ),
-        ({}, 2_445_063, (1.0, 0.0)),
+        ({}, 2_445_063, "latents * 1; for such a model set data.latent_scale=1"),
     ],
 )
-def test_the_published_sizes_follow_from_config_json(config, num, scale_and_shift):
+def test_the_published_sizes_follow_from_config_json(config, num, latents):
     """The numbers are those of diffusers' networks; images of 64 x 48 pixels have latents of 8 x 6."""
     name = "small" if config else "small_tiny"
     kinds = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4} if config else {}
-    kind = "AutoencoderKL" if config else "AutoencoderTiny"
-    fields = parity.READERS[kind](Source("vae", tensors_of(name), {"config": config | kinds})).fields
-    assert (fields["model.latent_scale"], fields["model.latent_shift"]) == scale_and_shift
+    found = formats.recognised(Source("vae", tensors_of(name), {"config": config | kinds}))
+    fields = found.fields
+    assert found.notes == (f"diffusers gives its models {latents}.",)
     ours = parity.network_of(fields, (64, 48, 3), "float32")
     assert num_parameters(ours) == num and ours.shape == (8, 6, fields["model.latent_channels"])
     like, x = jax.eval_shape(ours.init, jax.random.key(0)), jnp.zeros((2, 64, 48, 3))
@@ -214,11 +224,64 @@ def test_what_our_network_does_not_compute_is_a_sentence(name, changes, sentence
         published(name, **changes)
 
 
+def in_latent_diffusion(name, **more):
+    """Returns a recorded network's tensors as in a checkpoint of CompVis/latent-diffusion."""
+    _, params = parity.ours_of(published(name), 16, "float32")
+    return params, {
+        f"state_dict.{key}": of for key, of in (maps.write(params, latent_diffusion.map_of(params)) | more).items()
+    }
+
+
+@pytest.mark.parametrize("name", ["small", "small_bare"])
+def test_a_checkpoint_of_latent_diffusion_is_read(name):
+    """Which benchmarks/parity_autoencoder.py compares with what diffusers makes of one."""
+    params, tensors = in_latent_diffusion(name, **{"loss.logvar": np.zeros(())})
+    assert "state_dict.decoder.up.1.upsample.conv.weight" in tensors
+    found = formats.recognised(Source("epoch=6.ckpt", tensors))
+    jax.tree.map(np.testing.assert_array_equal, parity.ours_of(found, 16, "float32")[1], params)
+    expected = published(name).fields | {"data.image_size": (256, 256), "model.num_groups": 32}
+    assert found.fields == expected
+
+
+def test_what_is_no_autoencoder_of_ours_in_latent_diffusion_is_a_sentence():
+    _, tensors = in_latent_diffusion("small", **{"encoder.down.1.attn.0.q.weight": np.zeros(1)})
+    with pytest.raises(UserError, match="^the weights have attention in stages, as 'encoder.down.1.attn.0.q.weight'; they"):
+        formats.recognised(Source("model.ckpt", tensors))
+    _, tensors = in_latent_diffusion("small", **{"model.diffusion_model.attn2.weight": np.zeros(1)})
+    with pytest.raises(UserError, match="are those of a network that is shown a text"):
+        formats.recognised(Source("v1-5-pruned.ckpt", tensors))
+
+
+@pytest.mark.parametrize("name", ["small", "small_tiny"])
+def test_a_folder_of_diffusers_becomes_a_codec_and_a_folder_again(name, tmp_path, capsys):
+    """Its latents are those of the recorded network, and what comes back is the folder."""
+    folder, workdir, out = tmp_path / "vae", tmp_path / "run", tmp_path / "back"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config_of(name)))
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(safetensors.numpy.save(tensors_of(name)))
+    assert import_weights.main(["import_weights", f"--from={folder}", f"--workdir={workdir}"]) == 0
+    assert f"try it for the latents of a run: --config.data.codec={workdir}\n" in capsys.readouterr().out
+    with jax.default_matmul_precision("highest"):
+        z = coding.coder(str(workdir)).encode(parity.drawn("x", (1, 16, 16, 3)))
+    np.testing.assert_allclose(z.mean, said(name, "mean"), rtol=0, atol=1e-5)
+    assert export.main(["export", f"--workdir={workdir}", f"--out={out}", "--to=diffusers"]) == 0
+    assert f"diffusers.{config_of(name)['_class_name']}.from_pretrained({str(out)!r})\n" in capsys.readouterr().out
+    found = formats.recognised(sources.read(out))
+    jax.tree.map(np.testing.assert_array_equal, dict(found.tensors), tensors_of(name))
+    assert found.fields == formats.recognised(sources.read(folder)).fields
+
+
+def test_another_epsilon_has_no_counterpart_in_diffusers():
+    model = {"kind": "autoencoder_kl", "multipliers": (1,), "latent_channels": 4, "norm_epsilon": 1e-5}
+    with pytest.raises(UserError, match="^config field model.norm_epsilon = 1e-05 has no counterpart in AutoencoderKL, but"):
+        diffusers_autoencoder.settings_of(model, (16, 16, 3))
+
+
 def test_another_class_and_a_missing_config_are_a_sentence():
     with pytest.raises(UserError, match="^config.json is of a model of the class 'VQModel'; it must be an AutoencoderKL.$"):
-        diffusers_autoencoder.published(Source("vae", tensors_of("small"), {"config": {"_class_name": "VQModel"}}))
+        formats.recognised(Source("vae", tensors_of("small"), {"config": {"_class_name": "VQModel"}}))
     with pytest.raises(UserError, match="^flag --from = 'vae' must be the folder with config.json beside the weights.$"):
-        diffusers_autoencoder.published_tiny(Source("vae", tensors_of("small_tiny")))
+        formats.recognised(Source("vae", tensors_of("small_tiny")))
 
 
 def test_weights_of_other_options_are_listed():

@@ -49,7 +49,7 @@ def test_a_published_file_becomes_a_workdir(tmp_path, capsys):
     model = imported(tmp_path / "0400000.safetensors", tmp_path / "run", "--config.model.num_heads=4")
     check(model, "half_open")
     said = capsys.readouterr().out
-    assert "latents of an autoencoder, which this library does not decode yet" in said and "left out: model.\n" in said
+    assert "latents of an autoencoder, whose workdir is for data.codec" in said and "left out: model.\n" in said
     assert f"try in Python: diffusion_jax.load('{tmp_path / 'run'}').denoiser\n" in said
     flat = model.config.flat()
     assert (flat["data.image_size"], flat["sample.grid"], flat["sample.num_steps"]) == ((8, 8), "iddpm", 250)

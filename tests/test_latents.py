@@ -18,6 +18,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, storage
 from diffusion_jax.runs.shards import flatten
 from diffusion_jax.training import step
+from diffusion_jax.weights import sources as weight_sources
 
 OF_CODEC = {"model.kind": "autoencoder_kl", "model.latent_channels": 3, "loss.name": "reconstruction"}
 NETWORK = {"model.channels": 4, "model.num_groups": 2, "model.multipliers": (1, 1), "model.num_res_blocks": 1}
@@ -110,6 +111,23 @@ def test_the_codec_goes_with_exported_weights(trained, tmp_path):
 
     assert export.main(["export", f"--workdir={trained}", f"--out={tmp_path / 'out'}"]) == 0
     np.testing.assert_array_equal(dj.load(tmp_path / "out").sample(2), dj.load(trained).sample(2))
+
+
+def test_the_codec_goes_to_diffusers_with_the_network_of_latents(trained, tmp_path):
+    """As an LDMPipeline, which divides latents by the scale of its autoencoder."""
+    from diffusion_jax.tools import export
+
+    out, config = tmp_path / "out", stored.read_config(storage.path(trained))
+    assert export.main(["export", f"--workdir={trained}", f"--out={out}", "--to=diffusers"]) == 0
+    unet, vae, index = (
+        json.loads((out / name).read_text()) for name in ("unet/config.json", "vqvae/config.json", "model_index.json")
+    )
+    assert (unet["in_channels"], unet["sample_size"], vae["latent_channels"], vae["sample_size"]) == (3, 4, 3, 8)
+    assert vae["scaling_factor"] == config.data.latent_scale != 1
+    assert (index["_class_name"], index["vqvae"]) == ("LDMPipeline", ["diffusers", "AutoencoderKL"])
+    _, params = coding.first_stage(config.data.codec)
+    written = weight_sources.read(out / "vqvae").tensors
+    np.testing.assert_array_equal(written["encoder.conv_in.bias"], params["encoder"]["conv_in"]["bias"])
 
 
 def test_a_run_goes_on_and_refuses_another_codec(trained, codec, tmp_path, capsys):

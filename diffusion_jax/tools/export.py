@@ -11,20 +11,22 @@ Flags:
     --workdir    of the run; a folder or gs://
     --out        the folder to make
     --to         'workdir' (the default); 'diffusers', which from_pretrained of DDPMPipeline and DDIMPipeline load, of a
-                 'dit' that of DiTTransformer2DModel; 'safetensors', a config.json and model.safetensors with our names.
+                 'dit' that of DiTTransformer2DModel, of latents that of LDMPipeline and DiTPipeline, of an autoencoder that
+                 of AutoencoderKL or AutoencoderTiny; 'safetensors', a config.json and model.safetensors with our names.
                  tools.import_weights reads both back
 """
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from diffusion_jax import model
 from diffusion_jax.compose import checks, choices, coding, command, conditions, processes, stored, weights
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import checkpoint, logs, storage
-from diffusion_jax.weights import diffusers, diffusers_dit, maps, schedulers, tensors
+from diffusion_jax.weights import diffusers, diffusers_autoencoder, diffusers_dit, maps, schedulers, tensors
 
 MINIMAL_DIFFUSERS = "0.28.0"  # the oldest that has all classes and settings that are written
 
@@ -51,24 +53,47 @@ def write_workdir(alone: model.Model, out: storage.Path) -> str:
 
 
 def _write_diffusers(alone: model.Model, out: storage.Path) -> str:
-    """Writes the folder of a pipeline: the network, the scheduler, and which classes they are."""
+    """Writes the folder of a pipeline: the network, the scheduler, an autoencoder of latents, and which classes they are."""
     config, is_dit = alone.config, alone.config.model.kind == "dit"
+    if processes.is_autoencoder(config):
+        kind = _write_autoencoder(config, alone.params, 1.0, out)
+        return f"; try in Python: diffusers.{kind}.from_pretrained({str(out)!r})"
     of, part = (diffusers_dit, "transformer") if is_dit else (diffusers, "unet")
-    network = of.settings_of(dict(config.model), processes.image_shape(config), conditions.num_channels(config))
+    network = of.settings_of(dict(config.model), processes.shape(config), conditions.num_channels(config))
     betas = choices.SCHEDULES[config.process.schedule](config.process.num_steps)
     scheduler = schedulers.settings_of(betas, config.process.schedule, config.flat())
     parts = {name: ["diffusers", each["_class_name"]] for name, each in {"scheduler": scheduler, part: network}.items()}
     pipeline = "DiTPipeline" if is_dit else scheduler["_class_name"].replace("Scheduler", "Pipeline")
+    if config.data.codec:
+        name, pipeline = ("vae", pipeline) if is_dit else ("vqvae", "LDMPipeline")
+        kind = _write_autoencoder(*coding.first_stage(config.data.codec), config.data.latent_scale, out / name)
+        parts[name] = ["diffusers", kind]
     storage.write_bytes(out / part / "diffusion_pytorch_model.safetensors", tensors.as_bytes(of.write(alone.params)))
     files = {f"{part}/config": network, "scheduler/scheduler_config": scheduler}
     files |= {"model_index": {"_class_name": pipeline, **parts}}
     for name, settings in files.items():
-        content = {"_diffusers_version": MINIMAL_DIFFUSERS, **settings}
-        storage.write_text(out / f"{name}.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
-    if is_dit or config.data.condition != "none":  # their pipelines need an autoencoder, and the image
+        _write_settings(out / f"{name}.json", settings)
+    if (
+        is_dit and not config.data.codec
+    ) or config.data.condition != "none":  # their pipelines need an autoencoder, and the image
         return f"; try in Python: diffusers.{network['_class_name']}.from_pretrained({str(out)!r}, subfolder={part!r})"
     labelled = ", which needs class_labels in its calls of the network" if config.model.num_classes else ""
     return f"; try in Python: diffusers.{pipeline}.from_pretrained({str(out)!r}){labelled}"
+
+
+def _write_autoencoder(config: Config, params: Any, scale: float, out: storage.Path) -> str:
+    """Writes the folder of an autoencoder whose latents are multiplied by `scale`; returns its class."""
+    section = dict(config.model)
+    settings = diffusers_autoencoder.settings_of(section, processes.image_shape(config), scale)
+    content = tensors.as_bytes(diffusers_autoencoder.write(params, section))
+    storage.write_bytes(out / "diffusion_pytorch_model.safetensors", content)
+    _write_settings(out / "config.json", settings)
+    return settings["_class_name"]
+
+
+def _write_settings(file: storage.Path, settings: Mapping[str, Any]) -> None:
+    content = {"_diffusers_version": MINIMAL_DIFFUSERS, **settings}
+    storage.write_text(file, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _write_safetensors(alone: model.Model, out: storage.Path) -> str:

@@ -50,6 +50,8 @@ def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, f
 
 def _to_try(workdir: storage.Path, config: Config) -> str:
     """Returns what a user can do first: of a model of latents, for which there is no picture, in Python."""
+    if processes.is_autoencoder(config):
+        return f" it for the latents of a run: --config.data.codec={workdir}"
     if config.data.channels not in (1, 3):
         return f" in Python: diffusion_jax.load({str(workdir)!r}).denoiser"
     flags = f"--workdir={workdir} --config.sample.num_images=16 --config.sample.batch_per_device=16"

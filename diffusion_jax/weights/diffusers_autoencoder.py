@@ -1,22 +1,21 @@
-"""Weights of diffusers' AutoencoderKL and AutoencoderTiny, the first stages of Stable Diffusion and of TAESD.
+"""Weights of diffusers' AutoencoderKL and AutoencoderTiny, the first stages of Stable Diffusion and of TAESD."""
 
-Their pipelines give a diffusion model the latents (z - shift_factor) scaling_factor. Both numbers are among the fields.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.weights import diffusers, maps, sources
 from diffusion_jax.weights.sources import Published, Source
 
 QUANT = {"encoder": "quant_conv", "decoder": "post_quant_conv"}  # the 1x1 convolution of each half, which is outside it
+BLOCKS = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}  # of each stage
 DEFAULTS: dict[str, dict[str, Any]] = {  # of each class, where config.json is silent
     "AutoencoderKL": {
         "in_channels": 3,
         "out_channels": 3,
-        "down_block_types": ["DownEncoderBlock2D"],
-        "up_block_types": ["UpDecoderBlock2D"],
+        **{name: list(kind) for name, kind in BLOCKS.items()},
         "block_out_channels": [64],
         "layers_per_block": 1,
         "act_fn": "silu",
@@ -50,17 +49,20 @@ TINY_SIZE = 512  # pixels of the images that TAESD's latents are of; its folder 
 
 
 def published(source: Source) -> Published | None:
-    """Returns an AutoencoderKL, with the fields of `networks.autoencoder.autoencoder_kl`; None for another model.
+    """Returns an AutoencoderKL or an AutoencoderTiny; None for another model.
 
     Raises UserError for options that our network does not have, and where config.json is missing.
     """
+    return _kl(source) or _tiny(source)
+
+
+def _kl(source: Source) -> Published | None:
     found = sources.part(source.tensors, "encoder.down_blocks.0.resnets.0.conv1.weight")
     if not found:
         return None
     options = _options(source, "AutoencoderKL")
     widths, size = options["block_out_channels"], options["sample_size"]
-    blocks = {"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}
-    needed = {name: kind * len(widths) for name, kind in blocks.items()}
+    needed = {name: list(kind) * len(widths) for name, kind in BLOCKS.items()}
     needed |= {"act_fn": "silu", "latents_mean": None, "latents_std": None, "out_channels": options["in_channels"]}
     _check(options, needed | {"use_post_quant_conv": options["use_quant_conv"]})
     fields = {
@@ -75,11 +77,10 @@ def published(source: Source) -> Published | None:
         "data.image_size": tuple(size) if isinstance(size, list) else (size, size),
     }
     tensors = {diffusers.new_name(name): tensor for name, tensor in found.items()}
-    return Published(fields | _shared(options), tensors, map_of)
+    return _finished(fields, options, tensors, map_of)
 
 
-def published_tiny(source: Source) -> Published | None:
-    """Returns an AutoencoderTiny, with the fields of `networks.autoencoder.autoencoder_tiny`; otherwise as `published`."""
+def _tiny(source: Source) -> Published | None:
     found = sources.part(source.tensors, "encoder.layers.0.weight")
     if not found:
         return None
@@ -95,7 +96,7 @@ def published_tiny(source: Source) -> Published | None:
         "model.num_blocks": tuple(num_blocks),
         "data.image_size": (TINY_SIZE, TINY_SIZE),
     }
-    return Published(fields | _shared(options), found, tiny_map_of)
+    return _finished(fields, options, found, tiny_map_of)
 
 
 def _options(source: Source, kind: str) -> dict[str, Any]:
@@ -115,23 +116,68 @@ def _check(options: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
             raise UserError(f"config.json has {name} = {options[name]!r}; it must be {value!r}.")
 
 
-def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields that both kinds have."""
+def _finished(
+    fields: Mapping[str, Any], options: Mapping[str, Any], tensors: maps.Tensors, map_of: Callable[..., maps.Map]
+) -> Published:
+    """Returns a model with the fields that both kinds have, and what its latents become in diffusers."""
+    shared = {"model.latent_channels": options["latent_channels"], "data.channels": options["in_channels"]}
+    shared |= {"loss.name": "reconstruction"}
+    scale, shift = float(options["scaling_factor"]), float(options["shift_factor"] or 0.0)
+    scaled = f"latents * {scale:g}; for such a model set data.latent_scale={scale:g}"
+    if shift:
+        scaled = f"(latents - {shift:g}) * {scale:g}; data.latent_scale has no counterpart of {shift:g}"
+    return Published({**fields, **shared}, tensors, map_of, (f"diffusers gives its models {scaled}.",))
+
+
+def write(params: Any, model: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the state dict of a model of diffusers: the inverse of `maps.read`; `model` is as for `settings_of`."""
+    return maps.write(params, (map_of if model["kind"] == "autoencoder_kl" else tiny_map_of)(params, model))
+
+
+def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int], scale: float = 1.0) -> dict[str, Any]:
+    """Returns the config.json of an AutoencoderKL or an AutoencoderTiny; UserError where none computes what ours does.
+
+    Args:
+        model: the fields of our section `model`.
+        image_shape: (H, W, C).
+        scale: what a diffusion model is given are the latents times this.
+    """
+    shared = {"in_channels": image_shape[2], "out_channels": image_shape[2], "latent_channels": model["latent_channels"]}
+    shared |= {"scaling_factor": scale}
+    if model["kind"] == "autoencoder_tiny":
+        num_blocks = list(model["num_blocks"])
+        blocks = {"num_encoder_blocks": num_blocks, "num_decoder_blocks": num_blocks[::-1]}
+        widths = {f"{half}_block_out_channels": [model["channels"]] * len(num_blocks) for half in QUANT}
+        return {"_class_name": "AutoencoderTiny", **DEFAULTS["AutoencoderTiny"], **widths, **blocks, **shared}
+    kind, num_stages = "AutoencoderKL", len(model["multipliers"])
+    diffusers.check_counterparts(model, {"norm_epsilon": 1e-6}, kind)
     return {
-        "model.latent_channels": options["latent_channels"],
-        "model.latent_scale": float(options["scaling_factor"]),
-        "model.latent_shift": float(options["shift_factor"] or 0.0),
-        "data.channels": options["in_channels"],
+        "_class_name": kind,
+        **DEFAULTS[kind],
+        **shared,
+        **{name: list(of) * num_stages for name, of in BLOCKS.items()},
+        "block_out_channels": [round(model["channels"] * multiplier) for multiplier in model["multipliers"]],
+        "layers_per_block": model["num_res_blocks"],
+        "norm_num_groups": model["num_groups"],
+        "sample_size": max(image_shape[:2]),
+        "use_quant_conv": model["quant_conv"],
+        "use_post_quant_conv": model["quant_conv"],
+        "mid_block_add_attention": model["middle_attention"],
     }
 
 
 def map_of(like: Any, model: Any = None) -> maps.Map:
     """Returns the map of the parameters of an `autoencoder_kl`."""
+    return of_halves(like, diffusers.map_of)
+
+
+def of_halves(like: Any, of_half: Callable[[Any], maps.Map]) -> maps.Map:
+    """Returns the map of an `autoencoder_kl` from that of each half, whose 1x1 convolution at the latents is outside it."""
     found = {}
     for half, quant in QUANT.items():
         inside = {name: of for name, of in like[half].items() if name != "quant_conv"}
         outside = {name: of for name, of in like[half].items() if name == "quant_conv"}
-        entries = {path: entry._replace(name=f"{half}.{entry.name}") for path, entry in diffusers.map_of(inside).items()}
+        entries = {path: entry._replace(name=f"{half}.{entry.name}") for path, entry in of_half(inside).items()}
         entries |= maps.of_leaves(outside, lambda module, leaf, shape, quant=quant: _torch(quant, leaf, shape))
         found |= {f"{half}.{path}": entry for path, entry in entries.items()}
     return found

@@ -62,7 +62,7 @@ def fields_of(width: int, channels: int, patch_size: int, out_channels: int) -> 
 
 def notes_on(channels: int) -> tuple[str, ...]:
     """Returns sentences on what was assumed of a transformer, and on what it draws."""
-    latents = f"the network draws {channels} channels: latents of an autoencoder, which this library does not decode yet."
+    latents = f"the network draws {channels} channels: latents of an autoencoder, whose workdir is for data.codec."
     return ("the last label is taken to be 'no label'.", *[latents] * (channels not in (1, 3)))
 
 

@@ -3,16 +3,29 @@
 from collections.abc import Callable
 
 from diffusion_jax.errors import UserError, some
-from diffusion_jax.weights import diffusers, diffusers_dit, dit, edm, ho, openai_models, pesser, score_sde
+from diffusion_jax.weights import (
+    diffusers,
+    diffusers_autoencoder,
+    diffusers_dit,
+    dit,
+    edm,
+    ho,
+    latent_diffusion,
+    openai_models,
+    pesser,
+    score_sde,
+)
 from diffusion_jax.weights.sources import Published, Source
 
-# Name -> what it makes of a source; None where it is another code base's.
+# Name -> what it makes of a source; None where it is another code base's. An encoder has the names of a U-Net, and is first.
 FORMATS: dict[str, Callable[[Source], Published | None]] = {
+    "diffusers_autoencoder": diffusers_autoencoder.published,
     "diffusers": diffusers.published,
     "diffusers_dit": diffusers_dit.published,
     "dit": dit.published,
     "edm": edm.published,
     "ho": ho.published,
+    "latent_diffusion": latent_diffusion.published,
     "openai": openai_models.published,
     "openai_new_order": openai_models.published_in_new_order,
     "pesser": pesser.published,
