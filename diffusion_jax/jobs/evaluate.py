@@ -215,8 +215,9 @@ def _result(
     train, *control = [each.found for each in real.values() if isinstance(each.found, Found)] or [None]
     if train is not None:
         result["memorisation"] = _memorisation(generated, train, *control, picture=out / f"{judged.name}_nearest.png")
-    if processes.is_autoencoder(config) and set(real) <= set(evaluating.SPLITS) and not config.evaluate.num_real:
-        result["reconstruction"] = _reconstruction(generated, (real.get("held_out") or real["training"]).found)
+    originals = real.get("held_out") or real.get("training")
+    if processes.is_autoencoder(config) and originals:
+        result["reconstruction"] = _reconstruction(generated, originals.found, sample_conditions.source(config).num_images)
     if judged.features is None:
         first = list(range(min(NUM_PICTURED, judged.num_images)))
         few = judged.read(first) if generated.pixels is None else generated.pixels[first]
@@ -238,9 +239,12 @@ def _figures(generated: Found, real: Real, others: Found | None) -> dict[str, Co
     return found | compare.compare_with_statistics(generated.features, known.moments) if known else found
 
 
-def _reconstruction(generated: Found, originals: Found) -> dict[str, float]:
-    """Returns how near an autoencoder's images are to the first ones of the set that it was given, in dB; {} of too many."""
-    if generated.pixels is None or originals.pixels is None:
+def _reconstruction(generated: Found, originals: Found, num_images: int) -> dict[str, float]:
+    """Returns how near an autoencoder's images are to the first ones of the set that it was given, in dB.
+
+    Returns {} where there are too many pixels, or the set, of `num_images`, is not there as a whole.
+    """
+    if generated.pixels is None or originals.pixels is None or len(originals.pixels) < num_images:
         return {}
     error = (generated.pixels.astype(np.float64) - originals.pixels[: len(generated.pixels)]) / 127.5
     found = np.asarray(autoencoding.psnr(np.mean(error**2, axis=(1, 2, 3))))
