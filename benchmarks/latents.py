@@ -36,7 +36,14 @@ SHORT, LONG = 20, 60  # steps of the runs that are timed
 NUM_SHOWN = 16
 FIGURES = ("frechet_distance", "kernel_distance", "precision", "recall")
 MODELS = {  # what differs from configs/emoji64_latents.py
-    "U-Net of pixels": ["data.codec=", "data.latent_shape=()", "model.attention_stages=()", "sample.clip=static"],
+    "U-Net of pixels": [  # as configs/avatars64.py
+        "data.codec=",
+        "data.latent_shape=()",
+        "model.channels=16",
+        "model.multipliers=(1,2,4,4)",
+        "model.attention_stages=(3,)",
+        "sample.clip=static",
+    ],
     "U-Net of latents": [],
     "Transformer of latents": ["model.kind=dit", "model.channels=128", "model.depth=6", "model.num_heads=4"],
 }

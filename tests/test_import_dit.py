@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from test_dit import RECORDED, recorded_network, tensors
+from test_latents import write_codec
 
 import diffusion_jax as dj
 from diffusion_jax.compose import processes
@@ -53,6 +54,20 @@ def test_a_published_file_becomes_a_workdir(tmp_path, capsys):
     assert f"try in Python: diffusion_jax.load('{tmp_path / 'run'}').denoiser\n" in said
     flat = model.config.flat()
     assert (flat["data.image_size"], flat["sample.grid"], flat["sample.num_steps"]) == ((8, 8), "iddpm", 250)
+
+
+def test_with_a_codec_a_published_transformer_draws_images(tmp_path, capsys):
+    """Of 16 x 16 pixels, whose latents are the 8 x 8 x 4 that it knows; with the codec in its own workdir."""
+    codec, file = write_codec(tmp_path / "codec", 0, **{"model.latent_channels": 4}), tmp_path / "0400000.safetensors"
+    file.write_bytes(safetensors.numpy.save({name: np.ascontiguousarray(of) for name, of in tensors().items()}))
+    flags = ["--config.model.num_heads=4", f"--config.data.codec={codec}"]
+    assert import_weights.main(["import_weights", f"--from={file}", f"--workdir={tmp_path / 'run'}", *flags]) == 2
+    assert "the weights do not say data.latent_scale; add it" in capsys.readouterr().err
+    model = imported(file, tmp_path / "run", *flags, "--config.data.latent_scale=0.5")
+    assert model.config.data.latent_shape == (8, 8, 4) and model.config.data.codec == str(tmp_path / "run" / "codec")
+    assert "python main.py --mode=sample" in capsys.readouterr().out
+    images = model.sample(2, sampler="ddim", grid="trailing", num_steps=2, batch_per_device=1)
+    assert images.shape == (2, 16, 16, 1) and images.dtype == np.uint8
 
 
 def test_the_table_of_positions_is_not_said_to_be_left_out():

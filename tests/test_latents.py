@@ -31,9 +31,9 @@ def config_of(**fields):
     return Config.of_flat(Config().flat() | flatten(digits.get_config().to_dict()) | NETWORK | RUN | fields)
 
 
-def write_codec(folder, seed):
+def write_codec(folder, seed, **fields):
     """Writes an autoencoder of digits, 8 x 8 x 1 to 4 x 4 x 3, with random weights."""
-    config = config_of(**OF_CODEC, **{"train.ema_rates": (), "sample.ema_rate": 0.0})
+    config = config_of(**OF_CODEC | {"train.ema_rates": (), "sample.ema_rate": 0.0} | fields)
     checkpoint.save_weights(storage.path(folder), 0, processes.network(config).init(jax.random.key(seed)))
     stored.write_config(storage.path(folder), config, weights_alone=True)
     return str(folder)

@@ -9,6 +9,7 @@ import jax
 from diffusion_jax.compose import checks, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError, some
+from diffusion_jax.runs import storage
 from diffusion_jax.weights import formats, maps, sources
 from diffusion_jax.weights.sources import Published, Source
 
@@ -47,8 +48,23 @@ def config_of(published: Published, changes: Mapping[str, Any]) -> Config:
             flags = " or ".join(f"--config.{name}=..." for name in names)
             raise UserError(f"the weights do not say {' or '.join(names)}, nor does the name of the file; add {flags}.")
     config = Config.of_flat(Config().flat() | ALONE | DATA | dict(published.fields) | dict(changes))
+    config = _of_images(config, changes) if config.data.codec else config
     checks.check(config)
     return config
+
+
+def _of_images(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Returns the config of a model of latents as one of the images that its codec makes of them.
+
+    Raises UserError where nobody says the factor with which the model knows its latents.
+    """
+    if "data.latent_scale" not in changes:
+        raise UserError("the weights do not say data.latent_scale; add it, such as --config.data.latent_scale=0.18215.")
+    codec = stored.read_config(storage.path(config.data.codec))
+    (height, width), factor = config.data.image_size, processes.first_stage(codec).parts.multiple_of
+    sizes = {"image_size": (height * factor, width * factor), "channels": codec.data.channels}
+    config = config.with_values("data", **sizes, latent_shape=(height, width, config.data.channels))
+    return config.with_values("sample", clip="none")
 
 
 def params_of(published: Published, config: Config) -> tuple[Any, list[str]]:

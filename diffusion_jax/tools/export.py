@@ -73,9 +73,8 @@ def _write_diffusers(alone: model.Model, out: storage.Path) -> str:
     files |= {"model_index": {"_class_name": pipeline, **parts}}
     for name, settings in files.items():
         _write_settings(out / f"{name}.json", settings)
-    if (
-        is_dit and not config.data.codec
-    ) or config.data.condition != "none":  # their pipelines need an autoencoder, and the image
+    is_whole = config.data.condition == "none" and (config.data.codec or not is_dit)
+    if not is_whole:  # their pipelines need the image, and an autoencoder
         return f"; try in Python: diffusers.{network['_class_name']}.from_pretrained({str(out)!r}, subfolder={part!r})"
     labelled = ", which needs class_labels in its calls of the network" if config.model.num_classes else ""
     return f"; try in Python: diffusers.{pipeline}.from_pretrained({str(out)!r}){labelled}"

@@ -21,7 +21,7 @@ import sys
 
 import jax
 
-from diffusion_jax.compose import command, imported, processes, stored
+from diffusion_jax.compose import coding, command, imported, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, storage
@@ -42,6 +42,7 @@ def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, f
         logs.say("note", note)
     checkpoint.save_weights(workdir, 0, params)
     stored.write_config(workdir, config, weights_alone=True)
+    coding.keep_codec(config, workdir)
     leaves = jax.tree.leaves(params)
     num_params = f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays"
     logs.say("done", f"{num_params}; try{_to_try(workdir, config)}")
