@@ -198,7 +198,7 @@ def draw(rows: list[dict]) -> Figure:
             axes.axhline(row["error"], linestyle=":", color="black", linewidth=1)
             axes.annotate(f"teacher, {row['num_steps']} steps", (NUM_PART, row["error"]), fontsize="small", va="bottom")
     axes.set(yscale="log", xlabel="steps of the student's training", ylabel="error of the map (root mean square)")
-    axes.legend(loc=(0.62, 0.25))
+    axes.legend(loc=(0.3, 0.2), ncols=2)
     return canvas
 
 

@@ -3,8 +3,8 @@
     python main.py --config=configs/digits_rectified_flow.py --workdir=runs/digits_rectified_flow
     python main.py --config=configs/digits_reflow.py --workdir=runs/digits_reflow
 
-Cost: two minutes for the teacher; then 2,000 steps of 64 images, ten minutes of CPU time on two cores.
-Expected: digits in one or two steps; docs/few_steps.md has the figures.
+Cost: two minutes for the teacher; then 2,000 steps of 64 images.
+Expected: digits in one or two steps; their distances are not measured yet.
 
 The teacher draws every image anew, in 7 evaluations of its network.
 """
