@@ -118,7 +118,7 @@ def compared(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         peer.save_pretrained(folder)
         kept["config"] = np.array((pathlib.Path(folder) / "config.json").read_text())
         published = formats.recognised(sources.read(pathlib.Path(folder)))
-    kept["tensors"] = np.array([f"{key} {list(tensor.shape)}" for key, tensor in published.tensors.items()])
+    kept["tensors"] = np.array(sorted(f"{key} {list(tensor.shape)}" for key, tensor in published.tensors.items()))
     row: dict[str, Any] = {"num_parameters": sum(parameter.numel() for parameter in peer.parameters())}
     if type(peer).__name__ == "AutoencoderKL":
         row["same_tensors_from_latent_diffusion"] = is_converted(published, side)
