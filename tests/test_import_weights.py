@@ -266,7 +266,11 @@ BAD = {  # name -> (its tensors, options of its config.json, what is said)
         "1 of another shape: conv_out.bias is [4] and not [3]",
     ),
     "not finite": (lambda all: all | NAN, {}, "1 tensors have numbers that are not finite: conv_out.bias"),
-    "another network": (lambda all: {"w": np.ones(2, np.float32)}, {}, "they have w; known are diffusers, "),
+    "another network": (
+        lambda all: {"w": np.ones(2, np.float32)},
+        {},
+        "they have w; known are diffusers_autoencoder, diffusers, ",
+    ),
     "an option": (lambda all: all, {"act_fn": "gelu"}, "config.json has act_fn = 'gelu'; it must be 'silu' or 'swish'"),
     "a class": (lambda all: all, {"_class_name": "AutoencoderKL"}, "of the class 'AutoencoderKL'; it must be a UNet2DModel"),
     "a block": (lambda all: all, {"down_block_types": ["SkipDownBlock2D"] * 2}, "has blocks SkipDownBlock2D, "),
@@ -309,7 +313,7 @@ def test_what_the_weights_do_not_say_must_be_given(tmp_path, capsys):
     assert "exists; choose another, or remove it first" in capsys.readouterr().err
     assert import_weights.main(["import_weights", f"--from={source}"]) == 2
     assert import_weights.main(["import_weights", f"--from={source}", "--workdir=x", "--format=torch"]) == 2
-    assert "flag --format = 'torch' is unknown; known: diffusers, " in capsys.readouterr().err
+    assert "flag --format = 'torch' is unknown; known: diffusers_autoencoder, diffusers, " in capsys.readouterr().err
 
 
 def test_an_imported_run_holds_weights_alone_and_starts_others(tmp_path):
