@@ -70,6 +70,15 @@ def test_the_devices_of_this_machine(capsys, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_network_of_latents_is_planned_without_its_codec(capsys, tmp_path):
+    of_latents = ["--config.data.codec=gone", "--config.data.latent_shape=(4,4,2)", "--config.sample.clip=none"]
+    more = [*of_latents, "--config.data.device_cache_gib=0.1", f"--out={tmp_path / 'plan.json'}"]
+    code, out, _ = run(capsys, *flags(), "--topology=local", *more)
+    assert code == 0 and "codec       not counted" in out
+    assert json.loads((tmp_path / "plan.json").read_text())["sampling"]["flops"] > 0
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_with_what_to_change(capsys, monkeypatch):
     chip = hardware.Chip(memory=2**21, bfloat16=1e12, float32=1e12, bandwidth=1e9, links=1e9)
     monkeypatch.setitem(hardware.PUBLISHED, "cpu", chip)

@@ -69,7 +69,8 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     config = memory.with_batch_size(inputs.with_num_classes(config), mesh, memory=chip.memory)
     found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config.model.dtype}
     logs.say("devices", found["devices"])
-    draws = with_sampler and not processes.is_classifier(config)
+    config = _of_latents(config) if config.data.codec else config
+    draws = with_sampler and not (processes.is_classifier(config) or processes.is_autoencoder(config))
     programs = {"training": (_training, config.train.batch_size)}
     programs |= {"sampling": (_sampling, config.sample.batch_per_device * mesh.size)} if draws else {}
     for name, (make, num_images) in programs.items():
@@ -82,6 +83,14 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     found["fits"] = all(found[name]["fits"] for name in programs)
     logs.say("verdict", "fits" if found["fits"] else f"does not fit: {_advice(config, chip, mesh)}")
     return found
+
+
+def _of_latents(config: Config) -> Config:
+    """Returns the config of a network of latents as that of one whose images they are: its codec is not counted."""
+    height, width, channels = processes.shape(config)
+    logs.say("codec", "not counted: what encodes images and decodes latents")
+    alone = {"codec": "", "latents": "", "latent_shape": (), "latent_scale": 0.0}
+    return config.with_values("data", **alone, image_size=(height, width), channels=channels)
 
 
 def devices_of(topology: str) -> list[jax.Device]:
@@ -121,7 +130,8 @@ def _sampling(config: Config, mesh: Mesh) -> Plan:
     draw, whole = sampling.make_generate(config), sharding.replicated(mesh)
     params = sharding.with_shardings(jax.eval_shape(processes.network(config).init, jax.random.key(0)), whole)
     num_images = config.sample.batch_per_device * mesh.size
-    shown = inputs.batch_spec(config, num_images) if config.data.condition != "none" else None
+    is_shown = config.data.condition != "none" or config.model.text != "none"
+    shown = inputs.batch_spec(config, num_images) if is_shown else None
     of_images = sharding.with_shardings((jax.ShapeDtypeStruct((num_images,), jnp.int32), shown), sharding.batched(mesh))
     arguments = params, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), *of_images
     num_steps = 1 if config.sample.sampler == "ode" else len(sampling.grid_times(config)) - 1
