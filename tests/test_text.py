@@ -87,6 +87,12 @@ def test_a_text_has_the_same_vectors_in_any_company(tmp_path):
     assert [len(each) for each in together[:3]] == [4, 2, 3]
 
 
+def test_what_is_no_unicode_is_a_question_mark(tmp_path):
+    encoder = text.load(write_folder(tmp_path))
+    np.testing.assert_array_equal(*(encoder.tokens([given], 8)[0] for given in ("red \udcff", "red ?")))
+    assert encoder.num_cut(["red \udcff", "red " * 9], 8) == 1
+
+
 def test_distances_are_single_at_first_and_then_grow():
     buckets = networks.distance_buckets(300, 32, 128)
     assert buckets[0, :9].tolist() == [0, *range(17, 24), 24]

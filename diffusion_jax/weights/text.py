@@ -59,16 +59,21 @@ class TextEncoder(NamedTuple):
         """Returns how many texts have more tokens than `length`."""
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        return sum(len(found.ids) > length for found in self.tokenizer.encode_batch(list(texts)))
+        return sum(len(found.ids) > length for found in self.tokenizer.encode_batch(_readable(texts)))
 
     def tokens(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the numbers of each text's tokens and which are not padding. # int32 [N, length], bool [N, length]"""
         self.tokenizer.enable_truncation(length)
         self.tokenizer.no_padding()
         tokens, mask = np.zeros((len(texts), length), np.int32), np.zeros((len(texts), length), bool)
-        for i, found in enumerate(self.tokenizer.encode_batch(list(texts))):
+        for i, found in enumerate(self.tokenizer.encode_batch(_readable(texts))):
             tokens[i, : len(found.ids)], mask[i, : len(found.ids)] = found.ids, True
         return tokens, mask
+
+
+def _readable(texts: Sequence[str]) -> list[str]:
+    """Returns texts with '?' for what has no UTF-8, as bytes of a command line in another encoding."""
+    return [text.encode("utf-8", "replace").decode() for text in texts]
 
 
 @functools.lru_cache(maxsize=2)
