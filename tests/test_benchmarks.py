@@ -15,7 +15,7 @@ from benchmarks import side_by_side, two_halves
 from diffusion_jax.errors import UserError
 
 NAMES = sorted(file.stem for file in (pathlib.Path(__file__).parents[1] / "benchmarks").glob("*.py"))
-PARTS = ("profiles", "side_by_side_peer", "torch_peer", "weights_peers")  # of others, which start them
+PARTS = ("profiles", "side_by_side_peer", "text_peers", "torch_peer", "weights_peers")  # of others, which start them
 COMMANDS = [name for name in NAMES if name not in PARTS]
 
 
