@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from benchmarks import side_by_side, two_halves
+from benchmarks import side_by_side, text_retrieval, two_halves
 from diffusion_jax.errors import UserError
 
 NAMES = sorted(file.stem for file in (pathlib.Path(__file__).parents[1] / "benchmarks").glob("*.py"))
@@ -89,3 +89,11 @@ def test_the_halves_are_disjoint_and_a_set_too_small_for_them_is_one_sentence(tm
     assert len(np.unique(np.concatenate([one, two]), axis=0)) == 9 and len(one) == 5
     with pytest.raises(UserError, match="has 9 different images; two halves of 5 need 10"):
         two_halves.two_halves(str(tmp_path / "nine.npz"), 5)
+
+
+def test_images_that_are_what_their_prompts_say_have_the_best_rank_and_share_of_words():
+    held_out, numbers = np.eye(6), np.array([1, 4, 5])
+    right = text_retrieval.ranks_of(text_retrieval.distances(held_out[numbers], held_out), numbers)
+    np.testing.assert_allclose(np.diag(right), 5 / 6)  # of six, all but itself are farther
+    np.testing.assert_allclose(text_retrieval.others(right), 0)
+    assert text_retrieval.share_of_words("blue heart, heart", "two hearts, blue") == 1 / 2
