@@ -80,7 +80,10 @@ def test_blocks_with_text_may_be_computed_again(made):
 
 def test_a_dropped_text_is_the_empty_one_and_goes_with_the_label():
     empty = jnp.arange(6, dtype=jnp.float16).reshape(2, 3)
-    given = conditioning.with_text(conditioning.labels(10, null_label=True), (2, 3), lambda: empty)
+    given = conditioning.with_text(
+        conditioning.labels(10, null_label=True), (2, 3), lambda: empty, lambda: jnp.stack([empty + 1, empty])
+    )
+    np.testing.assert_array_equal(given.of_image(jnp.arange(3))["text"], [empty + 1, empty, empty + 1])
     assert {name: (of.shape, of.dtype) for name, of in given.spec(4).items()} == {
         "label": ((4,), jnp.int32),
         "text": ((4, 2, 3), jnp.float16),

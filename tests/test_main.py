@@ -194,7 +194,8 @@ MISTAKES = {
     "unknown field": (
         [DIGITS, "--workdir=x", "--config.process.shedule=cosine"],
         "config field 'process.shedule' is unknown; did you mean process.schedule? Known: process.kind, process.schedule, "
-        "process.num_steps, process.zero_terminal_snr, process.rescale_c_noise, process.sigma_min, process.sigma_max.",
+        "process.num_steps, process.zero_terminal_snr, process.rescale_c_noise, process.sigma_min, process.sigma_max, "
+        "process.c_noise_scale.",
     ),
     "unknown section": (
         [DIGITS, "--workdir=x", "--config.proces.schedule=cosine"],

@@ -11,11 +11,11 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from diffusion_jax.compose import conditions, texts
+from diffusion_jax.compose import coding, conditions, texts
 from diffusion_jax.compose.choices import SOURCES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.processes import image_shape, shape
-from diffusion_jax.data import codecs, feed, sources, transforms
+from diffusion_jax.data import feed, sources, transforms
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import conditioning as conditionings
@@ -44,9 +44,10 @@ def conditioning(config: Config) -> Conditioning:
 def encode(config: Config) -> Callable[[feed.Batch, Array], tuple[Array, Any]]:
     """Returns (batch, keys of its images [B]) -> (x_0, cond), as the network gets them."""
     condition, scale = conditions.condition(config), config.data.latent_scale
+    of_stored = (lambda latents: latents[:, 0] * scale) if config.data.codec else coding.codec(config).encode
 
     def encoded(batch: feed.Batch, keys: Array) -> tuple[Array, Any]:
-        x_0, cond = batch["x"][:, 0] * scale if config.data.codec else codecs.from_uint8(batch["x"]), batch["cond"]
+        x_0, cond = of_stored(batch["x"]), batch["cond"]
         return x_0, {**cond, "image": condition(x_0, keys, cond.get("image"))} if condition else cond
 
     return encoded
