@@ -95,4 +95,3 @@ def test_a_dropped_text_is_the_empty_one_and_goes_with_the_label():
     np.testing.assert_array_equal(dropped["text"], np.where(is_dropped[:, None, None], empty, 1))
     assert dropped["text"].dtype == jnp.float16
     np.testing.assert_array_equal(given.null(cond)["text"][7], empty)
-    np.testing.assert_array_equal(given.of_image(jnp.arange(3))["text"][2], empty)
