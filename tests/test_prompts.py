@@ -19,6 +19,7 @@ from diffusion_jax.runs import checkpoint, storage
 from diffusion_jax.weights import text
 
 pytest.importorskip("tokenizers")
+from test_latents import write_codec
 from test_text import write_folder
 
 CAPTIONS = ("red heart", "blue heart", "cat", "red heart")
@@ -256,3 +257,20 @@ def test_a_run_with_captions_resumes_and_draws_what_is_asked(folder, cache, tmp_
     images = np.load(tmp_path / "a" / "samples_2x8x8x1.npz")["arr_0"]
     settings = {"prompt": "red heart", "negative_prompt": "cat", "guidance": 2.0}
     np.testing.assert_array_equal(dj.load(tmp_path / "run").sample(2, **settings), images)
+
+
+@pytest.mark.slow
+def test_latents_are_drawn_of_prompts_too(folder, cache, tmp_path):
+    """The latents of a set are kept without its captions, which another encoder would make other vectors of."""
+    codec = write_codec(tmp_path / "codec", 0)
+    of_latents = {"data.codec": codec, "data.random_flip": True, "model.multipliers": (1,), "sample.clip": "none"}
+    config = config_of(folder, **of_latents, **{"train.num_steps": 2, "sample.num_steps": 2, "process.num_steps": 10})
+    settings = [f"--config.{name}={value}".replace(" ", "") for name, value in config.flat().items() if value != ""]
+    assert main.main(["main.py", "--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", *settings]) == 0
+    [shard] = (tmp_path / "run" / "latents").glob("training_*/shards/*.npz")
+    assert set(np.load(shard)) == {"x"}
+    model = dj.load(tmp_path / "run")
+    model = model._replace(params=alive(model.params, 1))
+    one, same, other = (model.sample(2, prompt=prompt) for prompt in ("red heart", "red heart", "cat"))
+    np.testing.assert_array_equal(one, same)
+    assert one.shape == (2, 8, 8, 1) and np.any(one != other)
