@@ -13,7 +13,7 @@ from PIL import Image
 import configs
 from configs import celeba64, cifar10, lsun
 from diffusion_jax import streams
-from diffusion_jax.compose import checks, inputs, memory, processes, sampling, stored, training
+from diffusion_jax.compose import checks, inputs, memory, processes, sampling, stored, texts, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs.shards import flatten
@@ -70,6 +70,12 @@ def images(tmp_path):
     for number, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_encoder_of_text(monkeypatch):
+    """Texts have tokens of zeros: the encoder's weights are a package that need not be here."""
+    monkeypatch.setattr(texts, "encoded", lambda config, said: np.zeros((len(said), *texts.shape(config)), np.float16))
 
 
 def get_config(name, images):
