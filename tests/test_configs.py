@@ -56,6 +56,7 @@ NUM_PARAMETERS = {
     "lsun:bedroom_large": 255_677_955,  # "256 million", ibid.
     "lsun:cat": 113_673_219,
     "lsun:church": 113_673_219,
+    "openclipart64_autoencoder": 681_911,
     "sprites": 687_347,
 }
 
