@@ -3,7 +3,7 @@
     python -m diffusion_jax.tools.fetch openclipart --out=data/openclipart
     python main.py --config=configs/openclipart64_autoencoder.py --workdir=runs/openclipart64_autoencoder
 
-The first command needs apt or the package's file. Its workdir is for data.codec, as that of configs/emoji64_autoencoder.py is.
+The first command needs apt or the package's file. The workdir is for data.codec, as configs/emoji64_latents.py has it.
 
 Cost: as configs/emoji64_autoencoder.py. Not trained here.
 
