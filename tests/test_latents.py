@@ -130,6 +130,7 @@ def test_the_codec_goes_to_diffusers_with_the_network_of_latents(trained, tmp_pa
     np.testing.assert_array_equal(written["encoder.conv_in.bias"], params["encoder"]["conv_in"]["bias"])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_refuses_another_codec(trained, codec, tmp_path, capsys):
     workdir = shutil.copytree(trained, tmp_path / "run")
     other = write_codec(tmp_path / "other", seed=1)
@@ -158,6 +159,7 @@ def test_a_coarse_mask_is_free_where_any_pixel_is(of_codec):
     assert found.shape == (1, 4, 4, 1) and np.argwhere(found).tolist() == [[0, 1, 3, 0]]
 
 
+@pytest.mark.slow
 def test_an_autoencoder_is_trained_and_shows_what_it_makes_of_images(tmp_path, capsys):
     fields = OF_CODEC | {"model.multipliers": (1, 1), "data.codec": ""}
     assert main.main(flags(tmp_path / "run", "", **fields)) == 0
