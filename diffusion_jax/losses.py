@@ -10,7 +10,8 @@ from diffusion_jax import errors, likelihood, process
 from diffusion_jax.denoiser import Denoiser, LogProb, Prediction, VarianceKind, check_variance, predicting
 from diffusion_jax.process import Level
 
-# (denoiser, of `cross_entropy` a log-probability; x_0; level; eps: standard normal, of x_0's shape)
+# (denoiser, of `cross_entropy` a log-probability, of `autoencoding.reconstruction` a `Coder`; x_0; level; eps: standard
+# normal, of x_0's shape)
 Loss = Callable[[Denoiser | LogProb, Array, Level, Array], tuple[Array, dict[str, Array]]]
 Weighting = Callable[[Array], Array]  # SNR -> weight of the squared error of x_0
 

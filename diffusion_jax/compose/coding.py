@@ -55,14 +55,18 @@ def coarse(config: Config, mask: Array) -> Array:
 def coder(workdir: str) -> Coder:
     """Returns an autoencoder with the weights of a run. They become constants of the programs that use it."""
     config, params = first_stage(workdir)
-    return coder_of(config)(jax.tree.map(np.asarray, params))
+    return coder_of(config)(params)
 
 
+@functools.lru_cache(maxsize=2)
 def first_stage(workdir: str) -> tuple[Config, Any]:
-    """Returns the config and the weights of an autoencoder's run; UserError where they do not exist."""
+    """Returns the config and the weights, in NumPy, of an autoencoder's run; they are read once.
+
+    Raises UserError where they do not exist.
+    """
     try:
         config = stored.read_config(folder := storage.path(workdir))
-        return config, weights.restored(folder, config)[1]
+        return config, jax.tree.map(np.asarray, weights.restored(folder, config)[1])
     except UserError as error:
         raise UserError(f"config field data.codec = {workdir!r}: {error}") from error
 

@@ -23,7 +23,7 @@ from diffusion_jax.networks.conditioning import Conditioning
 from diffusion_jax.runs import logs, sharding, storage
 
 OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_held_out")  # fields of the section `data`
-OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale")
+OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale")  # likewise
 DRAFT = 2  # how much larger than the network's a JPEG is decoded at least: what then scales it still averages squares
 NUM_HELD_OUT = 1024  # images at most of which the held-out loss is taken
 

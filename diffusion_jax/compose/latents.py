@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -12,7 +13,7 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs, feed, sources
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import logs, shards, storage
+from diffusion_jax.runs import logs, sharding, shards, storage
 from diffusion_jax.weights import features
 
 SHARD_SIZE = 1000  # images in a file: what a kill costs at most
@@ -65,12 +66,13 @@ def _latents(config: Config, workdir: storage.Path, split: str) -> _Latents:
     }
     folder = storage.path(config.data.latents or workdir / "latents") / f"{split}_{shards.digest(manifest)}"
     own = own.with_values("data", random_flip=config.data.random_flip)
+    on_devices = jax.device_put(params, sharding.replicated(sharding.local_mesh()))
 
     def make(first: int) -> Iterator[shards.Rows]:
         for start in range(first, of.num_images, SHARD_SIZE):
             numbers = np.arange(start, min(start + SHARD_SIZE, of.num_images))
             found = feed.read(of, numbers.tolist())
-            pieces = chunked.in_chunks(make_encode, [own], params, "sample", numbers, found["x"])
+            pieces = chunked.in_chunks(make_encode, [own], on_devices, "sample", numbers, found["x"])
             latents = np.concatenate([latents for _, latents in pieces])[: len(numbers)]
             yield {"x": latents, **{name: column for name, column in found["cond"].items() if name != "text"}}
 

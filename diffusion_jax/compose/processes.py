@@ -118,7 +118,7 @@ def check_makes_images(config: Config) -> None:
 
 
 def denoiser_of(config: Config) -> Callable[[Any, Any], Denoiser]:
-    """Returns (params, cond) -> the config's network as a denoiser; its x_0 is not limited. UserError for a classifier."""
+    """Returns (params, cond) -> the config's network as a denoiser; its x_0 is not limited. Errors as of `make_denoiser`."""
     net, make = network(config), make_denoiser(config)
     return lambda params, cond: make(networks.bind(net, net.cast(params), cond))
 

@@ -10,10 +10,10 @@ from diffusion_jax import errors
 
 
 class Codec(NamedTuple):
-    """Stored data <-> x_0."""
+    """Images <-> x_0, which are pixels here, and latents where `compose.coding` has an autoencoder."""
 
-    encode: Callable[[Array], Array]  # stored data [B, ...] -> x_0 [B, *shape]
-    decode: Callable[[Array], Array]  # x_0 -> stored data
+    encode: Callable[[Array], Array]  # uint8 images [B, H, W, C] -> x_0 [B, *shape]
+    decode: Callable[[Array], Array]  # x_0 -> uint8 images
     shape: tuple[int, ...]  # of one x_0
 
 

@@ -27,7 +27,7 @@ class Network(NamedTuple):
 
     init: Callable[..., Any]  # key -> params, float32
     # (params, x_t [B, H, W, C], c_noise [B] or [B, 2], cond: see the module, *, train, rngs) -> output [B, H, W, C], of
-    # `Encoder` [B]
+    # `Encoder` [B]; `of_autoencoder` has its own
     apply: Callable[..., Any]
     # params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them
     cast: Callable[[Any], Any] = lambda params: params

@@ -11,6 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from diffusion_jax import networks, streams
+from diffusion_jax.autoencoding import Coder
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.losses import Loss
@@ -30,8 +31,8 @@ class Parts(NamedTuple):
     """The parts of a training step."""
 
     network: Network
-    # (x_t, c_noise) -> output, as what `loss` takes: a denoiser, or a classifier's log-probability
-    predictor: Callable[[Callable[[Array, Array], Array]], Denoiser | LogProb]
+    # the network as a function -> what `loss` takes: a denoiser, a classifier's log-probability, an autoencoder's `Coder`
+    predictor: Callable[[Callable[[Array, Array], Array]], Denoiser | LogProb | Coder]
     level_of: Callable[[Array], Level]  # t, as `timesteps` draws it -> Level
     timesteps: Timesteps
     loss: Callable[[Array, Denoiser | None], Loss]  # (training step, the teacher in `TrainState.frozen`) -> the loss there
