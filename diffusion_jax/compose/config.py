@@ -182,6 +182,9 @@ class Data(Section):
         False, "decode a JPEG at 1/2, 1/4 or 1/8 of its size where that is twice image_size or more: sooner, other pixels"
     )
     random_flip: Flag = field(True, "flip left and right, on the device")
+    augment_rate: sections.Share = field(
+        0.0, "probability of each move of augmentation.py, of which the network is told; 0 moves nothing; EDM has 0.12"
+    )
     codec: Text = field("", "an autoencoder's workdir: the network draws its latents; see docs/latents.md", free=True)
     latents: Text = field("", "a folder for a codec's latents, which runs may share; '' is in the workdir", free=True)
     latent_shape: integers(1, lengths=range(4), count="0 or 3 ") = field(

@@ -70,6 +70,9 @@ def contradictions(config: Config) -> Iterator[str]:
     for (name, wanted), is_met in zip(needed.items(), is_so, strict=True):
         if data.jpeg_draft and not is_met:
             yield f"config field data.jpeg_draft = True needs data.{name} = {wanted}; found {getattr(data, name)!r}."
+    for name, off in (("condition", "none"), ("codec", "")):
+        if data.augment_rate and (found := getattr(data, name)) != off:
+            yield f"{config.show('data.augment_rate')} moves images alone; it needs data.{name} = {off!r}, found {found!r}."
     if config.model.text != "none" and "captions" not in named(SOURCES[data.source]):
         yield f"{config.show('model.text')} needs captions: data.source = 'folder' or 'npz'; found {data.source!r}."
 

@@ -77,7 +77,7 @@ def first_stage(config: Config) -> Autoencoder:
 
 def _network(config: Config) -> networks.Network | Autoencoder:
     kind, values = config.model.kind, dict(config.model) | {"cond_channels": conditions.num_channels(config)}
-    values |= {"text_width": texts.shape(config)[1]}
+    values |= {"text_width": texts.shape(config)[1], "augmented": config.data.augment_rate > 0}
     of = shape(config)
     try:
         return NETWORKS[kind](of, **{name: values[name] for name in fields_of(kind) & values.keys()})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import distillation, grids, losses, timesteps
+from diffusion_jax import augmentation, distillation, grids, losses, timesteps
 from diffusion_jax.compose import choices, coding, conditions, inputs, processes
 from diffusion_jax.compose.choices import chosen, taken
 from diffusion_jax.compose.config import Config
@@ -29,6 +29,7 @@ OF_DRAWING = (  # fields that a network that draws no images has not, and what t
     ("model.null_label", False),
     ("model.num_heads_up", 0),
     ("train.label_dropout", 0),
+    ("data.augment_rate", 0),
     ("data.condition", "none"),
     ("data.codec", ""),
 )
@@ -40,7 +41,8 @@ def parts(config: Config) -> Parts:
     """Returns what a training step is made of."""
     train, process = config.train, processes.process_of(config)
     level_of, draws = _drawn(config, process)
-    encode, conditioning = inputs.encode(config), inputs.conditioning(config)
+    encode, conditioning, rate = inputs.encode(config), inputs.conditioning(config), config.data.augment_rate
+    augment = functools.partial(augmentation.augment, rate=rate) if rate else None
     return Parts(
         network=processes.network(config),
         predictor=processes.make_predictor(config),
@@ -52,7 +54,9 @@ def parts(config: Config) -> Parts:
             averages.exponential(train.ema_rates, warmup=_warms_ema_up(config)), averages.power(train.ema_sigma_rels)
         ),
         encode=encode,
-        prepare=step.make_prepare(encode, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout),
+        prepare=step.make_prepare(
+            encode, conditioning, random_flip=config.data.random_flip, drop_rate=train.label_dropout, augment=augment
+        ),
         seed=train.seed,
         has_teacher=has_teacher(config),
         num_microbatches=train.num_microbatches,

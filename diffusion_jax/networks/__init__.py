@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion_jax import augmentation
 from diffusion_jax.autoencoding import Coder
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import layers
@@ -53,6 +54,7 @@ def unet(
     null_label: bool = False,
     jumps: bool = False,
     text_width: int = 0,
+    augmented: bool = False,
     **options,
 ) -> Network:
     """Returns `UNet` for images of a shape; UserError where the options do not fit together.
@@ -66,12 +68,13 @@ def unet(
         cond_channels: channels of cond['image']; 0 for none.
         num_heads_up: see `UNet`, as for num_classes, null_label and jumps.
         text_width: numbers of each token of cond['text']; 0 for no text.
+        augmented: whether cond['augmentation'] says how images were moved, as `augmentation.augment` does.
         **options: the other attributes of `Stages`.
     """
     stages = Stages(dtype=jnp.dtype(dtype), **options)
     check(stages, num_heads_up=num_heads_up)
     module = UNet((1 + learned_variance) * image_shape[-1], stages, num_heads_up, num_classes, null_label, jumps)
-    cond = _cond(image_shape, cond_channels, num_classes, text_width)
+    cond = _cond(image_shape, cond_channels, num_classes, text_width, augmented)
     return _of_module(module, image_shape, cond, stages, precision=precision)
 
 
@@ -93,6 +96,7 @@ def dit(
     null_label: bool = False,
     jumps: bool = False,
     text_width: int = 0,
+    augmented: bool = False,
 ) -> Network:
     """Returns `DiT` for images of a shape; UserError where the options do not fit together.
 
@@ -112,12 +116,12 @@ def dit(
         num_classes: labels that are an input; 0 for none.
         null_label: whether there is one more.
         jumps: see `UNet`.
-        text_width: as for `unet`.
+        text_width: as for `unet`, as is augmented.
     """
     blocks = Blocks(channels, depth, num_heads, patch_size, dropout, jnp.dtype(dtype), embedding_spacing, num_remat_stages)
     check_blocks(blocks)
     module = DiT((1 + learned_variance) * image_shape[-1], blocks, num_classes, null_label, jumps)
-    cond = _cond(image_shape, cond_channels, num_classes, text_width)
+    cond = _cond(image_shape, cond_channels, num_classes, text_width, augmented)
     return _of_module(module, image_shape, cond, blocks, precision=precision, draw=lambda params, key: params)
 
 
@@ -133,6 +137,7 @@ def ncsnpp(
     progressive_input: Literal["none", "input_skip", "residual"] = "none",
     progressive: Literal["none", "output_skip"] = "none",
     num_classes: int = 0,
+    augmented: bool = False,
     **options,
 ) -> Network:
     """Returns `NCSNpp` for images of a shape; UserError as for `unet`, and for a filter that `ncsnpp.halve` does not take.
@@ -142,7 +147,7 @@ def ncsnpp(
     Args:
         image_shape: (H, W, C).
         dtype: 'float32' or 'bfloat16'.
-        precision: as for `unet`, as are learned_variance and cond_channels.
+        precision: as for `unet`, as are learned_variance, cond_channels and augmented.
         embedding: see `NCSNpp`, as for resample_filter, progressive_input, progressive and num_classes.
         **options: the other attributes of `Stages`, but for `ncsnpp.STYLE`.
     """
@@ -155,7 +160,7 @@ def ncsnpp(
     check(stages)
     ways = (embedding, tuple(resample_filter), progressive_input, progressive)
     module = NCSNpp((1 + learned_variance) * image_shape[-1], stages, *ways, num_classes)
-    cond = _cond(image_shape, cond_channels, num_classes)
+    cond = _cond(image_shape, cond_channels, num_classes, augmented=augmented)
     return _of_module(module, image_shape, cond, stages, precision=precision)
 
 
@@ -183,9 +188,12 @@ def noisy_classifier(
     return _of_module(Encoder(num_classes, stages, pool), image_shape, {}, stages, precision=precision)
 
 
-def _cond(image_shape: tuple[int, int, int], cond_channels: int, num_classes: int, text_width: int = 0) -> dict[str, Array]:
+def _cond(
+    image_shape: tuple[int, int, int], cond_channels: int, num_classes: int, text_width: int = 0, augmented: bool = False
+) -> dict[str, Array]:
     """Returns an example of a network's conditions, for one image."""
-    cond = {"label": jnp.zeros(1, jnp.int32)} if num_classes else {}
+    cond = {"augmentation": jnp.zeros((1, augmentation.NUM_TOLD))} if augmented else {}
+    cond |= {"label": jnp.zeros(1, jnp.int32)} if num_classes else {}
     cond |= {"text": jnp.zeros((1, 1, text_width))} if text_width else {}
     return cond | ({"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {})
 

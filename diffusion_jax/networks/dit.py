@@ -89,7 +89,7 @@ class DiT(nn.Module):
         blocks, size = self.blocks, self.blocks.patch_size
         x = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
         text = cond.get("text")
-        emb = self._embed(c_noise, cond.get("label"), text)  # [B, D]
+        emb = layers.with_moves(self._embed(c_noise, cond.get("label"), text), cond)  # [B, D]
         h = _dense(blocks, blocks.channels, axis=(-3, -2, -1), name="patches")(split(x, size))  # [B, H / p, W / p, D]
         h += positions(*h.shape[1:])
         for i in range(blocks.depth):

@@ -1,7 +1,7 @@
 """The layers that diffusion networks share. Images are [B, H, W, C]; time embeddings are [B, E]."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -300,6 +300,18 @@ class CrossAttention(nn.Module):
 def is_token(text: Array) -> Array:
     """Returns which tokens of a text, [B, L, D], are not padding. # bool [B, L]"""
     return jnp.any(text != 0, axis=-1)
+
+
+def with_moves(emb: Array, cond: Mapping[str, Array]) -> Array:
+    """Returns an embedding with a linear function, at first zero, of how images were moved. # [B, features]
+
+    Without `cond["augmentation"]`, as images are drawn, it is the embedding itself. [Karras et al. 2022, EDM, appendix F.2]
+    """
+    if "augmentation" not in cond:
+        return emb
+    zeros = nn.initializers.zeros
+    dense = nn.Dense(emb.shape[-1], use_bias=False, dtype=emb.dtype, kernel_init=zeros, name="augmentation")
+    return emb + dense(cond["augmentation"])
 
 
 def pooled(text: Array, features: int, dtype: DTypeLike, *, name: str) -> Array:

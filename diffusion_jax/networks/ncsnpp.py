@@ -49,7 +49,7 @@ class NCSNpp(nn.Module):
     def __call__(self, x_t: Array, c_noise: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
         """Returns the network's output: the shape of x_t, except for the channels. Arguments and errors as for `UNet`."""
         stages = self.stages
-        emb = stages.project(self._features(c_noise, cond.get("label")))
+        emb = stages.project(layers.with_moves(self._features(c_noise, cond.get("label")), cond))
         x = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
         h, skips = self._down(x, emb, train)
         h, output = stages.middle(h, emb, train), None

@@ -39,11 +39,12 @@ class UNet(nn.Module):
             x_t: [B, H, W, C].
             c_noise: the noise level, as an input of the network, [B]; with `jumps` also [B, 2].
             cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer;
-                'text', [B, L, D], for attention, and its mean beside c_noise. A token of zeros is padding.
+                'text', [B, L, D], for attention, and its mean beside c_noise. A token of zeros is padding. 'augmentation',
+                [B, 9], is missing where no image was moved.
             train: whether dropout drops; it then needs the rng "dropout".
         """
         stages, text = self.stages, cond.get("text")
-        emb = self._embed(c_noise, cond.get("label"), text)
+        emb = layers.with_moves(self._embed(c_noise, cond.get("label"), text), cond)
         h = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
         h, skips = stages.down(h, emb, train, text)
         h = stages.middle(h, emb, train, text)

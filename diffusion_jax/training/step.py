@@ -25,6 +25,7 @@ from diffusion_jax.training.averages import Ema
 from diffusion_jax.training.state import TrainState
 
 Encode = Callable[[Batch, Array], tuple[Array, Any]]  # (batch, keys of its images [B]) -> (x_0, cond)
+Augment = Callable[[Array, Array], tuple[Array, Array]]  # (x_0, keys of its images [B]) -> (x_0, what the network is told)
 
 
 class Parts(NamedTuple):
@@ -46,7 +47,7 @@ class Parts(NamedTuple):
 
 
 def make_prepare(
-    encode: Encode, conditioning: Conditioning, *, random_flip: bool, drop_rate: float
+    encode: Encode, conditioning: Conditioning, *, random_flip: bool, drop_rate: float, augment: Augment | None = None
 ) -> Callable[[Batch, Array, Array], tuple[Array, Any]]:
     """Returns (batch, two keys, keys of the images [B]) -> (x_0, cond).
 
@@ -55,12 +56,17 @@ def make_prepare(
         conditioning: how `cond` is dropped.
         random_flip: whether each image is mirrored left to right with probability 1/2.
         drop_rate: probability with which each `cond` becomes the null.
+        augment: moves x_0; the network is told how in `cond["augmentation"]`.
     """
 
     def prepare(batch: Batch, keys: Array, keys_of_images: Array) -> tuple[Array, Any]:
         key_flip, key_drop = keys
         x_0, cond = encode(flipped(batch, key_flip) if random_flip else batch, keys_of_images)
-        return x_0, conditioning.drop(cond, key_drop, drop_rate) if drop_rate else cond
+        cond = conditioning.drop(cond, key_drop, drop_rate) if drop_rate else cond
+        if augment is None:
+            return x_0, cond
+        x_0, told = augment(x_0, keys_of_images)
+        return x_0, {**cond, "augmentation": told}
 
     return prepare
 
