@@ -155,18 +155,41 @@ def vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
     log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2: the limit of many steps of Ho et al.'s linear schedule.
     Sampling goes down to t = 1e-3, as there.
     """
+    return _of_linear_betas(
+        beta_min,
+        beta_max,
+        sigma=lambda log_alpha: _xp(log_alpha).sqrt(-_xp(log_alpha).expm1(2 * log_alpha)),
+        log_alpha=lambda log_snr: -_xp(log_snr).logaddexp(0.0, -log_snr) / 2,
+    )
+
+
+def sub_vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+    """Returns the sub-VP SDE: alpha, t and c_noise of `vp`, and sigma = 1 - alpha^2. [Song et al. 2021, score SDE, eq. 12]
+
+    Its variance, sigma^2, is below that of `vp` at every t.
+    """
+    return _of_linear_betas(
+        beta_min,
+        beta_max,
+        sigma=lambda log_alpha: -_xp(log_alpha).expm1(2 * log_alpha),
+        log_alpha=lambda log_snr: -_xp(log_snr).arcsinh(_xp(log_snr).exp(-log_snr / 2) / 2),
+    )
+
+
+def _of_linear_betas(beta_min: float, beta_max: float, *, sigma: Callable, log_alpha: Callable) -> Process:
+    """Returns a process with the alpha of `vp`, and sigma as a function of log alpha; log_alpha is one of the log-SNR."""
     slope = (beta_max - beta_min) / 2
 
-    def log_alpha(t: Times) -> Times:
+    def log_alpha_at(t: Times) -> Times:
         return -(slope * t + beta_min) * t / 2
 
     def time(log_snr: Times) -> Times:
-        log_alpha = -_xp(log_snr).logaddexp(0.0, -log_snr) / 2
-        return -4 * log_alpha / (beta_min + _xp(log_snr).sqrt(beta_min**2 - 8 * slope * log_alpha))
+        found = log_alpha(log_snr)
+        return -4 * found / (beta_min + _xp(log_snr).sqrt(beta_min**2 - 8 * slope * found))
 
     return _in_real_time(
-        alpha=lambda t: _xp(t).exp(log_alpha(t)),
-        sigma=lambda t: _xp(t).sqrt(-_xp(t).expm1(2 * log_alpha(t))),
+        alpha=lambda t: _xp(t).exp(log_alpha_at(t)),
+        sigma=lambda t: sigma(log_alpha_at(t)),
         c_noise=lambda t: 999 * t,
         time=time,
         first=1e-3,

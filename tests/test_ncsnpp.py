@@ -154,6 +154,7 @@ def test_a_published_network_is_recognised_and_its_process_known(name):
     level = make_process().level(0.5)
     expected = parameterization.coefficients(level)
     assert choices.PARAMETERIZATIONS[config.predicts].coefficients(level) == expected
+    assert not found.needed or imported.config_of(found, {"process.kind": "sub_vp"}).process.kind == "sub_vp"
     params, notes = imported.params_of(found, config)
     jax.tree.map(np.testing.assert_array_equal, params, params_of(name))
     assert not notes

@@ -17,6 +17,7 @@ from diffusion_jax.denoiser import Prediction
 
 PROCESSES = {
     "chain": process.chain(schedules.linear(1000)),
+    "sub_vp": process.sub_vp(),
     "vp": process.vp(),
     "ve": process.ve(),
     "rectified flow": process.rectified_flow(),
@@ -110,22 +111,6 @@ def test_dequantised_values_fill_their_bins_and_the_offset_is_their_width():
 G5 = recorded.load("g5_score_sde")
 
 
-def sub_vp():
-    """Returns the VP SDE with sigma = 1 - alpha^2, so that alpha^2 = a solves (1 - a)^2 = a / SNR."""
-
-    def level(t):
-        log_alpha = -(t**2) * 19.9 / 4 - t * 0.05
-        sigma = -jnp.expm1(2 * log_alpha)
-        return process.make_level(jnp.exp(log_alpha), sigma, jnp.asarray(2 * (log_alpha - jnp.log(sigma))), jnp.asarray(t))
-
-    def time(log_snr):
-        middle = 2 + jnp.exp(-log_snr)
-        log_alpha = jnp.log(2 / (middle + jnp.sqrt(middle**2 - 4))) / 2
-        return -4 * log_alpha / (0.1 + jnp.sqrt(0.1**2 - 8 * 9.95 * log_alpha))
-
-    return process.Process(level, time, first=1e-5, last=1.0)
-
-
 def full_covariance(x_t, level):
     """Returns the exact prediction for data N(0, Sigma), Sigma over the values of an image in the order C, H, W."""
     flat = x_t.transpose(0, 3, 1, 2).reshape(len(x_t), -1)
@@ -142,7 +127,7 @@ def full_covariance(x_t, level):
 @pytest.mark.parametrize("sde", ["vp", "subvp"])
 def test_the_density_is_score_sdes(sde, law, probe, x64):
     """The same probes, tighter steps; theirs are of both images together, to 1e-5."""
-    of = process.vp()._replace(first=1e-5) if sde == "vp" else sub_vp()
+    of = {"vp": process.vp(), "subvp": process.sub_vp()}[sde]._replace(first=1e-5)
     probes = {"Rademacher": 2 * G5["lik.eps_rademacher01"] - 1.0, "Gaussian": G5["lik.eps_gaussian"]}[probe]
     found = likelihood.log_density(
         {"gauss": oracles.gaussian(), "full": full_covariance}[law],

@@ -10,7 +10,7 @@ import scipy.integrate
 from diffusion_jax import process, schedules
 
 CHAIN = schedules.cosine(50)
-SMOOTH = {"vp": process.vp(), "ve": process.ve(), "rectified flow": process.rectified_flow()}
+SMOOTH = {"vp": process.vp(), "sub_vp": process.sub_vp(), "ve": process.ve(), "rectified flow": process.rectified_flow()}
 TABLES = ["log_alpha", "log_snr"]
 
 
@@ -69,6 +69,19 @@ def test_vp_solves_its_equation(beta_min, beta_max, x64):
     of = process.vp(beta_min=beta_min, beta_max=beta_max)
     np.testing.assert_allclose(of.level(t).alpha, found.y[0], rtol=1e-10)
     np.testing.assert_allclose(of.level(t).sigma ** 2, found.y[1], rtol=1e-10)
+
+
+def test_sub_vp_solves_its_equation(x64):
+    """g^2 = beta (1 - exp(-2 integral of beta)) instead of beta: the variance by its own equation, to 1e-9."""
+
+    def slope(t, variance):
+        beta, total = 0.1 + t * 19.9, 0.1 * t + 19.9 * t**2 / 2
+        return beta * (-np.expm1(-2 * total) - variance)
+
+    t = np.linspace(0.01, 1, 21)
+    found = scipy.integrate.solve_ivp(slope, (0, 1), [0.0], t_eval=t, method="DOP853", rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(SMOOTH["sub_vp"].level(t).sigma ** 2, found.y[0], rtol=1e-9)
+    np.testing.assert_array_equal(SMOOTH["sub_vp"].level(t).alpha, SMOOTH["vp"].level(t).alpha)
 
 
 def test_vp_is_the_limit_of_ho_et_als_chain_with_the_same_c_noise(x64):

@@ -22,6 +22,7 @@ COLUMNS = {
     "discrete": {},
     "discrete without signal at T": {"process.zero_terminal_snr": True, "predicts": "v"},
     "vp": {"process.kind": "vp"},
+    "sub_vp": {"process.kind": "sub_vp"},
     "ve": {"process.kind": "ve", "loss.time_density": "log_normal", "sample.grid": "karras"},
     "rectified_flow": {"process.kind": "rectified_flow", "predicts": "velocity"},
 }
@@ -31,7 +32,7 @@ EACH = {name: {"sample.order": 3} for name in ("dpm_solver", "dpm_solver_singles
 }
 EXACT = {"consistency": oracles.flow_end(), "mean_flow": oracles.mean_velocity()}
 SAMPLERS = ["ancestral", "consistency", "ddim", "dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep"]
-SAMPLERS += ["euler", "euler_ancestral", "heun", "mean_flow", "ode", "unipc"]
+SAMPLERS += ["euler", "euler_ancestral", "euler_maruyama", "heun", "mean_flow", "ode", "reverse_diffusion", "unipc"]
 PREDICTS = ["edm", "eps", "scaled_score", "score", "v", "velocity", "x_0"]
 NUM_STEPS = 100
 
@@ -98,7 +99,8 @@ def test_gaussian_data_is_generated_whatever_the_network_predicts(sampler, colum
     usable = [number for number, name in enumerate(PREDICTS) if (name, column) not in REFUSED]
     numbers = jnp.resize(jnp.array(usable), len(PREDICTS))  # as many in every column, some twice
     noise = jax.random.normal(jax.random.key(1), (40, 8, 8, 1))
-    generate = compiled(sampler, column if sampler in ("mean_flow", "ode") else "discrete")  # these know the process
+    knows_process = sampler in ("euler_maruyama", "mean_flow", "ode")
+    generate = compiled(sampler, column if knows_process else "discrete")
     x = generate(numbers, noise, sampling.grid(config_for(sampler, column)))
     np.testing.assert_allclose(np.mean(x, axis=(1, 2, 3, 4)), oracles.MEAN, atol=0.06)
     np.testing.assert_allclose(np.std(x, axis=(1, 2, 3, 4)), oracles.STD, atol=0.05)
@@ -106,7 +108,8 @@ def test_gaussian_data_is_generated_whatever_the_network_predicts(sampler, colum
 
 @pytest.mark.parametrize(("sampler", "column"), [cell for cell, text in table("sampler").items() if text != "yes"])
 def test_a_sampler_is_refused_where_the_table_says_so(sampler, column):
-    with pytest.raises(UserError, match="is impossible where|needs process.kind = 'rectified_flow'"):
+    sentences = "is impossible where|needs process.kind = 'rectified_flow'|needs a process in real time"
+    with pytest.raises(UserError, match=sentences):
         sampling.make_solve(config_for(sampler, column))
 
 

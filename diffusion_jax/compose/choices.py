@@ -22,6 +22,7 @@ from diffusion_jax import (
     process,
     samplers,
     schedules,
+    sde,
     timesteps,
 )
 from diffusion_jax.compose import tasks
@@ -82,6 +83,7 @@ SCHEDULES = {
 PROCESSES = {
     "discrete": discrete,
     "rectified_flow": process.rectified_flow,
+    "sub_vp": process.sub_vp,
     "ve": process.ve,
     "ve_sde": process.ve_sde,
     "vp": process.vp,
@@ -126,6 +128,7 @@ TIME_DENSITIES = {  # quantile functions of real-valued t
 DENSITIES_OF = {  # process.kind -> the densities that fit its times
     "discrete": ("uniform",),
     "rectified_flow": ("logit_normal", "uniform"),
+    "sub_vp": ("uniform",),
     "ve": ("log_normal", "log_uniform"),
     "ve_sde": ("log_normal", "log_uniform"),
     "vp": ("uniform",),
@@ -140,10 +143,17 @@ SAMPLERS = {
     "dpm_solver_singlestep": multistep.dpm_solver_singlestep,
     "euler": functools.partial(samplers.ddim, eta=0.0),
     "euler_ancestral": functools.partial(samplers.ddim, eta=1.0),
+    "euler_maruyama": sde.euler_maruyama,
     "heun": samplers.heun,
     "mean_flow": samplers.mean_flow,
     "ode": samplers.adaptive,
+    "reverse_diffusion": sde.reverse_diffusion,
     "unipc": multistep.unipc,
+}
+CORRECTORS = {
+    "annealed_langevin": sde.annealed_langevin,
+    "langevin": sde.langevin,
+    "langevin_batch": functools.partial(sde.langevin, norms="batch"),
 }
 GRIDS = {  # (process, S) or (process, times) -> t, falling
     "ddim_quadratic": grids.ddim_quadratic,

@@ -231,6 +231,11 @@ class Sample(Section):
         True, "of dpm_solver, dpm_solver_singlestep and unipc: the last steps have lower orders, steadier below 15 steps"
     )
     churn: sections.Churn = field((0.0, 0.0, 1e9, 1.0), "of euler and heun: S_churn, S_min, S_max, S_noise of EDM")
+    corrector: one_of(("none", *choices.CORRECTORS)) = field(
+        "none", "what moves x at each level before a step, see sde.py; 'langevin_batch' takes norms over the batch"
+    )
+    correction_snr: sections.Positive = field(0.16, "of a corrector: how much of the score to the noise it adds")
+    num_corrections: integer(1, sections.MOST_STEPS) = field(1, "of a corrector: at each level")
     tolerance: sections.Tolerance = field(1e-5, "of ode, relative and absolute")
     variance: one_of(("large", "learned_range", "small")) = field("large", "of ancestral: 'small' suits fewer steps")
     clip: one_of(choices.CLIPS) = field("static", "limits x_0 at every step; 'static' is [-1, 1]; see denoiser.py")

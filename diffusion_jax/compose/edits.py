@@ -34,6 +34,7 @@ def settled(config: Config) -> Config:
     if config.data.codec and task.operator:
         raise UserError(f"{config.show('edit.task')} measures pixels, which a network of latents does not see.")
     values = {"sampler": task.sampler, "eta": 0.0, "churn": (0.0, 0.0, 1e9, 1.0), "variance": "small", "strip": 0}
+    values |= {"corrector": "none"}
     config = config.with_values("sample", **values, last_level="data", label=_label(config))
     checks.check(config)
     if sampling.grid(config).sigma[-1] > 0:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import grids, process, samplers, streams
+from diffusion_jax import grids, process, samplers, sde, streams
 from diffusion_jax.compose import coding, guiding, processes, sample_conditions
-from diffusion_jax.compose.choices import CLIPS, GRIDS, SAMPLERS, chosen
+from diffusion_jax.compose.choices import CLIPS, CORRECTORS, GRIDS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
@@ -18,9 +18,12 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.process import Level
 from diffusion_jax.samplers import Sampler, Samples
 
+SDES = ("sub_vp", "ve", "ve_sde", "vp")  # processes whose drift is finite at every level
 MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
 OF_GRID = {"grid": "trailing", "times": (), "num_steps": 1, "last_level": "data"}  # what says which levels, at one value
 READ = {"prompt": ""}  # what `sample_conditions.read` finds, and no program depends on
+# samplers that remember no earlier step and may start from any x_t
+PREDICTORS = ("ancestral", "ddim", "euler", "euler_ancestral", "euler_maruyama", "heun", "reverse_diffusion")
 MOST_SHARDS = 10**6  # files in a folder
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
 
@@ -165,6 +168,9 @@ def make_sampler(config: Config) -> Sampler:
     if settings.sampler == "ode":
         processes.check_signal(of, "sample.sampler = 'ode'")
     sampler = chosen(SAMPLERS[settings.sampler], settings, of=of)
+    if settings.corrector != "none":
+        corrector = CORRECTORS[settings.corrector](snr=settings.correction_snr)
+        sampler = sde.corrected(sampler, corrector, num_corrections=settings.num_corrections)
     amount, low, high, noise_std = settings.churn
     if not amount:
         return sampler
@@ -196,6 +202,16 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"{config.show('sample.last_level')} is not for sample.grid = 'explicit', which has its own; set 'data'."
     if sample.churn[0] != 0 and sample.sampler not in ("euler", "heun"):
         yield f"{config.show('sample.churn')} is for sample.sampler = 'euler' or 'heun'; set the first number to 0."
+    if sample.corrector != "none" and sample.sampler not in PREDICTORS:
+        yield (
+            f"{config.show('sample.corrector')} does not fit sample.sampler = {sample.sampler!r}, which remembers earlier "
+            f"steps or takes its own; set one of {', '.join(PREDICTORS)}."
+        )
+    if sample.sampler == "euler_maruyama" and config.process.kind not in SDES:
+        yield (
+            f"{config.show('sample.sampler')} needs a process in real time with signal at its end: "
+            f"process.kind = {' or '.join(map(repr, SDES))}; found {config.process.kind!r}."
+        )
     if sample.sampler == "mean_flow" and config.loss.name != "mean_flow":
         yield f"{config.show('sample.sampler')} needs a network of loss.name = 'mean_flow', which knows mean velocities."
     for name, off in {"sample.clip": "none", "sample.guide": ""}.items() if sample.sampler == "mean_flow" else ():
