@@ -162,27 +162,68 @@ def dpm_solver_singlestep(*, order: int = 2, solves_for: SolvesFor = "x_0", lowe
     return _sampler(order, plan, step)
 
 
-def dpm_solver_sde() -> Sampler:
-    """Returns SDE-DPM-Solver++(2M): ancestral sampling with x_0 extrapolated to the middle of the step.
+def dpm_solver_sde(*, order: int = 2, midpoint: bool = True) -> Sampler:
+    """Returns SDE-DPM-Solver++: the reverse SDE with a polynomial through the latest predictions of x_0, one a step.
 
-    x_s ~ q(x_s | x_t, x_0 + (x_0 - x_0 of the step before) / (2 r)), r the earlier step over this one in log-SNR. The first
-    step, and the last where it leads to the data, take x_0 as it is. [Lu et al. 2022, DPM-Solver++, section 5]
+    x_s = sigma_s / sigma_t e^{-h} x_t + 2 alpha_s int_0^h e^{2 (u - h)} x_0(lambda_t + u) du + sigma_s sqrt(1 - e^{-2 h}) z.
+    Order 1 is `samplers.ancestral(variance="small")`; order 2 takes x_0 at the middle of the step. [Lu et al. 2022,
+    DPM-Solver++, section 5]. Order 3 takes the whole parabola, of which k-diffusion's 3M SDE takes half of the curvature.
+
+    Args:
+        order: 1 to 3. The first steps have fewer predictions, and a step to the data takes the latest alone.
+        midpoint: whether order 2 holds the line at its middle; otherwise it is integrated ('heun' of k-diffusion's 2M SDE).
+
+    Raises:
+        ValueError: for another order.
     """
+    _check(order, "x_0")
 
-    def plan(grid: Level, index: Array) -> Array:
-        t, s, before = (process.rows(grid, row) for row in (index, index + 1, np.maximum(index - 1, 0)))
-        with np.errstate(all="ignore"):
-            ratio = process.log_snr_gap(s, t) / process.log_snr_gap(t, before)
-        return _xp(grid).where((index > 0) & (s.sigma > 0), ratio / 2, 0)
+    def plan(grid: Level, index: Array) -> Combination:
+        num = _num_nodes(order, grid, index, False)
+        middle = midpoint and order == 2
+        return _combination("x_0", grid, index, index + 1, _before(index, order), num, midpoint=middle, is_sde=True)
 
     def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
         t, s = interval.t, interval.s
         state = _remember(state, denoise(state.x, t).x_0)
-        x_0, earlier = state.outputs
-        law = process.posterior(x_0 + state.plan[interval.index] * (x_0 - earlier), state.x, t, s)
-        return state._replace(x=law.mean + process.std(law.log_variance, s) * noise(0)), 1
+        mean = _combined(state.plan, interval.index, state.x, state.outputs)
+        return state._replace(x=mean + process.std(process.log_variance(t, s, "small"), s) * noise(0)), 1
 
-    return _sampler(2, plan, step)
+    return _sampler(order, plan, step)
+
+
+def lms(*, order: int = 3) -> Sampler:
+    """Returns the linear multistep method of Adams and Bashforth on d(x / alpha) / d(sigma / alpha) = eps.
+
+    One evaluation a step. In this variable a polynomial reaches the data, so that no step is of a lower order but the first
+    ones, and an image may leave limits on x_0 a little. [Liu et al. 2022, PNDM, section 3; k-diffusion's LMS]
+
+    Args:
+        order: 1 to 4, and 1 is DDIM. The levels must have signal.
+
+    Raises:
+        ValueError: for another order.
+    """
+    _check(order, "eps", most=4)
+
+    def plan(grid: Level, index: Array) -> Combination:
+        xp = _xp(grid)
+        kappa = grid.sigma / grid.alpha
+        step = kappa[index + 1] - kappa[index]
+        places = list(((kappa[_before(index, order)] - kappa[index][:, None]) / step[:, None]).T)
+        weights = xp.zeros((len(index), order), step.dtype)
+        with np.errstate(all="ignore"):  # of places that are not yet there
+            for n in range(1, order + 1):
+                row = polynomial_weights(places[:n], [step / (j + 1) for j in range(n)])
+                row = xp.stack(row + [xp.zeros_like(step)] * (order - n), axis=-1)
+                weights = xp.where((np.minimum(order, index + 1) == n)[:, None], row, weights)
+        return Combination(grid.alpha[1:] / grid.alpha[:-1], grid.alpha[1:, None] * weights)
+
+    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
+        state = _remember(state, denoise(state.x, interval.t).eps)
+        return state._replace(x=_combined(state.plan, interval.index, state.x, state.outputs)), 1
+
+    return _sampler(order, plan, step)
 
 
 def _sampler(num_outputs: int, plan: Any, step: Any) -> Sampler:
@@ -196,9 +237,9 @@ def _sampler(num_outputs: int, plan: Any, step: Any) -> Sampler:
     return Sampler(step, init, lambda state: state.x)
 
 
-def _check(order: int, solves_for: str) -> None:
-    if order not in (1, 2, 3):
-        raise ValueError(f"order = {order!r} is not allowed; it must be 1, 2 or 3.")
+def _check(order: int, solves_for: str, most: int = 3) -> None:
+    if order not in range(1, most + 1):
+        raise ValueError(f"order = {order!r} is not allowed; it must be a whole number from 1 to {most}.")
     if solves_for not in get_args(SolvesFor):
         raise ValueError(f"solves_for = {solves_for!r} is unknown; known: {', '.join(get_args(SolvesFor))}.")
 
@@ -232,7 +273,15 @@ def _num_nodes(order: int, grid: Level, index: np.ndarray, lower_order_final: bo
 
 
 def _combination(
-    solves_for: SolvesFor, grid: Level, start: Array, end: Array, nodes: np.ndarray, num: Array, *, midpoint: bool
+    solves_for: SolvesFor,
+    grid: Level,
+    start: Array,
+    end: Array,
+    nodes: np.ndarray,
+    num: Array,
+    *,
+    midpoint: bool,
+    is_sde: bool = False,
 ) -> Combination:
     """Returns steps from rows `start` to rows `end`: the exact integrals of the polynomials through outputs at rows `nodes`.
 
@@ -242,6 +291,7 @@ def _combination(
         nodes: rows of the outputs, the latest first, [S, n].
         num: how many of them the polynomial goes through, [S].
         midpoint: whether a line counts as its value in the middle of the step, as published solvers of order 2 have it.
+        is_sde: whether the integral for 'x_0' is that of the reverse SDE, which forgets twice as fast.
     """
     xp = _xp(grid)
     with np.errstate(all="ignore"):  # steps from a level without signal and to the data are infinite
@@ -249,7 +299,9 @@ def _combination(
         t, s = process.rows(grid, start), process.rows(grid, end)
         h = process.log_snr_gap(s, t) / 2
         if solves_for == "x_0":
-            keep, gain, moments = s.sigma / t.sigma, s.alpha, _moments(xp, h, nodes.shape[1], from_end=True)
+            forgotten = 2 * h if is_sde else h
+            keep, gain = s.sigma / t.sigma * (xp.exp(-h) if is_sde else 1), s.alpha
+            moments = _moments(xp, forgotten, nodes.shape[1], from_end=True)
         else:
             gain = -s.alpha * t.sigma / t.alpha
             keep, moments = s.alpha / t.alpha, _moments(xp, h, nodes.shape[1], from_end=False)

@@ -59,7 +59,7 @@ def test_a_choice_takes_the_fields_that_its_function_names():
             {"sampler": "ode", "variance": "small"},
             "variance = 'small' does nothing: it is for sample.sampler = 'ancestral'.",
         ),
-        ({"sampler": "ddim", "order": 3}, "is for sample.sampler = 'dpm_solver' or 'dpm_solver_singlestep' or 'unipc'."),
+        ({"sampler": "ddim", "order": 3}, "is for sample.sampler = 'dpm_solver' or 'dpm_solver_sde' or"),
         ({"sampler": "ddim", "eta": 1.0}, None),
         ({"sampler": "heun", "eta": 0.0}, None),
         ({"sampler": "heun", "seed": 3}, None),

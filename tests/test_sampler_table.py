@@ -32,7 +32,7 @@ EACH = {name: {"sample.order": 3} for name in ("dpm_solver", "dpm_solver_singles
 }
 EXACT = {"consistency": oracles.flow_end(), "mean_flow": oracles.mean_velocity()}
 SAMPLERS = ["ancestral", "consistency", "ddim", "dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep"]
-SAMPLERS += ["euler", "euler_ancestral", "euler_maruyama", "heun", "mean_flow", "ode", "reverse_diffusion", "unipc"]
+SAMPLERS += ["euler", "euler_ancestral", "euler_maruyama", "heun", "lms", "mean_flow", "ode", "reverse_diffusion", "unipc"]
 PREDICTS = ["edm", "eps", "scaled_score", "score", "v", "velocity", "x_0"]
 NUM_STEPS = 100
 

@@ -145,6 +145,7 @@ SAMPLERS = {
     "euler_ancestral": functools.partial(samplers.ddim, eta=1.0),
     "euler_maruyama": sde.euler_maruyama,
     "heun": samplers.heun,
+    "lms": multistep.lms,
     "mean_flow": samplers.mean_flow,
     "ode": samplers.adaptive,
     "reverse_diffusion": sde.reverse_diffusion,

@@ -223,7 +223,7 @@ class Sample(Section):
         "log_alpha", "what is linear between whole t of a discrete process"
     )
     eta: sections.Share = field(0.0, "of ddim: 0 is deterministic, 1 as noisy as ancestral")
-    order: integer(1, 3) = field(2, "of dpm_solver, dpm_solver_singlestep and unipc")
+    order: integer(1, 3) = field(2, "of dpm_solver, its variants, lms and unipc")
     solves_for: one_of(("eps", "x_0")) = field(
         "x_0", "of dpm_solver, dpm_solver_singlestep and unipc: 'x_0' is DPM-Solver++, 'eps' DPM-Solver"
     )

@@ -109,6 +109,8 @@ def grid(config: Config, *, num_stops: int = 0) -> Level:
             f"config field sample.grid = {config.sample.grid!r} visits several levels without signal. There x_0 "
             "is unknown; take fewer steps, or 'trailing'."
         )
+    if found.alpha[0] == 0 and config.sample.sampler == "lms":
+        raise UserError("config field sample.sampler = 'lms' is impossible where no signal is left at T; use 'unipc'.")
     of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
     if of_order and found.alpha[0] == 0 and config.sample.solves_for == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
