@@ -211,13 +211,15 @@ def test_min_snr_weights_are_those_of_the_diffusers_examples(predicts, key):
     np.testing.assert_allclose(weight, G9[key], rtol=2e-4)
 
 
-def test_adam_with_clipping_is_torchs(x64):
+@pytest.mark.parametrize(("key", "weight_decay"), [("adam.adam.wd0", 0.0), ("adam.adamw.wd0.05", 0.05)])
+def test_adam_with_clipping_is_torchs(key, weight_decay, x64):
     """Our warm-up begins at rate 0 and theirs at a quarter, so the rates are applied from outside."""
     p, grads = jnp.asarray(G9["adam.p0"]), jnp.asarray(G9["adam.grads"])
     rates = 0.01 * np.minimum((np.arange(8) + 1) / 4, 1)
-    optimizer = train_state.make_optimizer(learning_rate=1.0, decay="constant", warmup_steps=0, num_steps=8, grad_clip=1.0)
+    settings = {"decay": "constant", "warmup_steps": 0, "num_steps": 8, "grad_clip": 1.0}
+    optimizer = train_state.make_optimizer(learning_rate=1.0, weight_decay=weight_decay, **settings)
     state = optimizer.init(p)
-    for grad, rate, stored in zip(grads, rates, G9["adam.adam.wd0"], strict=True):
+    for grad, rate, stored in zip(grads, rates, G9[key], strict=True):
         update, state = optimizer.update(grad, state, p)
         p = optax.apply_updates(p, rate * update)
         # torch divides by norm + 1e-6 where optax divides by the norm.

@@ -135,6 +135,7 @@ class Train(Section):
         5000, "steps in which the learning rate rises from 0, linearly; a tenth of a run that is not longer"
     )
     grad_clip: sections.Limit = field(1.0, "largest global norm of the gradient")
+    weight_decay: sections.Finite = field(0.0, "of AdamW; 0 is Adam, as Ho et al. have it")
     ema_rates: sections.Rates = field((0.9999,), "one EMA of the parameters for each")
     ema_sigma_rels: sections.Widths = field(
         (), "widths of averages from which tools.ema makes others afterwards, such as (0.05, 0.1): docs/few_steps.md"

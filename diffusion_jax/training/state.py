@@ -27,6 +27,7 @@ def make_optimizer(
     warmup_steps: int,
     num_steps: int,
     grad_clip: float,
+    weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """Returns Adam (beta 0.9, 0.999, epsilon 1e-8) after clipping by global norm, with linear warm-up from 0.
 
@@ -36,6 +37,7 @@ def make_optimizer(
         warmup_steps: steps from 0 to the peak; the very first has rate 0 if there are any.
         num_steps: the length of the run.
         grad_clip: the largest global norm of a gradient; inf does not clip.
+        weight_decay: of AdamW, times the rate, of every parameter; 0 is Adam. [Loshchilov & Hutter 2019]
     """
     schedules = {
         "constant": lambda: optax.constant_schedule(learning_rate),
@@ -43,7 +45,8 @@ def make_optimizer(
     }
     warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     rate = optax.join_schedules([warmup, schedules[decay]()], [warmup_steps])
-    return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adam(rate))
+    adam = optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate)
+    return optax.chain(optax.clip_by_global_norm(grad_clip), adam)
 
 
 def advance(state: TrainState, moved: TrainState, finite: Array, readable: Array | bool = True) -> TrainState:
