@@ -19,7 +19,7 @@ from configs import cifar10_edm
 def get_config() -> ConfigDict:
     config = cifar10_edm.get_config()
     config.model.dropout = 0.2
-    config.data.random_flip = False
+    config.data.augment_rate = 0.0
     config.loss.update(name="consistency", ratio=2.0, stage_steps=25_000, time_mean=-1.1, time_std=2.0)
     config.train.update(init_from="runs/cifar10_edm", num_steps=200_000, batch_size=128, learning_rate=1e-4)
     config.train.ema_rates = (0.9999,)

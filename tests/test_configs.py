@@ -26,8 +26,8 @@ NUM_PARAMETERS = {
     "celebahq256": 113_673_219,  # "114 million", Ho et al. 2020, appendix B
     "cifar10": 35_746_307,  # "35.7 million", ibid.
     "cifar10_ddpmpp": 61_804_419,  # the published code's, counted
-    "cifar10_ect": 55_732_739,  # the network of cifar10_edm
-    "cifar10_edm": 55_732_739,  # the same
+    "cifar10_ect": 55_732_739,  # the network of cifar10_edm without augmentation
+    "cifar10_edm": 55_733_891,  # Karras et al.'s, by their code
     "cifar10_improved": 52_546_438,  # the published code's, counted
     "cifar10_ncsnpp": 62_758_915,  # the published code's, counted; 128 of them are not trained
     "cifar10_vlb": 52_546_438,
@@ -137,9 +137,19 @@ def traced(function):
     return functools.partial(jax.eval_shape, function)
 
 
+FIELDS_OF_SHAPES = (
+    "image_size",
+    "channels",
+    "condition",
+    "codec",
+    "latent_shape",
+    "augment_rate",
+)  # what the network depends on
+
+
 def check_shapes(config):
     """Of the network at full size; nothing is computed. Returns those of the parameters."""
-    shape = {name: getattr(config.data, name) for name in ("image_size", "channels", "condition", "codec", "latent_shape")}
+    shape = {name: getattr(config.data, name) for name in FIELDS_OF_SHAPES}
     return shapes_of(Config().with_values("model", **dict(config.model)).with_values("data", **shape))
 
 
