@@ -64,7 +64,7 @@ def integrate(
         end: where to arrive, above `start` or below.
         max_steps: after which an image stops where it is.
     """
-    [num_images] = {len(leaf) for leaf in jax.tree.leaves(y)}
+    [num_images] = {leaf.shape[0] for leaf in jax.tree.leaves(y)}
     dtype, sign = jax.tree.leaves(y)[0].dtype, jnp.sign(end - start)
     slope, start, end = _rising(slope, sign), sign * start, sign * end
     t = jnp.full(num_images, start, dtype)

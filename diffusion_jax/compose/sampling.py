@@ -15,6 +15,7 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks.conditioning import Cond
 from diffusion_jax.process import Level
 from diffusion_jax.samplers import Sampler, Samples
 
@@ -72,10 +73,16 @@ def make_generate_on(config: Config, guide: Config | None = None) -> Callable[..
 
     It does not depend on the fields `OF_GRID`, so that grids of one length have one program.
     """
+    given, cond_of = make_generate_given(config, guide), _cond_of(config, guide)
+    return lambda weights, seed, numbers, batch, levels: given(weights, seed, numbers, cond_of(seed, numbers, batch), levels)
+
+
+def make_generate_given(config: Config, guide: Config | None = None) -> Callable[..., tuple[Array, Array]]:
+    """Returns what `make_generate_on` does, with the images' cond, as their network takes it, in place of the batch."""
     run, codec = _reverse_process(config, guide), coding.codec(config)
 
-    def generate(weights: Any, seed: Array, numbers: Array, batch: Batch | None, levels: Level) -> tuple[Array, Array]:
-        x = run(weights, seed, numbers, batch, levels)[1].x
+    def generate(weights: Any, seed: Array, numbers: Array, cond: Cond, levels: Level) -> tuple[Array, Array]:
+        x = run(weights, seed, numbers, cond, levels)[1].x
         return codec.decode(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
 
     return generate
@@ -88,13 +95,13 @@ def make_strip(config: Config, guide: Config | None = None) -> Callable[..., Arr
     for 'ode' to within its tolerance. [Ho et al. 2020, section 4.3]
     """
     levels, codec = grid(config, num_stops=config.sample.strip), coding.codec(config)
-    run = _reverse_process(config, guide)
+    run, cond_of = _reverse_process(config, guide), _cond_of(config, guide)
     num_steps = len(levels.alpha) - 1  # some grids visit fewer than asked
     k = min(config.sample.strip, num_steps)
     rows = np.array([-(-i * num_steps // k) for i in range(1, k)], np.int32)  # of the grid, where `sample` keeps states
 
     def predictions(weights: Any, seed: Array, numbers: Array, batch: Batch | None = None) -> Array:
-        denoise, samples = run(weights, seed, numbers, batch, levels, num_traced=k)
+        denoise, samples = run(weights, seed, numbers, cond_of(seed, numbers, batch), levels, num_traced=k)
         on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.rows(levels, rows)))
         return codec.decode(jnp.concatenate([on_the_way, samples.x[None]]))
 
@@ -137,20 +144,24 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
 
 
 def _reverse_process(config: Config, guide: Config | None) -> Callable[..., tuple[Denoiser, Samples]]:
-    """Returns (weights, seed, image numbers, batch, levels, num_traced) -> (the denoiser, its samples at the last level)."""
-    cond_of, shape = sample_conditions.cond_of_image(guiding.labelled(config, guide)), coding.codec(config).shape
-    guided, limited, sampler = guiding.denoiser_of(config, guide), CLIPS[config.sample.clip], make_sampler(config)
+    """Returns (weights, seed, image numbers, cond, levels, num_traced) -> (the denoiser, its samples at the last level)."""
+    shape, sampler = coding.codec(config).shape, make_sampler(config)
+    guided, limited = guiding.denoiser_of(config, guide), CLIPS[config.sample.clip]
 
     def run(
-        weights: Any, seed: Array, numbers: Array, batch: Batch | None, levels: Level, num_traced: int = 0
+        weights: Any, seed: Array, numbers: Array, cond: Cond, levels: Level, num_traced: int = 0
     ) -> tuple[Denoiser, Samples]:
-        denoise = limited(guided(weights, cond_of(seed, numbers, batch)))
+        denoise = limited(guided(weights, cond))
         keys_x_T = streams.keys(seed, "x_T", numbers)
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_x_T)
         keys = streams.keys(seed, "sampler", numbers)
         return denoise, _solved(sampler, denoise, noise, levels, keys, num_traced)
 
     return run
+
+
+def _cond_of(config: Config, guide: Config | None) -> Callable[[Array, Array, Batch | None], Cond]:
+    return sample_conditions.cond_of_image(guiding.labelled(config, guide))
 
 
 def make_solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:

@@ -136,7 +136,7 @@ class Block(nn.Module):
 
     def _attention(self, x: Array) -> Array:
         blocks, channels = self.blocks, self.blocks.channels
-        heads = len(x), -1, blocks.num_heads, channels // blocks.num_heads
+        heads = x.shape[0], -1, blocks.num_heads, channels // blocks.num_heads
         q, k, v = (_dense(blocks, channels, kernel_init=OF_THREE, name=name)(x).reshape(heads) for name in QKV)
         return _dense(blocks, channels, name="out")(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
 

@@ -287,7 +287,7 @@ class CrossAttention(nn.Module):
     def __call__(self, x: Array, text: Array) -> Array:
         """Returns what x finds in a text, [B, H, W, C], from x and [B, L, D]. A token of zeros is padding."""
         channels = x.shape[-1]
-        heads = (len(x), -1, self.num_heads, channels // self.num_heads)
+        heads = (x.shape[0], -1, self.num_heads, channels // self.num_heads)
         project = partial(nn.Dense, channels, dtype=self.dtype)
         q, k, v = (
             project(kernel_init=self.kernel_init, name=name)(given).reshape(heads)
@@ -326,7 +326,7 @@ def pooled(text: Array, features: int, dtype: DTypeLike, *, name: str) -> Array:
 
 def halve(x: Array) -> Array:
     """Returns the means of 2 x 2 pixels. # [B, H/2, W/2, C]"""
-    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
 
 
 def double(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The weights of a run alone, to share: as a workdir, as a pipeline of diffusers, or as one file.
+"""The weights of a run alone, to share: as a workdir, as a pipeline of diffusers, or as one file, which may be a program.
 
     python -m diffusion_jax.tools.export --workdir=runs/digits --out=shared/digits
     python -m diffusion_jax.tools.export --workdir=runs/digits --out=shared/digits_diffusers --to=diffusers
@@ -13,7 +13,8 @@ Flags:
     --to         'workdir' (the default); 'diffusers', which from_pretrained of DDPMPipeline and DDIMPipeline load, of a
                  'dit' that of DiTTransformer2DModel, of latents that of LDMPipeline and DiTPipeline, of an autoencoder that
                  of AutoencoderKL or AutoencoderTiny; 'safetensors', a config.json and model.safetensors with our names.
-                 tools.import_weights reads both back
+                 tools.import_weights reads both back. 'jax' is sampler.jax, which draws with JAX alone as the section
+                 `sample` says; 'onnx' is network.onnx. Beside both a manifest.json says what they take and are
 """
 
 import json
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, choices, coding, command, conditions, processes, stored, weights
+from diffusion_jax.compose import checks, choices, coding, command, conditions, portable, processes, stored, weights
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import checkpoint, logs, storage
@@ -102,8 +103,51 @@ def _write_safetensors(alone: model.Model, out: storage.Path) -> str:
     return ""
 
 
+def _write_jax(alone: model.Model, out: storage.Path) -> str:
+    """Writes sampler.jax, a function that draws images."""
+    drawn = model.with_guide(alone)
+    configs, params = [drawn.config], drawn.params
+    if drawn.guide:
+        configs, params = [drawn.config, drawn.guide.config], (drawn.params, drawn.guide.params)
+    storage.write_bytes(out / "sampler.jax", portable.sampler_program(configs, params))
+    given = {"seed": ["int32", []], "numbers": ["int32", ["B"]], "cond": _shapes(portable.cond_specs(*configs))}
+    _write_manifest(drawn, out, inputs=given, output=["uint8", ["B", *processes.image_shape(drawn.config)]])
+    return "; docs/serving.md has the lines that call it"
+
+
+def _write_onnx(alone: model.Model, out: storage.Path) -> str:
+    """Writes network.onnx, and decoder.onnx of latents."""
+    programs = {"network": portable.network_program(alone.config, alone.params)}
+    if alone.config.data.codec:
+        programs["decoder"] = portable.decoder_program(alone.config)
+    for name, (content, _) in programs.items():
+        storage.write_bytes(out / f"{name}.onnx", content)
+    differences = {name: difference for name, (_, difference) in programs.items()}
+    given = _shapes(portable.network_specs(alone.config))
+    _write_manifest(alone, out, inputs=given, difference_to_onnxruntime=differences)
+    return f"; onnxruntime differs by {max(differences.values()):.1g} of the largest output"
+
+
+def _shapes(specs: portable.Specs) -> dict[str, Any]:
+    return {name: [str(of.dtype), ["B", *of.shape[1:]]] for name, of in specs.items()}
+
+
+def _write_manifest(of: model.Model, out: storage.Path, **more: Any) -> None:
+    """Writes what another program needs to sample: inputs, noise levels, the settings that made them, the whole config."""
+    content = {
+        **more,
+        "levels": portable.levels(of.config),
+        **model.manifest_of_images(of),
+        "config": of.config.model_dump(),
+    }
+    lines = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in content.items()]
+    storage.write_text(out / "manifest.json", "{\n" + ",\n".join(lines) + "\n}\n")
+
+
 WRITERS: dict[str, Callable[[model.Model, storage.Path], str]] = {
     "diffusers": _write_diffusers,
+    "jax": _write_jax,
+    "onnx": _write_onnx,
     "safetensors": _write_safetensors,
     "workdir": write_workdir,
 }
