@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
-import math
 import pathlib
 import re
 import sys
@@ -34,7 +33,7 @@ from diffusion_jax.compose import stored
 from diffusion_jax.networks import layers
 from diffusion_jax.runs import sharding
 from diffusion_jax.tools import plan
-from diffusion_jax.tools.plan import collectives, flops
+from diffusion_jax.tools.plan import flops, traffic
 
 RESULTS = ROOT / "benchmarks" / "tpu_block.json"
 BATCH, SIZE, CHANNELS = 64, 32, 128
@@ -150,7 +149,9 @@ def measured(topology: str, variant: str, dtype: str, precision: str, dropout: f
         return {
             "flops": flops.count(step, *arguments),
             "bytes_accessed": compiled.cost_analysis()["bytes accessed"],
-        } | read(compiled.as_text())
+            "hbm_bytes": traffic.hbm_bytes(compiled.as_text()),
+            "cycles": cycles(compiled.as_text()),
+        }
 
 
 def block_step(block: nn.Module, dtype: jnp.dtype, precision: str) -> tuple:
@@ -169,33 +170,10 @@ def block_step(block: nn.Module, dtype: jnp.dtype, precision: str) -> tuple:
     return step, (params, x, embedding, x, key)
 
 
-SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\](?:\{([^}]*)\})?")
-OPERATION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*?)\)")
-MOVES_NOTHING = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "copy-done", "slice-done"}
-
-
-def read(text: str) -> dict:
-    """Returns the bytes in HBM and the cycles of a compiled program's operations, from its text.
-
-    What lies in the fast memory has S(1) in its layout. A copy from one memory to the other touches HBM once.
-    """
-    types, size, cycles = {}, 0, 0
-    for line in text.split("\nENTRY")[1].split("\n}")[0].splitlines()[1:]:
-        name, kind, operation, arguments = OPERATION.match(line).groups()
-        types[name] = kind
-        cycles += int(found[1]) if (found := re.search(r'"estimated_cycles":"(\d+)"', line)) else 0
-        if operation in ("copy-start", "slice-start"):
-            moved = SHAPE.findall(kind)[:2]
-            size += min(map(num_bytes, moved)) * sum("S(" not in layout for _, _, layout in moved)
-        elif operation not in MOVES_NOTHING and "ConcatBitcast" not in line:
-            of_all = " ".join([kind, *(types.get(argument, "") for argument in re.findall(r"%([\w.\-]+)", arguments))])
-            size += sum(num_bytes(shape) for shape in SHAPE.findall(of_all) if "S(" not in shape[2])
-    return {"hbm_bytes": size, "cycles": cycles}
-
-
-def num_bytes(shape: tuple[str, str, str]) -> int:
-    name, sizes, _ = shape
-    return collectives.BYTES[name] * math.prod(map(int, filter(None, sizes.split(","))))
+def cycles(text: str) -> int:
+    """Returns what a compiled program's operations take, by the compiler's estimate of each."""
+    entry = text.split("\nENTRY")[1].split("\n}")[0]
+    return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', entry)))
 
 
 def table(rows: list[dict]) -> str:

@@ -9,7 +9,7 @@ import tiny
 from diffusion_jax.compose import command
 from diffusion_jax.runs import sharding
 from diffusion_jax.tools import plan
-from diffusion_jax.tools.plan import collectives, hardware
+from diffusion_jax.tools.plan import collectives, hardware, traffic
 
 TEXT = """
   %all-reduce.1 = (f32[24]{0:T(128)S(1)}, /*index=1*/bf16[8,3]{1,0:T(8,128)}) all-reduce(%a, %b), replica_groups={{0,1}}
@@ -30,6 +30,35 @@ def test_the_bytes_of_every_collective_are_read_from_the_text():
         "reduce-scatter": 4 * 8 * 4,
         "collective-permute": 40,
     }
+
+
+OF_A_LOOP = """
+%fused (p: bf16[8]) -> bf16[8] {
+  %inner = bf16[1000]{0:T(128)} add(%p, %p)
+}
+
+%body.1 (arg.1: (bf16[8])) -> (bf16[8]) {
+  %arg.1 = (bf16[8]{0:T(128)}) parameter(0)
+  %x.1 = bf16[8]{0:T(128)} get-tuple-element(%arg.1), index=0
+  %fast.1 = bf16[8]{0:T(128)S(1)} fusion(%x.1), kind=kLoop, calls=%fused
+  ROOT %tuple.1 = (bf16[8]{0:T(128)}) tuple(%fast.1)
+}
+
+ENTRY %main.1 (a.1: f32[16,4]) -> f32[16,4] {
+  %a.1 = f32[16,4]{1,0:T(8,128)} parameter(0)
+  %copy-start.1 = (f32[16,4]{1,0:T(8,128)S(1)}, f32[16,4]{1,0:T(8,128)}, u32[]) copy-start(%a.1)
+  %copy-done.1 = f32[16,4]{1,0:T(8,128)S(1)} copy-done(%copy-start.1)
+  %add.1 = f32[16,4]{1,0:T(8,128)} add(%copy-done.1, %a.1)
+  %while.1 = (bf16[8]{0:T(128)}) while(%t), condition=%condition.1, body=%body.1
+  ROOT %negate.1 = f32[16,4]{1,0:T(8,128)S(1)} negate(%add.1)
+}
+"""
+
+
+def test_the_bytes_that_reach_the_large_memory_are_read_from_the_text():
+    """A copy reads 256 bytes; the sum reads and writes 256, its other argument is fast; the last one reads 256. The loop
+    reads 16."""
+    assert traffic.hbm_bytes(OF_A_LOOP) == 256 + 512 + 256 + 16
 
 
 def run(capsys, *arguments):

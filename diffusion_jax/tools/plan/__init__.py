@@ -31,7 +31,7 @@ from diffusion_jax.compose import checks, command, inputs, memory, processes, sa
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import compiling, logs, sharding, storage
-from diffusion_jax.tools.plan import collectives, flops, hardware
+from diffusion_jax.tools.plan import collectives, flops, hardware, traffic
 from diffusion_jax.training import start, step
 
 GIB, MIB = 2**30, 2**20
@@ -43,8 +43,7 @@ class Plan(NamedTuple):
     memory: int  # bytes in use at once: arguments, results and temporary arrays
     state: int  # bytes of the arguments alone
     flops: float  # operations of one step, counted from the program as it was written
-    # bytes that its operations read and write in one step, as the compiler counts them: more than reach its memory
-    traffic: float
+    traffic: float  # bytes that reach its memory in one step; but for a TPU the compiler's count, of fast memories too
     collectives: dict[str, int]  # {kind: bytes} in one step
     seconds: float  # that compiling took
 
@@ -154,10 +153,16 @@ def _compiled(jitted: Callable, arguments: tuple, mesh: Mesh, num_flops: float) 
         memory=used + sizes.generated_code_size_in_bytes,
         state=state,
         flops=num_flops / mesh.size,
-        traffic=(compiled.cost_analysis() or {}).get("bytes accessed", 0.0),  # of a loop, once its body
+        traffic=_traffic(compiled, mesh),  # of a loop, once its body
         collectives=collectives.moved(compiled.as_text()),
         seconds=time.monotonic() - start,
     )
+
+
+def _traffic(compiled: jax.stages.Compiled, mesh: Mesh) -> float:
+    if mesh.devices.flat[0].platform == "tpu":
+        return float(traffic.hbm_bytes(compiled.as_text()))
+    return (compiled.cost_analysis() or {}).get("bytes accessed", 0.0)
 
 
 def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) -> dict[str, Any]:
