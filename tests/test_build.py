@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import config_of
 
-from diffusion_jax import streams
+from diffusion_jax import denoiser, losses, streams
 from diffusion_jax.compose import checks, likelihoods, processes, sampling, training
 from diffusion_jax.data import codecs
 from diffusion_jax.errors import UserError
@@ -32,6 +32,23 @@ def test_a_learned_variance_is_trained_and_sampled(loss):
     assert after.shape == (2,) and after[1] != before[1] and np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
     drawn, finite = jax.jit(sampling.make_generate(config))(state.params, 0, jnp.arange(2))
     assert finite.all() and drawn.shape == (2, 8, 8, 1) and np.std(drawn) > 10
+
+
+def test_the_bound_of_a_network_without_variance_is_that_of_beta():
+    """[Ho et al. 2020, table 2, 'L, fixed isotropic Sigma']"""
+    config = config_of({"loss.name": "vlb"})
+    checks.check(config)
+    process = processes.process_of(config)
+    x_0, t = jnp.full((3, 8, 8, 1), 0.5), jnp.array([1, 2, 20])
+    level, eps = process.level(t), jnp.ones_like(x_0)
+    denoise = denoiser.make_denoiser(lambda x_t, c_noise: 0.1 * x_t, denoiser.EPS)
+    found, _ = training.parts(config).loss(jnp.array(0), None)(denoise, x_0, level, eps)
+    expected = {
+        variance: losses.vlb(levels=process.level(np.arange(21)), variance=variance)(denoise, x_0, level, eps)[0]
+        for variance in ("small", "large")
+    }
+    np.testing.assert_array_equal(found, expected["large"])
+    assert (found != expected["small"])[1:].all()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ class Model(Section):
     middle_attention: Flag = field(True, "of 'autoencoder_kl': whether the smallest stage attends")
     quant_conv: Flag = field(True, "of 'autoencoder_kl': a 1 x 1 convolution on both sides of the latents")
     pool: one_of(("adaptive", "attention")) = field("adaptive", "of 'noisy_classifier', over space: the mean, or attention")
-    learned_variance: Flag = field(False, "twice the output channels, for the losses 'hybrid' and 'vlb'")
+    learned_variance: Flag = field(False, "twice the output channels; the loss 'hybrid' needs it, 'vlb' may have it")
     jumps: Flag = field(False, "the network is told two times, of 'unet' and 'dit': for loss.name = 'mean_flow'")
     num_remat_stages: integer(0, sections.MOST_BLOCKS) = field(
         0,
@@ -94,9 +94,9 @@ class Model(Section):
 class Loss(Section):
     name: one_of(choices.LOSSES) = field(
         "simple",
-        "'simple' is L_simple; 'hybrid' and 'vlb' train the variance too; 'consistency', 'mean_flow', 'progressive' and "
-        "'reflow' make a model that draws in few steps, see docs/few_steps.md; 'cross_entropy' is for classifiers, "
-        "'reconstruction' for autoencoders",
+        "'simple' is L_simple; 'hybrid' trains the variance too, as 'vlb' does with model.learned_variance, without which "
+        "its variance is 'large'; 'consistency', 'mean_flow', 'progressive' and 'reflow' make a model that draws in few "
+        "steps, see docs/few_steps.md; 'cross_entropy' is for classifiers, 'reconstruction' for autoencoders",
     )
     weighting: one_of(choices.WEIGHTINGS) = field("constant", "of 'simple', over noise levels; see losses.py")
     timesteps: one_of(choices.TIMESTEPS) = field("uniform", "'stratified' has less noise; 'loss_second_moment' suits 'vlb'")

@@ -33,7 +33,7 @@ OF_DRAWING = (  # fields that a network that draws no images has not, and what t
     ("data.condition", "none"),
     ("data.codec", ""),
 )
-BOUNDS = ("hybrid", "vlb")  # losses of discrete processes, that train the variance
+BOUNDS = ("hybrid", "vlb")  # losses of discrete processes
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
 
 
@@ -131,7 +131,7 @@ def _loss(config: Config, process: Process) -> Callable[[Array, Denoiser | None]
     """Returns (training step, teacher) -> loss."""
     loss = config.loss
     given = {"weighting": choices.WEIGHTINGS[loss.weighting], "levels": _levels(config, process), "of": process}
-    given |= {"variance": "learned_range"}
+    given |= {"variance": "learned_range" if config.model.learned_variance else "large"}
     given |= {"features": coding.perceptual_features()} if loss.perceptual_weight else {}
     return lambda step, teacher: chosen(choices.LOSSES[loss.name], loss, **given, step=step, teacher=teacher)
 
@@ -170,10 +170,10 @@ def contradictions(config: Config) -> Iterator[str]:
     if loss.time_density not in (fitting := choices.DENSITIES_OF[config.process.kind]):
         wanted = " or ".join(map(repr, fitting))
         yield f"{config.show('loss.time_density')} does not fit the times of process {config.process.kind!r}; set {wanted}."
-    if model.learned_variance != (loss.name in BOUNDS):
+    if loss.name != "vlb" and model.learned_variance != (loss.name == "hybrid"):
         yield (
-            f"{config.show('model.learned_variance')} does not fit loss.name = {loss.name!r}: 'hybrid' and 'vlb' "
-            "train the variance and need it, the others do not."
+            f"{config.show('model.learned_variance')} does not fit loss.name = {loss.name!r}: 'hybrid' trains the variance "
+            "and needs it, 'vlb' may have it, the others do not."
         )
     if train.evaluate_every and config.evaluate.features == "given":
         yield f"{config.show('train.evaluate_every')} needs a network in evaluate.features; 'given' is for files."
