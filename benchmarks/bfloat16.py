@@ -22,7 +22,7 @@ import quality_vs_steps
 
 from diffusion_jax import model
 from diffusion_jax.compose import stored
-from diffusion_jax.runs import logs, storage
+from diffusion_jax.runs import storage, writers
 
 SEEDS, NUM_IMAGES = (0, 1, 2), 2000
 
@@ -45,7 +45,7 @@ def trained(workdir: pathlib.Path, dtype: str, seed: int) -> dict[str, float]:
     run = model.load(workdir)
     measure, _ = quality_vs_steps.reference(run.config, NUM_IMAGES)
     last = {
-        name: value for line in logs.read_metrics(storage.path(workdir) / "metrics.jsonl") for name, value in line.items()
+        name: value for line in writers.read_metrics(storage.path(workdir) / "metrics.jsonl") for name, value in line.items()
     }
     return {"loss": last["loss"], "frechet_distance": measure(run.sample(NUM_IMAGES))}
 

@@ -39,9 +39,8 @@ import profiles
 from diffusion_jax import streams
 from diffusion_jax.compose import processes, sampling, stored, training
 from diffusion_jax.compose.config import Config
-from diffusion_jax.runs import compiling, sharding
+from diffusion_jax.runs import compiling, flops, hardware, sharding
 from diffusion_jax.runs.shards import flatten
-from diffusion_jax.tools.plan import flops, hardware
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
 

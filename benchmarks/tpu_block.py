@@ -31,9 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from diffusion_jax.compose import stored
 from diffusion_jax.networks import layers
-from diffusion_jax.runs import sharding
+from diffusion_jax.runs import flops, sharding
 from diffusion_jax.tools import plan
-from diffusion_jax.tools.plan import flops, traffic
+from diffusion_jax.tools.plan import traffic
 
 RESULTS = ROOT / "benchmarks" / "tpu_block.json"
 BATCH, SIZE, CHANNELS = 64, 32, 128

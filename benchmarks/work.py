@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 from diffusion_jax.compose import memory, processes, training
 from diffusion_jax.compose.config import Config
+from diffusion_jax.runs import flops
 from diffusion_jax.runs.shards import flatten
-from diffusion_jax.tools.plan import flops
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
 

@@ -1,5 +1,6 @@
 """Which level: the draws of training, in t. `grids` has the levels that sampling visits."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ class Timesteps(NamedTuple):
     # (state, key, batch size B) -> (t [B], of `pairs` [B, 2], importance weight [B]); int32 in 1 .. T for a chain, else real
     draw: Callable[[Any, Array, int], tuple[Array, Array]]
     update: Callable[[Any, Array, Array], Any]  # (state, t [B], losses [B]) -> state
+    # u in (0, 1) -> the t below which a share u of all weighted draws is, of `pairs` their larger ones; None: not known
+    quantile: Callable[[Array], Array] | None = None
 
 
 def uniform(num_steps: int) -> Timesteps:
@@ -24,7 +27,12 @@ def uniform(num_steps: int) -> Timesteps:
     def draw(state, key: Array, batch_size: int) -> tuple[Array, Array]:
         return jax.random.randint(key, (batch_size,), 1, num_steps + 1), jnp.ones(batch_size)
 
-    return Timesteps(lambda: (), draw, lambda state, t, losses: state)
+    return Timesteps(lambda: (), draw, lambda state, t, losses: state, functools.partial(_row, num_steps=num_steps))
+
+
+def _row(u: Array, *, num_steps: int) -> Array:
+    """Returns t ~ Uniform{1, ..., T} of u ~ Uniform(0, 1)."""
+    return 1 + jnp.floor(u * num_steps).astype(jnp.int32)
 
 
 def stratified(num_steps: int) -> Timesteps:
@@ -33,7 +41,7 @@ def stratified(num_steps: int) -> Timesteps:
     One uniform offset shifts an even comb around the circle, as in [Kingma et al. 2021, VDM, appendix I.1]: the loss of a
     batch varies less.
     """
-    return from_quantiles(lambda u: 1 + jnp.floor(u * num_steps).astype(jnp.int32), stratified=True)
+    return from_quantiles(functools.partial(_row, num_steps=num_steps), stratified=True)
 
 
 def from_quantiles(quantile: Callable[[Array], Array], *, stratified: bool) -> Timesteps:
@@ -48,7 +56,7 @@ def from_quantiles(quantile: Callable[[Array], Array], *, stratified: bool) -> T
         u = stratified_uniform(key, batch_size) if stratified else jax.random.uniform(key, (batch_size,))
         return quantile(jnp.clip(u, 1e-6, 1 - 1e-6)), jnp.ones(batch_size)
 
-    return Timesteps(lambda: (), draw, lambda state, t, losses: state)
+    return Timesteps(lambda: (), draw, lambda state, t, losses: state, quantile)
 
 
 def pairs(draws: Timesteps, *, equal_share: float) -> Timesteps:
@@ -66,7 +74,7 @@ def pairs(draws: Timesteps, *, equal_share: float) -> Timesteps:
         t, is_equal = jnp.maximum(one, other), jax.random.bernoulli(key_equal, equal_share, (batch_size,))
         return jnp.stack([t, jnp.where(is_equal, t, jnp.minimum(one, other))], axis=-1), weight
 
-    return Timesteps(draws.init, draw, draws.update)
+    return Timesteps(draws.init, draw, draws.update, draws.quantile and (lambda u: draws.quantile(jnp.sqrt(u))))
 
 
 def uniform_time(u: Array, *, first: float, last: float) -> Array:
@@ -121,7 +129,10 @@ def loss_second_moment(num_steps: int, *, history: int = 10, uniform_share: floa
         row = jnp.minimum(row, num_steps - 1)
         return 1 + row.astype(jnp.int32), 1 / (num_steps * p[row])
 
-    return Timesteps(lambda: LossHistory(jnp.zeros((num_steps, history)), jnp.zeros(num_steps, jnp.int32)), draw, _remember)
+    def init() -> LossHistory:
+        return LossHistory(jnp.zeros((num_steps, history)), jnp.zeros(num_steps, jnp.int32))
+
+    return Timesteps(init, draw, _remember, functools.partial(_row, num_steps=num_steps))
 
 
 def probabilities(state: LossHistory, uniform_share: float) -> Array:

@@ -10,7 +10,7 @@ from diffusion_jax import networks
 from diffusion_jax.compose import processes, sampling, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.networks.dit import SIZES
-from diffusion_jax.tools.plan import flops
+from diffusion_jax.runs import flops
 from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
 

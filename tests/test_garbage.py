@@ -26,7 +26,7 @@ import main
 from diffusion_jax.compose import command, sections, stored
 from diffusion_jax.data import sources, tar
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import dump, lock, logs, shards, storage
+from diffusion_jax.runs import dump, lock, logs, shards, storage, writers
 
 MEMORY = 2**26  # bytes that reading a file of some kilobytes may take: deflate makes at most 1,032 of one
 
@@ -87,10 +87,10 @@ def resume_record(folder):
     """With the file as a line among others."""
     file = folder / "metrics.jsonl"
     file.write_bytes(b'{"step": 2, "loss": 2.0}\n' + file.read_bytes() + b'\n{"step": 4, "loss": 1.0}\n')
-    said, options = contextlib.redirect_stdout(io.StringIO()), {"first_step": 2, "tensorboard": False}
+    said, options = contextlib.redirect_stdout(io.StringIO()), {"first_step": 2}
     with said as text, logs.Logs(folder, **options) as log:
         log.metrics(4, {"loss": 0.25})
-    assert [line["loss"] for line in logs.read_metrics(file)] == [2.0, 0.25]
+    assert [line["loss"] for line in writers.read_metrics(file)] == [2.0, 0.25]
     assert "warning" not in text.getvalue() and os.listdir(folder) == ["metrics.jsonl"]
 
 

@@ -2,13 +2,18 @@
 
 import io
 import json
+import re
 import sys
+import threading
+import types
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.runs import logs, plots, storage
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import logs, plots, storage, writers
 
 
 def steps_in(folder):
@@ -18,16 +23,16 @@ def steps_in(folder):
 def test_a_resumed_record_has_every_step_once(tmp_path):
     """The lines after the checkpoint were written by a process that then died; the last one only half."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 0.5}\n{"step": 6, "lo')
-    with logs.Logs(storage.path(tmp_path), first_step=2, tensorboard=False) as log:
+    with logs.Logs(storage.path(tmp_path), first_step=2) as log:
         log.metrics(4, {"loss": 0.4})
         log.metrics(6, {"loss": 0.3})
     assert steps_in(tmp_path) == [2, 4, 6]
-    assert logs.read_metrics(storage.path(tmp_path) / "metrics.jsonl")[1] == {"step": 4, "loss": 0.4}
+    assert writers.read_metrics(storage.path(tmp_path) / "metrics.jsonl")[1] == {"step": 4, "loss": 0.4}
 
 
 def test_a_new_record_forgets_what_an_unsaved_run_left(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n')
-    with logs.Logs(storage.path(tmp_path), first_step=0, tensorboard=False):
+    with logs.Logs(storage.path(tmp_path), first_step=0):
         pass
     assert steps_in(tmp_path) == []
 
@@ -38,12 +43,27 @@ def test_a_loss_curve_is_drawn_of_however_many_points(steps):
     assert Image.open(io.BytesIO(plots.loss(metrics))).size == (600, 400)
 
 
-def test_a_line_takes_the_place_of_the_progress(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    logs.Progress("images", total=10).update(3)
-    logs.say("done", "10 images")
-    captured = capsys.readouterr()
-    assert (captured.err, captured.out) == ("\r3/10 images  \033[K\r\033[K", "done        10 images\n")
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_a_bar_whose_place_a_line_takes(monkeypatch, capsys):
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    progress = logs.Progress("steps", total=10)
+    progress.update(3, "48 images")
+    assert re.search(r"\r 30%\|\S+ *\| 3/10 steps  48 images", shown.getvalue())
+    logs.say("done", "10 steps")
+    assert shown.getvalue().endswith("\r\033[K") and capsys.readouterr().out == "done        10 steps\n"
+
+
+def test_elsewhere_there_is_no_bar(capsys):
+    progress = logs.Progress("steps", total=10)
+    progress.update(3, "48 images")
+    assert capsys.readouterr() == ("", "") and progress.text() == "3/10 steps"
 
 
 def test_a_writer_that_fails_is_reported_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
@@ -51,7 +71,7 @@ def test_a_writer_that_fails_is_reported_once_and_stops_nothing(tmp_path, monkey
         raise OSError("disk full")
 
     monkeypatch.setattr(plots, "loss", fail)
-    with logs.Logs(storage.path(tmp_path), first_step=0, tensorboard=False) as log:
+    with logs.Logs(storage.path(tmp_path), first_step=0) as log:
         for step in (1, 2):
             log.metrics(step, {"loss": 1.0})
             log.loss_curve()
@@ -59,10 +79,75 @@ def test_a_writer_that_fails_is_reported_once_and_stops_nothing(tmp_path, monkey
     assert capsys.readouterr().out == "warning     loss.png is not written: OSError: disk full\n"
 
 
+def test_every_writer_gets_the_same_and_none_waits_for_another(tmp_path):
+    """The other one hangs until metrics.jsonl is whole."""
+    free, got = threading.Event(), []
+    other = writers.Writer(
+        "other", free.wait, lambda *given: got.append(given), lambda *given: got.append(given[:2]), lambda: got.append("end")
+    )
+    with logs.Logs(storage.path(tmp_path), first_step=0, others=[other]) as log:
+        log.metrics(5, {"loss": 0.25})
+        log.grid(5, "raw", np.zeros((4, 8, 8, 1), np.uint8))
+        log.wait_for_metrics()
+        assert steps_in(tmp_path) == [5] and got == []
+        free.set()
+    assert got == [(5, {"loss": 0.25}), (5, "raw"), "end"]
+    assert (tmp_path / "previews" / "step_0000005_raw.png").exists()
+
+
+class FakeWandb(types.ModuleType):
+    """What a run uses of the package."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.begun, self.logged, self.num_finished = [], [], 0
+
+    def init(self, **options):
+        self.begun.append(options)
+        return self
+
+    def log(self, values, *, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.num_finished += 1
+
+    Settings = dict
+    Image = staticmethod(lambda grid: ("image", grid.shape))
+
+
+def test_weights_and_biases_gets_the_same_and_a_resumed_run_goes_on_there(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    workdir = storage.path(tmp_path / "digits")
+    for first_step in (0, 4, 0):
+        other = writers.weights_and_biases(workdir, "ddpm", first_step=first_step, settings={"predicts": "eps"})
+        with logs.Logs(workdir, first_step=first_step, others=[other]) as log:
+            log.metrics(first_step + 2, {"loss": 0.25})
+            log.grid(first_step + 2, "raw", np.zeros((4, 8, 8, 1), np.uint8))
+    ids = [options["id"] for options in fake.begun]
+    assert ids[0] == ids[1] != ids[2] and fake.num_finished == 3  # the third began anew
+    expected = {"project": "ddpm", "name": "digits", "dir": str(workdir), "config": {"predicts": "eps"}, "resume": "allow"}
+    assert fake.begun[0].items() >= expected.items()
+    assert fake.logged[:2] == [(2, {"loss": 0.25}), (2, {"raw": ("image", (134, 134, 1))})] and fake.logged[2][0] == 6
+
+
+def test_weights_and_biases_is_asked_for_before_a_run_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: None)
+    writers.check_installed("")
+    with pytest.raises(UserError, match="train.wandb = 'ddpm' needs a package: pip install wandb"):
+        writers.check_installed("ddpm")
+    fake = FakeWandb()
+    fake.init = mock.Mock(side_effect=RuntimeError("no API key configured.\nmore"))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(UserError, match=r"cannot be written to \(no API key configured\); log in with"):
+        writers.weights_and_biases(storage.path(tmp_path), "ddpm", first_step=0, settings={})
+
+
 @pytest.mark.slow
 def test_tensorboard_gets_the_same_scalars_and_pictures(tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with logs.Logs(storage.path(tmp_path), first_step=0, tensorboard=True) as log:
+    with logs.Logs(storage.path(tmp_path), first_step=0, others=[writers.tensorboard(storage.path(tmp_path))]) as log:
         log.metrics(5, {"loss": 0.25})
         log.grid(5, "raw", np.zeros((4, 8, 8, 1), np.uint8))
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0, "images": 0})
@@ -71,12 +156,11 @@ def test_tensorboard_gets_the_same_scalars_and_pictures(tmp_path):
 
 
 def test_progress_tells_rate_and_time_left(monkeypatch):
-    now = iter([100.0, 100.0, 104.0, 104.0])
-    monkeypatch.setattr(logs.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(logs.time, "monotonic", lambda: 100.0)
     progress = logs.Progress("steps", total=2000)
     progress.update(10)
     assert progress.text() == "10/2,000 steps"
-    progress.update(1010)
+    progress.update(1010)  # at the same moment, by a coarse clock
     monkeypatch.setattr(logs.time, "monotonic", lambda: 110.0)
     assert progress.text() == "1,010/2,000 steps  100.0 steps/s  ETA 0:00:10"
     monkeypatch.setattr(logs.time, "monotonic", lambda: 30_100.0)

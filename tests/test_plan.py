@@ -7,9 +7,9 @@ import pytest
 import tiny
 
 from diffusion_jax.compose import command
-from diffusion_jax.runs import sharding
+from diffusion_jax.runs import hardware, sharding
 from diffusion_jax.tools import plan
-from diffusion_jax.tools.plan import collectives, hardware, traffic
+from diffusion_jax.tools.plan import collectives, traffic
 
 TEXT = """
   %all-reduce.1 = (f32[24]{0:T(128)S(1)}, /*index=1*/bf16[8,3]{1,0:T(8,128)}) all-reduce(%a, %b), replica_groups={{0,1}}

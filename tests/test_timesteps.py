@@ -38,6 +38,24 @@ def test_every_place_of_a_batch_is_uniform():
             assert np.sum((np.bincount(place, minlength=21)[1:] - 100) ** 2 / 100) < 66
 
 
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        timesteps.uniform(1000),
+        timesteps.stratified(1000),
+        timesteps.loss_second_moment(1000),
+        timesteps.from_quantiles(timesteps.log_normal, stratified=False),
+        timesteps.pairs(timesteps.from_quantiles(timesteps.logit_normal, stratified=True), equal_share=0.75),
+    ],
+)
+def test_a_quarter_of_the_draws_is_in_each_quartile(drawn):
+    """Of 64,000; the limit is 4.5 standard errors of independent draws."""
+    keys = jax.random.split(jax.random.key(0), 1000)
+    t = jax.vmap(lambda key: drawn.draw(drawn.init(), key, 64)[0])(keys).reshape(64_000, -1)[:, 0]
+    quartile = np.searchsorted(drawn.quantile(jnp.array([0.25, 0.5, 0.75])), t, side="right")
+    np.testing.assert_allclose(np.bincount(quartile), 16_000, atol=493)
+
+
 def chain(num_steps):
     return process.chain(schedules.constant(num_steps))
 

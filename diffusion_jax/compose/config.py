@@ -164,6 +164,7 @@ class Train(Section):
     )
     keep_checkpoints: integer(1) = field(3, "checkpoints to keep, the latest", free=True)
     tensorboard: Flag = field(True, "write for TensorBoard too", free=True)
+    wandb: Text = field("", "a project of Weights & Biases to write to as well; needs its package; '' for none", free=True)
 
 
 class Data(Section):

@@ -96,6 +96,8 @@ def _drawn(config: Config, process: Process) -> tuple[Callable[[Array], Level], 
     """
     if config.loss.name == "mean_flow":
         return process.level, timesteps.pairs(_timesteps(config, process), equal_share=config.loss.equal_share)
+    if processes.is_autoencoder(config):  # whose loss is the same at all t
+        return process.level, _timesteps(config, process)._replace(quantile=None)
     if config.loss.name != "progressive":
         return process.level, _timesteps(config, process)
 

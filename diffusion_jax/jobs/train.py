@@ -28,8 +28,9 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import lock, logs, sharding, storage
+from diffusion_jax.runs import flops, hardware, lock, logs, sharding, storage, writers
 from diffusion_jax.runs.checkpoint import Checkpoints
+from diffusion_jax.runs.writers import Writer
 from diffusion_jax.training import loop, start, step, watch
 from diffusion_jax.training.state import TrainState
 
@@ -39,6 +40,7 @@ def run(config: Config, workdir: storage.Path) -> int:
 
     Returns the exit code: 0, or 128 + the signal that ended the run early. The config is checked by `checks.check`.
     """
+    writers.check_installed(config.train.wandb)
     inputs.check_apart(config, workdir)
     mesh = sharding.make_mesh(num_fsdp=config.train.num_fsdp)
     config, source, held_out_images = latents.images(_agreed(config, workdir, mesh), workdir)
@@ -65,13 +67,13 @@ def run(config: Config, workdir: storage.Path) -> int:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         options = {"num_steps": per_call, "deterministic": train.deterministic}
         take = step.compile_step(parts, fed.batch, mesh, shardings, **options)
-        with logs.Logs(workdir, first_step=first_step, tensorboard=train.tensorboard) as log:
+        with logs.Logs(workdir, first_step=first_step, others=_writers(config, workdir, first_step)) as log:
             read = functools.partial(sample_conditions.read, sample_conditions.source(config))
             watched = choices.chosen(watch.Run, train, parts=parts, mesh=mesh, log=log, read=read)
             watching, save = watch.Watch(watched), functools.partial(_save, config, workdir, source, checkpoints, log)
             state = loop.run(
                 state,
-                lambda state, item: take(state, fed.store, item),
+                _measured(take, fed.store, mesh, per_call, watching),
                 fed.items,
                 first_step=first_step,
                 num_steps=train.num_steps,
@@ -92,6 +94,26 @@ def run(config: Config, workdir: storage.Path) -> int:
             "another process could not read an image, and says which; what was learned is saved."
         )
     return _print_end(config, workdir, state, caught)
+
+
+def _measured(take: Callable, store: Any, mesh: Mesh, per_call: int, watching: watch.Watch) -> Callable:
+    """Returns (state, item) -> `take`(state, store, item), which at first tells the watch what a step costs at the peak."""
+
+    def measured(state: TrainState, item: Any) -> tuple[TrainState, dict[str, Array]]:
+        if (peak := hardware.peak(mesh)) and not watching.least_step_s:  # the call does not trace again
+            watching.least_step_s = flops.count(take, state, store, item) / per_call / peak
+        return take(state, store, item)
+
+    return measured
+
+
+def _writers(config: Config, workdir: storage.Path, first_step: int) -> list[Writer]:
+    """Returns where metrics and pictures go beside metrics.jsonl and previews/; the first process alone writes."""
+    found = [writers.tensorboard(workdir)] if config.train.tensorboard else []
+    if (project := config.train.wandb) and sharding.is_first():
+        settings = config.flat()
+        found += [writers.weights_and_biases(workdir, project, first_step=first_step, settings=settings)]
+    return found
 
 
 def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:

@@ -14,7 +14,7 @@ from diffusion_jax.runs import logs, sharding, storage
 
 INTERVAL = 10.0  # seconds from one sign of life to the next
 # What a run writes: none of it may be a link to elsewhere.
-WRITTEN = ("checkpoints", "config.json", "loss.png", "metrics.jsonl", "owner.json", "previews", "tensorboard")
+WRITTEN = ("checkpoints", "config.json", "loss.png", "metrics.jsonl", "owner.json", "previews", "tensorboard", "wandb")
 
 
 @contextlib.contextmanager

@@ -1,23 +1,22 @@
-"""The output of a run: console lines, metrics.jsonl, pictures, and TensorBoard through clu.
-
-All files are written in the background, in order: metrics.jsonl in one thread, what may take seconds (pictures, TensorBoard)
-in another. A writer that fails is reported once and never stops training.
-"""
+"""The output of a run: console lines, the line of a terminal, and `Logs`, which hands metrics and pictures to writers."""
 
 import contextlib
 import datetime
-import json
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, TextIO
 
 import numpy as np
+import tqdm
 
-from diffusion_jax.runs import pictures, plots, sharding, storage
+from diffusion_jax.runs import pictures, plots, sharding, storage, writers
+from diffusion_jax.runs.writers import Writer
 
+# of a bar of tqdm: on a terminal alone, in one place, wiped at its end
+DRAWN = {"disable": None, "position": 0, "leave": False, "dynamic_ncols": True, "mininterval": 0.5, "miniters": 1}
+DRAWN |= {"bar_format": "{percentage:3.0f}%|{bar}| {desc}"}
 CONSOLE_FAULTS = (OSError, ValueError, RuntimeError)  # full, closed, interrupted by a signal that prints
 
 
@@ -62,65 +61,58 @@ def clear_progress() -> None:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def read_metrics(file: storage.Path) -> list[dict[str, float]]:
-    """Returns the lines of a metrics.jsonl; incomplete lines and lines without a step are left out."""
-    lines = []
-    for text in storage.read_bytes(file).splitlines() if file.exists() else []:
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines
-
-
 class Logs:
-    """The written record of a run, by its first process. Use as a context manager: leaving it waits for the last file."""
+    """The written record of a run, by its first process. Use as a context manager: leaving it waits for the last file.
 
-    def __init__(self, workdir: storage.Path, *, first_step: int, tensorboard: bool):
-        """Opens the record of a run that goes on after `first_step`; later lines are dropped, for they are made again."""
-        self._workdir = workdir
-        self._file = workdir / "metrics.jsonl"
-        self._lines = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")
-        self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="logs")
-        self._failed: set[str] = set()
-        self._clu = None
-        self._tensorboard = tensorboard
-        self._submit("metrics.jsonl", self._drop_after, first_step, thread=self._lines)
+    Each writer has a thread of its own, so that none waits for another. One that fails is reported once and stops nothing.
+    """
+
+    def __init__(self, workdir: storage.Path, *, first_step: int, others: Sequence[Writer] = ()):
+        """Opens the record of a run that goes on after `first_step`; later lines are dropped, for they are made again.
+
+        Args:
+            others: writers beside metrics.jsonl and previews/.
+        """
+        self._workdir, self._failed = workdir, set()
+        own = [writers.json_lines(workdir, first_step=first_step), writers.previews(workdir)]
+        self._threads = {writer: futures.ThreadPoolExecutor(1, thread_name_prefix=writer.name) for writer in [*own, *others]}
+        self._metrics, self._pictures = own
+        for writer in self._threads:
+            self._submit(writer, writer.open)
 
     def __enter__(self) -> "Logs":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._submit("TensorBoard", lambda: self._clu and self._clu.close())
-        self._lines.shutdown(wait=True)
-        self._thread.shutdown(wait=True)
+        for writer, thread in self._threads.items():
+            self._submit(writer, writer.close)
+            thread.shutdown(wait=False)
+        for thread in self._threads.values():
+            thread.shutdown(wait=True)
 
     def wait_for_metrics(self) -> None:
         """Waits until metrics.jsonl has every line so far."""
-        self._lines.submit(lambda: None).result()
+        self._threads[self._metrics].submit(lambda: None).result()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records the metrics of a step."""
-        line = json.dumps({"step": step, **values}) + "\n"
-        self._submit("metrics.jsonl", storage.append_text, self._file, line, thread=self._lines)
-        self._submit("TensorBoard", self._show, lambda writer: writer.write_scalars(step, values))
+        for writer in self._threads:
+            self._submit(writer, writer.metrics, step, values)
 
     def loss_curve(self) -> None:
         """Redraws loss.png from metrics.jsonl."""
+        file, metrics = self._workdir / "loss.png", self._workdir / self._metrics.name
         self._submit(
-            "loss.png", lambda: storage.write_bytes(self._workdir / "loss.png", plots.loss(read_metrics(self._file)))
+            self._pictures, lambda: storage.write_bytes(file, plots.loss(writers.read_metrics(metrics))), name=file.name
         )
 
     def grid(self, step: int, name: str, x: np.ndarray) -> None:
         """Records a grid of images at a step, under the name of what made them. # uint8 [N, H, W, C]"""
         grid = pictures.grid(x)
-        file = self._workdir / "previews" / f"step_{step:07d}_{name}.png"
-        self._submit(file.name, lambda: storage.write_bytes(file, pictures.encode_png(grid)))
-        self._submit("TensorBoard", self._show, lambda writer: writer.write_images(step, {name: grid[None]}))
+        for writer in self._threads:
+            self._submit(writer, writer.images, step, name, grid)
 
-    def _submit(self, what: str, function: Callable, *arguments, thread: futures.Executor | None = None) -> None:
+    def _submit(self, writer: Writer, function: Callable, *arguments, name: str = "") -> None:
         if not sharding.is_first():
             return
 
@@ -128,46 +120,29 @@ class Logs:
             try:
                 function(*arguments)
             except Exception as error:  # the record must never stop the run: say so once, go on
-                if what not in self._failed:
+                if (what := name or writer.name) not in self._failed:
                     self._failed.add(what)
                     say("warning", f"{what} is not written: {type(error).__name__}: {error}")
 
-        (thread or self._thread).submit(guarded)
-
-    def _drop_after(self, step: int) -> None:
-        kept = [line for line in read_metrics(self._file) if line["step"] <= step]
-        if kept or self._file.exists():
-            storage.write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
-
-    def _show(self, write: Callable[[Any], None]) -> None:
-        """Writes with clu's writer, made at first use: TensorFlow takes seconds to import."""
-        if not self._tensorboard:
-            return
-        if self._clu is None:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or it announces itself
-            from clu import metric_writers
-
-            self._clu = metric_writers.SummaryWriter(str(self._workdir / "tensorboard"))
-        write(self._clu)
-        self._clu.flush()
+        self._threads[writer].submit(guarded)
 
 
 class Progress:
-    """The line of a terminal that says how far a run is; elsewhere it says nothing."""
+    """The line of a terminal that says how far a run is, with a bar; elsewhere it says nothing."""
 
     def __init__(self, unit: str, *, total: int):
         self._unit, self._total = unit, total
         self._first: tuple[float, int] | None = None  # (time, done) after the first call, which compiled
-        self._shown, self._done = 0.0, 0
+        self._done = 0
+        self._bar: tqdm.tqdm | None = None
 
     def update(self, done: int, note: str = "") -> None:
         """Redraws the line, twice a second at most."""
-        now = time.monotonic()
-        self._done, self._first = done, self._first or (now, done)
-        if sys.stderr.isatty() and now - self._shown > 0.5:
-            self._shown = now
-            print(f"\r{self.text()}  {note}\033[K", end="", file=sys.stderr, flush=True)
+        self._done, self._first = done, self._first or (time.monotonic(), done)
+        shown = f"{self.text()}  {note}"
+        self._bar = self._bar or tqdm.tqdm(desc=shown, initial=done, total=self._total, **DRAWN)
+        self._bar.set_description_str(shown, refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def text(self) -> str:
         """Returns '300/2,000 steps  31.2 steps/s  ETA 0:00:54'."""
@@ -175,7 +150,7 @@ class Progress:
         start, first = self._first or (0.0, 0)
         if self._done == first:
             return text
-        rate = (self._done - first) / (time.monotonic() - start)
+        rate = (self._done - first) / max(time.monotonic() - start, 1e-9)
         eta = datetime.timedelta(seconds=round((self._total - self._done) / rate))
         return f"{text}  {rate:{'.1f' if rate >= 1 else '.2g'}} {self._unit}/s  ETA {eta}"
 

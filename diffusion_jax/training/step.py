@@ -103,8 +103,36 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
     )
     unreadable = jnp.sum(~jnp.asarray(batch.get("valid", True)))
     state = train_state.advance(state, moved, jnp.isfinite(loss) & jnp.isfinite(grad_norm), unreadable == 0)
-    terms = {name: jnp.mean(term) for name, term in terms.items()}
-    return state, {"loss": loss, "grad_norm": grad_norm, **terms, **state.counters, "unreadable": unreadable}
+    figures = {name: jnp.mean(term) for name, term in terms.items()} | by_quartile(parts.timesteps, t, weight, losses)
+    figures |= {"grad_norm": grad_norm, "update_norm": optax.tree.norm(updates), **_norms(state), **state.counters}
+    return state, {"loss": loss, **figures, "unreadable": unreadable}
+
+
+def by_quartile(timesteps: Timesteps, t: Array, weight: Array, losses: Array) -> dict[str, Array]:
+    """Returns the part of each quartile of t in the mean loss, and in the mean weight; their quotient is its mean loss.
+
+    Sums and not means, so that none is missing where no t of a batch is in a quartile.
+
+    Args:
+        t: [B], or [B, 2] of `timesteps.pairs`.
+
+    Returns:
+        {"loss_part_q1": [], "weight_part_q1": [], ..., "weight_part_q4"}, or {} where the quartiles are not known.
+    """
+    if timesteps.quantile is None:
+        return {}
+    above = t.reshape(len(t), -1)[:, :1] >= timesteps.quantile(jnp.array([0.25, 0.5, 0.75]))
+    quartile, found = 1 + jnp.sum(above, axis=1), {}
+    for number in range(1, 5):
+        found[f"loss_part_q{number}"] = jnp.mean(jnp.where(quartile == number, weight * losses, 0))
+        found[f"weight_part_q{number}"] = jnp.mean(jnp.where(quartile == number, weight, 0))
+    return found
+
+
+def _norms(state: TrainState) -> dict[str, Array]:
+    """Returns the Euclidean norms of the parameters, and of what lies between them and each EMA."""
+    distances = {name: optax.tree.norm(optax.tree.sub(ema, state.params)) for name, ema in state.ema.items()}
+    return {"param_norm": optax.tree.norm(state.params)} | {f"ema_distance_{name}": x for name, x in distances.items()}
 
 
 def accumulated(value_and_grad: Callable, num_microbatches: int) -> Callable[[Any, Any, Array], tuple[Any, Any]]:

@@ -21,6 +21,11 @@ from diffusion_jax.training.step import Parts
 NUM_PREVIEWED = 64
 NUM_EVALUATED = 512  # images: eight previews
 NUM_TIMED = 10  # calls after which a run says how long it will take
+OF_MACHINE = (
+    "images_per_s",
+    "mfu",
+    "peak_memory_gib",
+)  # figures that no other start repeats
 
 
 class Run(NamedTuple):
@@ -31,6 +36,7 @@ class Run(NamedTuple):
     log: logs.Logs  # where metrics and pictures go
     num_steps: int  # in all
     batch_size: int  # images of a step, over all devices
+    grad_clip: float  # the largest global norm of a gradient; inf for none
     log_every: int  # steps from one line of metrics to the next
     sample_every: int  # from one grid of images, and one held-out loss, to the next
     checkpoint_every: int  # from one checkpoint to the next
@@ -44,12 +50,15 @@ class Watch:
 
     Attributes:
         is_unreadable: whether a record of the latest batch could not be read, by whichever process.
+        least_step_s: seconds of a step at the devices' published peak; 0 where that is not known.
     """
 
     def __init__(self, run: Run):
         self._run, self._began = run, time.monotonic()
         self.progress = logs.Progress("steps", total=run.num_steps)
         self.is_unreadable = False
+        self.least_step_s = 0.0
+        self._recorded: tuple[float, int] | None = None  # (time, step) of the latest line, at first of the first call
         self._num_calls = 0
         self._since: list[dict[str, np.ndarray]] = []
 
@@ -68,9 +77,10 @@ class Watch:
             waited, self._began = time.monotonic() - self._began, None
             every = f"a line every {self._run.log_every:,}"
             logs.say("started", f"step {step:,} is done after {waited:.0f} s, compiling included; {every}")
+            self._recorded = time.monotonic(), step
         self._num_calls += 1
         self._since.append(metrics)
-        self.progress.update(step, f"loss {metrics['loss'][-1]:.4f}")
+        self.progress.update(step, f"{step * self._run.batch_size:,} images  loss {metrics['loss'][-1]:.4f}")
         self._check_finite(step, int(np.max(metrics["skipped_in_a_row"])))
         if step % self._run.log_every == 0 or step == self._run.num_steps:
             self._record(step)
@@ -86,13 +96,39 @@ class Watch:
 
     def _record(self, step: int) -> None:
         columns = {name: np.concatenate([metrics[name] for metrics in self._since]) for name in self._since[0]}
+        quartiles = _quartiles(columns)
         finite = {name: column[np.isfinite(column)] for name, column in columns.items() if not name.startswith("skipped")}
-        means = {name: float(np.mean(column)) for name, column in finite.items() if len(column)}
+        means = {name: float(np.mean(column)) for name, column in finite.items() if len(column)} | quartiles
+        if np.isfinite(self._run.grad_clip) and len(finite["grad_norm"]):
+            means["clipped_share"] = float(np.mean(finite["grad_norm"] > self._run.grad_clip))
         means |= {"skipped": int(columns["skipped"][-1]), "images_seen": step * self._run.batch_size}
+        means |= {"batch_size": self._run.batch_size, **self._of_machine(step)}
         self._since = []
         self._run.log.metrics(step, means)
         shown = "  ".join(f"{name} {means[name]:.4f}" for name in ("loss", "grad_norm") if name in means)
         logs.say("train", f"{self.progress.text()}  {shown or 'no finite loss'}")
+
+    def _of_machine(self, step: int) -> dict[str, float]:
+        """Returns the figures of `OF_MACHINE` that are known, since the line before."""
+        (began, first), found = self._recorded, {}
+        self._recorded = time.monotonic(), step
+        if step > first:
+            seconds = (self._recorded[0] - began) / (step - first)
+            found["images_per_s"] = self._run.batch_size / seconds
+            found |= {"mfu": self.least_step_s / seconds} if self.least_step_s else {}
+        peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        return found | ({} if peak is None else {"peak_memory_gib": peak / 2**30})
+
+
+def _quartiles(columns: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns the mean loss of each quartile of t that had any, and takes their parts, see `step.by_quartile`, out."""
+    found = {}
+    for name in [name for name in columns if name.startswith("loss_part_q")]:
+        loss, weight = columns.pop(name), columns.pop(name.replace("loss", "weight"))
+        finite = np.isfinite(loss)
+        if np.any(weight[finite]):
+            found[name.replace("_part", "")] = float(np.sum(loss[finite]) / np.sum(weight[finite]))
+    return found
 
 
 def hooks(

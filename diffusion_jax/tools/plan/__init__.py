@@ -30,8 +30,8 @@ from diffusion_jax import errors
 from diffusion_jax.compose import checks, command, inputs, memory, processes, sampling, training
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import compiling, logs, sharding, storage
-from diffusion_jax.tools.plan import collectives, flops, hardware, traffic
+from diffusion_jax.runs import compiling, flops, hardware, logs, sharding, storage
+from diffusion_jax.tools.plan import collectives, traffic
 from diffusion_jax.training import start, step
 
 GIB, MIB = 2**30, 2**20

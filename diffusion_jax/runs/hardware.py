@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+from jax.sharding import Mesh
+
 GIB = 2**30
 
 
@@ -34,3 +36,12 @@ PUBLISHED = {  # by `device_kind`: the system pages of Cloud TPU, NVIDIA's data 
 def unknown(memory: float) -> Chip:
     """Returns a device with known memory and unknown speeds; these are infinite."""
     return Chip(memory, *[math.inf] * 4)
+
+
+def peak(mesh: Mesh) -> float:
+    """Returns the operations a second of a mesh's devices at their peak in bfloat16, 0 where it is not published.
+
+    It serves for every dtype: where the precision is the default, float32 products are TF32 on a GPU and bfloat16 on a TPU.
+    """
+    chip = PUBLISHED.get(mesh.devices.flat[0].device_kind)
+    return mesh.size * chip.bfloat16 if chip else 0.0
