@@ -5,12 +5,13 @@
     python main.py --mode=edit --workdir=runs/digits [--out=DIR]        edits images of yours, as the section edit says
     python main.py --mode=evaluate --workdir=runs/digits [--out=DIR]    measures how good generated images are
     python main.py --mode=likelihood --workdir=runs/digits [--out=DIR]  measures bits per dimension
+    python main.py --mode=verify --config=configs/cifar10.py [--workdir=runs/cifar10]  compares with what was published
     python main.py ... --config.sample.seed=1                           the same with any field of the config changed
 
 Flags:
     --config    a file of configs/; the other modes find the workdir's own
     --workdir   the folder of the run; gs:// works too
-    --mode      train (the default), sample, edit, evaluate or likelihood
+    --mode      train (the default), sample, edit, evaluate, likelihood or verify
     --out       the folder for what the other modes make; by default inside the workdir
     --flagfile  a file with flags, one a line
 """
@@ -28,7 +29,7 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import compiling, sharding, storage
 
-MODES = ("train", "sample", "edit", "evaluate", "likelihood")
+MODES = ("train", "sample", "edit", "evaluate", "likelihood", "verify")
 FLAGS = {"mode": "train", "workdir": "", "out": ""}
 
 
@@ -49,13 +50,14 @@ def _run(argv: list[str]) -> int:
     jobs.start(config, changes)
     if flags["mode"] != "train":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes
-    code = job.run(config, workdir, **{"out": out} if out else {})
+    named = {"preset": flags["config"]} if flags["mode"] == "verify" else {"out": out} if out else {}
+    code = job.run(config, workdir, **named)
     sharding.wait_for_all("end")  # the first may still write; at its exit JAX would wait for it five minutes and then abort
     return code
 
 
 def parse(argv: list[str]) -> tuple[Flags, Config, Changes]:
-    """Returns what a command line says. Without --config, every mode but training takes the config stored in the workdir.
+    """Returns what a command line says. Without --config, all modes but train and verify take the workdir's.
 
     Two given sets of images are evaluated without either.
 
@@ -65,17 +67,22 @@ def parse(argv: list[str]) -> tuple[Flags, Config, Changes]:
     _check(flags)
     if flags["mode"] == "evaluate" and not flags["workdir"] and not flags["config"]:
         return flags, Config.of_flat(Config().flat() | changes), changes
-    return flags, command.config_of(flags, changes, "" if flags["mode"] == "train" else flags["workdir"]), changes
+    return (
+        flags,
+        command.config_of(flags, changes, "" if flags["mode"] in ("train", "verify") else flags["workdir"]),
+        changes,
+    )
 
 
 def _check(flags: Flags) -> None:
     if flags["mode"] not in MODES:
         raise UserError(f"flag --mode = {flags['mode']!r} is not allowed; it must be one of {', '.join(MODES)}.")
-    if not flags["workdir"] and flags["mode"] != "evaluate":
+    if not flags["workdir"] and flags["mode"] not in ("evaluate", "verify"):
         raise UserError("flag --workdir is missing; it must be the folder of the run.")
-    if flags["out"] and flags["mode"] == "train":
+    if flags["out"] and flags["mode"] in ("train", "verify"):
+        where = "into --workdir" if flags["mode"] == "train" else "nothing"
         raise UserError(
-            f"flag --out = {flags['out']!r} does not fit --mode=train, which writes into --workdir; leave it out."
+            f"flag --out = {flags['out']!r} does not fit --mode={flags['mode']}, which writes {where}; leave it out."
         )
 
 

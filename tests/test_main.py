@@ -237,7 +237,7 @@ MISTAKES = {
     "field of several sections": ([DIGITS, "--workdir=x", "--seed=1"], "by --config.train.seed or --config.sample.seed."),
     "unknown mode": (
         [DIGITS, "--workdir=x", "--mode=trian"],
-        "flag --mode = 'trian' is not allowed; it must be one of train, sample, edit, evaluate, likelihood.",
+        "flag --mode = 'trian' is not allowed; it must be one of train, sample, edit, evaluate, likelihood, verify.",
     ),
     "stray word": ([DIGITS, "--workdir=x", "hello"], "argument 'hello' is not understood"),
     "no config": (["--workdir=x"], "flag --config is missing; it must be a file of configs/"),

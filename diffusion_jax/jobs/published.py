@@ -1,0 +1,46 @@
+"""What papers and their code say of the configs of configs/. Published, not measured; --mode=verify compares.
+
+Only figures that were found in the source itself, in its abstract, or quoted by a third party from it.
+"""
+
+from typing import NamedTuple
+
+
+class Figure(NamedTuple):
+    """A published figure of a config, with what must agree for one of ours to be compared with it."""
+
+    kind: str  # 'parameters', 'multiply_adds' (of one image, one evaluation), 'bound' or 'pf_ode' (bits/dim), 'fid'
+    value: float
+    source: str
+    tolerance: float  # half of the last printed digit; of figures of quality, how much worse counts as the same: our choice
+    num_images: int = 0  # generated ('fid') or held-out images ('bound', 'pf_ode')
+    num_real: int = 0  # of the training set, 'fid'
+
+
+BITS, CIFAR10 = 0.02, {"num_images": 50_000, "num_real": 50_000}
+CODE = "Ho et al. 2020, their code"
+IMPROVED = "Nichol & Dhariwal 2021, table 2"
+
+
+def _fid(value: float, source: str) -> Figure:
+    return Figure("fid", value, source, 0.05 * value, **CIFAR10)
+
+
+PUBLISHED = {  # name of the config, as --config=configs/NAME.py has it
+    "cifar10": (
+        Figure("parameters", 35.7e6, CODE, 0.05e6),
+        _fid(3.17, "Ho et al. 2020, table 1 and abstract"),
+    ),
+    "celebahq256": (Figure("parameters", 114e6, CODE, 0.5e6),),
+    "cifar10_improved": (_fid(3.19, IMPROVED),),
+    "cifar10_vlb": (
+        Figure("bound", 2.94, IMPROVED, BITS, num_images=10_000),
+        _fid(11.47, IMPROVED),
+    ),
+    "cifar10_ddpmpp": (_fid(2.55, "Song et al. 2021, score SDE, README"),),
+    "cifar10_edm": (_fid(1.97, "Karras et al. 2022, EDM, table 2"),),
+    "imagenet256_dit": (
+        Figure("parameters", 675e6, "Peebles & Xie 2023, table 4", 0.5e6),
+        Figure("multiply_adds", 119e9, "Peebles & Xie 2023, README", 0.5e9),
+    ),
+}
