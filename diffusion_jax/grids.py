@@ -37,6 +37,16 @@ def leading(process: Process, num_steps: int) -> np.ndarray:
     return _to_the_data(1 + np.arange(num_steps) * (_checked(process, num_steps) // num_steps))
 
 
+def leading_offset(process: Process, num_steps: int) -> np.ndarray:
+    """Returns the rows 2 + k floor(T / (S - 1)) for k < S - 1, with row 1 behind them.
+
+    Its first S - 1 steps are those of Stable Diffusion's schedulers, which end at row 1: `steps_offset` is 1 and
+    `set_alpha_to_one` is false.
+    """
+    between = np.arange(num_steps - 1) * (_checked(process, num_steps) // max(num_steps - 1, 1))
+    return _to_the_data(np.append(1, 2 + between))
+
+
 def linspace(process: Process, num_steps: int) -> np.ndarray:
     """Returns S rows evenly spaced from T to 1, both included, rounded. [Lin et al. 2023, table 2]"""
     return _to_the_data(1 + np.round(np.linspace(0, _checked(process, num_steps) - 1, num_steps)).astype(np.int64))

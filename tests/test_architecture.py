@@ -157,6 +157,7 @@ PEERS = {
     "inception_parity.py",
     "parity_autoencoder.py",
     "parity_ncsnpp.py",
+    "parity_stable_diffusion.py",
     "profiles.py",
     "side_by_side_peer.py",
     "text_peers.py",

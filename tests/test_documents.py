@@ -57,7 +57,7 @@ def test_nothing_was_left_to_fill_in(document):
 def test_every_command_is_one_that_main_takes(document):
     """Every `python main.py` line is parsed, its fields checked; a config with an argument, as folder:DIR, is left out.
 
-    A run, as runs/NAME, has the config of its name, or that of digits.
+    A run, as runs/NAME, has the config of its name, or that of digits, where it is given a prompt that of emoji_text.
     """
     text = "\n".join(blocks(document, "sh")).replace("\\\n", " ")
     for line in re.findall(r"^.*python main\.py (.*)$", text, flags=re.MULTILINE):
@@ -66,7 +66,8 @@ def test_every_command_is_one_that_main_takes(document):
             continue
         named = [word for word in arguments if word.startswith("--config=") and ":" not in word]
         [name] = re.findall(r"--workdir=(?:runs|examples)/(\w+)", line) or ["digits"]
-        known = f"configs/{name}.py" if (ROOT / "configs" / f"{name}.py").exists() else "configs/digits.py"
+        other = "configs/emoji_text.py" if "sample.prompt" in line else "configs/digits.py"
+        known = f"configs/{name}.py" if (ROOT / "configs" / f"{name}.py").exists() else other
         stored = [f"--config={known}"] if not named else []
         _, config, _ = main.parse(["main.py", *stored, *[word for word in arguments if not re.match(r"--config=.*:", word)]])
         checks.check(config)

@@ -272,7 +272,7 @@ BAD = {  # name -> (its tensors, options of its config.json, what is said)
         "they have w; known are diffusers_autoencoder, diffusers, ",
     ),
     "an option": (lambda all: all, {"act_fn": "gelu"}, "config.json has act_fn = 'gelu'; it must be 'silu' or 'swish'"),
-    "a class": (lambda all: all, {"_class_name": "AutoencoderKL"}, "of the class 'AutoencoderKL'; it must be a UNet2DModel"),
+    "a class": (lambda all: all, {"_class_name": "AutoencoderKL"}, "of the class 'AutoencoderKL'; it must be UNet2DModel"),
     "a block": (lambda all: all, {"down_block_types": ["SkipDownBlock2D"] * 2}, "has blocks SkipDownBlock2D, "),
     "another depth": (lambda all: all, {"layers_per_block": 1}, "left over: "),
 }

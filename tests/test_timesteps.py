@@ -14,7 +14,7 @@ from diffusion_jax import grids, process, schedules, timesteps
 from diffusion_jax.compose import choices
 from diffusion_jax.errors import UserError
 
-WHOLE = ["ddim_uniform", "iddpm", "leading", "linspace", "trailing"]  # grids of the rows of a chain
+WHOLE = ["ddim_uniform", "iddpm", "leading", "leading_offset", "linspace", "trailing"]  # grids of the rows of a chain
 DRAWS = {"uniform": timesteps.uniform, "stratified": timesteps.stratified}
 
 

@@ -163,6 +163,7 @@ GRIDS = {  # (process, S) or (process, times) -> t, falling
     "iddpm": grids.iddpm,
     "karras": grids.karras,
     "leading": grids.leading,
+    "leading_offset": grids.leading_offset,
     "linspace": grids.linspace,
     "log_snr": grids.log_snr,
     "quadratic": grids.quadratic,

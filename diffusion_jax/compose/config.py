@@ -71,6 +71,9 @@ class Model(Section):
         "", "of text 'folder': one with config.json, model.safetensors and tokenizer.json of BERT, CLIP or T5 1.1", free=True
     )
     text_length: integer(2, 512) = field(32, "tokens of a text that the network is given; longer texts are cut")
+    text_block: one_of(("attention", "transformer")) = field(
+        "attention", "how pixels of a 'unet' attend to a text; 'transformer' is Stable Diffusion's way, with an MLP"
+    )
     latent_channels: integer(1, 1024) = field(4, "of an autoencoder: of its latents")
     num_blocks: integers(0, 64, lengths=range(1, 10), count="1 to 9 ") = field(
         (1, 3, 3, 3), "of 'autoencoder_tiny': residual blocks of each stage; all but the last halve the image"

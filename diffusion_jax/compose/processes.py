@@ -23,7 +23,7 @@ FIRST_STAGES: dict[str, Callable[..., Autoencoder]] = {name: getattr(autoencoder
 NETWORKS: dict[str, Callable[..., networks.Network | Autoencoder]] = FIRST_STAGES | {
     name: getattr(networks, name) for name in choices.NETWORKS if name not in choices.AUTOENCODERS
 }
-OF_UNET = ("resample", "downsample_padding")  # attributes of `Stages` that 'ncsnpp' does not use
+OF_UNET = ("resample", "downsample_padding", "text_block")  # attributes of `Stages` that 'ncsnpp' does not use
 EXPLODING = ("ve", "ve_sde")
 
 

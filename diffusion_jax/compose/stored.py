@@ -12,6 +12,7 @@ from diffusion_jax.runs import storage
 from diffusion_jax.runs.shards import flatten
 
 KIND = "the workdir of a run: train first"  # what the folder must be
+ENCODER = "text_encoder"  # the folder of a workdir for its encoder of text
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 MOST_SHOWN = 4  # fields that differ
 LEFT_OPEN = {  # fields and the values with which they leave the choice to a run, once
@@ -130,8 +131,14 @@ def has_config(workdir: storage.Path) -> bool:
 
 
 def read_config(workdir: storage.Path) -> Config:
-    """Returns a run's config; UserError where the folder is not a workdir."""
-    return from_json(storage.read_text(workdir / "config.json", KIND))
+    """Returns a run's config, with the encoder of text in its workdir if there is one; UserError where it is no workdir."""
+    return with_own_encoder(from_json(storage.read_text(workdir / "config.json", KIND)), workdir)
+
+
+def with_own_encoder(config: Config, workdir: storage.Path) -> Config:
+    """Returns the config with the encoder of text that is in its workdir, if there is one."""
+    own = workdir / ENCODER
+    return config.with_values("model", text_folder=str(own)) if config.model.text == "folder" and own.exists() else config
 
 
 def agreed_config(workdir: storage.Path, config: Config) -> Config:

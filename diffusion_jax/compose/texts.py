@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax.compose import stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.sources import Record, Source
 from diffusion_jax.errors import UserError
@@ -44,6 +45,13 @@ def encoder(config: Config) -> TextEncoder:
 @functools.lru_cache(maxsize=1)
 def _loaded(folder: str) -> TextEncoder:
     return text.load(storage.path(folder))
+
+
+def keep_encoder(config: Config, workdir: storage.Path) -> None:
+    """Writes the encoder's folder of a run's config into its workdir, where `stored.read_config` finds it."""
+    own, given = workdir / stored.ENCODER, storage.path(config.model.text_folder or ".")
+    for name in text.FILE_NAMES if config.model.text == "folder" and own != given else ():
+        storage.write_bytes(own / name, storage.read_bytes(given / name))
 
 
 def encoded(config: Config, texts: Sequence[str]) -> np.ndarray:
@@ -169,6 +177,8 @@ def contradictions(config: Config) -> Iterator[str]:
     model = config.model
     if (model.text == "folder") != bool(model.text_folder):
         yield f"{config.show('model.text_folder')} does not fit model.text = {model.text!r}: 'folder' needs {text.FILES}."
+    if model.text == "none" and model.text_block == "transformer":
+        yield f"{config.show('model.text_block')} attends to a text, and model.text is 'none'; set 'attention'."
     for name in ("sample.prompt", "sample.negative_prompt") if model.text == "none" else ():
         if config.flat()[name]:
             yield f"{config.show(name)} is for a network that is given texts, and model.text is 'none'; leave it empty."

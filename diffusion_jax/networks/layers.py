@@ -277,24 +277,62 @@ class CrossAttention(nn.Module):
         num_heads: each has an equal run of channels.
         dtype: of the arithmetic.
         kernel_init: of query, key and value.
+        use_bias: of query, key and value.
     """
 
     num_heads: int
     dtype: DTypeLike
     kernel_init: nn.initializers.Initializer = half_width(1.0)
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, text: Array | None) -> Array:
+        """Returns what x finds in a text, [B, H, W, C], from x and [B, L, D]; without one what it finds in itself.
+
+        A token of zeros is padding.
+        """
+        channels = x.shape[-1]
+        heads = (x.shape[0], -1, self.num_heads, channels // self.num_heads)
+        project, seen = partial(nn.Dense, channels, dtype=self.dtype), x if text is None else text
+        q, k, v = (
+            project(use_bias=self.use_bias, kernel_init=self.kernel_init, name=name)(given).reshape(heads)
+            for name, given in {"query": x, "key": seen, "value": seen}.items()
+        )
+        mask = None if text is None else is_token(text)[:, None, None]
+        h = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(x.shape)
+        return project(kernel_init=nn.initializers.zeros, name="out")(h)
+
+
+class TextTransformer(nn.Module):
+    """Attention of pixels to each other, then to a text, then a gated MLP: a residual branch that is at first zero.
+
+    Each of the three is a residual branch in it, and normalises its input by itself. The epsilons are those of the published
+    networks. [Rombach et al. 2022, appendix E.2.1; Shazeer 2020, GEGLU]
+
+    Attributes:
+        num_heads: of both attentions.
+        style: what all blocks share, but for `norm_epsilon`.
+    """
+
+    num_heads: int
+    style: Style
 
     @nn.compact
     def __call__(self, x: Array, text: Array) -> Array:
-        """Returns what x finds in a text, [B, H, W, C], from x and [B, L, D]. A token of zeros is padding."""
-        channels = x.shape[-1]
-        heads = (x.shape[0], -1, self.num_heads, channels // self.num_heads)
-        project = partial(nn.Dense, channels, dtype=self.dtype)
-        q, k, v = (
-            project(kernel_init=self.kernel_init, name=name)(given).reshape(heads)
-            for name, given in {"query": x, "key": text, "value": text}.items()
-        )
-        h = jax.nn.dot_product_attention(q, k, v, mask=is_token(text)[:, None, None]).reshape(x.shape)
-        return project(kernel_init=nn.initializers.zeros, name="out")(h)
+        """Returns x, [B, H, W, C], with what the branch adds; `text` is as for `CrossAttention`."""
+        style, channels, dtype = self.style, x.shape[-1], self.style.dtype
+        attention = partial(CrossAttention, self.num_heads, dtype, use_bias=False)
+        h = norm(style._replace(norm_epsilon=1e-6), name="norm_in")(x)
+        h = dense(channels, dtype, name="proj_in")(h)
+        for name, seen in {"pixels": None, "text": text}.items():
+            h += attention(name=name)(self._norm(name)(h), seen)
+        h_mlp = dense(8 * channels, dtype, name="mlp_0")(self._norm("mlp")(h))
+        value, gate = jnp.split(h_mlp, 2, axis=-1)
+        h += dense(channels, dtype, name="mlp_1")(value * nn.gelu(gate, approximate=False))
+        return x + nn.Dense(channels, dtype=dtype, kernel_init=nn.initializers.zeros, name="proj_out")(h)
+
+    def _norm(self, of: str) -> nn.LayerNorm:
+        return nn.LayerNorm(1e-5, dtype=self.style.dtype, use_fast_variance=False, name=f"norm_{of}")
 
 
 def is_token(text: Array) -> Array:

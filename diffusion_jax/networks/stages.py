@@ -39,6 +39,8 @@ class Stages(NamedTuple):
         num_remat_stages: stages, from the largest on, whose blocks are computed again in the backward pass instead of kept.
         middle_attention: whether the middle has self-attention.
         min_group_channels, project_resampled, skip_scale, qkv_scale: see `layers.Style`.
+        text_block: what follows a block in a stage with attention, where there is a text: 'attention' is self-attention and
+            attention to the text, 'transformer' is `layers.TextTransformer`, as in Stable Diffusion.
     """
 
     channels: int
@@ -61,6 +63,7 @@ class Stages(NamedTuple):
     project_resampled: bool = False
     skip_scale: float = 1.0
     qkv_scale: float = 1.0
+    text_block: Literal["attention", "transformer"] = "attention"
 
     @property
     def num_stages(self) -> int:
@@ -159,8 +162,10 @@ class Stages(NamedTuple):
         return layers.Style(**{name: getattr(self, name) for name in layers.Style._fields})
 
     def attention(self, h: Array, stage: int, name: str, num_heads: int, text: Array | None = None) -> Array:
-        """Returns an attention's output, with attention to the text after it where there is one."""
+        """Returns an attention's output, with attention to the text after it where there is one; see `text_block`."""
         again, heads = (nn.remat if stage < self.num_remat_stages else lambda kind: kind), self.heads(h.shape[-1], num_heads)
+        if self.text_block == "transformer":
+            return again(layers.TextTransformer)(heads, self.style(), name=name)(h, text)
         h = again(layers.Attention)(heads, self.style(), name=name)(h)
         if text is None:
             return h

@@ -39,8 +39,8 @@ class UNet(nn.Module):
             x_t: [B, H, W, C].
             c_noise: the noise level, as an input of the network, [B]; with `jumps` also [B, 2].
             cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer;
-                'text', [B, L, D], for attention, and its mean beside c_noise. A token of zeros is padding. 'augmentation',
-                [B, 9], is missing where no image was moved.
+                'text', [B, L, D], for attention, and its mean beside c_noise unless `text_block` is 'transformer'. A token
+                of zeros is padding. 'augmentation', [B, 9], is missing where no image was moved.
             train: whether dropout drops; it then needs the rng "dropout".
         """
         stages, text = self.stages, cond.get("text")
@@ -61,7 +61,8 @@ class UNet(nn.Module):
         """Returns the embedding of c_noise, and of the label and the text where there are such. # [B, 4 * channels]"""
         emb = self.stages.embed(layers.start_of_jump(c_noise))
         emb = emb + layers.Jump(emb.shape[-1], self.stages.dtype, name="jump")(c_noise) if self.jumps else emb
-        emb = emb if text is None else emb + layers.pooled(text, emb.shape[-1], self.stages.dtype, name="text")
+        if text is not None and self.stages.text_block == "attention":
+            emb = emb + layers.pooled(text, emb.shape[-1], self.stages.dtype, name="text")
         if not self.num_classes:
             return emb
         rows = self.num_classes + self.null_label

@@ -23,7 +23,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion_jax import model
-from diffusion_jax.compose import checks, choices, coding, command, conditions, portable, processes, stored, weights
+from diffusion_jax.compose import (
+    checks,
+    choices,
+    coding,
+    command,
+    conditions,
+    portable,
+    processes,
+    stored,
+    texts,
+    weights,
+)
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import checkpoint, logs, storage
@@ -50,6 +61,7 @@ def write_workdir(alone: model.Model, out: storage.Path) -> str:
     checkpoint.save_weights(out, alone.step, alone.params)
     stored.write_config(out, alone.config, weights_alone=True)
     coding.keep_codec(alone.config, out)
+    texts.keep_encoder(alone.config, out)
     return "" if processes.is_classifier(alone.config) else f"; try: python main.py --mode=sample --workdir={out}"
 
 

@@ -8,9 +8,9 @@ reads a file or a folder of weights, tells whose they are, and writes a workdir 
 is used once and every parameter is filled once; else it lists the differences and writes nothing. No code of a file is run.
 
 Flags:
-    --from       a folder as diffusers writes it; a .safetensors, .bin, .pt or .pth file; a checkpoint of Flax; the prefix of
-                 one of TensorFlow; a URL of such a file; or a model of the Hugging Face hub, which needs: pip install
-                 huggingface_hub
+    --from       a folder as diffusers writes it, of a pipeline with its autoencoder and its encoder of text; a .safetensors,
+                 .bin, .pt or .pth file; a checkpoint of Flax; the prefix of one of TensorFlow; a URL of such a file; or a
+                 model of the Hugging Face hub, which needs: pip install huggingface_hub
     --workdir    the folder to make
     --format     whose weights they are, where that is not told from their names: {formats}
     --config.*   what the weights do not say, such as --config.process.schedule=cosine --config.model.num_heads=4, and what
@@ -18,14 +18,16 @@ Flags:
 """
 
 import sys
+import tempfile
+from typing import Any
 
 import jax
 
-from diffusion_jax.compose import coding, command, imported, processes, stored
+from diffusion_jax.compose import coding, command, imported, processes, stored, texts
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, storage
-from diffusion_jax.weights import downloads, formats, sources
+from diffusion_jax.weights import diffusers_autoencoder, downloads, formats, sources, stable_diffusion
 
 
 def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, format: str = "") -> int:
@@ -35,18 +37,41 @@ def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, f
     """
     if workdir.exists():
         raise UserError(f"flag --workdir = {str(workdir)!r} exists; choose another, or remove it first.")
-    published = imported.recognised(sources.read(source), format)
-    config = imported.config_of(published, changes)
-    params, notes = imported.params_of(published, config)
+    with tempfile.TemporaryDirectory() as folder:
+        published = imported.recognised(sources.read(source), format)
+        changes = _parts(source, storage.path(folder), changes) | changes
+        config, params, notes = _written(published, workdir, changes)
     for note in (*published.notes, *notes):
         logs.say("note", note)
-    checkpoint.save_weights(workdir, 0, params)
-    stored.write_config(workdir, config, weights_alone=True)
-    coding.keep_codec(config, workdir)
     leaves = jax.tree.leaves(params)
     num_params = f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays"
     logs.say("done", f"{num_params}; try{_to_try(workdir, config)}")
     return 0
+
+
+def _parts(source: storage.Path, folder: storage.Path, changes: command.Changes) -> command.Changes:
+    """Returns what a pipeline's autoencoder and encoder of text mean, unless said otherwise, and writes them in a folder."""
+    found: dict[str, Any] = {}
+    if (source / "vae").is_dir() and "data.codec" not in changes:
+        vae, codec = sources.read(source / "vae"), folder / "codec"
+        _written(imported.recognised(vae), codec, {})
+        found |= {"data.codec": str(codec), "data.latent_scale": diffusers_autoencoder.scale_of(vae)}
+    if (source / "text_encoder").is_dir() and "model.text_folder" not in changes:
+        length = stable_diffusion.write_encoder(source, folder / "text_encoder")
+        found |= {"model.text_folder": str(folder / "text_encoder"), "model.text_length": length}
+    return found
+
+
+def _written(published: sources.Published, workdir: storage.Path, changes: command.Changes) -> tuple[Config, Any, list[str]]:
+    """Returns config, parameters and what was converted of a published model, after writing it as a workdir."""
+    config = imported.config_of(published, changes)
+    params, notes = imported.params_of(published, config)
+    checkpoint.save_weights(workdir, 0, params)
+    coding.keep_codec(config, workdir)
+    texts.keep_encoder(config, workdir)
+    config = stored.with_own_encoder(coding.with_own_codec(config, workdir), workdir)
+    stored.write_config(workdir, config, weights_alone=True)
+    return config, params, notes
 
 
 def _to_try(workdir: storage.Path, config: Config) -> str:
@@ -56,6 +81,8 @@ def _to_try(workdir: storage.Path, config: Config) -> str:
     if config.data.channels not in (1, 3):
         return f" in Python: diffusion_jax.load({str(workdir)!r}).denoiser"
     flags = f"--workdir={workdir} --config.sample.num_images=16 --config.sample.batch_per_device=16"
+    if config.model.text != "none":
+        flags = f'--workdir={workdir} --config.sample.prompt="a red heart"'
     if processes.is_classifier(config):
         flags = f"--workdir=WORKDIR --config.sample.guide={workdir} --config.sample.guidance=2.0"
     return f": python main.py --mode=sample {flags}"

@@ -13,7 +13,14 @@ from diffusion_jax.weights import maps, schedulers, sources
 from diffusion_jax.weights.sources import Published, Source
 
 PARTS = maps.RES | {"embedding": "time_emb_proj", "shortcut": "conv_shortcut"}
-PARTS |= {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+PARTS |= {"norm": "group_norm", **ATTENTION}
+FIRST = "transformer_blocks.0."  # of a Transformer2DModel with one block
+PARTS |= {"norm_in": "norm", "proj_in": "proj_in", "proj_out": "proj_out"}
+PARTS |= {f"norm_{name}": f"{FIRST}norm{i + 1}" for i, name in enumerate(("pixels", "text", "mlp"))}
+PARTS |= {f"pixels.{ours}": f"{FIRST}attn1.{part}" for ours, part in ATTENTION.items()}
+PARTS |= {f"text.{ours}": f"{FIRST}attn2.{part}" for ours, part in ATTENTION.items()}
+PARTS |= {"mlp_0": f"{FIRST}ff.net.0.proj", "mlp_1": f"{FIRST}ff.net.2"}
 BLOCKS = {"embedding_0": "time_embedding.linear_1", "embedding_1": "time_embedding.linear_2"}
 BLOCKS |= {"middle_0": "mid_block.resnets.0", "middle_1": "mid_block.resnets.1"}
 BLOCKS |= {"middle_attention": "mid_block.attentions.0", "label": "class_embedding"}
@@ -60,18 +67,11 @@ def published(source: Source) -> Published | None:
     found = sources.part(source.tensors, "down_blocks.0.resnets.0.conv1.weight")
     if not found or any(".attn2." in name for name in found):
         return None
-    if "config" not in source.settings:
-        raise UserError(
-            f"flag --from = {source.name!r} must be the folder with config.json beside the weights, whose file is named "
-            f"{sources.NAMES[0]}.safetensors or .bin."
-        )
-    options = DEFAULTS | dict(source.settings["config"])
-    if (kind := options.get("_class_name", "UNet2DModel")) != "UNet2DModel":
-        raise UserError(f"config.json is of a model of the class {kind!r}; it must be a UNet2DModel.")
+    options = options_of(source, "UNet2DModel", DEFAULTS)
     fields, notes = schedulers.fields(source.settings.get("scheduler_config"))
     is_flipped = options["flip_sin_to_cos"]
     return Published(
-        {**fields, **_fields(options)},
+        {**fields, **fields_of(options)},
         {new_name(name): tensor for name, tensor in found.items()},
         lambda like, model: map_of(like, cosines_first=is_flipped),
         notes,
@@ -84,7 +84,27 @@ def new_name(name: str) -> str:
     return f"{block}.{OLD_NAMES[part]}.{leaf}" if "attentions" in block and part in OLD_NAMES else name
 
 
-def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(source: Source, kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of a class of diffusers; UserError where config.json is missing, or of another class."""
+    if "config" not in source.settings:
+        raise UserError(
+            f"flag --from = {source.name!r} must be the folder with config.json beside the weights, whose file is named "
+            f"{sources.NAMES[0]}.safetensors or .bin."
+        )
+    options = {"_class_name": kind, **defaults, **source.settings["config"]}
+    if options["_class_name"] != kind:
+        raise UserError(f"config.json is of a model of the class {options['_class_name']!r}; it must be {kind}.")
+    return options
+
+
+def check(options: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+    """Raises UserError for the first option that is not what our network computes."""
+    for name, value in needed.items():
+        if options[name] != value:
+            raise UserError(f"config.json has {name} = {options[name]!r}; it must be {value!r}.")
+
+
+def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of the sections `model` and `data` that the options of a UNet2DModel mean."""
     for name, allowed in ALLOWED.items():
         if options[name] not in allowed:

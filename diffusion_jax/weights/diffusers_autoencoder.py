@@ -60,11 +60,11 @@ def _kl(source: Source) -> Published | None:
     found = sources.part(source.tensors, "encoder.down_blocks.0.resnets.0.conv1.weight")
     if not found:
         return None
-    options = _options(source, "AutoencoderKL")
+    options = diffusers.options_of(source, "AutoencoderKL", DEFAULTS["AutoencoderKL"])
     widths, size = options["block_out_channels"], options["sample_size"]
     needed = {name: list(kind) * len(widths) for name, kind in BLOCKS.items()}
     needed |= {"act_fn": "silu", "latents_mean": None, "latents_std": None, "out_channels": options["in_channels"]}
-    _check(options, needed | {"use_post_quant_conv": options["use_quant_conv"]})
+    diffusers.check(options, needed | {"use_post_quant_conv": options["use_quant_conv"]})
     fields = {
         "model.kind": "autoencoder_kl",
         "model.channels": widths[0],
@@ -84,12 +84,12 @@ def _tiny(source: Source) -> Published | None:
     found = sources.part(source.tensors, "encoder.layers.0.weight")
     if not found:
         return None
-    options = _options(source, "AutoencoderTiny")
+    options = diffusers.options_of(source, "AutoencoderTiny", DEFAULTS["AutoencoderTiny"])
     num_blocks, [width, *_] = options["num_encoder_blocks"], options["encoder_block_out_channels"]
     widths = {f"{half}_block_out_channels": [width] * len(num_blocks) for half in QUANT}
     needed = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
     needed |= {"out_channels": options["in_channels"], "num_decoder_blocks": num_blocks[::-1]}
-    _check(options, widths | needed)
+    diffusers.check(options, widths | needed)
     fields = {
         "model.kind": "autoencoder_tiny",
         "model.channels": width,
@@ -97,23 +97,6 @@ def _tiny(source: Source) -> Published | None:
         "data.image_size": (TINY_SIZE, TINY_SIZE),
     }
     return _finished(fields, options, found, tiny_map_of)
-
-
-def _options(source: Source, kind: str) -> dict[str, Any]:
-    """Returns the options of a class of diffusers; UserError where config.json is missing, or of another class."""
-    if "config" not in source.settings:
-        raise UserError(f"flag --from = {source.name!r} must be the folder with config.json beside the weights.")
-    options = DEFAULTS[kind] | dict(source.settings["config"])
-    if options.setdefault("_class_name", kind) != kind:
-        raise UserError(f"config.json is of a model of the class {options['_class_name']!r}; it must be an {kind}.")
-    return options
-
-
-def _check(options: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
-    """Raises UserError for the first option that is not what our network computes."""
-    for name, value in needed.items():
-        if options[name] != value:
-            raise UserError(f"config.json has {name} = {options[name]!r}; it must be {value!r}.")
 
 
 def _finished(
@@ -127,6 +110,15 @@ def _finished(
     if shift:
         scaled = f"(latents - {shift:g}) * {scale:g}; data.latent_scale has no counterpart of {shift:g}"
     return Published({**fields, **shared}, tensors, map_of, (f"diffusers gives its models {scaled}.",))
+
+
+def scale_of(source: Source) -> float:
+    """Returns the factor on latents that diffusers' models are given; UserError where they are also shifted."""
+    kind = source.settings["config"].get("_class_name", "AutoencoderKL")
+    options = diffusers.options_of(source, kind, DEFAULTS[kind])
+    if options["shift_factor"]:
+        raise UserError(f"vae/config.json has shift_factor = {options['shift_factor']}; it must be 0 or None.")
+    return float(options["scaling_factor"])
 
 
 def write(params: Any, model: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from diffusion_jax.runs import logs, storage
 
 WAIT = 60  # seconds without a byte that end a download
 PIECE = 2**20  # bytes
+NOT_READ = ["*.fp16.*", "*non_ema*", "*pruned*", "safety_checker/*"]  # the same again in other files, and a classifier
 
 
 def local(given: str) -> storage.Path:
@@ -65,7 +66,8 @@ def _of_hub(name: str) -> storage.Path:
         ) from error
     try:
         for kind in ("*.safetensors", "*.bin"):
-            folder = huggingface_hub.snapshot_download(name, allow_patterns=["*.json", kind], ignore_patterns=["*.fp16.*"])
+            wanted = ["*.json", "*/merges.txt", kind]
+            folder = huggingface_hub.snapshot_download(name, allow_patterns=wanted, ignore_patterns=NOT_READ)
             if any(file.name.endswith(kind[1:]) for file in storage.files(storage.path(folder), (kind[1:],))):
                 return storage.path(folder)
     except Exception as error:  # the hub's package has many names for what it does not get

@@ -14,6 +14,7 @@ from diffusion_jax.weights import (
     openai_models,
     pesser,
     score_sde,
+    stable_diffusion,
 )
 from diffusion_jax.weights.sources import Published, Source
 
@@ -31,6 +32,7 @@ FORMATS: dict[str, Callable[[Source], Published | None]] = {
     "pesser": pesser.published,
     "score_sde": score_sde.published,
     "score_sde_flax": score_sde.published_of_flax,
+    "stable_diffusion": stable_diffusion.published,
 }
 
 REFUSED = {  # part of the name of a tensor -> what has such
@@ -38,7 +40,7 @@ REFUSED = {  # part of the name of a tensor -> what has such
     "ResnetBlockDDPM": "score_sde's `ddpm`, which the library does not have",
     "RefineBlock_": "score_sde's `ncsn` or `ncsnv2`, which the library does not have",
     "all_modules.": "another network of score_sde than `ncsnpp`, such as its `ddpm`, which the library does not have",
-    ".attn2.": "a network that is shown a text, such as Stable Diffusion's, which the library does not have",
+    ".attn2.": "a network that is shown a text, such as Stable Diffusion's; such a network is read from diffusers' folder",
 }
 
 

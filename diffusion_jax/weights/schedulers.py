@@ -19,8 +19,10 @@ DEFAULTS = {
     "rescale_betas_zero_snr": False,
     "timestep_spacing": "leading",
     "steps_offset": 0,
+    "set_alpha_to_one": True,
 }
 OF_MULTISTEP = {"clip_sample": False, "timestep_spacing": "linspace"}
+OF_PNDM = {"clip_sample": False, "set_alpha_to_one": False}
 SCHEDULES = {  # (beta_schedule, beta_start, beta_end) -> ours; the cosine has no ends
     ("linear", 1e-4, 0.02): "linear_raw",
     ("scaled_linear", 1e-4, 0.02): "scaled_linear",
@@ -43,7 +45,8 @@ def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[st
     if settings is None:
         return {}, ("there is no scheduler_config.json: the process is taken to be DDPM's.",)
     kind = settings.get("_class_name", "DDPMScheduler")
-    options = DEFAULTS | (OF_MULTISTEP if kind in MULTISTEP else {}) | dict(settings)
+    unsaid = OF_MULTISTEP if kind in MULTISTEP else OF_PNDM if kind == "PNDMScheduler" else {}
+    options = DEFAULTS | unsaid | dict(settings)
     sampler = (SAMPLERS | MULTISTEP).get(kind, "ddim")
     return {
         "process.num_steps": options["num_train_timesteps"],
@@ -52,7 +55,7 @@ def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[st
         "predicts": _one_of(options, "prediction_type", PREDICTS),
         "sample.sampler": sampler,
         "sample.num_steps": 0 if sampler == "ancestral" else FEW_STEPS,
-        "sample.grid": options["timestep_spacing"],
+        **_grid(kind, options),
         "sample.variance": _one_of(options, "variance_type", VARIANCES),
         "sample.clip": _clip(options, sampler),
     }, tuple(_notes(kind, options))
@@ -61,8 +64,20 @@ def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[st
 def _notes(kind: str, options: Mapping[str, Any]) -> Iterator[str]:
     if kind not in SAMPLERS | MULTISTEP:
         yield f"the scheduler {kind} is replaced by DDIM with {FEW_STEPS} steps, of the same process."
-    if options["steps_offset"]:
+    if options["steps_offset"] and not _ends_at_row_1(kind, options):
         yield f"the scheduler adds {options['steps_offset']} to each t; the grid {options['timestep_spacing']!r} does not."
+
+
+def _grid(kind: str, options: Mapping[str, Any]) -> dict[str, str]:
+    if _ends_at_row_1(kind, options):
+        return {"sample.grid": "leading_offset", "sample.last_level": "min_noise"}
+    return {"sample.grid": options["timestep_spacing"]}
+
+
+def _ends_at_row_1(kind: str, options: Mapping[str, Any]) -> bool:
+    """Returns whether steps are those of Stable Diffusion's schedulers, of which DDIM's and PNDM's heed both settings."""
+    heeds = kind in ("DDIMScheduler", "PNDMScheduler") and not options["set_alpha_to_one"]
+    return heeds and options["steps_offset"] == 1 and options["timestep_spacing"] == "leading"
 
 
 def _schedule(options: Mapping[str, Any]) -> str:

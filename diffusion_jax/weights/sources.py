@@ -50,7 +50,7 @@ def read(place: storage.Path) -> Source:
     beside = {"config": model / "config.json", "scheduler_config": place / "scheduler" / "scheduler_config.json"}
     if not beside["scheduler_config"].exists():
         beside["scheduler_config"] = place / "scheduler_config.json"
-    settings = {name: _json(file) for name, file in beside.items() if file.exists()}
+    settings = {name: read_json(file) for name, file in beside.items() if file.exists()}
     return Source(place.name, _of_folder(model), settings)
 
 
@@ -87,7 +87,7 @@ def _of_folder(folder: storage.Path) -> maps.Tensors:
 
 
 def _of_shards(folder: storage.Path, index: storage.Path) -> maps.Tensors:
-    places, found = _json(index).get("weight_map"), {}
+    places, found = read_json(index).get("weight_map"), {}
     if not isinstance(places, dict) or not all(isinstance(file, str) and "/" not in file for file in places.values()):
         raise UserError(f"file {str(index)!r} is damaged: it has no weight_map of names of files.")
     for file in sorted(set(places.values())):
@@ -99,7 +99,7 @@ def _of_shards(folder: storage.Path, index: storage.Path) -> maps.Tensors:
     return found
 
 
-def _json(file: storage.Path) -> dict[str, Any]:
+def read_json(file: storage.Path) -> dict[str, Any]:
     try:
         found = json.loads(storage.read_text(file, "a folder of weights"))
     except (ValueError, RecursionError) as error:

