@@ -50,11 +50,11 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[st
         print(f"stopped by Ctrl-C; {RESUMABLE}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """Returns in one line what a job raised; the trace of what nobody foresaw goes into a file."""
     if isinstance(error, (UserError, RunError)):
         return str(error).replace("\r", "\\r").replace("\n", "\\n")  # some repeat what was given as it is
@@ -91,11 +91,18 @@ def parse(argv: list[str], defaults: Flags, *, fields: Collection[str] = FIELDS)
             sections.check_name(field := name.removeprefix("config."), FIELDS)
             if field not in fields:
                 raise UserError(f"config field {field} has no effect on this program; leave it out.")
-            changes[field] = _value(text, type(FIELDS[field].default))
+            changes[field] = value(field, text)
         else:
             _check_flag(name, flags, fields)
             flags[name] = text
     return flags, changes
+
+
+def whole_number(flags: Flags, name: str) -> int:
+    """Returns a flag that is a whole number from 1; UserError where it is something else."""
+    if not flags[name].isdecimal() or int(flags[name]) < 1:
+        raise UserError(f"flag --{name} = {flags[name]!r} is not allowed; it must be a whole number from 1.")
+    return int(flags[name])
 
 
 def config_of(flags: Flags, changes: Changes, workdir: str = "") -> Config:
@@ -148,18 +155,19 @@ def _check_flag(name: str, known: Flags, fields: Collection[str]) -> None:
     raise UserError(f"flag --{name} is unknown; {hint}: {', '.join(f'--{flag}' for flag in sorted(known))}.")
 
 
-def _value(text: str, kind: type) -> Any:
-    """Returns a value as a field of some type has it; the text itself where it cannot be read, which no such field takes."""
+def value(field: str, text: str) -> Any:
+    """Returns a value as a field has it; the text itself where it cannot be read, which no such field takes."""
+    kind = type(FIELDS[field].default)
     if kind is str:
         return text
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
         with warnings.catch_warnings(action="ignore"):  # such as for 1if
-            value = float(text) if text.lower() in ("inf", "nan") else ast.literal_eval(text)
+            found = float(text) if text.lower() in ("inf", "nan") else ast.literal_eval(text)
     except UNREADABLE:
         return text
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(found) if isinstance(found, list) else found
 
 
 def _load(given: str) -> dict[str, Any]:

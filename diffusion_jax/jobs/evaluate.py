@@ -64,7 +64,7 @@ def run(config: Config, workdir: storage.Path | None, out: storage.Path | None =
     config = stored.agreed_config(workdir, config) if workdir else config
     references, network = evaluating.references(config), evaluating.extractor(config)
     base = workdir / "evaluate" if workdir else out
-    out = out or base / _name(config, workdir)
+    out = out or results_folder(config, workdir)
     inputs.check_apart(config, out)
     judged = _judged(config, workdir, out)
     first = next(judged)
@@ -122,8 +122,8 @@ def _check(config: Config, judged: Images, references: Mapping[str, Images | Sta
             compare.checked(each.features, name)
 
 
-def _name(config: Config, workdir: storage.Path) -> str:
-    """Returns the name of a folder for results: what is judged, and a digest of the settings."""
+def results_folder(config: Config, workdir: storage.Path) -> storage.Path:
+    """Returns the folder for results in a workdir; its name says what is judged, and has a digest of the settings."""
     settings = {"sample": config.sample.model_dump(), "evaluate": config.evaluate.model_dump()}
     if config.evaluate.dump:
         what = "dump"
@@ -132,7 +132,7 @@ def _name(config: Config, workdir: storage.Path) -> str:
     else:
         steps = checkpoint.steps(workdir)
         what = f"step_{config.sample.step if config.sample.step >= 0 else max(steps, default=0):07d}"
-    return f"{what}_{shards.digest(settings)}"
+    return workdir / "evaluate" / f"{what}_{shards.digest(settings)}"
 
 
 def _judged(config: Config, workdir: storage.Path | None, out: storage.Path) -> Iterator[Images]:

@@ -28,7 +28,7 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import flops, hardware, lock, logs, sharding, storage, writers
+from diffusion_jax.runs import checkpoint, flops, hardware, lock, logs, sharding, storage, writers
 from diffusion_jax.runs.checkpoint import Checkpoints
 from diffusion_jax.runs.writers import Writer
 from diffusion_jax.training import loop, start, step, watch
@@ -114,6 +114,11 @@ def _writers(config: Config, workdir: storage.Path, first_step: int) -> list[Wri
         settings = config.flat()
         found += [writers.weights_and_biases(workdir, project, first_step=first_step, settings=settings)]
     return found
+
+
+def is_done(config: Config, workdir: storage.Path) -> bool:
+    """Returns whether a workdir has the checkpoint with which the training ends, so that `run` would have nothing to do."""
+    return stored.has_config(workdir) and config.train.num_steps in checkpoint.steps(workdir)
 
 
 def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:

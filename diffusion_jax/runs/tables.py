@@ -1,6 +1,6 @@
-"""Results of an evaluation as Markdown: evaluate.md."""
+"""Results of evaluations as Markdown: evaluate.md, and sweep.md of many."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 NAMES = {  # of a figure: what it is called, and what it is called where the features are Inception's
@@ -68,3 +68,46 @@ def _memorisation(found: dict[str, Any]) -> Iterator[str]:
         for name, figures in sets.items():
             cells = [f"{each['value']:.3f} +- {each['standard_error']:.2g}" for each in figures.values()]
             yield f"| {space} | {name.replace('_', '-')} | {' | '.join(cells)} |"
+
+
+def of_sweep(cells: Sequence[dict[str, Any]], num_seeds: int) -> Iterator[str]:
+    """Yields the lines of a page with the cells of sweep.json, in a table for each set of real images."""
+    yield f"# {len(cells)} cells, {num_seeds} seed{'s' * (num_seeds > 1)}"
+    yield "\nMean and standard error over seeds; then the difference to the first cell, seed by seed, in the same way."
+    for name in dict.fromkeys(name for cell in cells for name in cell["figures"]) or [""]:
+        yield f"\n## Against the {SETS.get(name, name)}\n" if name else ""
+        yield from _cells(cells, name, num_seeds)
+
+
+def _cells(cells: Sequence[dict[str, Any]], real: str, num_seeds: int) -> Iterator[str]:
+    """Yields the rows of all cells, and of the first one that is made the floor with what to compare it with."""
+    made = next((cell for cell in cells if real in cell["figures"]), {"figures": {real: {}}})
+    kinds = {kind: called(kind, made["network"]) for kind in made["figures"][real]}
+    yield f"| cell | {''.join(f'{kind} | difference | ' for kind in kinds.values())}seeds |"
+    yield "|---|" + "---|---|" * len(kinds) + "---|"
+    for cell in cells:
+        found = cell["figures"].get(real, {})
+        row = [_plus_minus(found.get(kind, {}).get(part)) for kind in kinds for part in ("value", "difference")]
+        yield f"| {' | '.join([_cell(cell['name']), *row, _cell(_states(cell['runs'], num_seeds))])} |"
+    for text, part in ((made.get("name", ""), "matched"), ("other real images", "floor")):
+        if any(found[part] for found in made["figures"][real].values()):
+            num = next(iter(made["figures"][real].values()))["num_matched"]
+            row = [f"{_plus_minus(made['figures'][real][kind][part])} |" for kind in kinds]
+            yield f"| {_cell(text)}: {num:,} images | {' | '.join(row)} | |"
+
+
+def _states(runs: Sequence[dict[str, Any]], num_seeds: int) -> str:
+    """Returns how many seeds of a cell are made, and why others are not."""
+    num_done = sum(run["state"] == "done" for run in runs)
+    reasons = [f"; seed {run['seed']} failed: {run['reason']}" for run in runs if run["state"] == "failed"]
+    return (f"{num_done}" if num_done == num_seeds else f"{num_done} of {num_seeds}") + "".join(reasons)
+
+
+def _plus_minus(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    return f"{found['mean']:.4g}" + (f" ± {found['standard_error']:.2g}" if found["standard_error"] else "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

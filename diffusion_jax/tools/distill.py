@@ -15,11 +15,11 @@ Flags:
 import sys
 
 from diffusion_jax import jobs
-from diffusion_jax.compose import command, stored
+from diffusion_jax.compose import command
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
-from diffusion_jax.runs import checkpoint, compiling, logs, sharding, storage
+from diffusion_jax.runs import compiling, logs, sharding, storage
 
 
 def run(config: Config, workdir: storage.Path, *, last: int = 1) -> int:
@@ -27,7 +27,7 @@ def run(config: Config, workdir: storage.Path, *, last: int = 1) -> int:
     for student in rounds(config, workdir, last=last):
         num_steps = student.loss.num_steps
         folder = workdir / f"steps_{num_steps}"
-        if stored.has_config(folder) and student.train.num_steps in checkpoint.steps(folder):
+        if train.is_done(student, folder):
             logs.say("round", f"of {num_steps} steps: trained")
             continue
         logs.say("round", f"of {num_steps} step{'s' * (num_steps > 1)}, from {student.train.init_from}")
@@ -60,13 +60,12 @@ def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"workdir": "", "last": "1"})
     if not flags["workdir"]:
         raise UserError("flag --workdir is missing; it must be the folder for the rounds.")
-    if not flags["last"].isdecimal():
-        raise UserError(f"flag --last = {flags['last']!r} is not allowed; it must be a whole number from 1.")
+    last = command.whole_number(flags, "last")
     storage.allow_files()
     config, workdir = command.config_of(flags, changes), storage.path(flags["workdir"])
-    first, *_ = rounds(config, workdir, last=int(flags["last"]))
+    first, *_ = rounds(config, workdir, last=last)
     jobs.start(first, changes)
-    code = run(config, workdir, last=int(flags["last"]))
+    code = run(config, workdir, last=last)
     sharding.wait_for_all("end")
     return code
 
