@@ -86,7 +86,7 @@ def parse(argv: list[str], defaults: Flags, *, fields: Collection[str] = FIELDS)
         UserError: for an unknown flag or field, or a field without effect.
     """
     flags, changes = {**defaults, "config": "", "flagfile": ""}, {}
-    for name, text in _pairs(argv[1:]):
+    for name, text in pairs(argv[1:]):
         if name.startswith("config."):
             sections.check_name(field := name.removeprefix("config."), FIELDS)
             if field not in fields:
@@ -120,7 +120,7 @@ def config_of(flags: Flags, changes: Changes, workdir: str = "") -> Config:
     return Config.of_flat(base | changes)
 
 
-def _pairs(words: list[str], within: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+def pairs(words: list[str], within: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     """Yields (name, value) of each flag; `within` are the files of flags that these words are in."""
     rest = iter(words)
     for word in rest:
@@ -131,7 +131,7 @@ def _pairs(words: list[str], within: tuple[str, ...] = ()) -> Iterator[tuple[str
             raise UserError(f"flag --{name} has no value; flags look like --name=value.")
         if name == "flagfile" and value in within:
             raise UserError(f"flag --flagfile = {value!r} is in that file itself.")
-        yield from _pairs(_lines(value), (*within, value)) if name == "flagfile" else [(name, value)]
+        yield from pairs(_lines(value), (*within, value)) if name == "flagfile" else [(name, value)]
 
 
 def _lines(flagfile: str) -> list[str]:

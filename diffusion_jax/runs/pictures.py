@@ -1,9 +1,13 @@
 """Pictures of images: grids, PNG."""
 
+import base64
 import io
 import math
 
 import numpy as np
+
+MOST_BYTES = 250_000  # of a picture in a page
+MOST_SIDE = 640  # of one made smaller: noise itself then has fewer bytes
 
 
 def grid(images: np.ndarray, *, num_columns: int = 0, pad: int = 2, min_size: int = 64) -> np.ndarray:
@@ -41,3 +45,24 @@ def encode_png(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] < 3 else image[..., :3]).save(file, format="PNG", optimize=True)
     return file.getvalue()
+
+
+def data_uri(png: bytes) -> str:
+    """Returns a PNG file as a data URI: itself, or where it has over `MOST_BYTES` a JPEG of `MOST_SIDE` pixels a side.
+
+    Raises ValueError where it is damaged.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            image.load()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what PIL raises for damaged files
+        raise ValueError(f"not a whole PNG file ({error})") from error
+    kind = "png"
+    if len(png) > MOST_BYTES:
+        kind, file, image = "jpeg", io.BytesIO(), image.convert("RGB")
+        image.thumbnail((MOST_SIDE, MOST_SIDE))
+        image.save(file, format="JPEG", quality=80)
+        png = file.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(png).decode()}"
