@@ -19,9 +19,9 @@ from diffusion_jax.runs import checkpoint, storage
 from diffusion_jax.tools import export
 
 
-def random_params(config):
+def random_params(config, seed=0):
     """Returns parameters none of which is zero, so that every part of a network has an effect."""
-    rng, like = np.random.default_rng(0), jax.eval_shape(processes.network(config).init, jax.random.key(0))
+    rng, like = np.random.default_rng(seed), jax.eval_shape(processes.network(config).init, jax.random.key(0))
 
     def draw(leaf):
         fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 1
@@ -46,6 +46,28 @@ def test_a_sampler_draws_the_images_of_a_run_where_this_package_is_not(trained, 
     assert np.max(np.abs(np.load(tmp_path / "alone.npy")[0] - wanted[3])) <= 1
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["output"] == ["uint8", ["B", 8, 8, 1]] and manifest["sample"]["num_steps"] == 3
+
+
+def write_run(folder, changes, seed=0):
+    config = tiny.config_of({"train.ema_rates": (), "sample.ema_rate": 0.0, "sample.clip": "none"} | changes)
+    checkpoint.save_weights(storage.path(folder), 0, random_params(config, seed))
+    stored.write_config(storage.path(folder), config, weights_alone=True)
+
+
+def test_a_sampler_is_guided_as_the_run_is(tmp_path):
+    """By a worse network, and to the class it is asked for."""
+    classes = {"model.num_classes": 3, "model.null_label": True, "train.label_dropout": 0.1}
+    for seed, name in enumerate(("run", "guide")):
+        write_run(tmp_path / name, classes, seed)
+    asked, labels = {"guidance": 2.5, "num_steps": 2}, jnp.array([1, 1])
+    for guide in ("", str(tmp_path / "guide")):
+        out, wanted = tmp_path / f"to_{bool(guide)}", dj.load(tmp_path / "run", guide=guide).sample(2, label=1, **asked)
+        flags = [f"--config.sample.{name}={value}" for name, value in (asked | ({"guide": guide} if guide else {})).items()]
+        assert export.main(["export", f"--workdir={tmp_path / 'run'}", f"--out={out}", "--to=jax", *flags]) == 0
+        draw = jax.export.deserialize(bytearray((out / "sampler.jax").read_bytes())).call
+        found = draw(jnp.int32(0), jnp.arange(2), {"label": labels})
+        assert np.max(np.abs(found - wanted.astype(int))) <= 1
+        assert ("guide" in json.loads((out / "manifest.json").read_text())) == bool(guide)
 
 
 CASES = {
@@ -133,12 +155,6 @@ def test_a_network_that_onnxruntime_computes_otherwise_is_refused(onnxruntime, m
     config = tiny.config_of({})
     with pytest.raises(RunError, match="onnxruntime differs from JAX by .* of the largest output, above 1e-12."):
         portable.network_program(config, random_params(config))
-
-
-def write_run(folder, changes):
-    config = tiny.config_of({"train.ema_rates": (), "sample.ema_rate": 0.0, "sample.clip": "none"} | changes)
-    checkpoint.save_weights(storage.path(folder), 0, random_params(config))
-    stored.write_config(storage.path(folder), config, weights_alone=True)
 
 
 def test_the_files_of_onnx_draw_the_images_of_a_run_of_latents(onnxruntime, tmp_path, capsys):

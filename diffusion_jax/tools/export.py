@@ -51,7 +51,8 @@ def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "wor
     if stored.has_config(out) or (to != "workdir" and out.exists()):
         raise UserError(f"flag --out = {str(out)!r} exists already; choose another.")
     trained = model.restore(workdir, stored.agreed_config(workdir, config))
-    to_try = WRITERS[to](trained._replace(config=weights.alone(trained.config)), out)
+    of = trained if to in PROGRAMS else trained._replace(config=weights.alone(trained.config))
+    to_try = (WRITERS | PROGRAMS)[to](of, out)
     logs.say("done", f"the weights of step {trained.step:,}{to_try}")
     return 0
 
@@ -115,9 +116,9 @@ def _write_safetensors(alone: model.Model, out: storage.Path) -> str:
     return ""
 
 
-def _write_jax(alone: model.Model, out: storage.Path) -> str:
+def _write_jax(trained: model.Model, out: storage.Path) -> str:
     """Writes sampler.jax, a function that draws images."""
-    drawn = model.with_guide(alone)
+    drawn = model.with_guide(trained)
     configs, params = [drawn.config], drawn.params
     if drawn.guide:
         configs, params = [drawn.config, drawn.guide.config], (drawn.params, drawn.guide.params)
@@ -127,16 +128,16 @@ def _write_jax(alone: model.Model, out: storage.Path) -> str:
     return "; docs/serving.md has the lines that call it"
 
 
-def _write_onnx(alone: model.Model, out: storage.Path) -> str:
+def _write_onnx(trained: model.Model, out: storage.Path) -> str:
     """Writes network.onnx, and decoder.onnx of latents."""
-    programs = {"network": portable.network_program(alone.config, alone.params)}
-    if alone.config.data.codec:
-        programs["decoder"] = portable.decoder_program(alone.config)
+    programs = {"network": portable.network_program(trained.config, trained.params)}
+    if trained.config.data.codec:
+        programs["decoder"] = portable.decoder_program(trained.config)
     for name, (content, _) in programs.items():
         storage.write_bytes(out / f"{name}.onnx", content)
     differences = {name: difference for name, (_, difference) in programs.items()}
-    given = _shapes(portable.network_specs(alone.config))
-    _write_manifest(alone, out, inputs=given, difference_to_onnxruntime=differences)
+    given = _shapes(portable.network_specs(trained.config))
+    _write_manifest(trained, out, inputs=given, difference_to_onnxruntime=differences)
     return f"; onnxruntime differs by {max(differences.values()):.1g} of the largest output"
 
 
@@ -158,11 +159,10 @@ def _write_manifest(of: model.Model, out: storage.Path, **more: Any) -> None:
 
 WRITERS: dict[str, Callable[[model.Model, storage.Path], str]] = {
     "diffusers": _write_diffusers,
-    "jax": _write_jax,
-    "onnx": _write_onnx,
     "safetensors": _write_safetensors,
     "workdir": write_workdir,
 }
+PROGRAMS: dict[str, Callable[[model.Model, storage.Path], str]] = {"jax": _write_jax, "onnx": _write_onnx}
 
 
 def main(argv: list[str]) -> int:
@@ -174,8 +174,8 @@ def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"workdir": "", "out": "", "to": "workdir"})
     if not flags["workdir"] or not flags["out"]:
         raise UserError("flag --workdir or --out is missing; they must be the folder of a run and the folder to make.")
-    if flags["to"] not in WRITERS:
-        raise UserError(f"flag --to = {flags['to']!r} is unknown; known: {some(list(WRITERS))}.")
+    if flags["to"] not in (known := WRITERS | PROGRAMS):
+        raise UserError(f"flag --to = {flags['to']!r} is unknown; known: {some(list(known))}.")
     config = command.config_of(flags, changes, flags["workdir"])
     checks.check(config)
     return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]), flags["to"])
