@@ -7,16 +7,14 @@ diffusers builds a small pipeline, gets drawn weights and saves it as a folder. 
 Compared are the tokens, the vectors of a text, the output of the U-Net, and the latents and images of ten steps of DDIM with
 guidance 7.5. In float64 diffusers' schedule and its embedding of t, which it computes in float32, are replaced by the same
 formulas in float64. Writes benchmarks/parity_stable_diffusion.json. What diffusers says goes into
-tests/goldens/g16_stable_diffusion.npz with --record. --full compares one output of the U-Net in its published size.
+tests/goldens/g16_stable_diffusion.npz with --record.
 """
 
 import argparse
 import json
 import pathlib
-import resource
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +32,6 @@ from diffusion_jax.compose import choices, coding, processes, sampling, texts
 from diffusion_jax.compose.config import Config
 from diffusion_jax.model import Model
 from diffusion_jax.tools import import_weights
-from diffusion_jax.weights import maps, stable_diffusion
-from diffusion_jax.weights.sources import Source
 
 OUT = pathlib.Path(__file__).with_suffix(".json")
 RECORDED = ROOT / "tests" / "goldens" / "g16_stable_diffusion.npz"
@@ -64,7 +60,6 @@ CASES: dict[str, dict[str, Any]] = {
         "pad": "!",
     },
 }
-FULL = {"attention_head_dim": 8, "cross_attention_dim": 768, "sample_size": 64}  # of Stable Diffusion 1
 PARTS = ("unet", "vae", "text_encoder")
 
 
@@ -248,53 +243,16 @@ def tensors_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return {name: drawn(name, tuple(shape)) for name, shape in shapes.items()}
 
 
-def full() -> dict[str, Any]:
-    """Returns how far one output of the U-Net of Stable Diffusion 1 is from diffusers', and what ours took."""
-    import diffusers
-    import torch
-
-    with torch.device("meta"):
-        peer = diffusers.UNet2DConditionModel(**FULL)
-    shapes, settings = {key: tuple(tensor.shape) for key, tensor in peer.state_dict().items()}, dict(peer.config)
-    peer = peer.to_empty(device="cpu").eval()
-    for key, tensor in peer.state_dict().items():
-        tensor.copy_(torch.from_numpy(drawn(key, shapes[key])))
-    x, vectors = np.random.RandomState(0).randn(1, 64, 64, 4), np.random.RandomState(1).randn(1, 77, 768)
-    x, vectors = np.float32(x), np.float32(vectors)
-    start = time.perf_counter()
-    with torch.no_grad():
-        theirs = channels_last(peer(torch.from_numpy(np.moveaxis(x, -1, 1)), 981, torch.from_numpy(vectors)).sample)
-    row = {"num_parameters": sum(int(np.prod(shape)) for shape in shapes.values())}
-    row |= {"seconds_of_theirs": time.perf_counter() - start, "std_of_output": float(np.std(theirs))}
-    del peer
-    settings["_class_name"] = "UNet2DConditionModel"
-    published = stable_diffusion.published(Source("unet", tensors_of(shapes), {"config": settings}))
-    fields = {name.removeprefix("model."): value for name, value in published.fields.items() if name.startswith("model.")}
-    options = {name: fields[name] for name in processes.fields_of("unet") & fields.keys()}
-    network = networks.unet((64, 64, 4), dtype="float32", text_width=768, **options)
-    like = jax.eval_shape(network.init, jax.random.key(0))
-    params = jax.device_put(maps.read(published.tensors, like, published.map_of(like, {})))
-    del published
-    apply = jax.jit(lambda params, x: network.apply(params, x, np.array([981.0], np.float32), {"text": vectors}))
-    row["difference"] = float(np.max(np.abs(np.asarray(apply(params, x)) - theirs)))
-    start = time.perf_counter()
-    apply(params, x).block_until_ready()
-    row["seconds"] = time.perf_counter() - start
-    row["peak_gb_of_both"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return row
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the file of goldens")
-    parser.add_argument("--full", action="store_true", help="the U-Net in its published size instead, which needs 16 GB")
     arguments = parser.parse_args()
-    rows, kept = json.loads(OUT.read_text())["rows"] if OUT.exists() else {}, {}
-    for name in ("stable_diffusion_1",) if arguments.full else CASES:
-        rows[name], found = (full(), {}) if arguments.full else compared(name)
+    rows, kept = {}, {}
+    for name in CASES:
+        rows[name], found = compared(name)
         kept |= found
         print(name, json.dumps(rows[name]), flush=True)
-    about = parity_autoencoder.report(rows) | {"command": "python benchmarks/parity_stable_diffusion.py [--full]"}
+    about = parity_autoencoder.report(rows) | {"command": "python benchmarks/parity_stable_diffusion.py"}
     OUT.write_text(json.dumps(about, indent=1) + "\n")
     if arguments.record:
         np.savez_compressed(RECORDED, **kept)
