@@ -76,7 +76,7 @@ def row(folder: pathlib.Path, rate: float, seed: int, train: np.ndarray, held_ou
 def authenticity(images: np.ndarray, train: np.ndarray) -> float:
     """Returns the share of images that are farther from the training set than it is from itself."""
     found = memorisation.closeness(images, train, memorisation.own_distances(train))
-    return round(float(np.mean(found.is_authentic)), 4)
+    return round(memorisation.figures(found)["authenticity"].value, 4)
 
 
 def means(rows: list[dict]) -> dict:

@@ -101,9 +101,10 @@ def test_training_moves_its_images_and_the_held_out_ones_stay():
     np.testing.assert_array_equal(np.any(x_0 != stored, axis=(1, 2, 3)), is_moved)
 
 
-def test_a_run_with_augmentation_trains_and_draws(tmp_path, one_device):
+def test_a_run_with_augmentation_trains_and_draws(tmp_path, capsys, one_device):
     words = ["", *tiny.flags(tmp_path / "run", num_steps=2), "--config.data.augment_rate=0.5"]
     assert main.main(words) == 0
+    assert "half of them mirrored, other moves at a rate of 0.5; the network is told of each" in capsys.readouterr().out
     assert main.main(["", "--mode=sample", f"--workdir={tmp_path / 'run'}", "--config.sample.num_images=2"]) == 0
 
 

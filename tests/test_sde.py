@@ -158,7 +158,7 @@ def test_corrections_bring_the_spread_nearer_to_the_datas(corrector):
     alone = drawn(sde.reverse_diffusion())
     corrected = drawn(sde.corrected(sde.reverse_diffusion(), choices.CORRECTORS[corrector](snr=0.3), num_corrections=5))
     errors = [abs(float(jnp.std(found.x)) - oracles.STD) for found in (alone, corrected)]
-    assert errors[1] < 0.6 * errors[0]
+    assert errors[1] < 0.5 * errors[0]
     assert (int(alone.num_evaluations), int(corrected.num_evaluations)) == (20, 120)
 
 
@@ -169,7 +169,7 @@ def test_an_image_does_not_depend_on_its_batch_unless_norms_are_averaged_over_it
         assert np.allclose(whole, part, rtol=1e-4, atol=1e-5) == is_alone
 
 
-def test_the_command_line_composes_any_predictor_with_any_corrector():
+def test_the_command_line_composes_a_predictor_with_a_corrector():
     settings = {"sample.corrector": "langevin", "sample.num_corrections": 2, "sample.correction_snr": 0.1}
     config = tiny.config_of({**settings, "sample.sampler": "reverse_diffusion", "process.kind": "sub_vp", "predicts": "v"})
     checks.check(config)

@@ -94,6 +94,14 @@ def test_what_is_made_is_not_made_again(all_trained, tmp_path):
     assert [len(one) for one in sweep.trainings(runs)] == [1, 2, 2]
 
 
+def test_a_longer_training_in_the_same_workdir_is_not_what_a_cell_is_judged_by(all_trained, tmp_path, monkeypatch):
+    [run] = planned(tmp_path, "predicts=eps", num_seeds=1)
+    before = run.result()
+    monkeypatch.setattr(sweep.evaluate.checkpoint, "steps", lambda workdir: [2, 30])
+    assert run.result() == before and before.parent.name.startswith("step_0000002_")
+    assert run.evaluated().sample.step == 2 and run.config.sample.step == -1
+
+
 def test_mean_error_and_difference_by_hand():
     """Of 1, 2, 6: mean 3, sd sqrt(7), error sqrt(7 / 3). Seed 2 lacks a partner; of -1, -3 the error is 1."""
     figures = {

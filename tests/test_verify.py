@@ -42,7 +42,7 @@ def test_another_network_fails(capsys):
     code, lines = verified(capsys, config_of("cifar10", **{"model.channels": 64}), None, "cifar10")
     assert code == 1
     assert lines[0] == (
-        "fail        8,952,067 parameters; published 35,700,000, tolerance 50,000 (Ho et al. 2020, their code)"
+        "fail        8,952,067 parameters; published 35,700,000, tolerance 50,000 (Ho et al. 2020, appendix B)"
     )
 
 
@@ -66,6 +66,17 @@ def test_an_fid_passes_unless_it_is_worse(tmp_path, capsys, fid, code):
     write(tmp_path, "evaluate/step_1/evaluate.json", [evaluation(config, fid, seed=7, step=800_000)])
     found, lines = verified(capsys, config, tmp_path, "cifar10")
     assert found == code and lines[1].startswith(f"{'fail' if code else 'pass':<12}{fid:.4g} FID, of {tmp_path}")
+
+
+@pytest.mark.parametrize("in_one_file", [False, True])
+def test_the_latest_checkpoint_decides(tmp_path, capsys, in_one_file):
+    config = config_of("cifar10")
+    results = [evaluation(config, fid, step=step) for fid, step in ((9.0, 100_000), (3.1, 800_000))]
+    parts = {"checkpoints_x": results} if in_one_file else {"step_0100000_x": results[:1], "step_0800000_x": results[1:]}
+    for name, content in parts.items():
+        write(tmp_path, f"evaluate/{name}/evaluate.json", content)
+    code, lines = verified(capsys, config, tmp_path, "cifar10")
+    assert code == 0 and lines[1].startswith("pass        3.1 FID")
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,11 @@ def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
     size = f"scaled to cover {height} x {width}, the rest cut off" if data.resize else "not scaled"
     flip = "half of them mirrored (--config.data.random_flip=False for none)" if data.random_flip else "none mirrored"
     yield "images", f"{crop}{size}; {flip}"
+    if data.augment_rate:
+        yield (
+            "augmented",
+            f"half of them mirrored, other moves at a rate of {data.augment_rate:g}; the network is told of each",
+        )
     if data.condition != "none":
         factor = f" by {data.condition_factor}" if data.condition == "low_resolution" else ""
         yield "condition", f"{data.condition}{factor}, {conditions.num_channels(config)} channel(s) beside x_t"

@@ -18,7 +18,7 @@ class Figure(NamedTuple):
 
 
 BITS, CIFAR10 = 0.02, {"num_images": 50_000, "num_real": 50_000}
-CODE = "Ho et al. 2020, their code"
+PARAMETERS = "Ho et al. 2020, appendix B"
 IMPROVED = "Nichol & Dhariwal 2021, table 2"
 
 
@@ -28,10 +28,10 @@ def _fid(value: float, source: str) -> Figure:
 
 PUBLISHED = {  # name of the config, as --config=configs/NAME.py has it
     "cifar10": (
-        Figure("parameters", 35.7e6, CODE, 0.05e6),
+        Figure("parameters", 35.7e6, PARAMETERS, 0.05e6),
         _fid(3.17, "Ho et al. 2020, table 1 and abstract"),
     ),
-    "celebahq256": (Figure("parameters", 114e6, CODE, 0.5e6),),
+    "celebahq256": (Figure("parameters", 114e6, PARAMETERS, 0.5e6),),
     "cifar10_improved": (_fid(3.19, IMPROVED),),
     "cifar10_vlb": (
         Figure("bound", 2.94, IMPROVED, BITS, num_images=10_000),

@@ -98,9 +98,10 @@ def run(config: Config, workdir: storage.Path) -> int:
 
 def _measured(take: Callable, store: Any, mesh: Mesh, per_call: int, watching: watch.Watch) -> Callable:
     """Returns (state, item) -> `take`(state, store, item), which at first tells the watch what a step costs at the peak."""
+    peak = hardware.peak(mesh)
 
     def measured(state: TrainState, item: Any) -> tuple[TrainState, dict[str, Array]]:
-        if (peak := hardware.peak(mesh)) and not watching.least_step_s:  # the call does not trace again
+        if peak and not watching.least_step_s:  # the call does not trace again
             watching.least_step_s = flops.count(take, state, store, item) / per_call / peak
         return take(state, store, item)
 

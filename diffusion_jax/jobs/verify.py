@@ -88,16 +88,17 @@ def _counted(kind: str, config: Config) -> int:
 
 
 def _results(figure: Figure, workdir: storage.Path | None) -> Iterator[tuple[storage.Path, dict[str, Any]]]:
-    """Yields what stands in a workdir of a kind of figure, the latest name last."""
+    """Yields what stands in a workdir of a kind of figure, the latest checkpoint first."""
     folder = workdir and workdir / FOLDERS[figure.kind]
     name = "evaluate.json" if figure.kind == "fid" else f"{figure.kind}.json"
-    for file in sorted(each / name for each in folder.iterdir()) if folder and folder.exists() else []:
+    files = sorted((each / name for each in folder.iterdir()), reverse=True) if folder and folder.exists() else []
+    for file in files:
         if file.exists():
             try:
                 found = json.loads(storage.read_text(file, "results"))
             except ValueError as error:
                 raise UserError(f"file {str(file)!r} is damaged: it is not JSON ({error}).") from error
-            yield from ((file, each) for each in (found if isinstance(found, list) else [found]))
+            yield from ((file, each) for each in (reversed(found) if isinstance(found, list) else [found]))
 
 
 def _differences(figure: Figure, result: dict[str, Any], config: Config) -> Iterator[str]:

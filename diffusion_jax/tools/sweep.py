@@ -62,7 +62,12 @@ class Run(NamedTuple):
 
     def result(self) -> storage.Path:
         """Returns the file of its evaluation."""
-        return evaluate.results_folder(self.config, self.workdir) / "evaluate.json"
+        return evaluate.results_folder(self.evaluated(), self.workdir) / "evaluate.json"
+
+    def evaluated(self) -> Config:
+        """Returns the config of its evaluation: of the step with which the training ends, whatever came after."""
+        step = self.config.sample.step
+        return self.config.with_values("sample", step=self.config.train.num_steps if step < 0 else step)
 
 
 def run(config: Config, grid: str, workdir: storage.Path, *, num_seeds: int = 1, shard: tuple[int, int] = (0, 1)) -> int:
@@ -92,7 +97,7 @@ def _made(runs: Sequence[Run]) -> Iterator[int]:
         yield code
     for each in runs if train.is_done(config, workdir) else ():
         with _failing([each]):
-            evaluate.run(each.config, workdir)
+            evaluate.run(each.evaluated(), workdir)
         yield 0
 
 

@@ -21,11 +21,7 @@ from diffusion_jax.training.step import Parts
 NUM_PREVIEWED = 64
 NUM_EVALUATED = 512  # images: eight previews
 NUM_TIMED = 10  # calls after which a run says how long it will take
-OF_MACHINE = (
-    "images_per_s",
-    "mfu",
-    "peak_memory_gib",
-)  # figures that no other start repeats
+OF_MACHINE = ("images_per_s", "mfu", "peak_memory_gib")  # figures that no other start repeats
 
 
 class Run(NamedTuple):
