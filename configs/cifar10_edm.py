@@ -6,7 +6,7 @@ Cost: 390,625 steps of 512 images; published, not measured: 2 days on 8 V100.
 Expected: FID 1.97 with 35 evaluations; published, not measured.
 
 The network is the paper's DDPM++ (55.7 million parameters), and it is told of the augmentation, as there. Differs from the
-authors' code in how images are moved (augmentation.py), and in an EMA of a fixed rate, that of a half-life of 500,000 images.
+authors' code in how images are moved (augmentation.py), and in an EMA of a fixed rate, of a half-life of 500,000 images.
 """
 
 from ml_collections import ConfigDict

@@ -33,8 +33,8 @@ class Moves(NamedTuple):
 def augment(x: Array, keys: Array, *, rate: float) -> tuple[Array, Array]:
     """Returns (images moved at random, what a network is told of it: float32 [B, 9]).
 
-    Half of the images are mirrored left to right. A mirror top to bottom has the probability rate / 2, each other move `rate`.
-    Every stretch has a direction of its own; in the authors' code half of them are along the rows.
+    Half of the images are mirrored left to right. A mirror top to bottom has the probability rate / 2, each other move the
+    rate. Every stretch has a direction of its own; in the authors' code half of them are along the rows.
 
     Args:
         x: images, [B, H, W, C].
