@@ -19,7 +19,8 @@ from diffusion_jax import denoiser, errors, ode, process, samplers
 from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind
 from diffusion_jax.process import Gaussian, Level, Process
 
-HALF_BIN = 1 / 255  # of uint8 values in [-1, 1]
+UINT8_BIN = 1 / 127.5  # width of the bin of a uint8 value in [-1, 1]
+HALF_BIN = UINT8_BIN / 2
 EDGE = 0.999  # beyond it lie the first and the last value alone, whose bins reach to infinity
 
 
@@ -209,20 +210,26 @@ def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tole
     return Density(log_prior + carried, x_T, found.num_evaluations, found.reached_end)
 
 
-def dequantise(x_0: Array, uniform: Array) -> Array:
-    """Returns uint8 values in [-1, 1] spread over their bins, which are 1 / 127.5 wide. # [B, ...]
+def dequantise(x_0: Array, uniform: Array, width: float = UINT8_BIN) -> Array:
+    """Returns values spread over their bins. # [B, ...]
 
     Args:
-        x_0: as k / 127.5 - 1.
+        x_0: of uint8 images as k / 127.5 - 1.
         uniform: draws in [0, 1), of the same shape.
+        width: of a bin.
     """
-    return x_0 + (uniform - 0.5) * (1 / 127.5)
+    return x_0 + (uniform - 0.5) * width
 
 
-def bits_per_dim(log_density: Array, num_values: int) -> Array:
-    """Returns the bits per dimension of uint8 images from the log-density of their dequantised values in [-1, 1]. # [B]
+def bits_per_dim(log_density: Array, num_values: int, width: float = UINT8_BIN) -> Array:
+    """Returns the bits per dimension of whole numbers from the log-density of their dequantised values. # [B]
 
-    -log2 p / D + log2(127.5): a bin is 1 / 127.5 wide. On average over the dequantisation it is an upper bound of that of
-    the model made discrete. [Theis et al. 2016, section 3.1]
+    -log2 p / D - log2(width). On average over the dequantisation it is an upper bound of that of the model made discrete.
+    [Theis et al. 2016, section 3.1] With width 1 it is the differential entropy of values that are real numbers.
+
+    Args:
+        log_density: in nats, [B].
+        num_values: D.
+        width: of a bin, in the unit of x_0.
     """
-    return -log_density / (num_values * math.log(2)) + math.log2(127.5)
+    return -log_density / (num_values * math.log(2)) - math.log2(width)

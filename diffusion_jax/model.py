@@ -28,6 +28,7 @@ from diffusion_jax.compose import (
     texts,
     weights,
 )
+from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.data.sources import Source
@@ -251,7 +252,7 @@ def manifest_of_images(model: Model) -> dict[str, Any]:
     settings = model.config.sample.model_dump(exclude={"strip", "num_images", "guide"})
     guide = {"guide": provenance(model.guide)} if model.guide else {}
     return {
-        "quantisation": "round((x + 1) * 127.5) to uint8, clipped",
+        "quantisation": MEDIA[model.config.data.medium].decoded,
         "sample": {**settings, "step": model.step},
         **sample_conditions.identity(model.config),
         **guide,
@@ -262,7 +263,7 @@ def manifest_of_images(model: Model) -> dict[str, Any]:
 def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> storage.Path:
     """Writes the images of the config's section `sample` into a folder; returns the .npz file. See `dump.write`."""
     settings, config = model.config.sample, _labelled(model)
-    source = sample_conditions.source(config)
+    source, medium = sample_conditions.source(config), MEDIA[config.data.medium]
     return dump.write(
         out,
         lambda first: chunks(model, first=first, source=source),
@@ -270,6 +271,9 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
         shard_size=settings.shard_size,
         manifest=manifest,
         labels=sample_conditions.labels(config, source),
+        dtype=medium.dtype,
+        grid=medium.grid,
+        num_pictured=medium.num_pictured,
         beside=sample_conditions.pictured(model.config, source),
         on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )

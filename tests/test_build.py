@@ -237,6 +237,6 @@ def test_a_likelihood_is_of_what_the_codec_makes_of_images(kind, monkeypatch):
         found = jax.jit(likelihoods.likelihood_of(config))(params, 0, np.arange(2), {"x": images, "cond": {}})
         return found["total" if kind == "bound" else "bits"]
 
-    plain, from_one = measured(x), codecs.pixels((8, 8, 1))._replace(encode=lambda images: codecs.from_uint8(images - 1))
+    plain, from_one = measured(x), codecs.Codec(lambda images: codecs.from_uint8(images - 1), codecs.to_uint8, (8, 8, 1))
     monkeypatch.setattr("diffusion_jax.compose.coding.codec", lambda config: from_one)
     np.testing.assert_array_equal(measured(x + 1), plain)

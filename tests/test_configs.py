@@ -58,6 +58,7 @@ NUM_PARAMETERS = {
     "lsun:church": 113_673_219,
     "openclipart64_autoencoder": 681_911,
     "sprites": 687_347,
+    "two_moons": 54_402,
 }
 
 SAME_WHEN_SMALL = {"celebahq256", "lsun:bedroom", "lsun:bedroom_large", "lsun:cat"}  # as lsun:church, but for:
@@ -129,7 +130,8 @@ def small(config):
     config = config.with_values("model", **network, num_groups=2, num_heads=1)
     if config.data.codec:
         config = config.with_values("data", latent_shape=(8, 8, config.data.latent_shape[-1]))
-    return config.with_values("data", image_size=(8, 8), center_crop=0).with_values("train", warmup_steps=0)
+    size = (8, 8) if config.data.image_size else ()
+    return config.with_values("data", image_size=size, center_crop=0).with_values("train", warmup_steps=0)
 
 
 def traced(function):
@@ -138,6 +140,7 @@ def traced(function):
 
 
 FIELDS_OF_SHAPES = (
+    "medium",
     "image_size",
     "channels",
     "condition",

@@ -87,7 +87,7 @@ def test_every_writer_gets_the_same_and_none_waits_for_another(tmp_path):
     )
     with logs.Logs(storage.path(tmp_path), first_step=0, others=[other]) as log:
         log.metrics(5, {"loss": 0.25})
-        log.grid(5, "raw", np.zeros((4, 8, 8, 1), np.uint8))
+        log.picture(5, "raw", np.zeros((8, 8, 1), np.uint8))
         log.wait_for_metrics()
         assert steps_in(tmp_path) == [5] and got == []
         free.set()
@@ -124,12 +124,12 @@ def test_weights_and_biases_gets_the_same_and_a_resumed_run_goes_on_there(tmp_pa
         other = writers.weights_and_biases(workdir, "ddpm", first_step=first_step, settings={"predicts": "eps"})
         with logs.Logs(workdir, first_step=first_step, others=[other]) as log:
             log.metrics(first_step + 2, {"loss": 0.25})
-            log.grid(first_step + 2, "raw", np.zeros((4, 8, 8, 1), np.uint8))
+            log.picture(first_step + 2, "raw", np.zeros((8, 8, 1), np.uint8))
     ids = [options["id"] for options in fake.begun]
     assert ids[0] == ids[1] != ids[2] and fake.num_finished == 3  # the third began anew
     expected = {"project": "ddpm", "name": "digits", "dir": str(workdir), "config": {"predicts": "eps"}, "resume": "allow"}
     assert fake.begun[0].items() >= expected.items()
-    assert fake.logged[:2] == [(2, {"loss": 0.25}), (2, {"raw": ("image", (134, 134, 1))})] and fake.logged[2][0] == 6
+    assert fake.logged[:2] == [(2, {"loss": 0.25}), (2, {"raw": ("image", (8, 8, 1))})] and fake.logged[2][0] == 6
 
 
 def test_weights_and_biases_is_asked_for_before_a_run_begins(tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_tensorboard_gets_the_same_scalars_and_pictures(tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with logs.Logs(storage.path(tmp_path), first_step=0, others=[writers.tensorboard(storage.path(tmp_path))]) as log:
         log.metrics(5, {"loss": 0.25})
-        log.grid(5, "raw", np.zeros((4, 8, 8, 1), np.uint8))
+        log.picture(5, "raw", np.zeros((8, 8, 1), np.uint8))
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0, "images": 0})
     events.Reload()
     assert "loss" in events.Tags()["tensors"] and (tmp_path / "previews" / "step_0000005_raw.png").exists()

@@ -12,6 +12,7 @@ import tiny
 
 from diffusion_jax import networks, streams, timesteps
 from diffusion_jax.compose import training
+from diffusion_jax.data import media
 from diffusion_jax.jobs import train
 from diffusion_jax.runs import hardware, sharding, storage
 from diffusion_jax.training import start, step, watch
@@ -33,7 +34,7 @@ class Recorded:
 def watching(**options):
     run = {"parts": None, "mesh": None, "log": Recorded(), "num_steps": 100, "batch_size": 8, "grad_clip": 2.0}
     run |= {"log_every": 2, "sample_every": 100, "checkpoint_every": 100, "evaluate_every": 0, "max_skipped": 20}
-    run = watch.Run(**run | {"read": None} | options)
+    run = watch.Run(**run | {"read": None, "medium": media.IMAGES} | options)
     return watch.Watch(run), run.log.lines
 
 

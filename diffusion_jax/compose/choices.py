@@ -26,7 +26,7 @@ from diffusion_jax import (
     timesteps,
 )
 from diffusion_jax.compose import tasks
-from diffusion_jax.data import codecs, conditions, sources, tar, tfds
+from diffusion_jax.data import codecs, conditions, media, points, sources, tar, tfds
 from diffusion_jax.process import Process
 
 FIRST_TRAINED = 1e-5  # time, of uniform draws [Song et al. 2021, score SDE, appendix C]
@@ -90,7 +90,7 @@ PROCESSES = {
 }
 AUTOENCODERS = ("autoencoder_kl", "autoencoder_tiny")
 # functions of networks/, which needs Flax: processes.NETWORKS
-NETWORKS = (*AUTOENCODERS, "dit", "ncsnpp", "noisy_classifier", "unet")
+NETWORKS = (*AUTOENCODERS, "dit", "mlp", "ncsnpp", "noisy_classifier", "unet")
 TEXTS = ("folder", "minilm", "none")  # encoders of text
 PARAMETERIZATIONS = {
     "edm": denoiser.edm(),
@@ -187,7 +187,9 @@ SOURCES = {
     "npz": sources.npz,
     "tar": tar.source,
     "tfds": tfds.source,
+    "two_moons": points.two_moons,
 }
+MEDIA = {"images": media.IMAGES, "points": media.POINTS}
 
 CONDITIONS = {  # of x_0, keys [B], and the stored images that belong to it
     "edges": conditions.edges,

@@ -12,6 +12,7 @@ from jax import Array
 from diffusion_jax import networks, process
 from diffusion_jax.autoencoding import Coder
 from diffusion_jax.compose import processes, stored, weights
+from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs
 from diffusion_jax.data.codecs import Codec
@@ -25,12 +26,15 @@ OWN = "codec"  # the folder of a workdir for its autoencoder
 
 
 def codec(config: Config) -> Codec:
-    """Returns how images become x_0: pixels in [-1, 1], or the mean latents of `data.codec` times `data.latent_scale`.
+    """Returns how what is stored becomes x_0: as its medium says, or as the latents of `data.codec`.
+
+    These are the means, times `data.latent_scale`.
 
     The autoencoder's weights are read when the codec is used. Raises UserError then where they do not exist.
     """
     if not config.data.codec:
-        return codecs.pixels(processes.image_shape(config))
+        medium = MEDIA[config.data.medium]
+        return Codec(medium.encode, medium.decode, processes.image_shape(config))
 
     def encode(images: Array) -> Array:
         return coder(config.data.codec).encode(codecs.from_uint8(images)).mean * config.data.latent_scale
@@ -114,12 +118,12 @@ def make_reconstruct(config: Config, guide: None = None) -> Callable[[Any, Array
 
     Images are uint8 [B, H, W, C].
     """
-    of, pixels = coder_of(config), codecs.pixels(processes.image_shape(config))
+    of = coder_of(config)
 
     def reconstruct(params: Any, seed: Array, numbers: Array, batch: Batch) -> tuple[Array, Array]:
         coder = of(params)
-        x = coder.decode(coder.encode(pixels.encode(batch["x"])).mean)
-        return pixels.decode(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
+        x = coder.decode(coder.encode(codecs.from_uint8(batch["x"])).mean)
+        return codecs.to_uint8(x), jnp.all(jnp.isfinite(x), axis=process.value_axes(x))
 
     return reconstruct
 

@@ -26,14 +26,14 @@ class Process(Section):
 class Model(Section):
     kind: one_of(choices.NETWORKS) = field(
         "unet",
-        "'dit' is the Diffusion Transformer; 'noisy_classifier' is the U-Net's encoder, with which to guide: log p of a "
-        "label given x_t; the autoencoders are first stages of latent diffusion, see docs/latents.md",
+        "'dit' is the Diffusion Transformer; 'mlp' is for points; 'noisy_classifier' is the U-Net's encoder, with which to "
+        "guide: log p of a label given x_t; the autoencoders are first stages of latent diffusion, see docs/latents.md",
     )
-    channels: integer(4) = field(128, "width of a stage whose multiplier is 1; of 'dit': of each token")
+    channels: integer(4) = field(128, "width of a stage whose multiplier is 1; of 'dit' and 'mlp': of each layer")
     multipliers: sections.Multipliers = field(
         (1, 2, 2, 2), "width of each stage, relative to channels; every stage halves the image"
     )
-    depth: integer(1, sections.MOST_BLOCKS) = field(12, "of 'dit': blocks")
+    depth: integer(1, sections.MOST_BLOCKS) = field(12, "of 'dit' and 'mlp': blocks")
     patch_size: integer(1, 1024) = field(2, "of 'dit': side of the squares that become tokens, in pixels")
     num_res_blocks: integer(1, 64) = field(2, "residual blocks of a stage, going down; one more going up")
     attention_stages: integers(0) = field((1,), "stages with attention; stage 1 of a 32-px image is 16 px")
@@ -82,7 +82,7 @@ class Model(Section):
     quant_conv: Flag = field(True, "of 'autoencoder_kl': a 1 x 1 convolution on both sides of the latents")
     pool: one_of(("adaptive", "attention")) = field("adaptive", "of 'noisy_classifier', over space: the mean, or attention")
     learned_variance: Flag = field(False, "twice the output channels; the loss 'hybrid' needs it, 'vlb' may have it")
-    jumps: Flag = field(False, "the network is told two times, of 'unet' and 'dit': for loss.name = 'mean_flow'")
+    jumps: Flag = field(False, "the network is told two times, of 'dit', 'mlp' and 'unet': for loss.name = 'mean_flow'")
     num_remat_stages: integer(0, sections.MOST_BLOCKS) = field(
         0,
         "largest stages, of 'dit' blocks, to compute again in the backward pass: less memory, more time; not for CPUs",
@@ -173,12 +173,15 @@ class Train(Section):
 class Data(Section):
     source: one_of(choices.SOURCES) = field("tfds", "kind of the data set")
     name: Text = field("cifar10:3.0.2", "of a TFDS set")
+    medium: one_of(choices.MEDIA) = field(
+        "images", "what the data are; 'points' are float32 vectors, of 'two_moons' or an .npz file: docs/other_arrays.md"
+    )
     path: Text = field("", "an .npz file, or a folder: of images, .tar, IDX files or TFDS sets; '' is TFDS's own", free=True)
     held_out: Text = field(
         "test", "split of a TFDS or IDX set, path for the others; its loss is logged; '' for none", free=True
     )
-    image_size: integers(1, lengths=range(2, 3), count="2 ") = field((32, 32), "height, width")
-    channels: integer(1) = field(3, "1 for grey, 3 for RGB")
+    image_size: integers(1, lengths=range(0, 3, 2), count="0 or 2 ") = field((32, 32), "height, width; () of points")
+    channels: integer(1) = field(3, "1 for grey, 3 for RGB; of points: coordinates")
     center_crop: integer(0) = field(0, "side of the square to cut out of the middle of every image first; 0 for none")
     resize: Flag = field(
         False, "scale by area until image_size is just covered, then cut out the middle; else another size is an error"
@@ -285,7 +288,8 @@ class Likelihood(Section):
 
 class Evaluate(Section):
     features: one_of(choices.FEATURES) = field(
-        "efficientnet_lite0", "what images are compared in; 'inception' gives FID; 'given' are those of the files themselves"
+        "efficientnet_lite0",
+        "what images are compared in; 'inception' gives FID; 'pixels' are the values; 'given' are those of the files",
     )
     weights: Text = field("", "file of the weights of 'classifier', and the first time of 'inception'")
     size: integer(0, 2048) = field(0, "height and width, in pixels, to which the network's input is scaled; 0 is its own")

@@ -11,6 +11,7 @@ import numpy as np
 
 from diffusion_jax import evaluation
 from diffusion_jax.compose import inputs
+from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed, sources, transforms
 from diffusion_jax.data.sources import Source
@@ -43,10 +44,17 @@ def extractor(config: Config) -> evaluation.Extractor:
     settings = config.evaluate
     if settings.features == "given":
         return evaluation.Extractor(evaluation.check, {"network": "given", "weights_sha256": "", "size": 0})
+    if config.data.medium != "images":
+        return evaluation.Extractor(_values, {"network": "pixels", "weights_sha256": "", "size": 0})
     if settings.size and settings.features != "efficientnet_lite0":
         raise UserError(f"{config.show('evaluate.size')} is for evaluate.features = 'efficientnet_lite0' alone; set 0.")
     options = {"weights_file": settings.weights, "size": settings.size, "batch_per_device": settings.batch_per_device}
     return evaluation.extractor(settings.features, **options)
+
+
+def _values(arrays: np.ndarray) -> Features:
+    """Returns the values of arrays in a row, as 'pixels' are of images. # [N, D]"""
+    return {"features": arrays.reshape(len(arrays), -1)}
 
 
 def references(config: Config) -> dict[str, Images | Statistics]:
@@ -122,7 +130,10 @@ def _of_npz(config: Config, name: str, file: storage.Path, field: str) -> Images
 
 def of_images(config: Config, file: storage.Path, name: str = "dump", field: str = "evaluate.dump") -> Images:
     """Returns the images in an .npz file, such as a dump; UserError where it has none."""
-    source, manifest = sources.npz(path=str(file), field=field), file.parent / "manifest.json"
+    source, manifest = (
+        sources.npz(path=str(file), medium=MEDIA[config.data.medium], field=field),
+        file.parent / "manifest.json",
+    )
     made_from = {"file": str(file), "sha256": _sha256(file)}
     with contextlib.suppress(UserError, ValueError):  # a dump of ours says how it was made
         made_from |= {"dump": json.loads(storage.read_text(manifest, "a dump"))} if manifest.exists() else {}
@@ -181,7 +192,7 @@ def in_training(config: Config) -> Callable[[np.ndarray], dict[str, float]]:
 
 def check_alike(judged: Images, reference: Images | Statistics) -> None:
     """Raises UserError where images have another shape than those they are compared with."""
-    if judged.features is None and judged.shape[-1] not in (1, 3):
+    if judged.features is None and len(judged.shape) == 3 and judged.shape[-1] not in (1, 3):
         raise UserError(f"the images of {judged.name} are {list(judged.shape)}; they must have 1 or 3 channels.")
     if isinstance(reference, Statistics) or judged.features is not None:
         return

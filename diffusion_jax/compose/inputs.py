@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from diffusion_jax.compose import coding, conditions, texts
-from diffusion_jax.compose.choices import SOURCES, chosen, named
+from diffusion_jax.compose.choices import MEDIA, SOURCES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.processes import image_shape, shape
 from diffusion_jax.data import feed, sources, transforms
@@ -24,6 +24,16 @@ from diffusion_jax.runs import logs, sharding, storage
 
 OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_held_out")  # fields of the section `data`
 OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale")  # likewise
+MEDIA_OF = {"npz": ("images", "points"), "two_moons": ("points",)}  # of sources that have others than images alone
+OF_IMAGES = {  # fields that are of images, and what they are of other media
+    "data.center_crop": 0,
+    "data.resize": False,
+    "data.random_flip": False,
+    "data.augment_rate": 0.0,
+    "data.condition": "none",
+    "data.codec": "",
+    "train.evaluate_every": 0,
+}
 DRAFT = 2  # how much larger than the network's a JPEG is decoded at least: what then scales it still averages squares
 NUM_HELD_OUT = 1024  # images at most of which the held-out loss is taken
 
@@ -55,7 +65,7 @@ def encode(config: Config) -> Callable[[feed.Batch, Array], tuple[Array, Any]]:
 
 def batch_spec(config: Config, num_images: int) -> feed.Batch:
     """Returns `jax.ShapeDtypeStruct`s of the batch that `encode` takes."""
-    image = jax.ShapeDtypeStruct((num_images, *image_shape(config)), np.uint8)
+    image = jax.ShapeDtypeStruct((num_images, *image_shape(config)), MEDIA[config.data.medium].dtype)
     if config.data.codec:
         image = jax.ShapeDtypeStruct((num_images, 1 + config.data.random_flip, *shape(config)), np.float32)
     cond = {name: of for name, of in conditioning(config).spec(num_images).items() if name != "image"}
@@ -65,6 +75,7 @@ def batch_spec(config: Config, num_images: int) -> feed.Batch:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in how images are read."""
     data = config.data
+    yield from _of_medium(config)
     needed = {"source": "'folder' or 'tar'", "resize": True, "center_crop": 0, "condition": "one that is not 'paired'"}
     is_so = (data.source in ("folder", "tar"), data.resize, not data.center_crop, data.condition != "paired")
     for (name, wanted), is_met in zip(needed.items(), is_so, strict=True):
@@ -75,6 +86,26 @@ def contradictions(config: Config) -> Iterator[str]:
             yield f"{config.show('data.augment_rate')} moves images alone; it needs data.{name} = {off!r}, found {found!r}."
     if config.model.text != "none" and "captions" not in named(SOURCES[data.source]):
         yield f"{config.show('model.text')} needs captions: data.source = 'folder' or 'npz'; found {data.source!r}."
+
+
+def _of_medium(config: Config) -> Iterator[str]:
+    """Yields a sentence for what does not fit `data.medium`: its sources, its sizes, and what only images have."""
+    data, num_axes = config.data, MEDIA[config.data.medium].num_axes
+    medium = f"data.medium = {data.medium!r}"
+    of_points = MEDIA_OF.get(data.source, ("images",))
+    if data.medium not in of_points:
+        yield f"{config.show('data.source')} has {' or '.join(of_points)}; found {medium}."
+    if len(data.image_size) != num_axes:
+        yield f"{config.show('data.image_size')} does not fit {medium}; it must have {num_axes} number(s)."
+    for name, off in OF_IMAGES.items() if data.medium != "images" else ():
+        if config.flat()[name] != off:
+            yield f"{config.show(name)} is for data.medium = 'images', and not for {data.medium!r}; set {off!r}."
+    if not MEDIA[data.medium].bin_width and config.sample.clip != "none":
+        yield f"{config.show('sample.clip')} limits x_0 to [-1, 1], and {data.medium} have no limits; set 'none'."
+    if data.medium != "images" and config.evaluate.features not in ("given", "pixels"):
+        yield f"{config.show('evaluate.features')} is of images, and {medium}; set 'pixels', the values themselves."
+    if (config.model.kind == "mlp") != (num_axes == 0):
+        yield f"{config.show('model.kind')} does not fit {medium}; 'mlp' is for 'points', and the others for images."
 
 
 def source(config: Config) -> Source:
@@ -133,7 +164,7 @@ def _source(config: Config, *, split: str) -> Source:
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
     given |= {"condition_path": section.condition_held_out, "condition_field": "data.condition_held_out"} if split else {}
     given |= {"draft_size": DRAFT * max(section.image_size) if section.jpeg_draft else 0}
-    given |= {"captions": config.model.text != "none"}
+    given |= {"medium": MEDIA[section.medium], "captions": config.model.text != "none"}
     stored, num_classes = chosen(make, section, **given), config.model.num_classes
     if stored.skipped:
         logs.say("skipped", stored.skipped)
@@ -188,21 +219,10 @@ def batching(config: Config) -> dict[str, Any]:
 def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
     """Yields a label and what it says of the training set: how many images, what becomes of them, and of classes."""
     data, num_classes, names = config.data, config.model.num_classes, source.class_names
-    height, width, channels = image_shape(config)
     where = "on the devices" if is_resident(config, source.num_images) else "read as needed"
-    yield "data", f"{data.source}: {source.num_images:,} images, {height} x {width} x {channels}, {where}"
-    crop = f"the middle {data.center_crop} x {data.center_crop} pixels of each, " if data.center_crop else ""
-    size = f"scaled to cover {height} x {width}, the rest cut off" if data.resize else "not scaled"
-    flip = "half of them mirrored (--config.data.random_flip=False for none)" if data.random_flip else "none mirrored"
-    yield "images", f"{crop}{size}; {flip}"
-    if data.augment_rate:
-        yield (
-            "augmented",
-            f"half of them mirrored, other moves at a rate of {data.augment_rate:g}; the network is told of each",
-        )
-    if data.condition != "none":
-        factor = f" by {data.condition_factor}" if data.condition == "low_resolution" else ""
-        yield "condition", f"{data.condition}{factor}, {conditions.num_channels(config)} channel(s) beside x_t"
+    size = " x ".join(map(str, image_shape(config)))
+    yield "data", f"{data.source}: {source.num_images:,} {data.medium}, {size}, {where}"
+    yield from _summary_of_images(config) if data.medium == "images" else ()
     if source.captions:
         distinct, name = len(set(source.captions)), config.model.text_folder or config.model.text
         yield "captions", f"{distinct:,} distinct, as {config.model.text_length} tokens of {name}"
@@ -218,6 +238,22 @@ def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
         yield "warning", text
 
 
+def _summary_of_images(config: Config) -> Iterator[tuple[str, str]]:
+    data, (height, width, _) = config.data, image_shape(config)
+    crop = f"the middle {data.center_crop} x {data.center_crop} pixels of each, " if data.center_crop else ""
+    size = f"scaled to cover {height} x {width}, the rest cut off" if data.resize else "not scaled"
+    flip = "half of them mirrored (--config.data.random_flip=False for none)" if data.random_flip else "none mirrored"
+    yield "images", f"{crop}{size}; {flip}"
+    if data.augment_rate:
+        yield (
+            "augmented",
+            f"half of them mirrored, other moves at a rate of {data.augment_rate:g}; the network is told of each",
+        )
+    if data.condition != "none":
+        factor = f" by {data.condition_factor}" if data.condition == "low_resolution" else ""
+        yield "condition", f"{data.condition}{factor}, {conditions.num_channels(config)} channel(s) beside x_t"
+
+
 def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
     """Returns what must not change about the data when a run resumes: the order and the labels depend on it."""
     classes = list(source.class_names) if config.model.num_classes else []
@@ -228,7 +264,8 @@ def identity(config: Config, split: str) -> dict[str, Any]:
     """Returns what the images of 'training' or 'held_out' depend on, for a manifest."""
     path = config.data.path if split == "training" else config.data.held_out
     ignored = {"random_flip", "device_cache_gib", *OF_CONDITIONS, *OF_CODECS}
-    ignored |= set() if config.data.jpeg_draft else {"jpeg_draft"}  # which folders that were written before do not name
+    later = {"jpeg_draft": False, "medium": "images"}  # which folders that were written before do not name
+    ignored |= {name for name, off in later.items() if getattr(config.data, name) == off}
     found = {"data": config.data.model_dump(exclude=ignored), "split": split}
     return found | ({"files": digest_of_files(storage.path(path))} if path else {})
 

@@ -30,6 +30,11 @@ def likelihood_of(config: Config) -> Measure:
 
 
 def _bound(config: Config) -> Measure:
+    if config.data.medium != "images":
+        raise UserError(
+            f"{config.show('data.medium')} has no variational bound, whose last term is of uint8 images; set "
+            "likelihood.kind = 'pf_ode'."
+        )
     if not processes.process_of(config).num_steps:
         raise UserError(
             f"config field process.kind = {config.process.kind!r} has no variational bound; set likelihood.kind = 'pf_ode', "
@@ -66,6 +71,7 @@ def _pf_ode(config: Config) -> Measure:
     process = processes.process_of(config)
     processes.check_signal(process, "likelihood.kind = 'pf_ode'")
     denoiser_of, settings = processes.denoiser_of(config), config.likelihood
+    width = choices.MEDIA[config.data.medium].bin_width
     draw_probe, encode = choices.PROBES[settings.probes], inputs.encode(config)
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
@@ -80,12 +86,12 @@ def _pf_ode(config: Config) -> Measure:
         uniform, probes = jax.vmap(draws)(keys)
         found = likelihood.log_density(
             denoiser_of(params, cond),
-            likelihood.dequantise(x_0, uniform),
+            likelihood.dequantise(x_0, uniform, width) if width else x_0,
             process,
             probes=jnp.swapaxes(probes, 0, 1),
             tolerance=settings.tolerance,
         )
-        bits = likelihood.bits_per_dim(found.log_density, x_0[0].size)
+        bits = likelihood.bits_per_dim(found.log_density, x_0[0].size, width or 1.0)
         return {"bits": bits, "num_evaluations": found.num_evaluations, "reached_end": found.reached_end}
 
     return measure

@@ -27,8 +27,8 @@ OF_UNET = ("resample", "downsample_padding", "text_block")  # attributes of `Sta
 EXPLODING = ("ve", "ve_sde")
 
 
-def image_shape(config: Config) -> tuple[int, int, int]:
-    """Returns (height, width, channels)."""
+def image_shape(config: Config) -> tuple[int, ...]:
+    """Returns the shape of what is stored and generated: of an image (height, width, channels), of a point (channels,)."""
     return (*config.data.image_size, config.data.channels)
 
 
@@ -197,7 +197,7 @@ def check_signal(of: Process, field: str) -> None:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the process and the size of the images."""
     parts = network(config).parts
-    if any(size % parts.multiple_of for size in shape(config)[:2]):
+    if any(size % parts.multiple_of for size in shape(config)[:-1]):
         name = config.show("data.image_size") + (f", latents of {shape(config)!r}," if config.data.codec else "")
         yield f"{name} does not fit {parts.summary}; height and width must be multiples of {parts.multiple_of}."
     if config.model.text != "none" and "text_width" not in fields_of(config.model.kind):

@@ -10,16 +10,11 @@ from diffusion_jax import errors
 
 
 class Codec(NamedTuple):
-    """Images <-> x_0, which are pixels here, and latents where `compose.coding` has an autoencoder."""
+    """What is stored <-> x_0, as a `media.Medium` says; or latents, where `compose.coding` has an autoencoder."""
 
-    encode: Callable[[Array], Array]  # uint8 images [B, H, W, C] -> x_0 [B, *shape]
-    decode: Callable[[Array], Array]  # x_0 -> uint8 images
+    encode: Callable[[Array], Array]  # stored arrays, such as uint8 images [B, H, W, C] -> x_0 [B, *shape]
+    decode: Callable[[Array], Array]  # x_0 -> what is stored
     shape: tuple[int, ...]  # of one x_0
-
-
-def pixels(shape: tuple[int, ...]) -> Codec:
-    """Returns the codec of uint8 images of a shape, (H, W, C)."""
-    return Codec(from_uint8, to_uint8, shape)
 
 
 def from_uint8(images: Array) -> Array:

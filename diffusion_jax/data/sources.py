@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from diffusion_jax.data import captions as captions_of
+from diffusion_jax.data import media
+from diffusion_jax.data.media import Medium
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import arrays, logs, storage
 
@@ -27,7 +29,9 @@ INT32 = np.iinfo(np.int32)
 NUM_THREADS = 16  # that read and decode files; Pillow and TFDS release the interpreter while they do
 MOST_NAMED = 10  # files in one sentence
 NO_IMAGE = "not an image"
-Record = dict[str, Any]  # {"x": uint8 [H, W, C], "cond": {"label": its class, "image": uint8 [H, W, any]}, or less}
+Record = dict[
+    str, Any
+]  # {"x": uint8 [H, W, C], or as its medium has it, "cond": {"label": its class, "image": uint8 [H, W, any]}, or less}
 
 
 class Source(NamedTuple):
@@ -79,14 +83,15 @@ def digits(*, split: str = "") -> Source:
     return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
 
 
-def npz(*, path: str, captions: bool = False, field: str = "data.path") -> Source:
+def npz(*, path: str, medium: Medium = media.IMAGES, captions: bool = False, field: str = "data.path") -> Source:
     """Returns the arrays 'images' (or 'arr_0'), uint8 [N, H, W, C] or [N, H, W], and 'labels' (or 'arr_1') of an .npz file.
 
-    The names of the labels 0, 1, ... may be there as text, 'label_names'. Raises UserError where the file is missing or
-    holds something else.
+    Of other media the first array is as the medium has it: of points floating point [N, D]. The names of the labels 0, 1,
+    ... may be there as text, 'label_names'. Raises UserError where the file is missing or holds something else.
 
     Args:
         path: of the file.
+        medium: what the first array is.
         captions: whether to read captions too: the array 'captions', text [N].
         field: of the config that names it, for sentences.
     """
@@ -97,17 +102,15 @@ def npz(*, path: str, captions: bool = False, field: str = "data.path") -> Sourc
     stored = arrays.of_user(file, field, lambda opened: arrays.read_npz(opened, wanted))
     images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
     labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
-    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
+    if images is None or not medium.fits(images):
         found = "no such array" if images is None else f"{images.dtype} {list(images.shape)}"
-        raise UserError(
-            f"config field {field} = {path!r} must hold 'images' or 'arr_0' as uint8 [N, H, W, C], 0 to 255; found {found}."
-        )
+        raise UserError(f"config field {field} = {path!r} must hold 'images' or 'arr_0' as {medium.stored}; found {found}.")
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] > 4:
         raise UserError(
             f"config field {field} = {path!r} holds images as [N, C, H, W], {list(images.shape)}; store them as "
             "[N, H, W, C]: images.transpose(0, 2, 3, 1)."
         )
-    images = images[..., None] if images.ndim == 3 else images
+    images = (images[..., None] if images.ndim == 3 else images).astype(medium.dtype, copy=False)
     name = f"config field {field} = {path!r}"
     texts = captions_of.of_array(stored.get("captions"), len(images), name) if captions else ()
     if labels is None:

@@ -9,29 +9,27 @@ from diffusion_jax.data.sources import Record, Source
 from diffusion_jax.errors import UserError
 
 
-def resized(
-    source: Source, *, image_shape: tuple[int, int, int], center_crop: int, resize: bool, num_classes: int
-) -> Source:
+def resized(source: Source, *, image_shape: tuple[int, ...], center_crop: int, resize: bool, num_classes: int) -> Source:
     """Returns a source whose images have the configured shape.
 
     An image that goes with each, `cond["image"]`, is treated alike, and gets as many channels. `read` raises UserError where
     an image or its label does not fit.
 
     Args:
-        image_shape: (height, width, channels).
+        image_shape: (height, width, channels), or the shape of other arrays, which are neither cut nor scaled.
         center_crop: side of the square that is cut out of the middle first, in pixels; 0 for none.
         resize: whether to scale by area until the image just covers `image_shape`, and to cut out the middle; otherwise
             another size is an error.
         num_classes: that the network knows; with 0 `cond` has no label.
     """
-    height, width, channels = image_shape
+    *size, channels = image_shape
 
     def fitting(pixels: np.ndarray) -> np.ndarray:
         if center_crop:
             _check_crop(pixels, center_crop)
             pixels = crop(pixels, center_crop, center_crop)
         if resize and pixels.shape != image_shape:
-            pixels = crop(resize_to_cover(pixels, height, width), height, width)
+            pixels = crop(resize_to_cover(pixels, *size), *size)
         _check_shape(pixels, image_shape)
         return pixels.copy()  # a view would keep the whole photograph in memory
 
@@ -94,12 +92,13 @@ def _check_crop(pixels: np.ndarray, center_crop: int) -> None:
         )
 
 
-def _check_shape(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> None:
+def _check_shape(pixels: np.ndarray, image_shape: tuple[int, ...]) -> None:
     found = pixels.shape
     if found != image_shape:
+        what, other = ("images", ", or data.resize = True") if len(found) == 3 else ("data", "")
         raise UserError(
-            f"config fields data.image_size and data.channels say {list(image_shape)}, but the images are {list(found)}; "
-            f"set data.image_size = {tuple(found[:2])} and data.channels = {found[2]}, or data.resize = True."
+            f"config fields data.image_size and data.channels say {list(image_shape)}, but the {what} are {list(found)}; "
+            f"set data.image_size = {tuple(found[:-1])} and data.channels = {found[-1]}{other}."
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from diffusion_jax import autoencoding, model
 from diffusion_jax.compose import evaluating, inputs, processes, sample_conditions, sampling, stored
+from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.evaluating import Images
 from diffusion_jax.errors import UserError
@@ -24,7 +25,6 @@ from diffusion_jax.metrics.compare import Compared, Features
 from diffusion_jax.runs import checkpoint, logs, pictures, plots, sharding, shards, storage, tables
 from diffusion_jax.runs.statistics import Statistics
 
-NUM_PICTURED = 64
 NUM_PAIRS = 32  # of nearest.png: an image and the nearest of the training set
 MOST_PIXELS = 2**30  # bytes: a set of images that has more is compared by its features alone
 MOST_NEAREST = 10_000  # images whose neighbours in the training set are searched
@@ -175,7 +175,7 @@ def _found(images: Images, network: Extractor, config: Config, folder: storage.P
         return Found(images.features)
     num_images, size = images.num_images, config.evaluate.shard_size
     manifest = {"features": network.description, "shard_size": size, **images.made_from}
-    kept = num_images * math.prod(images.shape) <= MOST_PIXELS
+    kept = config.data.medium == "images" and num_images * math.prod(images.shape) <= MOST_PIXELS
 
     def make(first: int) -> Iterator[shards.Rows]:
         for piece in images.pieces(first):
@@ -219,9 +219,10 @@ def _result(
     if processes.is_autoencoder(config) and originals:
         result["reconstruction"] = _reconstruction(generated, originals.found, sample_conditions.source(config).num_images)
     if judged.features is None:
-        first = list(range(min(NUM_PICTURED, judged.num_images)))
+        medium = MEDIA[config.data.medium]
+        first = list(range(min(medium.num_pictured, judged.num_images)))
         few = judged.read(first) if generated.pixels is None else generated.pixels[first]
-        storage.write_bytes(out / f"{judged.name}.png", pictures.encode_png(pictures.grid(few)))
+        storage.write_bytes(out / f"{judged.name}.png", pictures.encode_png(medium.grid(few)))
     return result
 
 

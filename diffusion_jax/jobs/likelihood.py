@@ -13,6 +13,7 @@ import numpy as np
 
 from diffusion_jax import model
 from diffusion_jax.compose import inputs, likelihoods, sample_conditions, sampling, stored
+from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed
 from diffusion_jax.data.sources import Source
@@ -41,7 +42,8 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     on_progress = logs.progress_by_shard("likelihood", num_images, shard_size)
     make = functools.partial(_by_image, trained, source)
     by_image = shards.read_all(shards.by_image(out, manifest, num_images, shard_size, make, on_progress=on_progress))
-    results = _bound_results(by_image, sampling.grid_times(config)[:-1]) if kind == "bound" else _pf_ode_results(by_image)
+    is_bound, width = kind == "bound", MEDIA[config.data.medium].bin_width
+    results = _bound_results(by_image, sampling.grid_times(config)[:-1]) if is_bound else _pf_ode_results(by_image, width)
     if sharding.is_first():
         _write(out, kind, results, manifest)
     mean, error = results["means"][f"{kind}_bits_per_dim"], results["means"]["standard_error"]
@@ -80,8 +82,13 @@ def _mean_and_error(name: str, bits: np.ndarray) -> dict[str, float]:
     return {name: float(np.mean(bits)), "standard_error": error}
 
 
-def _pf_ode_results(by_image: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the means over images of what `likelihoods.likelihood_of` found of kind 'pf_ode'. # [N]"""
+def _pf_ode_results(by_image: dict[str, np.ndarray], width: float) -> dict[str, Any]:
+    """Returns the means over images of what `likelihoods.likelihood_of` found of kind 'pf_ode'. # [N]
+
+    Args:
+        by_image: what it found.
+        width: of the bins of what is stored; 0 of real numbers.
+    """
     bits, reached = by_image["bits"].astype(np.float64), by_image["reached_end"]
     lost = int(np.sum(~reached))
     if lost == len(bits):
@@ -91,7 +98,7 @@ def _pf_ode_results(by_image: dict[str, np.ndarray]) -> dict[str, Any]:
     means = _mean_and_error("pf_ode_bits_per_dim", bits[reached]) | {
         "evaluations": float(np.mean(by_image["num_evaluations"])),
         "not_integrated": lost,
-        "offset": "log2(127.5), of uniform dequantisation of data in [-1, 1]",
+        "offset": f"log2({1 / width:g}), of uniform dequantisation of data in [-1, 1]" if width else "none: real numbers",
     }
     return {"means": means, "arrays": {"bits": bits, "reached_end": reached, "num_evaluations": by_image["num_evaluations"]}}
 

@@ -2,10 +2,11 @@
 
 from diffusion_jax import model
 from diffusion_jax.compose import inputs, processes, sampling, stored
+from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
 from diffusion_jax.runs import logs, pictures, sharding, shards, storage
 
-NUM_STRIPS = 8  # images in strip.png
+STRIPS = 8  # for one image in strip.png there are so many in grid.png
 
 
 def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) -> int:
@@ -34,9 +35,10 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
 
 def _picture_strip(trained: model.Model, file: storage.Path) -> None:
     """Writes the network's predictions of x_0 for the first images, one row each, from noise (left) to image (right)."""
-    predictions = model.strip(trained, NUM_STRIPS).swapaxes(0, 1)  # [images, k, H, W, C]
+    medium = MEDIA[trained.config.data.medium]
+    predictions = model.strip(trained, medium.num_pictured // STRIPS).swapaxes(0, 1)  # [images, k, H, W, C]
     num_columns = predictions.shape[1]
-    grid = pictures.grid(predictions.reshape(-1, *predictions.shape[2:]), num_columns=num_columns)
+    grid = medium.grid(predictions.reshape(-1, *predictions.shape[2:]), num_columns=num_columns)
     storage.write_bytes(file, pictures.encode_png(grid))
     logs.say("strip", f"{file}: the network's prediction of x_0 at {num_columns} times, one row for each image")
 

@@ -69,7 +69,8 @@ def run(config: Config, workdir: storage.Path) -> int:
         take = step.compile_step(parts, fed.batch, mesh, shardings, **options)
         with logs.Logs(workdir, first_step=first_step, others=_writers(config, workdir, first_step)) as log:
             read = functools.partial(sample_conditions.read, sample_conditions.source(config))
-            watched = choices.chosen(watch.Run, train, parts=parts, mesh=mesh, log=log, read=read)
+            about = {"medium": choices.MEDIA[config.data.medium], "mesh": mesh, "log": log, "read": read}
+            watched = choices.chosen(watch.Run, train, parts=parts, **about)
             watching, save = watch.Watch(watched), functools.partial(_save, config, workdir, source, checkpoints, log)
             state = loop.run(
                 state,

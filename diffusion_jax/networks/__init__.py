@@ -18,6 +18,7 @@ from diffusion_jax.networks.dit import Blocks, DiT
 from diffusion_jax.networks.dit import check as check_blocks
 from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.layers import Precision
+from diffusion_jax.networks.mlp import MLP, Layers
 from diffusion_jax.networks.ncsnpp import STYLE, NCSNpp
 from diffusion_jax.networks.stages import Stages, check
 from diffusion_jax.networks.unet import UNet
@@ -27,12 +28,12 @@ class Network(NamedTuple):
     """A network as a triple of pure functions."""
 
     init: Callable[..., Any]  # key -> params, float32
-    # (params, x_t [B, H, W, C], c_noise [B] or [B, 2], cond: see the module, *, train, rngs) -> output [B, H, W, C], of
+    # (params, x_t [B, ..., C], c_noise [B] or [B, 2], cond: see the module, *, train, rngs) -> output [B, ..., C], of
     # `Encoder` [B]; `of_autoencoder` has its own
     apply: Callable[..., Any]
     # params -> the same in the type in which `apply` computes, so that a loop over `apply` need not convert them
     cast: Callable[[Any], Any] = lambda params: params
-    parts: Stages | Blocks | None = None  # what it is made of, with `num_stages`, `multiple_of` and `summary`
+    parts: Stages | Blocks | Layers | None = None  # what it is made of, with `num_stages`, `multiple_of` and `summary`
 
 
 def bind(
@@ -188,8 +189,38 @@ def noisy_classifier(
     return _of_module(Encoder(num_classes, stages, pool), image_shape, {}, stages, precision=precision)
 
 
+def mlp(
+    shape: tuple[int, ...],
+    *,
+    channels: int,
+    depth: int,
+    dtype: str,
+    precision: Precision = "highest",
+    learned_variance: bool = False,
+    num_classes: int = 0,
+    null_label: bool = False,
+    jumps: bool = False,
+) -> Network:
+    """Returns `MLP` for arrays of a shape; UserError for an odd number of channels.
+
+    Args:
+        shape: (..., C), such as (2,) of points in the plane.
+        channels: see `mlp.Layers`, as for depth.
+        depth: how many blocks.
+        dtype: 'float32' or 'bfloat16'.
+        precision: as for `unet`, as is learned_variance.
+        learned_variance: whether the output has twice the channels.
+        num_classes: see `MLP`, as for null_label and jumps.
+    """
+    if channels % 2:
+        raise UserError(f"channels = {channels} must be even.")
+    parts = Layers(channels, depth, jnp.dtype(dtype))
+    module = MLP((1 + learned_variance) * shape[-1], parts, num_classes, null_label, jumps)
+    return _of_module(module, shape, _cond(shape, 0, num_classes), parts, precision=precision)
+
+
 def _cond(
-    image_shape: tuple[int, int, int], cond_channels: int, num_classes: int, text_width: int = 0, augmented: bool = False
+    image_shape: tuple[int, ...], cond_channels: int, num_classes: int, text_width: int = 0, augmented: bool = False
 ) -> dict[str, Array]:
     """Returns an example of a network's conditions, for one image."""
     cond = {"augmentation": jnp.zeros((1, augmentation.NUM_TOLD))} if augmented else {}
@@ -200,9 +231,9 @@ def _cond(
 
 def _of_module(
     module: nn.Module,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     cond: Any,
-    parts: Stages | Blocks,
+    parts: Stages | Blocks | Layers,
     *,
     precision: Precision,
     draw: Callable[[Any, Array], Any] = layers.draw_kernels,
@@ -211,7 +242,7 @@ def _of_module(
 
     Args:
         module: what it is.
-        image_shape: (H, W, C).
+        shape: of x_t without the batch, (..., C).
         cond: an example of its conditions, for one image.
         parts: what it is made of.
         precision: of float32 products.
@@ -219,13 +250,14 @@ def _of_module(
     """
 
     def init(key):
-        x_t, c_noise = jnp.zeros((1, *image_shape)), jnp.zeros(1)
+        x_t, c_noise = jnp.zeros((1, *shape)), jnp.zeros(1)
         key_module, key_kernels = jax.random.split(key)
         return draw(module.init(key_module, x_t, c_noise, cond, train=False)["params"], key_kernels)
 
     def apply(params, x_t, c_noise, cond, *, train=False, rngs=None):
-        if x_t.ndim != 4 or x_t.shape[-1] != image_shape[-1]:
-            raise ValueError(f"x_t of {list(x_t.shape)} is not allowed; the network takes [B, H, W, {image_shape[-1]}].")
+        if x_t.ndim != 1 + len(shape) or x_t.shape[-1] != shape[-1]:
+            axes = {1: "", 3: "H, W, "}.get(len(shape), "..., ")
+            raise ValueError(f"x_t of {list(x_t.shape)} is not allowed; the network takes [B, {axes}{shape[-1]}].")
         with layers.products(precision, parts.dtype):
             return module.apply({"params": params}, x_t, c_noise, cond, train=train, rngs=rngs)
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from diffusion_jax.runs import pictures, sharding, shards, storage
 
-NUM_PICTURED = 64
 BESIDE_IN_A_ROW = 4
 
 
@@ -21,6 +21,9 @@ def write(
     shard_size: int,
     manifest: Mapping[str, Any],
     labels: np.ndarray | None = None,
+    dtype: DTypeLike = np.uint8,
+    grid: Callable[..., np.ndarray] = pictures.grid,
+    num_pictured: int = 64,
     beside: Sequence[np.ndarray] = (),
     on_progress: Callable[[int], None],
 ) -> storage.Path:
@@ -31,10 +34,14 @@ def write(
     Raises UserError where the folder holds other images, or a damaged shard.
 
     Args:
-        generate: number of the first image -> uint8 [B, H, W, C] from there on, in pieces of any size, `num_images` in all.
+        generate: number of the first image -> images from there on, uint8 [B, H, W, C], or other arrays, in pieces of any
+            size, `num_images` in all.
         shard_size: images in each shard, but for the last.
         manifest: what made the images; a folder that holds others is refused.
         labels: of the images, int [N], or None.
+        dtype: of the images.
+        grid: as `pictures.grid`: makes a picture of arrays.
+        num_pictured: how many are in grid.png.
         beside: what to show to the left of the first images, and maybe to the right, uint8 [n, H, W, C] each.
         on_progress: gets the number of images generated so far.
     """
@@ -46,44 +53,50 @@ def write(
         lambda first: ({"arr_0": images} for images in generate(first)),
         on_progress=on_progress,
     )
-    few = itertools.islice(_images(made), -(-NUM_PICTURED // shard_size))
-    pictured = np.concatenate(list(few))[:NUM_PICTURED]
+    few = itertools.islice(_images(made, dtype), -(-num_pictured // shard_size))
+    pictured = np.concatenate(list(few))[:num_pictured]
     shape = (num_images, *pictured.shape[1:])
     result = out / f"samples_{'x'.join(map(str, shape))}.npz"
     if not sharding.is_first():
         return result
     with storage.writing(result) as file:
-        write_npz(file, _images(made), shape, labels)
-    storage.write_bytes(out / "grid.png", pictures.encode_png(pictures.grid(pictured)))
+        write_npz(file, _images(made, dtype), shape, labels, dtype)
+    storage.write_bytes(out / "grid.png", pictures.encode_png(grid(pictured)))
     if beside:
         left, *right = beside
         rows = np.stack([left, pictured[: len(left)], *right], axis=1)
         num_columns = rows.shape[1] * BESIDE_IN_A_ROW
-        grid = pictures.grid(rows.reshape(-1, *shape[1:]), num_columns=num_columns)
-        storage.write_bytes(out / "cond.png", pictures.encode_png(grid))
+        picture = grid(rows.reshape(-1, *shape[1:]), num_columns=num_columns)
+        storage.write_bytes(out / "cond.png", pictures.encode_png(picture))
     return result
 
 
-def _images(made: shards.Shards) -> Iterator[np.ndarray]:
+def _images(made: shards.Shards, dtype: DTypeLike) -> Iterator[np.ndarray]:
     """Yields the images of each shard. # uint8 [n, H, W, C]"""
-
-    def are_images(rows: shards.Rows) -> bool:
-        return "arr_0" in rows and rows["arr_0"].dtype == np.uint8 and rows["arr_0"].ndim == 4
-
+    are_images = lambda rows: "arr_0" in rows and rows["arr_0"].dtype == dtype  # noqa: E731
     return (rows["arr_0"] for rows in shards.read(made, are_images))
 
 
-def write_npz(file: BinaryIO, pieces: Iterable[np.ndarray], shape: tuple[int, ...], labels: np.ndarray | None) -> None:
+def write_npz(
+    file: BinaryIO,
+    pieces: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    labels: np.ndarray | None,
+    dtype: DTypeLike = np.uint8,
+) -> None:
     """Writes what np.savez would write of all images together, holding one piece at a time.
 
     Args:
-        pieces: the images, in order, uint8 [n, H, W, C].
+        pieces: the images, in order, uint8 [n, H, W, C], or other arrays.
         shape: of all images, (N, H, W, C).
         labels: int [N], or None.
+        dtype: of the pieces.
     """
     with zipfile.ZipFile(file, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
-            np.lib.format.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_1_0(
+                entry, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+            )
             for images in pieces:
                 entry.write(images.tobytes())
         if labels is not None:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 import tqdm
 
-from diffusion_jax.runs import pictures, plots, sharding, storage, writers
+from diffusion_jax.runs import plots, sharding, storage, writers
 from diffusion_jax.runs.writers import Writer
 
 # of a bar of tqdm: on a terminal alone, in one place, wiped at its end
@@ -106,11 +106,10 @@ class Logs:
             self._pictures, lambda: storage.write_bytes(file, plots.loss(writers.read_metrics(metrics))), name=file.name
         )
 
-    def grid(self, step: int, name: str, x: np.ndarray) -> None:
-        """Records a grid of images at a step, under the name of what made them. # uint8 [N, H, W, C]"""
-        grid = pictures.grid(x)
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Records a picture at a step, under the name of what made what it shows. # uint8 [H, W, C]"""
         for writer in self._threads:
-            self._submit(writer, writer.images, step, name, grid)
+            self._submit(writer, writer.images, step, name, picture)
 
     def _submit(self, writer: Writer, function: Callable, *arguments, name: str = "") -> None:
         if not sharding.is_first():

@@ -22,6 +22,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from diffusion_jax import model
 from diffusion_jax.compose import (
     checks,
@@ -35,6 +37,7 @@ from diffusion_jax.compose import (
     texts,
     weights,
 )
+from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import checkpoint, logs, storage
@@ -124,7 +127,8 @@ def _write_jax(trained: model.Model, out: storage.Path) -> str:
         configs, params = [drawn.config, drawn.guide.config], (drawn.params, drawn.guide.params)
     storage.write_bytes(out / "sampler.jax", portable.sampler_program(configs, params))
     given = {"seed": ["int32", []], "numbers": ["int32", ["B"]], "cond": _shapes(portable.cond_specs(*configs))}
-    _write_manifest(drawn, out, inputs=given, output=["uint8", ["B", *processes.image_shape(drawn.config)]])
+    dtype = np.dtype(MEDIA[drawn.config.data.medium].dtype).name
+    _write_manifest(drawn, out, inputs=given, output=[dtype, ["B", *processes.image_shape(drawn.config)]])
     return "; docs/serving.md has the lines that call it"
 
 

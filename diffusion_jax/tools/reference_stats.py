@@ -19,6 +19,7 @@ import itertools
 import sys
 
 from diffusion_jax.compose import checks, command, evaluating
+from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.evaluating import Images
 from diffusion_jax.errors import UserError
@@ -35,6 +36,8 @@ def run(config: Config, out: storage.Path, *, split: str = "training", to: str =
         images = evaluating.of_file(config, "dump")
     else:
         images = evaluating.of_data_set(config.with_values("evaluate", num_real=0), split)
+    if to == "png" and config.data.medium != "images":
+        raise UserError(f"{config.show('data.medium')} are not written as PNG; use --to=images for an .npz file.")
     if images.num_images < compare.FEWEST:
         raise UserError(f"the images are {images.num_images}; a reference needs at least {compare.FEWEST}.")
     WRITERS[to](config, images, out)
@@ -60,7 +63,8 @@ def _write_statistics(config: Config, images: Images, out: storage.Path) -> None
 
 def _write_images(config: Config, images: Images, out: storage.Path) -> None:
     with storage.writing(out) as file:
-        dump.write_npz(file, images.pieces(0), (images.num_images, *images.shape), None)
+        dtype = MEDIA[config.data.medium].dtype
+        dump.write_npz(file, images.pieces(0), (images.num_images, *images.shape), None, dtype)
 
 
 def _write_png(config: Config, images: Images, out: storage.Path) -> None:

@@ -11,6 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from diffusion_jax.data.feed import Batch
+from diffusion_jax.data.media import Medium
 from diffusion_jax.errors import RunError
 from diffusion_jax.runs import compiling, logs, sharding
 from diffusion_jax.training import loop, step
@@ -18,7 +19,6 @@ from diffusion_jax.training.loop import Hook
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import Parts
 
-NUM_PREVIEWED = 64
 NUM_EVALUATED = 512  # images: eight previews
 NUM_TIMED = 10  # calls after which a run says how long it will take
 OF_MACHINE = ("images_per_s", "mfu", "peak_memory_gib")  # figures that no other start repeats
@@ -28,6 +28,7 @@ class Run(NamedTuple):
     """A run, for what watches it."""
 
     parts: Parts
+    medium: Medium  # what is generated
     mesh: Mesh
     log: logs.Logs  # where metrics and pictures go
     num_steps: int  # in all
@@ -158,19 +159,20 @@ def _compiled(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callabl
 
 def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable[[TrainState], None]:
     """Returns what records a grid of images of each set of weights."""
-    batches = _batches(run, NUM_PREVIEWED)
+    batches, medium = _batches(run, run.medium.num_pictured), run.medium
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
-            run.log.grid(int(state.step), name, _images(generate, params, batches)[:NUM_PREVIEWED])
+            grid = medium.grid(_images(generate, params, batches)[: medium.num_pictured])
+            run.log.picture(int(state.step), name, grid)
         logs.say("preview", f"of step {int(state.step):,}, as PNG: {', '.join(_weights(state))}")
 
     return preview
 
 
 def _batches(run: Run, num_images: int) -> list[dict[str, Any]]:
-    """Returns what the first images are made of, `NUM_PREVIEWED` at a time or a few more, on the devices: read now, once."""
-    at_once = -(-NUM_PREVIEWED // run.mesh.size) * run.mesh.size
+    """Returns what the first images are made of, a picture's at a time or a few more, on the devices: read now, once."""
+    at_once = -(-run.medium.num_pictured // run.mesh.size) * run.mesh.size
     numbers = [np.arange(first, first + at_once) for first in range(0, num_images, at_once)]
     where = sharding.batched(run.mesh)
     return [sharding.put_global({"numbers": few, "batch": run.read(few)}, where) for few in numbers]
