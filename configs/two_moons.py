@@ -22,6 +22,6 @@ def get_config() -> ConfigDict:
     config.train.update(ema_rates=(0.99,), log_every=500, checkpoint_every=3000, sample_every=1500)
     config.sample.update(sampler="unipc", grid="karras", num_steps=20, clip="none")
     config.sample.update(num_images=16_384, batch_per_device=16_384, shard_size=16_384)
-    config.likelihood.update(kind="pf_ode", num_images=2000, batch_per_device=2000, shard_size=2000)
+    config.likelihood.update(kind="pf_ode", probes="basis", num_images=2000, batch_per_device=2000, shard_size=2000)
     config.evaluate.update(features="pixels", num_images=16_384)
     return config

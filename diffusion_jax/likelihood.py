@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import log_ndtr
+from jax.typing import DTypeLike
 
 from diffusion_jax import denoiser, errors, ode, process, samplers
 from diffusion_jax.denoiser import Denoiser, Prediction, VarianceKind
@@ -208,6 +209,12 @@ def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tole
     x_T = (last.alpha + last.sigma) * y_T
     log_prior = -x[0].size * (_mean((x_T / last.sigma) ** 2) + math.log(2 * math.pi * last.sigma**2)) / 2
     return Density(log_prior + carried, x_T, found.num_evaluations, found.reached_end)
+
+
+def basis_probes(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Returns the unit vectors times sqrt(D): their mean is the trace itself. Of small arrays. # [D, *shape]"""
+    size = math.prod(shape)
+    return math.sqrt(size) * jnp.eye(size, dtype=dtype).reshape(size, *shape)
 
 
 def dequantise(x_0: Array, uniform: Array, width: float = UINT8_BIN) -> Array:

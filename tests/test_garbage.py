@@ -68,9 +68,8 @@ def agree(folder):
 
 
 def continue_dump(folder):
-    with mock.patch.object(dump, "NUM_PICTURED", 8):
-        options = {"num_images": 8, "shard_size": 4, "manifest": MANIFEST, "on_progress": lambda done: None}
-        result = dump.write(folder, lambda first: iter(()), **options)
+    options = {"num_images": 8, "shard_size": 4, "manifest": MANIFEST, "on_progress": lambda done: None}
+    result = dump.write(folder, lambda first: iter(()), num_pictured=8, **options)
     with np.load(result, allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["arr_0"], IMAGES.repeat(2, axis=0))
 

@@ -108,6 +108,14 @@ def test_dequantised_values_fill_their_bins_and_the_offset_is_their_width():
     assert float(likelihood.bits_per_dim(log_density_of_uniform, 1)[0]) == pytest.approx(8, abs=1e-6)
 
 
+def test_real_numbers_have_a_differential_entropy_and_a_trace_that_is_exact():
+    assert float(likelihood.bits_per_dim(jnp.full(1, -math.log(4.0)), 2, width=1.0)[0]) == pytest.approx(1)
+    jacobian, probes = np.random.default_rng(0).normal(size=(6, 6)), likelihood.basis_probes((3, 2), jnp.float32)
+    flat = np.asarray(probes).reshape(6, 6)
+    assert probes.shape == (6, 3, 2)
+    assert np.mean([v @ jacobian @ v for v in flat]) == pytest.approx(np.trace(jacobian), rel=1e-5)
+
+
 G5 = recorded.load("g5_score_sde")
 
 

@@ -17,6 +17,7 @@ from diffusion_jax import (
     denoiser,
     distillation,
     grids,
+    likelihood,
     losses,
     multistep,
     process,
@@ -176,7 +177,11 @@ CLIPS = {
     "static": denoiser.clip_x_0,
     "static_keep_eps": functools.partial(denoiser.limit_x_0, limit=denoiser.clip, recompute_eps=False),
 }
-PROBES = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
+PROBES = {  # (key, (K, *shape of an image), type) -> probes
+    "basis": lambda key, shape, dtype: likelihood.basis_probes(shape[1:], dtype),
+    "normal": jax.random.normal,
+    "rademacher": jax.random.rademacher,
+}
 
 FEATURES = ("classifier", "efficientnet_lite0", "given", "inception", "inception_pytorch_fid", "pixels")
 

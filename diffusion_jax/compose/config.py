@@ -281,8 +281,10 @@ class Likelihood(Section):
     num_images: integer(0) = field(0, "evenly spaced over the set; 0 for all")
     batch_per_device: integer(1, sections.MOST_AT_ONCE) = field(64, "images that the network takes at once")
     shard_size: integer(1) = field(500, "images in a file while a run goes on: what a kill costs at most")
-    probes: one_of(choices.PROBES) = field("rademacher", "distribution of the probes of pf_ode's trace")
-    num_probes: integer(1) = field(1, "probes of pf_ode's trace")
+    probes: one_of(choices.PROBES) = field(
+        "rademacher", "of pf_ode's trace, at random; 'basis' is exact, and takes as many as there are values: for points"
+    )
+    num_probes: integer(1) = field(1, "random probes of pf_ode's trace")
     tolerance: sections.Positive = field(1e-5, "of pf_ode, relative and absolute")
 
 
