@@ -160,7 +160,7 @@ def test_any_height_and_width_that_the_stages_divide(kind):
         z = jax.eval_shape(ours.encode, params, images(3, height, width, 2))
         assert z.mean.shape == (3, height // 2, width // 2, 2)
         assert jax.eval_shape(ours.decode, params, z.mean).shape == (3, height, width, 2)
-    with pytest.raises(ValueError, match="^images of 6 x 5 do not fit: both must be multiples of 2."):
+    with pytest.raises(ValueError, match="^arrays of 6 x 5 do not fit: each size must be a multiple of 2."):
         jax.eval_shape(ours.encode, params, images(3, 6, 5, 2))
 
 

@@ -199,7 +199,7 @@ def test_any_height_and_width_that_the_patches_divide(image_shape):
     x_t = jax.random.normal(jax.random.key(0), (2, *image_shape))
     output = jax.jit(network.apply)(params, x_t, c_noise, {})
     assert output.shape == x_t.shape and output.dtype == x_t.dtype and np.all(np.isfinite(output))
-    with pytest.raises(ValueError, match=f"images of {image_shape[0]} x 3 do not fit: both must be multiples of 2"):
+    with pytest.raises(ValueError, match=f"arrays of {image_shape[0]} x 3 do not fit: each size must be a multiple of 2"):
         jax.eval_shape(network.apply, params, x_t[:, :, :3], c_noise, {})
 
 

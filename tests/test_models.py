@@ -12,6 +12,8 @@ from diffusion_jax import networks
 from diffusion_jax.compose import processes
 from diffusion_jax.compose.config import Config
 from diffusion_jax.networks import layers
+from diffusion_jax.networks.stages import Stages
+from diffusion_jax.networks.unet import UNet
 
 SMALL = {
     "channels": 8,
@@ -27,8 +29,12 @@ DIT = {"channels": 16, "depth": 1, "num_heads": 2, "patch_size": 2, "dtype": "fl
 
 def alive(network):
     """Returns parameters of which none is 0; nothing is compiled."""
+    return filled(jax.eval_shape(network.init, jax.random.key(0)))
+
+
+def filled(shapes):
+    """Returns normal numbers of some shapes."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
     return jax.tree.map(lambda leaf: (0.2 * rng.standard_normal(leaf.shape)).astype(leaf.dtype), shapes)
 
 
@@ -212,8 +218,13 @@ def test_embedding_starts_as_sines_and_cosines_from_fast_to_slow():
 def test_downsampling_pads_below_and_on_the_right():
     """As TensorFlow's SAME does, which published weights expect: the first output sees pixels 0 to 2, none before."""
     x = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
-    conv = layers.conv(1, 3, jnp.float32, stride=2, padding=((0, 1), (0, 1)), name="conv")
-    params = {"params": {"kernel": jnp.arange(9.0).reshape(3, 3, 1, 1), "bias": jnp.zeros(1)}}
+
+    class Conv(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.conv(1, 3, jnp.float32, stride=2, padding=(0, 1), name="conv")(x)
+
+    conv, params = Conv(), {"params": {"conv": {"kernel": jnp.arange(9.0).reshape(3, 3, 1, 1), "bias": jnp.zeros(1)}}}
     np.testing.assert_array_equal(conv.apply(params, x)[0, :, :, 0], [[0, 0], [0, 0]])
     np.testing.assert_array_equal(conv.apply(params, jnp.roll(x, (1, 1), (1, 2)))[0, :, :, 0], [[4, 0], [0, 0]])
 
@@ -275,7 +286,7 @@ def test_an_image_goes_with_x_t_into_the_first_layer():
 def test_a_shape_that_the_stages_do_not_divide_is_refused():
     network = networks.unet((8, 8, 1), **SMALL)
     params = jax.eval_shape(network.init, jax.random.key(0))
-    with pytest.raises(ValueError, match="images of 8 x 7 do not fit: both must be multiples of 2"):
+    with pytest.raises(ValueError, match="arrays of 8 x 7 do not fit: each size must be a multiple of 2"):
         jax.eval_shape(lambda p, x: network.apply(p, x, jnp.ones(1), {}), params, jnp.zeros((1, 8, 7, 1)))
 
 
@@ -291,3 +302,32 @@ def test_a_fresh_network_told_two_levels_is_the_one_told_the_first_and_learns_to
         assert not np.allclose(network.apply(lively, x_t, both, {}), network.apply(lively, x_t, one, {}))
         same = network.apply(lively, x_t, jnp.stack([one, one], axis=-1), {})
         np.testing.assert_array_equal(same, network.apply(lively, x_t, one, {}))
+
+
+@pytest.mark.parametrize("options", [{}, {"resample": "res_block", "scale_shift_norm": True}])
+def test_over_signals_it_is_the_network_over_images_whose_rows_are_constant(options):
+    """With each kernel in the middle column of one of the other: blocks, attention and resampling know any axes."""
+    stages = Stages(**SMALL | {"dtype": jnp.float32, "dropout": 0.0} | options)
+    module, x_t, c_noise = UNet(2, stages), jax.random.normal(jax.random.key(2), (3, 16, 2)), jnp.array([0.0, 10.0, 999.0])
+    shapes = jax.eval_shape(lambda key: module.init(key, x_t, c_noise, {}, train=False)["params"], jax.random.key(0))
+    params = filled(shapes)
+
+    def over_images(path, leaf):
+        if path[-1].key != "kernel" or leaf.ndim == 2:
+            return leaf
+        middle = np.zeros((len(leaf), *leaf.shape))
+        middle[:, len(leaf) // 2] = leaf
+        return middle
+
+    apply = jax.jit(lambda params, x: module.apply({"params": params}, x, c_noise, {}, train=False))
+    of_images = apply(jax.tree_util.tree_map_with_path(over_images, params), jnp.repeat(x_t[:, :, None], 2, axis=2))
+    of_signals = apply(params, x_t)
+    assert of_signals.shape == x_t.shape and np.std(of_signals) > 0.01
+    for column in (0, 1):
+        np.testing.assert_allclose(of_images[:, :, column], of_signals, rtol=1e-3, atol=1e-4 * np.std(of_signals))
+
+
+def test_a_signal_that_the_stages_do_not_divide_is_refused():
+    module = UNet(2, Stages(**SMALL | {"dtype": jnp.float32}))
+    with pytest.raises(ValueError, match="arrays of 15 do not fit: each size must be a multiple of 2"):
+        jax.eval_shape(lambda x: module.init(jax.random.key(0), x, jnp.ones(1), {}, train=False), jnp.zeros((1, 15, 2)))

@@ -191,7 +191,7 @@ class TinyEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Gaussian:
         """Returns the latents as the mean of a Gaussian without variance; as for `Encoder`."""
-        stages, padding = self.stages, ((1, 1), (1, 1))
+        stages, padding = self.stages, (1, 1)
         layers.check_size(x, stages.multiple_of)
         h = layers.conv(stages.channels, 3, stages.dtype, name="conv_in")((x.astype(stages.dtype) + 1) / 2)
         for i, num_blocks in enumerate(stages.num_blocks):

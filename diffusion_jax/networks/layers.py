@@ -1,7 +1,7 @@
-"""The layers that diffusion networks share. Images are [B, H, W, C]; time embeddings are [B, E]."""
+"""The layers that diffusion networks share. Arrays are [B, ..., C], such as images [B, H, W, C]; embeddings are [B, E]."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -61,13 +61,25 @@ def conv(
     *,
     scale: float = 1.0,
     stride: int = 1,
-    padding: str | Sequence[tuple[int, int]] = "SAME",
+    padding: str | tuple[int, int] = "SAME",
     use_bias: bool = True,
     name: str,
-) -> nn.Conv:
-    """Returns a convolution in Ho et al.'s initialisation; scale 0 starts a residual branch at (almost) zero."""
-    options = {"strides": stride, "padding": padding, "use_bias": use_bias, "dtype": dtype}
-    return nn.Conv(features, (kernel, kernel), **options, kernel_init=half_width(scale), name=name)
+) -> Callable[[Array], Array]:
+    """Returns a convolution over all axes of space in Ho et al.'s initialisation, inside a module that calls it.
+
+    Args:
+        features: channels of the output.
+        kernel: its size along each axis, as are stride and padding: (places before, places after), or as Flax names it.
+        scale: 0 starts a residual branch at (almost) zero.
+    """
+
+    def layer(x: Array) -> Array:
+        num_axes = x.ndim - 2
+        sides = padding if isinstance(padding, str) else [padding] * num_axes
+        options = {"strides": stride, "padding": sides, "use_bias": use_bias, "dtype": dtype}
+        return nn.Conv(features, (kernel,) * num_axes, **options, kernel_init=half_width(scale), name=name)(x)
+
+    return layer
 
 
 def dense(features: int, dtype: DTypeLike, *, name: str) -> nn.Dense:
@@ -239,7 +251,7 @@ class ResBlock(nn.Module):
         if embedding is None:
             return norm2(h)
         emb = dense((1 + style.scale_shift_norm) * self.features, style.dtype, name="embedding")(nn.swish(embedding))
-        emb = emb[:, None, None, :]
+        emb = jnp.expand_dims(emb, tuple(range(1, h.ndim - 1)))
         if not style.scale_shift_norm:
             return norm2(h + emb)
         scale, shift = jnp.split(emb, 2, axis=-1)
@@ -247,15 +259,15 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all pixels, as a residual branch; each head has an equal run of channels."""
+    """Self-attention over all places, as a residual branch; each head has an equal run of channels."""
 
     num_heads: int
     style: Style
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        batch, height, width, channels = x.shape
-        heads = (batch, height * width, self.num_heads, channels // self.num_heads)
+        channels = x.shape[-1]
+        heads = (x.shape[0], -1, self.num_heads, channels // self.num_heads)
         project = partial(conv, channels, 1, self.style.dtype)
         h = norm(self.style, name="norm")(x)
         scale = self.style.qkv_scale
@@ -265,9 +277,10 @@ class Attention(nn.Module):
 
 
 def check_size(x: Array, multiple: int) -> None:
-    """Raises ValueError for images whose height or width is not a multiple. # [B, H, W, C]"""
-    if x.shape[1] % multiple or x.shape[2] % multiple:
-        raise ValueError(f"images of {x.shape[1]} x {x.shape[2]} do not fit: both must be multiples of {multiple}.")
+    """Raises ValueError for arrays of which a size, such as height or width, is not a multiple. # [B, ..., C]"""
+    if any(size % multiple for size in x.shape[1:-1]):
+        sizes = " x ".join(map(str, x.shape[1:-1]))
+        raise ValueError(f"arrays of {sizes} do not fit: each size must be a multiple of {multiple}.")
 
 
 class CrossAttention(nn.Module):
@@ -363,10 +376,13 @@ def pooled(text: Array, features: int, dtype: DTypeLike, *, name: str) -> Array:
 
 
 def halve(x: Array) -> Array:
-    """Returns the means of 2 x 2 pixels. # [B, H/2, W/2, C]"""
-    return nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+    """Returns the means of two places along each axis, such as 2 x 2 pixels. # [B, H/2, W/2, C]"""
+    window = (2,) * (x.ndim - 2)
+    return nn.avg_pool(x, window, window)
 
 
 def double(x: Array) -> Array:
-    """Returns every pixel four times: nearest neighbour. # [B, 2H, 2W, C]"""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    """Returns every place twice along each axis: nearest neighbour. # [B, 2H, 2W, C]"""
+    for axis in range(1, x.ndim - 1):
+        x = jnp.repeat(x, 2, axis)
+    return x

@@ -17,9 +17,10 @@ MOST_CHANNELS = 2**16  # of a stage, whose convolution would have 40 billion par
 class Stages(NamedTuple):
     """What the stages are. The methods make their layers, inside a module that calls them.
 
-    Stage i works at 1 / 2^i of the image's size with channels * multipliers[i] channels, so that height and width must be
-    multiples of 2^(stages - 1). The first layer has `channels`, or those of the first stage where these are fewer, as in ADM
-    at 512 pixels. The defaults are Ho et al.'s; others change the function to that of improved DDPM or ADM.
+    Stage i works at 1 / 2^i of the size with channels * multipliers[i] channels, so that height and width of images, and
+    the length of signals [B, L, C], must be multiples of 2^(stages - 1). The first layer has `channels`, or those of the
+    first stage where these are fewer, as in ADM at 512 pixels. The defaults are Ho et al.'s; others change the function to
+    that of improved DDPM or ADM.
 
     Attributes:
         channels: what `multipliers` multiply; the embedding has four times as many.
@@ -72,7 +73,7 @@ class Stages(NamedTuple):
 
     @property
     def multiple_of(self) -> int:
-        """Returns what height and width of images must be multiples of."""
+        """Returns what height and width, or whatever sizes there are, must be multiples of."""
         return 2 ** (self.num_stages - 1)
 
     @property
@@ -93,7 +94,7 @@ class Stages(NamedTuple):
         """Returns the output of the last stage, and that of each layer on the way, which is where skips begin.
 
         Args:
-            x: [B, H, W, C].
+            x: [B, ..., C], such as [B, H, W, C].
             emb: of the noise level, and of what else there is, [B, 4 * channels]; None as `layers.ResBlock` has it.
             train: whether dropout drops; it then needs the rng "dropout".
             text: [B, L, D], which attention is then followed by attention to; see `layers.CrossAttention`.
@@ -110,7 +111,7 @@ class Stages(NamedTuple):
         return h, skips
 
     def conv_in(self, x: Array) -> Array:
-        """Returns the first layer's output; ValueError for a height or width that the stages do not divide."""
+        """Returns the first layer's output; ValueError for a size that the stages do not divide."""
         layers.check_size(x, self.multiple_of)
         return layers.conv(min(self.channels, self.width(0)), 3, self.dtype, name="conv_in")(x.astype(self.dtype))
 
@@ -184,7 +185,7 @@ class Stages(NamedTuple):
         name = f"down_{stage}_sample"
         if self.resample == "res_block":
             return self.res(h, emb, stage, name, train, layers.halve)
-        padding = {"bottom_right": ((0, 1), (0, 1)), "all_sides": ((1, 1), (1, 1))}[self.downsample_padding]
+        padding = {"bottom_right": (0, 1), "all_sides": (1, 1)}[self.downsample_padding]
         return layers.conv(h.shape[-1], 3, self.dtype, stride=2, padding=padding, name=name)(h)
 
 

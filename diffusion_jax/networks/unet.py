@@ -33,10 +33,10 @@ class UNet(nn.Module):
     def __call__(self, x_t: Array, c_noise: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
         """Returns the network's output: the shape of x_t, except for the channels.
 
-        Raises ValueError for a height or width that the stages do not divide.
+        Raises ValueError for a size that the stages do not divide.
 
         Args:
-            x_t: [B, H, W, C].
+            x_t: [B, H, W, C], or with another number of axes of space, such as [B, L, C].
             c_noise: the noise level, as an input of the network, [B]; with `jumps` also [B, 2].
             cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer;
                 'text', [B, L, D], for attention, and its mean beside c_noise unless `text_block` is 'transformer'. A token
