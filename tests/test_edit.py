@@ -150,7 +150,7 @@ def test_files_are_edited_and_an_edit_that_was_killed_goes_on(trained, folder, m
 
     edited = model.edited
     monkeypatch.setattr(model, "edited", dying)
-    assert main.main([*arguments, f"--out={folder / 'killed'}"]) == command.INTERRUPTED
+    assert main.main([*arguments, f"--out={folder / 'killed'}"]) == 130
     assert sorted(files.listing(folder / "killed")) == ["manifest.json", "shards/00000000.npz"]
     monkeypatch.setattr(model, "edited", edited)
     assert main.main([*arguments, f"--out={folder / 'killed'}"]) == 0

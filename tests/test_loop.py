@@ -282,16 +282,24 @@ def test_a_signal_is_heard_while_the_first_step_compiles():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("checkpoint_every", "end", "steps"),
-    [(1, "saved at step 1; the same command resumes.", ["1"]), (4, "any config may use the workdir.", [])],
+    ("num_steps", "checkpoint_every", "end", "steps"),
+    [
+        (4, 1, "saved at step 1; the same command resumes.", ["1"]),
+        (4, 4, "any config may use the workdir.", []),
+        (1, 1, "saved at step 1; that was the last step.", ["1"]),
+    ],
 )
-def test_what_a_signal_in_the_first_call_leaves_is_what_is_said(tmp_path, capsys, monkeypatch, checkpoint_every, end, steps):
+def test_what_a_signal_in_the_first_call_leaves_is_what_is_said(
+    tmp_path, capsys, monkeypatch, num_steps, checkpoint_every, end, steps
+):
+    """Of one step it is the last call, after which no other asks for signals."""
+
     def stop(call, caught):
-        caught.extend([signal.SIGINT] * call)
+        caught.extend([signal.SIGINT] * (call or num_steps == 1))
         return call > 0
 
     monkeypatch.setattr(sharding, "all_stop", stop)
-    config = tiny.config_of({"train.num_steps": 4, "train.checkpoint_every": checkpoint_every})
+    config = tiny.config_of({"train.num_steps": num_steps, "train.checkpoint_every": checkpoint_every})
     with tiny.one_device():
         assert train.run(config, storage.path(tmp_path)) == 128 + signal.SIGINT
     assert capsys.readouterr().out.splitlines()[-1].endswith(end)

@@ -113,7 +113,7 @@ def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path, capsys, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr("diffusion_jax.jobs.train.run", interrupted)
-    assert main.main(["main.py", *tiny.flags(tmp_path / "run")]) == command.INTERRUPTED
+    assert main.main(["main.py", *tiny.flags(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "stopped by Ctrl-C; all written files are complete; the same command resumes.\n"
 
 

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -178,6 +180,14 @@ def test_workdirs_of_another_config_are_said_before_anything_runs(trained, tmp_p
     shutil.copytree(trained, tmp_path / "sweep" / "predicts=v,seed=0")
     assert sweep.main(words(tmp_path / "sweep", "predicts=v")) == 2
     assert "was trained with another config (train.ema_rates: (0.5, 0.99) -> (0.99,))" in capsys.readouterr().err
+
+
+def test_a_signal_between_trainings_ends_a_sweep_with_a_sentence(all_trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sweep.evaluate, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert sweep.main(words(tmp_path, "predicts=eps,v")) == 128 + signal.SIGTERM
+    said, error = capsys.readouterr()
+    assert error == "stopped by signal 15; all written files are complete; the same command resumes.\n"
+    assert "2 of this process" not in said and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.slow

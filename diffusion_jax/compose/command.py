@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -22,7 +23,7 @@ from diffusion_jax.errors import RunError, UserError
 from diffusion_jax.runs import logs, storage
 from diffusion_jax.runs.shards import flatten
 
-RUN_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+RUN_FAILED, BAD_INPUT = 1, 2
 RESUMABLE = "all written files are complete; the same command resumes."
 Flags = Mapping[str, str]  # name -> value
 Changes = Mapping[str, Any]  # field of the config -> value
@@ -38,7 +39,7 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[st
         job: argv -> exit code; what it raises becomes a sentence.
 
     Returns:
-        The exit code: the job's; 2 for bad input, 1 for a failure, 130 for Ctrl-C.
+        The exit code: the job's; 2 for bad input, 1 for a failure, 128 + the number of a signal: 130 for Ctrl-C.
     """
     logs.guard_console()
     if {"--help", "-h", "--helpfull"} & set(argv):
@@ -46,12 +47,19 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[st
         return 0
     try:
         return job(argv)
-    except KeyboardInterrupt:
-        print(f"stopped by Ctrl-C; {RESUMABLE}", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        by = "Ctrl-C" if number == signal.SIGINT else f"signal {number}"
+        print(f"stopped by {by}; {RESUMABLE}", file=sys.stderr)
+        return 128 + number
     except Exception as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Handles any signal as Python handles Ctrl-C: `answer` says its number."""
+    raise KeyboardInterrupt(number)
 
 
 def sentence(error: Exception) -> str:

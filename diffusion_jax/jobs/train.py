@@ -38,7 +38,8 @@ from diffusion_jax.training.state import TrainState
 def run(config: Config, workdir: storage.Path) -> int:
     """Trains until `train.num_steps`, going on from the latest checkpoint of the workdir if it has one.
 
-    Returns the exit code: 0, or 128 + the signal that ended the run early. The config is checked by `checks.check`.
+    Returns the exit code: 0, or 128 + a signal that asked it to stop, also after the last step. The config is checked by
+    `checks.check`.
     """
     writers.check_installed(config.train.wandb)
     inputs.check_apart(config, workdir)
@@ -229,8 +230,9 @@ def _print_unsaved(first_step: int, caught: list[int]) -> int:
 
 def _print_end(config: Config, workdir: storage.Path, state: TrainState, caught: list[int]) -> int:
     step = int(state.step)
-    if caught and step < config.train.num_steps:
-        logs.say("stopped", f"by signal {caught[0]}, saved at step {step:,}; the same command resumes.")
+    if caught:
+        left = "the same command resumes" if step < config.train.num_steps else "that was the last step"
+        logs.say("stopped", f"by signal {caught[0]}, saved at step {step:,}; {left}.")
         return 128 + caught[0]
     see = f"{workdir}/previews, or: python main.py --mode=sample --workdir={workdir}"
     if processes.is_classifier(config):

@@ -35,6 +35,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import evaluate, train
 from diffusion_jax.metrics import figure
 from diffusion_jax.runs import compiling, logs, sharding, shards, storage, tables
+from diffusion_jax.training import loop
 
 OF_USE = ("sample", "evaluate", "likelihood", "edit")  # sections that change no training
 SEEDS = ("train.seed", "sample.seed")
@@ -266,7 +267,8 @@ def _main(argv: list[str]) -> int:
         logs.say("warning", sentence)
     for each in {str(each.config.evaluate): each for each in runs}.values():
         evaluating.extractor(each.config)  # which may lack its weights: better said now
-    code = run(config, flags["grid"], workdir, num_seeds=num_seeds, shard=(int(match[1]), int(match[2])))
+    with loop.handling_signals(command.interrupt):  # a training has its own answer
+        code = run(config, flags["grid"], workdir, num_seeds=num_seeds, shard=(int(match[1]), int(match[2])))
     sharding.wait_for_all("end")
     return code
 

@@ -99,12 +99,19 @@ def catch_signals() -> Iterator[list[int]]:
         caught.append(number) if alone else signal.raise_signal(signal.SIGTERM)
 
     alone = jax.process_count() == 1
-    names = ["SIGINT", "SIGHUP", "SIGUSR1", *["SIGTERM"] * alone]
+    with handling_signals(catch):
+        yield caught
+
+
+@contextlib.contextmanager
+def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Lets `handler`(number, frame) answer the signals to stop that are not ignored: see `catch_signals`."""
+    names = ["SIGINT", "SIGHUP", "SIGUSR1", *["SIGTERM"] * (jax.process_count() == 1)]
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, catch) for number in heard}
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
-        yield caught
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
