@@ -60,6 +60,8 @@ def test_a_choice_takes_the_fields_that_its_function_names():
             "variance = 'small' does nothing: it is for sample.sampler = 'ancestral'.",
         ),
         ({"sampler": "ddim", "order": 3}, "is for sample.sampler = 'dpm_solver' or 'dpm_solver_sde' or"),
+        ({"num_corrections": 3}, "sample.num_corrections = 3 does nothing: it is for sample.corrector = 'annealed_"),
+        ({"corrector": "langevin", "num_corrections": 3, "correction_snr": 0.1}, None),
         ({"sampler": "ddim", "eta": 1.0}, None),
         ({"sampler": "heun", "eta": 0.0}, None),
         ({"sampler": "heun", "seed": 3}, None),

@@ -156,7 +156,8 @@ def drawn(sampler, noise=NOISE):
 def test_corrections_bring_the_spread_nearer_to_the_datas(corrector):
     """Twenty steps of a predictor leave a spread wrong by 0.070; corrections at the same levels mend half of it or more."""
     alone = drawn(sde.reverse_diffusion())
-    corrected = drawn(sde.corrected(sde.reverse_diffusion(), choices.CORRECTORS[corrector](snr=0.3), num_corrections=5))
+    make = choices.CORRECTORS[corrector]
+    corrected = drawn(make(sde.reverse_diffusion(), correction_snr=0.3, num_corrections=5))
     errors = [abs(float(jnp.std(found.x)) - oracles.STD) for found in (alone, corrected)]
     assert errors[1] < 0.5 * errors[0]
     assert (int(alone.num_evaluations), int(corrected.num_evaluations)) == (20, 120)
@@ -164,7 +165,7 @@ def test_corrections_bring_the_spread_nearer_to_the_datas(corrector):
 
 def test_an_image_does_not_depend_on_its_batch_unless_norms_are_averaged_over_it():
     for corrector, is_alone in {"langevin": True, "annealed_langevin": True, "langevin_batch": False}.items():
-        sampler = sde.corrected(samplers.ddim(), choices.CORRECTORS[corrector](snr=SNR))
+        sampler = choices.CORRECTORS[corrector](samplers.ddim(), correction_snr=SNR, num_corrections=1)
         whole, part = drawn(sampler).x[:3], drawn(sampler, NOISE[:3]).x
         assert np.allclose(whole, part, rtol=1e-4, atol=1e-5) == is_alone
 

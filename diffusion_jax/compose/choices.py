@@ -29,6 +29,7 @@ from diffusion_jax import (
 from diffusion_jax.compose import tasks
 from diffusion_jax.data import codecs, conditions, media, points, sources, tar, tfds
 from diffusion_jax.process import Process
+from diffusion_jax.samplers import Sampler
 
 FIRST_TRAINED = 1e-5  # time, of uniform draws [Song et al. 2021, score SDE, appendix C]
 
@@ -66,6 +67,13 @@ def discrete(
 def consistency(of: Process, step: Array, ratio: float, stage_steps: int, huber: float) -> losses.Loss:
     """Returns `distillation.consistency` at a training step."""
     return distillation.consistency(of, gap=distillation.stage_gap(step, ratio=ratio, stage_steps=stage_steps), huber=huber)
+
+
+def corrected(
+    corrector: Callable[..., sde.Corrector], predictor: Sampler, correction_snr: float, num_corrections: int
+) -> Sampler:
+    """Returns a sampler with corrections at each level; see `sde.corrected`."""
+    return sde.corrected(predictor, corrector(snr=correction_snr), num_corrections=num_corrections)
 
 
 SCHEDULES = {
@@ -153,9 +161,9 @@ SAMPLERS = {
     "unipc": multistep.unipc,
 }
 CORRECTORS = {
-    "annealed_langevin": sde.annealed_langevin,
-    "langevin": sde.langevin,
-    "langevin_batch": functools.partial(sde.langevin, norms="batch"),
+    "annealed_langevin": functools.partial(corrected, sde.annealed_langevin),
+    "langevin": functools.partial(corrected, sde.langevin),
+    "langevin_batch": functools.partial(corrected, functools.partial(sde.langevin, norms="batch")),
 }
 GRIDS = {  # (process, S) or (process, times) -> t, falling
     "ddim_quadratic": grids.ddim_quadratic,
@@ -220,6 +228,7 @@ TABLES = {  # the choices whose functions take fields of their own section
     "loss.name": LOSSES,
     "loss.time_density": TIME_DENSITIES,
     "sample.sampler": SAMPLERS,
+    "sample.corrector": CORRECTORS,
     "sample.grid": GRIDS,
     "data.source": SOURCES,
     "data.condition": CONDITIONS,

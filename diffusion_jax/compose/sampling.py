@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import grids, process, samplers, sde, streams
+from diffusion_jax import grids, process, samplers, streams
 from diffusion_jax.compose import coding, guiding, processes, sample_conditions
 from diffusion_jax.compose.choices import CLIPS, CORRECTORS, GRIDS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
@@ -182,8 +182,7 @@ def make_sampler(config: Config) -> Sampler:
         processes.check_signal(of, "sample.sampler = 'ode'")
     sampler = chosen(SAMPLERS[settings.sampler], settings, of=of)
     if settings.corrector != "none":
-        corrector = CORRECTORS[settings.corrector](snr=settings.correction_snr)
-        sampler = sde.corrected(sampler, corrector, num_corrections=settings.num_corrections)
+        sampler = chosen(CORRECTORS[settings.corrector], settings, predictor=sampler)
     amount, low, high, noise_std = settings.churn
     if not amount:
         return sampler
