@@ -27,6 +27,7 @@ from diffusion_jax.compose import command, describe
 from diffusion_jax.compose.command import Changes, Flags
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.jobs import published
 from diffusion_jax.runs import compiling, sharding, storage
 
 MODES = ("train", "sample", "edit", "evaluate", "likelihood", "verify")
@@ -77,6 +78,8 @@ def parse(argv: list[str]) -> tuple[Flags, Config, Changes]:
 def _check(flags: Flags) -> None:
     if flags["mode"] not in MODES:
         raise UserError(f"flag --mode = {flags['mode']!r} is not allowed; it must be one of {', '.join(MODES)}.")
+    if flags["mode"] == "verify" and not flags["config"]:
+        raise UserError(f"flag --config is missing; it must be a config with published figures: {published.CONFIGS}.")
     if not flags["workdir"] and flags["mode"] not in ("evaluate", "verify"):
         raise UserError("flag --workdir is missing; it must be the folder of the run.")
     if flags["out"] and flags["mode"] in ("train", "verify"):

@@ -6,6 +6,7 @@ import json
 import pytest
 
 import main
+from diffusion_jax.compose import stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import published, verify
@@ -18,7 +19,9 @@ def config_of(name, **changes):
 
 
 def verified(capsys, config, workdir, name):
-    """Returns (exit code, lines) of a verification."""
+    """Returns (exit code, lines) of a verification, of a run of that config where there is a workdir."""
+    if workdir:
+        stored.write_config(storage.path(workdir), config)
     code = verify.run(config, workdir and storage.path(workdir), preset=f"configs/{name}.py")
     return code, capsys.readouterr().out.splitlines()
 
@@ -117,11 +120,26 @@ def test_results_that_are_none_are_a_sentence(tmp_path, text, said):
     (tmp_path / "evaluate" / "step_1").mkdir(parents=True)
     (tmp_path / "evaluate" / "step_1" / "evaluate.json").write_text(text)
     with pytest.raises(UserError, match=said):
-        verify.run(config_of("cifar10"), storage.path(tmp_path), preset="configs/cifar10.py")
+        verified(None, config_of("cifar10"), tmp_path, "cifar10")
 
 
-def test_a_config_without_published_figures_is_a_sentence(capsys):
-    assert main.main(["main.py", "--mode=verify", "--config=configs/digits.py"]) == 2
-    assert "'configs/digits.py' has no published figures; these have: cifar10, " in capsys.readouterr().err
-    assert main.main(["main.py", "--mode=verify", "--workdir=runs/digits"]) == 2
-    assert "flag --config is missing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--config=configs/digits.py"], "'configs/digits.py' has no published figures; these have: configs/cifar10.py, "),
+        (["--workdir=run"], "flag --config is missing; it must be a config with published figures: configs/cifar10.py, "),
+        (["--config=configs/cifar10.py", "--workdir=none"], "there is no folder 'none'; it must be the workdir of a run"),
+        (["--config=configs/cifar10.py", "--workdir=empty"], "'empty' has no config.json; it must be the workdir of a run"),
+        (
+            ["--config=configs/cifar10.py", "--workdir=run"],
+            "(data.random_flip: False -> True); set each of these by --config.<field>=<stored value> to compare that run",
+        ),
+    ],
+)
+def test_what_cannot_be_verified_is_a_sentence(tmp_path, capsys, flags, said):
+    (tmp_path / "empty").mkdir()
+    stored.write_config(storage.path(tmp_path / "run"), config_of("cifar10", **{"data.random_flip": False}))
+    flags = [flag.replace("--workdir=", f"--workdir={tmp_path}/") for flag in flags]
+    assert main.main(["main.py", "--mode=verify", *flags]) == 2
+    error = capsys.readouterr().err.replace(f"{tmp_path}/", "")
+    assert said in error and error.count("\n") == 1

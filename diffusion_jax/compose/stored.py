@@ -15,6 +15,10 @@ KIND = "the workdir of a run: train first"  # what the folder must be
 ENCODER = "text_encoder"  # the folder of a workdir for its encoder of text
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 MOST_SHOWN = 4  # fields that differ
+ADVICE = (  # where they do
+    "use the stored values, as other modes than train do without --config, or another workdir. If that run is of no use, "
+    "remove the folder first."
+)
 LEFT_OPEN = {  # fields and the values with which they leave the choice to a run, once
     "train.batch_size": 0,
     "train.ema_warmup": "auto",
@@ -141,19 +145,16 @@ def with_own_encoder(config: Config, workdir: storage.Path) -> Config:
     return config.with_values("model", text_folder=str(own)) if config.model.text == "folder" and own.exists() else config
 
 
-def agreed_config(workdir: storage.Path, config: Config) -> Config:
+def agreed_config(workdir: storage.Path, config: Config, *, advice: str = ADVICE) -> Config:
     """Returns the config as the workdir's run has it: what it leaves open is what the run chose.
 
-    Raises UserError where a field differs that may not change.
+    Raises UserError, which ends with the advice, where a field differs that may not change.
     """
     stored = read_config(workdir)
     if differences := changed(stored, config):
         more = [f"{len(differences) - MOST_SHOWN} more"] * (len(differences) > MOST_SHOWN)
-        raise UserError(
-            f"workdir {str(workdir)!r} was trained with another config ({'; '.join(differences[:MOST_SHOWN] + more)}); "
-            "use the stored values, as other modes than train do without --config, or another workdir. If that run is of no "
-            "use, remove the folder first."
-        )
+        shown = "; ".join(differences[:MOST_SHOWN] + more)
+        raise UserError(f"workdir {str(workdir)!r} was trained with another config ({shown}); {advice}")
     return Config.of_flat(config.flat() | {name: stored.flat()[name] for name in LEFT_OPEN})
 
 

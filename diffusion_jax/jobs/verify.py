@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from diffusion_jax.compose import inputs, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.jobs.published import PUBLISHED, Figure
+from diffusion_jax.jobs.published import CONFIGS, PUBLISHED, Figure
 from diffusion_jax.runs import flops, logs, storage
 
 FOLDERS = {"fid": "evaluate", "bound": "likelihood", "pf_ode": "likelihood"}  # where a figure's results stand
 OF_NO_QUALITY = {"strip", "num_images", "batch_per_device", "shard_size", "seed", "step", "guide", "label"}  # of `sample`
+ADVICE = "set each of these by --config.<field>=<stored value> to compare that run, or leave --workdir out."
 UNITS = {"parameters": "parameters", "multiply_adds": "multiplications and additions, as one"}
 UNITS |= {"bound": "bits/dim", "pf_ode": "bits/dim (pf_ode)", "fid": "FID"}
 
@@ -35,9 +36,9 @@ def run(config: Config, workdir: storage.Path | None, *, preset: str) -> int:
     """
     name = storage.path(preset).name.removesuffix(".py")
     if name not in PUBLISHED:
-        raise UserError(f"flag --config = {preset!r} has no published figures; these have: {', '.join(PUBLISHED)}.")
-    if workdir and stored.has_config(workdir):
-        config = stored.agreed_config(workdir, config)
+        raise UserError(f"flag --config = {preset!r} has no published figures; these have: {CONFIGS}.")
+    if workdir:
+        config = stored.agreed_config(workdir, config, advice=ADVICE)
     verdicts = [_verdict(figure, config, workdir, preset) for figure in PUBLISHED[name]]
     counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
     logs.say("done", ", ".join(f"{number} {verdict}" for verdict, number in counts.items()))
