@@ -136,7 +136,8 @@ def test_what_is_damaged_is_named_and_left_out(two, capsys):
     [
         ([], "flag --workdir is missing"),
         (["--workdir=none"], "flag --workdir = 'none' is not there"),
-        (["--workdir=empty"], "workdir 'empty' has no metrics yet"),
+        (["--workdir=empty"], "flag --workdir = 'empty' is not the folder of a run: it has no metrics.jsonl."),
+        (["--workdir=begun"], "workdir 'begun' has no metrics yet"),
         (["--workdir=a/run", "--workdir=a/../a/run"], "flag --workdir = 'a/run' is given twice"),
         (["--workdir=a/run", "--out=none/r.html"], "there is no folder 'none'"),
         (["--workdir=a/run", "--out=a/run/config.json"], "must be a file such as report.html"),
@@ -147,6 +148,7 @@ def test_what_is_damaged_is_named_and_left_out(two, capsys):
 def test_bad_input_is_a_sentence(flags, sentence, two, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     assert tool.main(["report", *flags]) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1 and not list(tmp_path.glob("*.html"))

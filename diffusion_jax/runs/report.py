@@ -30,7 +30,7 @@ Points = list[list[float]]  # [step, value], or of several lines [last step, mea
 def page(workdirs: Sequence[storage.Path]) -> str:
     """Returns the page of some runs, which may be training. Reads only.
 
-    Raises UserError where a workdir is not there, has no metrics yet, or is given twice.
+    Raises UserError where a workdir is not there or no run's, has no metrics yet, or is given twice.
     """
     most = MOST_PICTURES // max(len(workdirs), 1)
     runs = [_run(workdir, name, most) for workdir, name in zip(workdirs, names(workdirs), strict=True)]
@@ -53,6 +53,8 @@ def _run(workdir: storage.Path, name: str, most: int) -> dict[str, Any]:
     if not workdir.exists():
         raise UserError(f"flag --workdir = {str(workdir)!r} is not there; it must be the folder of a run.")
     if not (curves := _curves(writers.read_metrics(workdir / "metrics.jsonl"))):
+        if not any((workdir / name).exists() for name in ("checkpoints", "config.json")):
+            raise UserError(f"flag --workdir = {str(workdir)!r} is not the folder of a run: it has no metrics.jsonl.")
         raise UserError(f"workdir {str(workdir)!r} has no metrics yet; a run writes a line every train.log_every steps.")
     stored = _read(workdir / "config.json", lambda text: flatten(json.loads(text))) or {}
     shown = {field: json.dumps(value) for field, value in stored.items()}
