@@ -47,7 +47,8 @@ def test_another_run_starts_from_it_but_it_cannot_be_resumed(trained, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "flag --workdir or --out is missing; they must be the folder of a run and the folder to make."),
+        ([], "flag --workdir is missing; it must be the folder of a run."),
+        (["--workdir=none"], "flag --out is missing; it must be the folder to make."),
         (["--workdir=nowhere", "--out=x"], "there is no folder 'nowhere'"),
         (["--workdir={run}", "--out={run}"], "exists already; choose another."),
         (

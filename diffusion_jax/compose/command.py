@@ -106,6 +106,13 @@ def parse(argv: list[str], defaults: Flags, *, fields: Collection[str] = FIELDS)
     return flags, changes
 
 
+def check_given(flags: Flags, allowed: Mapping[str, str]) -> None:
+    """Raises UserError for the first of some flags that is not given; `allowed` says what each must be."""
+    for name, wanted in allowed.items():
+        if not flags[name]:
+            raise UserError(f"flag --{name} is missing; it must be {wanted}.")
+
+
 def whole_number(flags: Flags, name: str) -> int:
     """Returns a flag that is a whole number from 1; UserError where it is something else."""
     if not flags[name].isdecimal() or int(flags[name]) < 1:

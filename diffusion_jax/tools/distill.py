@@ -58,8 +58,7 @@ def main(argv: list[str]) -> int:
 def _main(argv: list[str]) -> int:
     compiling.pin_numerics()
     flags, changes = command.parse(argv, {"workdir": "", "last": "1"})
-    if not flags["workdir"]:
-        raise UserError("flag --workdir is missing; it must be the folder for the rounds.")
+    command.check_given(flags, {"workdir": "the folder for the rounds"})
     last = command.whole_number(flags, "last")
     storage.allow_files()
     config, workdir = command.config_of(flags, changes), storage.path(flags["workdir"])

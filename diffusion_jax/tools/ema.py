@@ -86,9 +86,7 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"workdir": "", "out": "", "sigma_rel": ""})
-    for name in ("workdir", "out"):
-        if not flags[name]:
-            raise UserError(f"flag --{name} is missing; it must be a folder.")
+    command.check_given(flags, {"workdir": "the folder of a run", "out": "the folder to make"})
     config, out = command.config_of(flags, changes, flags["workdir"]), storage.path(flags["out"])
     storage.check_folder(out)
     checks.check(config)

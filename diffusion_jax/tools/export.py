@@ -176,8 +176,7 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"workdir": "", "out": "", "to": "workdir"})
-    if not flags["workdir"] or not flags["out"]:
-        raise UserError("flag --workdir or --out is missing; they must be the folder of a run and the folder to make.")
+    command.check_given(flags, {"workdir": "the folder of a run", "out": "the folder to make"})
     if flags["to"] not in (known := WRITERS | PROGRAMS):
         raise UserError(f"flag --to = {flags['to']!r} is unknown; known: {some(list(known))}.")
     config = command.config_of(flags, changes, flags["workdir"])

@@ -95,8 +95,7 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"from": "", "workdir": "", "format": ""})
-    if not flags["from"] or not flags["workdir"]:
-        raise UserError("flag --from or --workdir is missing; they must be the weights and the folder to make.")
+    command.check_given(flags, {"from": "the weights: a path, a URL or a name of the hub", "workdir": "the folder to make"})
     return run(downloads.local(flags["from"]), storage.path(flags["workdir"]), changes, flags["format"])
 
 

@@ -93,8 +93,7 @@ def _main(argv: list[str]) -> int:
             raise UserError(f"flag --{name} = {flags[name]!r} is not allowed; it must be one of {', '.join(allowed)}.")
     if flags["dump"] and not storage.path(flags["dump"]).exists():
         raise UserError(f"flag --dump = {flags['dump']!r} does not exist; it must be an .npz file or a folder of images.")
-    if not flags["out"]:
-        raise UserError("flag --out is missing; it must be the .npz file to write, or for --to=png a folder.")
+    command.check_given(flags, {"out": "the .npz file to write, or for --to=png a folder"})
     if flags["to"] != "png" and not flags["out"].endswith(".npz"):
         raise UserError(f"flag --out = {flags['out']!r} is not allowed; it must be an .npz file, or for --to=png a folder.")
     storage.check_folder(storage.path(flags["out"]).parent)

@@ -114,8 +114,7 @@ def _main(argv: list[str]) -> int:
     if flags["split"] not in evaluating.SPLITS:
         allowed = ", ".join(evaluating.SPLITS)
         raise UserError(f"flag --split = {flags['split']!r} is not allowed; it must be one of {allowed}.")
-    if not flags["out"]:
-        raise UserError("flag --out is missing; it must be the folder to make.")
+    command.check_given(flags, {"out": "the folder to make"})
     if not flags["num_shards"].isdecimal() or len(flags["num_shards"]) > 9:
         raise UserError(f"flag --num_shards = {flags['num_shards']!r} is not allowed; it must be a whole number from 1 on.")
     config = command.config_of(flags, changes)

@@ -253,8 +253,7 @@ def main(argv: list[str]) -> int:
 def _main(argv: list[str]) -> int:
     compiling.pin_numerics()
     flags, changes = command.parse(argv, {"workdir": "", "grid": "", "seeds": "1", "shard": "0/1"})
-    if not flags["workdir"]:
-        raise UserError("flag --workdir is missing; it must be the folder for the table and the workdirs.")
+    command.check_given(flags, {"workdir": "the folder for the table and the workdirs"})
     num_seeds, workdir = command.whole_number(flags, "seeds"), storage.path(flags["workdir"])
     if not (match := re.fullmatch(r"(\d+)/(\d+)", flags["shard"])) or int(match[1]) >= int(match[2]):
         raise UserError(f"flag --shard = {flags['shard']!r} is not allowed; it must be i/n with i from 0 to n - 1, as 0/2.")

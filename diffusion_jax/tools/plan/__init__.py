@@ -223,8 +223,7 @@ def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"topology": "", "out": "", "sampler": "True"})
     config = command.config_of(flags, changes)
     checks.check(config)
-    if not flags["topology"]:
-        raise UserError("flag --topology is missing; it must be a TPU slice, such as v5e:4x4, or local.")
+    command.check_given(flags, {"topology": "a TPU slice, such as v5e:4x4, or local"})
     if flags["sampler"] not in ("True", "False"):
         raise UserError(f"flag --sampler = {flags['sampler']!r} is not allowed; it must be True or False.")
     found = run(config, flags["topology"], with_sampler=flags["sampler"] == "True")
