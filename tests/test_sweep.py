@@ -54,7 +54,9 @@ def test_a_grid_is_every_combination_and_grids_are_put_together():
         {"predicts": "v", "model.multipliers": (1,)},
         {"data.random_flip": True},
     ]
-    with pytest.raises(UserError, match="has no field"):
+    with pytest.raises(
+        UserError, match=r"has a side of \| without a field; each side must be fields and their values, such"
+    ):
         list(sweep.combinations(grid))
 
 
@@ -71,9 +73,13 @@ def test_cells_that_differ_in_sampling_alone_share_a_training(tmp_path):
     assert [[run.config.sample.eta for run in one] for one in sweep.trainings(runs)] == [[0.0, 1.0]] * 4
 
 
-def test_a_cell_that_is_named_twice_is_one(tmp_path):
-    runs = planned(tmp_path, "sample.eta=0,0.0; predicts=v | predicts=v; sample.eta=0", num_seeds=1)
-    assert [run.name for run in runs] == ["predicts=v, sample.eta=0.0"]
+def test_a_cell_that_is_named_twice_is_one(all_trained, tmp_path, capsys):
+    grid = "sample.eta=0,0.0; predicts=v | predicts=v; sample.eta=0"
+    [run] = planned(tmp_path, grid, num_seeds=1)
+    assert run.name == "predicts=v, sample.eta=0.0"
+    finish(run, 1.0)
+    assert sweep.run(tiny.config_of(SMALL), grid, storage.path(tmp_path)) == 0
+    assert "the grid names 3 cells, but 1 different: those that are equal are made once." in capsys.readouterr().out
 
 
 def test_names_of_folders_have_letters_for_every_disk_and_are_never_equal():
@@ -136,6 +142,8 @@ def test_the_table_has_what_is_made_and_why_the_rest_is_not(all_trained, tmp_pat
         "| predicts=x_0 |  |  | 0 of 2 |",
         "| predicts=eps: 10 images | 2 ± 1 | | |",
         "| other real images: 10 images | 1 | | |",
+        "",
+        tables.FLOOR_OF_SWEEP,
     ]
     found = json.loads((tmp_path / "sweep.json").read_text())["cells"]
     assert [[run["state"] for run in cell["runs"]] for cell in found] == [

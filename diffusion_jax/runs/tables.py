@@ -18,6 +18,11 @@ EXPLANATION = (
     "The column before it is of as many of these images. Both columns are against the same real ones: without a second set, "
     "against those that the floor leaves. Where the two agree, the figure sees no difference."
 )
+OF_SWEEP = "Mean and standard error over seeds; then the difference to the first cell, seed by seed, in the same way."
+FLOOR_OF_SWEEP = (
+    "The last row is the floor: what other real images reach. The row before it is of as many images of the first cell that "
+    "is made. Both are against the same real ones, so compare them with each other, and not with the rows above."
+)
 OF_MEMORISATION = (
     "How near images are to the nearest of {num} that they are compared with. `copies` is the share of images that are much "
     "nearer to one of them than to its neighbours. Held-out images are the control: where there are none, the figures mean "
@@ -73,7 +78,7 @@ def _memorisation(found: dict[str, Any]) -> Iterator[str]:
 def of_sweep(cells: Sequence[dict[str, Any]], num_seeds: int) -> Iterator[str]:
     """Yields the lines of a page with the cells of sweep.json, in a table for each set of real images."""
     yield f"# {len(cells)} cells, {num_seeds} seed{'s' * (num_seeds > 1)}"
-    yield "\nMean and standard error over seeds; then the difference to the first cell, seed by seed, in the same way."
+    yield f"\n{OF_SWEEP}"
     for name in dict.fromkeys(name for cell in cells for name in cell["figures"]) or [""]:
         yield f"\n## Against the {SETS.get(name, name)}\n" if name else ""
         yield from _cells(cells, name, num_seeds)
@@ -89,11 +94,13 @@ def _cells(cells: Sequence[dict[str, Any]], real: str, num_seeds: int) -> Iterat
         found = cell["figures"].get(real, {})
         row = [_plus_minus(found.get(kind, {}).get(part)) for kind in kinds for part in ("value", "difference")]
         yield f"| {' | '.join([_cell(cell['name']), *row, _cell(_states(cell['runs'], num_seeds))])} |"
-    for text, part in ((made.get("name", ""), "matched"), ("other real images", "floor")):
-        if any(found[part] for found in made["figures"][real].values()):
-            num = next(iter(made["figures"][real].values()))["num_matched"]
-            row = [f"{_plus_minus(made['figures'][real][kind][part])} |" for kind in kinds]
+    found = made["figures"][real]
+    if any(of["floor"] for of in found.values()):
+        num = next(iter(found.values()))["num_matched"]
+        for text, part in ((made["name"], "matched"), ("other real images", "floor")):
+            row = [f"{_plus_minus(found[kind][part])} |" for kind in kinds]
             yield f"| {_cell(text)}: {num:,} images | {' | '.join(row)} | |"
+        yield f"\n{FLOOR_OF_SWEEP}"
 
 
 def _states(runs: Sequence[dict[str, Any]], num_seeds: int) -> str:

@@ -76,6 +76,8 @@ def run(config: Config, grid: str, workdir: storage.Path, *, num_seeds: int = 1,
     runs = plan(config, grid, workdir, num_seeds=num_seeds)
     about = {"grid": grid, "num_seeds": num_seeds, "config": config.flat(), "versions": stored.versions()}
     about |= {"device": sharding.device_name()}
+    if (num_named := len(list(combinations(grid)))) > (num_cells := len(runs) // num_seeds):
+        logs.say("note", f"the grid names {num_named} cells, but {num_cells} different: those that are equal are made once.")
     for number, mine in enumerate(trainings(runs, shard), start=1):
         logs.say("training", f"{number} of this process, {mine[0].workdir.name}: {len(mine)} cell{'s' * (len(mine) > 1)}")
         for code in _made(mine):
@@ -164,7 +166,8 @@ def combinations(grid: str) -> Iterator[dict[str, Any]]:
                 raise UserError(f"flag --grid has the field {name}, {why}; leave it out.")
             axes[name] = [command.value(name, text.strip()) for text in re.split(r",(?![^(\[]*[)\]])", values)]
         if not axes:
-            raise UserError(f"flag --grid = {grid!r} has no field; it must be fields and their values, {EXAMPLE}.")
+            lacks = "a side of | without a field; each side" if "|" in grid else "no field; it"
+            raise UserError(f"flag --grid = {grid!r} has {lacks} must be fields and their values, {EXAMPLE}.")
         for values in itertools.product(*axes.values()):
             yield dict(zip(axes, values, strict=True))
 
