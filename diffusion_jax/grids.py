@@ -117,6 +117,15 @@ def karras(process: Process, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
     return _times_of_log_snr(process, -2 * rho * np.log(np.linspace(last, first, _at_least_one(num_steps))))
 
 
+def polyexponential(process: Process, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
+    """Returns times whose log-SNRs fall short of the first's by shares (1 - k / (S - 1))^rho, and 0. [k-diffusion]
+
+    rho = 1 is `log_snr`; a larger one takes more steps where there is little noise.
+    """
+    last, first = _ends(process)
+    return _times_of_log_snr(process, first + (last - first) * np.linspace(1, 0, _at_least_one(num_steps)) ** rho)
+
+
 def jumps(times: np.ndarray, *, jump_length: int = 10, num_resamples: int = 10) -> np.ndarray:
     """Returns the times of a grid with returns: [Lugmayr et al. 2022, RePaint, section 4.2]
 
@@ -176,7 +185,9 @@ def _ends(process: Process) -> np.ndarray:
     check_process(process)
     level = process.level(np.array([process.last, process.first]))
     if level.alpha[0] == 0:
-        raise UserError("grids 'log_snr' and 'karras' are impossible where a process leaves no signal; use 'trailing'.")
+        raise UserError(
+            "grids 'log_snr', 'karras' and 'polyexponential' are impossible without signal at T; use 'trailing'."
+        )
     return level.log_snr.astype(np.float64) + level.log_snr_lo
 
 

@@ -366,6 +366,8 @@ SIGMAS = {
     "sig.karras.n18_0.002_80_rho7": (grids.karras, process.ve(), 18),
     "sig.exp.n10_0.03_14.6": (grids.log_snr, process.ve(sigma_min=0.03, sigma_max=14.6), 10),
     "sig.exp.n18_0.002_80": (grids.log_snr, process.ve(), 18),
+    "sig.poly.n10_0.03_14.6_rho7": (grids.polyexponential, process.ve(sigma_min=0.03, sigma_max=14.6), 10),
+    "sig.poly.n18_0.002_80_rho7": (grids.polyexponential, process.ve(), 18),
     "sig.vp.n12": (grids.uniform, process.vp(), 12),
 }
 

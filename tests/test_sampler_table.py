@@ -161,8 +161,8 @@ def test_the_inversion_of_the_document_gives_back_the_image(tmp_path):
     np.testing.assert_allclose(names["again"], names["x_0"], atol=0.01)
 
 
-@pytest.mark.parametrize("grid", ["karras", "log_snr"])
+@pytest.mark.parametrize("grid", ["karras", "log_snr", "polyexponential"])
 def test_grids_of_the_log_snr_are_refused_where_no_signal_is_left(grid):
     for column in ("discrete without signal at T", "rectified_flow"):
-        with pytest.raises(UserError, match="are impossible where a process leaves no signal; use 'trailing'"):
+        with pytest.raises(UserError, match="are impossible without signal at T; use 'trailing'"):
             sampling.make_solve(config_for("ddim", column, **{"sample.grid": grid}))

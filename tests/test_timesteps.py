@@ -214,6 +214,7 @@ EVEN_IN = {  # grid -> the quantity of which its times before 0 are evenly space
     "quadratic": lambda of, t: np.sqrt(t),
     "log_snr": lambda of, t: np.log(kappa(of, t)),
     "karras": lambda of, t: kappa(of, t) ** (1 / 7),
+    "polyexponential": lambda of, t: np.maximum(np.log(kappa(of, t) / kappa(of, of.first)), 0) ** (1 / 7),
 }
 
 
@@ -226,7 +227,7 @@ def test_real_valued_grids_are_even_in_what_they_promise_and_end_at_the_data(gri
     assert len(times) == 13 and times.dtype == np.float64 and np.all(np.diff(times) < 0)
     np.testing.assert_allclose(times[[0, -2, -1]], [of.last, of.first, 0], rtol=1e-14)
     marks = EVEN_IN[grid](of, times[:-1])
-    np.testing.assert_allclose(marks, np.linspace(marks[0], marks[-1], 12), rtol=1e-9)
+    np.testing.assert_allclose(marks, np.linspace(marks[0], marks[-1], 12), rtol=1e-8)
 
 
 def test_karras_levels_are_eq_5_for_any_rho():
@@ -258,7 +259,7 @@ def test_one_step_goes_from_the_last_time_to_the_data(grid):
         np.testing.assert_allclose(getattr(grids, grid)(of, 1), [of.last, 0], rtol=1e-14)
 
 
-@pytest.mark.parametrize("grid", [grids.log_snr, grids.karras])
+@pytest.mark.parametrize("grid", [grids.log_snr, grids.karras, grids.polyexponential])
 @pytest.mark.parametrize(
     "of",
     [
@@ -267,7 +268,7 @@ def test_one_step_goes_from_the_last_time_to_the_data(grid):
     ],
 )
 def test_grids_in_log_snr_are_refused_where_there_is_no_signal(grid, of):
-    with pytest.raises(UserError, match="'log_snr' and 'karras' are impossible where a process leaves no signal; use 'trai"):
+    with pytest.raises(UserError, match="are impossible without signal at T; use 'trailing'"):
         grid(of, 10)
 
 

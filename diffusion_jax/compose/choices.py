@@ -175,6 +175,7 @@ GRIDS = {  # (process, S) or (process, times) -> t, falling
     "leading_offset": grids.leading_offset,
     "linspace": grids.linspace,
     "log_snr": grids.log_snr,
+    "polyexponential": grids.polyexponential,
     "quadratic": grids.quadratic,
     "trailing": grids.trailing,
     "uniform": grids.uniform,
