@@ -1,13 +1,14 @@
-"""Likelihoods in bits per dimension: the variational bound, and the probability flow's. They are two different numbers.
+"""Likelihoods in bits per dimension: variational bounds, and the probability flow's. They are different numbers.
 
 `bound` is the sum of one term for each step of a chain, the decoder's last, and of the prior's. [Ho et al. 2020, eq. 5]
+`continuous_bound` is its limit of infinitely many steps. [Kingma et al. 2021, VDM, eq. 17]
 `log_density` is of the density that the probability flow carries from the prior to the data. [Song et al. 2021, score SDE,
 section 4.3] Never compare one with the other.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ EDGE = 0.999  # beyond it lie the first and the last value alone, whose bins rea
 
 
 class Bound(NamedTuple):
-    """The bound on -log2 p(x_0) / D of each image, and what it is made of."""
+    """A bound on -log2 p(x_0) / D of each image, and what it is made of."""
 
     total: Array  # bits per dimension, [B]
     terms: Array  # of each step, in the order of the grid, the decoder's last, [S, B]
@@ -64,11 +65,7 @@ def bound(
         >>> bool(jnp.all(found.total < 1))  # bits per dimension, nearly all of them of the last step
         True
     """
-    samplers.check_grid(grid)
-    if not callable(noise):
-        raise ValueError(f"noise = {errors.shown(noise)} is not a function: number of the step -> draws, [B, ...].")
-    if not isinstance(grid.sigma, jax.core.Tracer) and np.asarray(grid.sigma)[-1] != 0:
-        raise ValueError("the grid is not allowed; it must end at level 0, the data.")
+    _check_asked(grid, noise)
     num_steps = len(grid.alpha) - 1
     decoder = decoder_log_variance(process.rows(grid, max(num_steps - 2, 0)), process.rows(grid, num_steps - 1))
 
@@ -82,6 +79,83 @@ def bound(
     _, (terms, mse_x_0, mse_eps) = jax.lax.scan(step, None, jnp.arange(num_steps))
     prior = prior_term(x_0, process.rows(grid, 0))
     return Bound(jnp.sum(terms, axis=0) + prior, terms, prior, mse_x_0, mse_eps)
+
+
+def _check_asked(grid: Level, noise: Any) -> None:
+    samplers.check_grid(grid)
+    if not callable(noise):
+        raise ValueError(f"noise = {errors.shown(noise)} is not a function: number of the step -> draws, [B, ...].")
+    if not isinstance(grid.sigma, jax.core.Tracer) and np.asarray(grid.sigma)[-1] != 0:
+        raise ValueError("the grid is not allowed; it must end at level 0, the data.")
+
+
+def continuous_bound(
+    denoise: Denoiser,
+    x_0: Array,
+    grid: Level,
+    of: Process,
+    noise: Callable[[Array], tuple[Array, Array]],
+) -> Bound:
+    """Returns the variational bound in the limit of infinitely many steps, estimated without bias.
+
+    Each interval of the grid, from log-SNR l_t up to l_s, costs the mean over l of (l_s - l_t) |eps - eps_hat(x_l)|^2 / 2
+    nats, of which one l is drawn in each: draws of low discrepancy. So the value does not depend on the grid between its
+    ends, and its variance does. [Kingma et al. 2021, VDM, eqs. 15 to 18]
+
+    The last interval is the decoder's, p(x_0 | x) of x at the least noisy level: N(x / alpha, 1 / SNR) over the bins. It
+    asks no network, as in VDM, which has that density at the 256 values instead. The prior is N(0, alpha^2 + sigma^2).
+
+    Args:
+        denoise: the denoiser, not limited: as it was trained.
+        x_0: images, uint8 values in [-1, 1], [B, ...].
+        grid: `Level` of [S + 1], from the noisiest down to the data; the one above the data should resolve the 256 values,
+            which takes a log-SNR of 12 or more.
+        of: the process, which has the levels between.
+        noise: number of the step -> (where l is in the interval, uniform in [0, 1), [B]; standard normal draws, [B, ...]).
+
+    Raises:
+        ValueError: as for `bound`.
+
+    Example:
+        >>> process, x_0 = dj.chain(dj.linear(1000)), -jnp.ones((4, 8, 8, 1))
+        >>> grid, keys = process.level(dj.grids.linspace(process, 10)), jax.random.split(jax.random.key(0), 10)
+        >>> noise = lambda step: (jax.random.uniform(keys[step], 4), jax.random.normal(keys[step], x_0.shape))
+        >>> denoise = dj.make_denoiser(lambda x_t, c_noise: 0 * x_t - 1, dj.X_0)  # right: all is black
+        >>> found = dj.likelihood.continuous_bound(denoise, x_0, grid, process, noise)
+        >>> bool(jnp.all(found.terms[:-1] < 1e-6))  # nothing is left to say on the way
+        True
+    """
+    _check_asked(grid, noise)
+    process.check_process(of)
+
+    def step(_, index: Array) -> tuple[None, tuple[Array, Array, Array]]:
+        t, s = process.rows(grid, index), process.rows(grid, index + 1)
+        is_last, (share, eps) = s.sigma == 0, noise(index)
+        gap = jnp.where(is_last, 0, -process.log_snr_gap(t, s))
+        level = process.level_of_log_snr(of, t.log_snr + share * gap)
+        x_t = process.diffuse(x_0, level, eps)
+        prediction = denoise(x_t, level)
+        mse_x_0, mse_eps = _mean((prediction.x_0 - x_0) ** 2), _mean((prediction.eps - eps) ** 2)
+        term = jnp.where(is_last, decoder_term(x_0, x_t, level), gap * mse_eps / (2 * math.log(2)))
+        return None, (term, mse_x_0, mse_eps)
+
+    _, (terms, mse_x_0, mse_eps) = jax.lax.scan(step, None, jnp.arange(len(grid.alpha) - 1))
+    last = process.rows(grid, 0)
+    size = jnp.hypot(last.alpha, last.sigma)  # 1 where the process preserves variance
+    prior = prior_term(x_0, last._replace(alpha=last.alpha / size, sigma=last.sigma / size))
+    return Bound(jnp.sum(terms, axis=0) + prior, terms, prior, mse_x_0, mse_eps)
+
+
+def decoder_term(x_0: Array, x: Array, level: Level) -> Array:
+    """Returns -log p(x_0 | x) with p = N(x / alpha, 1 / SNR) over the bins of uint8, in bits per dimension. # [B]
+
+    Args:
+        x_0: uint8 values in [-1, 1], [B, ...].
+        x: a sample of q(x | x_0) at the level, [B, ...].
+        level: [B].
+    """
+    law = Gaussian(x / process.expand(level.alpha, x), process.expand(-level.log_snr, x))
+    return _mean(-log_discretized_gaussian(x_0, law)) / math.log(2)
 
 
 def bound_term(

@@ -125,6 +125,20 @@ def test_the_flow_has_names_of_its_own(workdir, tmp_path, one_device):
     assert measure_flow("other", sample__seed=1)["pf_ode_bits_per_dim"] != one["pf_ode_bits_per_dim"]
 
 
+@pytest.mark.slow
+def test_the_continuous_bound_is_below_that_of_few_steps_and_has_its_own_names(workdir, tmp_path):
+    """Of the same model, whose steps from T to level 1 are four; the decoders are two, and so left out."""
+    few = measure(workdir, tmp_path / "bound", sample__grid="linspace", sample__clip="none", sample__variance="small")
+    config = tiny.config_of(CHANGES | {"likelihood.kind": "continuous", "sample.grid": "linspace", "sample.sampler": "ddim"})
+    assert likelihood.run(config, workdir, storage.path(tmp_path / "continuous")) == 0
+    assert (tmp_path / "continuous" / "continuous_terms.png").exists()
+    limit = json.loads((tmp_path / "continuous" / "continuous.json").read_text())
+    assert limit["prior"] == pytest.approx(few["prior"], rel=1e-4) and limit["standard_error"] > 0
+    assert limit["sum_of_kl"] < few["sum_of_kl"]
+    total = limit["prior"] + limit["sum_of_kl"] + limit["decoder"]
+    assert limit["continuous_bits_per_dim"] == pytest.approx(total, rel=1e-5)
+
+
 def test_noises_belong_to_images(model):
     """So an image's bound does not depend on its neighbours, nor on how many are asked at once."""
     batch = feed.read(tiny.digits_source(), [5, 6, 7])

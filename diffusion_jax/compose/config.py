@@ -277,7 +277,10 @@ class Sample(Section):
 
 
 class Likelihood(Section):
-    kind: one_of(("bound", "pf_ode")) = field("bound", "the variational bound, or the density of the probability-flow ODE")
+    kind: one_of(("bound", "continuous", "pf_ode")) = field(
+        "bound",
+        "the variational bound; 'continuous': its limit of infinitely many steps; 'pf_ode': the density of the flow",
+    )
     held_out: Flag = field(True, "of the images of data.held_out; False for the training set")
     num_images: integer(0) = field(0, "evenly spaced over the set; 0 for all")
     batch_per_device: integer(1, sections.MOST_AT_ONCE) = field(64, "images that the network takes at once")

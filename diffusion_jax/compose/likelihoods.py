@@ -11,6 +11,7 @@ from diffusion_jax import likelihood, streams
 from diffusion_jax.compose import choices, inputs, processes, sampling
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.process import Level
 
 Measure = Callable[[Any, Array, Array, dict[str, Any]], dict[str, Array]]
 
@@ -18,39 +19,36 @@ Measure = Callable[[Any, Array, Array, dict[str, Any]], dict[str, Array]]
 def likelihood_of(config: Config) -> Measure:
     """Returns (params, seed, image numbers [B], their batch) -> {name: of each image, [..., B]}, at the highest precision.
 
-    Of the section `likelihood`'s kind: the fields of `likelihood.Bound`, or 'bits', 'num_evaluations' and 'reached_end'. The
-    noises of image i depend on (seed, i) alone. Raises UserError where the process, the sampler or latents have none.
+    Of the section `likelihood`'s kind: the fields of `likelihood.Bound`, or of 'pf_ode' 'bits', 'num_evaluations' and
+    'reached_end'. The noises of image i depend on (seed, i) alone. Raises UserError where the process, the sampler or
+    latents have none.
     """
     if config.data.codec:
         raise UserError(
             f"{config.show('data.codec')} is not possible here: the likelihood of images does not follow from that of their "
             "latents; measure a model of pixels."
         )
-    return {"bound": _bound, "pf_ode": _pf_ode}[config.likelihood.kind](config.with_values("model", precision="highest"))
-
-
-def _bound(config: Config) -> Measure:
-    if config.data.medium != "images":
+    if config.data.medium != "images" and config.likelihood.kind != "pf_ode":
         raise UserError(
             f"{config.show('data.medium')} has no variational bound, whose last term is of uint8 images; set "
             "likelihood.kind = 'pf_ode'."
         )
+    measures = {"bound": _bound, "continuous": _continuous, "pf_ode": _pf_ode}
+    return measures[config.likelihood.kind](config.with_values("model", precision="highest"))
+
+
+def _bound(config: Config) -> Measure:
     if not processes.process_of(config).num_steps:
         raise UserError(
-            f"config field process.kind = {config.process.kind!r} has no variational bound; set likelihood.kind = 'pf_ode', "
-            "which every process has."
+            f"config field process.kind = {config.process.kind!r} has no steps to bound; set likelihood.kind = 'continuous' "
+            "or 'pf_ode', which every process has."
         )
     if config.sample.sampler != "ancestral":
         raise UserError(
             f"config field sample.sampler = {config.sample.sampler!r} does not sample from a chain of Gaussians, "
             "and so has no variational bound; set 'ancestral'."
         )
-    grid, settings = sampling.grid(config), config.sample
-    if grid.sigma[-1] > 0:
-        raise UserError(
-            "config field sample.last_level = 'min_noise' leaves out the last term of the variational bound; set 'data', or "
-            "end sample.times with 0."
-        )
+    grid, settings = _grid(config), config.sample
     denoiser_of, limited = processes.denoiser_of(config), choices.CLIPS[settings.clip]
     encode = inputs.encode(config)
 
@@ -63,6 +61,41 @@ def _bound(config: Config) -> Measure:
 
         denoise = limited(denoiser_of(params, cond))
         return likelihood.bound(denoise, x_0, grid, noise, variance=settings.variance)._asdict()
+
+    return measure
+
+
+def _grid(config: Config) -> Level:
+    grid = sampling.grid(config)
+    if grid.sigma[-1] > 0:
+        raise UserError(
+            "config field sample.last_level = 'min_noise' leaves out the last term of the variational bound; set 'data', or "
+            "end sample.times with 0."
+        )
+    return grid
+
+
+def _continuous(config: Config) -> Measure:
+    process, grid = processes.process_of(config), _grid(config)
+    if not grid.alpha[0] > 0:
+        raise UserError(
+            "config field likelihood.kind = 'continuous' is impossible from a level without signal; set sample.grid = "
+            "'explicit' and let sample.times begin below it."
+        )
+    denoiser_of, encode = processes.denoiser_of(config), inputs.encode(config)
+
+    def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
+        keys = streams.keys(seed, "evaluate", numbers)
+        x_0, cond = encode(batch, streams.keys(seed, "condition", numbers))
+
+        def noise(step: Array) -> tuple[Array, Array]:
+            def draws(key: Array) -> tuple[Array, Array]:
+                key_share, key_eps = jax.random.split(jax.random.fold_in(key, step))
+                return jax.random.uniform(key_share), jax.random.normal(key_eps, x_0.shape[1:])
+
+            return jax.vmap(draws)(keys)
+
+        return likelihood.continuous_bound(denoiser_of(params, cond), x_0, grid, process, noise)._asdict()
 
     return measure
 

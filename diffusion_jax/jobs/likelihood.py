@@ -1,7 +1,7 @@
 """Bits per dimension of images: python main.py --mode=likelihood --workdir=<workdir> [--out=<folder>].
 
-The variational bound, or the likelihood of the probability flow: two numbers, in files of two names. The same command
-continues a run that was stopped, and gives the same bytes.
+The variational bound, its continuous limit, or the likelihood of the probability flow: three numbers, in files of three
+names. The same command continues a run that was stopped, and gives the same bytes.
 """
 
 import functools
@@ -28,7 +28,8 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     """Measures the likelihood of the images that the section `likelihood` names; returns the exit code, 0.
 
     Of kind 'bound' it writes bound.json (means with standard errors), bound.npz (by image and by t), bound_terms.png,
-    rate_distortion.csv and rate_distortion.png; of kind 'pf_ode' pf_ode.json and pf_ode.npz. They go into `out`, by default
+    rate_distortion.csv and rate_distortion.png; of kind 'continuous' the same with its name in place of 'bound'; of kind
+    'pf_ode' pf_ode.json and pf_ode.npz. They go into `out`, by default
     a folder of the workdir. The config is checked by `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
@@ -42,8 +43,10 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     on_progress = logs.progress_by_shard("likelihood", num_images, shard_size)
     make = functools.partial(_by_image, trained, source)
     by_image = shards.read_all(shards.by_image(out, manifest, num_images, shard_size, make, on_progress=on_progress))
-    is_bound, width = kind == "bound", MEDIA[config.data.medium].bin_width
-    results = _bound_results(by_image, sampling.grid_times(config)[:-1]) if is_bound else _pf_ode_results(by_image, width)
+    if kind == "pf_ode":
+        results = _pf_ode_results(by_image, MEDIA[config.data.medium].bin_width)
+    else:
+        results = _bound_results(kind, by_image, sampling.grid_times(config)[:-1])
     if sharding.is_first():
         _write(out, kind, results, manifest)
     mean, error = results["means"][f"{kind}_bits_per_dim"], results["means"]["standard_error"]
@@ -103,20 +106,21 @@ def _pf_ode_results(by_image: dict[str, np.ndarray], width: float) -> dict[str, 
     return {"means": means, "arrays": {"bits": bits, "reached_end": reached, "num_evaluations": by_image["num_evaluations"]}}
 
 
-def _bound_results(by_image: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
-    """Returns the means over images of the bound, by t and in all.
+def _bound_results(kind: str, by_image: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
+    """Returns the means over images of a kind of bound, by t and in all.
 
     By t there are also rate and rmse of progressive lossy coding: the receiver of x_t has got `rate` bits per dimension, and
     its best guess of the image is off by `rmse` on the scale 0 to 255. [Ho et al. 2020, section 4.3]
 
     Args:
+        kind: 'bound' or 'continuous'.
         by_image: the fields of `likelihood.Bound`, [N] or [N, S].
         rows: t of each step, falling, [S].
     """
     by_image = {name: column.astype(np.float64) for name, column in by_image.items()}
     total, terms, prior = by_image["total"], by_image["terms"], by_image["prior"]
     by_t = {name: np.mean(by_image[name], axis=0) for name in ("terms", "mse_x_0", "mse_eps")}
-    means = _mean_and_error("bound_bits_per_dim", total) | {
+    means = _mean_and_error(f"{kind}_bits_per_dim", total) | {
         "decoder": float(by_t["terms"][-1]),
         "sum_of_kl": float(np.sum(by_t["terms"][:-1])),
         "prior": float(np.mean(prior)),
@@ -132,9 +136,9 @@ def _write(out: storage.Path, kind: str, results: dict[str, Any], manifest: dict
     storage.write_text(out / f"{kind}.json", json.dumps({**results["means"], "made_from": manifest}, indent=2) + "\n")
     with storage.writing(out / f"{kind}.npz") as file:
         np.savez(file, **arrays)
-    if kind == "bound":
+    if kind != "pf_ode":
         rows = zip(arrays["t"], arrays["rate"], arrays["rmse"], strict=True)
         lines = ["t,rate_bits_per_dim,rmse_0_to_255", *(f"{t},{rate:.8g},{rmse:.8g}" for t, rate, rmse in rows)]
         storage.write_text(out / "rate_distortion.csv", "\n".join(lines) + "\n")
-        storage.write_bytes(out / "bound_terms.png", plots.bound_terms(arrays["t"], arrays["terms"]))
+        storage.write_bytes(out / f"{kind}_terms.png", plots.bound_terms(arrays["t"], arrays["terms"]))
         storage.write_bytes(out / "rate_distortion.png", plots.rate_distortion(arrays["rate"], arrays["rmse"]))
