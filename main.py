@@ -23,7 +23,7 @@ import sys
 from absl import logging
 
 from diffusion_jax import jobs
-from diffusion_jax.compose import command, describe
+from diffusion_jax.compose import command, describe, stored
 from diffusion_jax.compose.command import Changes, Flags
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
@@ -48,6 +48,7 @@ def _run(argv: list[str]) -> int:
     for folder in filter(None, (workdir and storage.absolute(workdir), out)):
         storage.check_folder(folder)
     job = importlib.import_module(f"diffusion_jax.jobs.{flags['mode']}")
+    config = stored.with_own_folders(config, workdir, if_gone=True) if workdir else config
     jobs.start(config, changes)
     if flags["mode"] != "train":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it where there are several processes

@@ -17,6 +17,7 @@ from diffusion_jax.compose import (
     chunked,
     coding,
     edits,
+    frozen,
     given,
     guiding,
     inputs,
@@ -185,8 +186,11 @@ def _plain(value: Any) -> Any:
 
 
 def restore(workdir: storage.Path, config: Config) -> Model:
-    """Returns the model of a run, with the checkpoint and the EMA that the config's section `sample` names."""
-    config = coding.with_own_codec(config, workdir)
+    """Returns the model of a run, with the checkpoint and the EMA that the config's section `sample` names.
+
+    Raises UserError where they do not exist, or the config names another autoencoder or encoder of text.
+    """
+    frozen.check(config, workdir)
     step, params = weights.restored(workdir, config)
     return Model(config, params, step, str(workdir))
 
@@ -238,7 +242,7 @@ def provenance(model: Model) -> dict[str, Any]:
         "weights_sha256": digest.hexdigest(),
         "config_sha256": hashlib.sha256(identity.encode()).hexdigest(),
         "image_shape": processes.image_shape(config),
-        **({"codec_sha256": coding.codec_sha256(config)} if config.data.codec else {}),
+        **({"codec_sha256": coding.sha256(config.data.codec)} if config.data.codec else {}),
         "process": config.process.model_dump(),
         "predicts": config.predicts,
         "model": config.model.model_dump(),

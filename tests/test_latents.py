@@ -106,6 +106,23 @@ def test_a_workdir_needs_neither_the_codecs_folder_nor_its_own_old_place(trained
     np.testing.assert_array_equal(images, dj.load(trained).sample(4))
 
 
+def test_latents_are_decoded_by_no_other_codec_than_the_runs(trained, tmp_path):
+    other, config = write_codec(tmp_path / "other", seed=1), stored.read_config(storage.path(trained))
+    wanted = coding.sha256(config.data.codec)[:8]
+    with pytest.raises(
+        UserError, match=f"data.codec = '.*other' has not the weights .*, and must with {wanted}. Set --config"
+    ):
+        dj.model.restore(storage.path(trained), config.with_values("data", codec=other))
+    moved = shutil.copytree(trained, tmp_path / "moved")
+    own = shutil.move(moved / "codec", tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="data.codec = '.*gone': there is no folder"):
+        dj.model.restore(storage.path(moved), config.with_values("data", codec="gone"))
+    assert dj.model.restore(storage.path(moved), config.with_values("data", codec=str(own))).step == 2
+    shutil.move(other, moved / "codec")
+    with pytest.raises(UserError, match="data.codec = '.*moved/codec' has not the weights that workdir '.*moved' was"):
+        dj.load(moved)
+
+
 def test_the_codec_goes_with_exported_weights(trained, tmp_path):
     from diffusion_jax.tools import export
 
@@ -135,9 +152,10 @@ def test_a_run_goes_on_and_refuses_another_codec(trained, codec, tmp_path, capsy
     workdir = shutil.copytree(trained, tmp_path / "run")
     other = write_codec(tmp_path / "other", seed=1)
     assert main.main(flags(workdir, other)) == 2
-    assert "is not the autoencoder of workdir" in capsys.readouterr().err
-    assert main.main(flags(workdir, codec, **{"train.num_steps": 3})) == 0
-    assert "resumed     at step 2" in capsys.readouterr().out
+    assert re.search("data.codec = '.*other' has not the weights that workdir .* was trained with", capsys.readouterr().err)
+    for steps, place in ((3, codec), (4, "gone")):
+        assert main.main(flags(workdir, place, **{"train.num_steps": steps})) == 0
+        assert f"resumed     at step {steps - 1}" in capsys.readouterr().out
 
 
 def test_what_is_known_of_an_image_stays_and_the_rest_follows_its_latents(trained):

@@ -1,6 +1,7 @@
 """Captions in training and prompts in sampling, as a config says them; what is kept of them, and what is refused."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from test_guiding import alive
 
 import diffusion_jax as dj
 import main
-from diffusion_jax.compose import checks, chunked, command, guiding, inputs, processes, stored, texts
+from diffusion_jax.compose import checks, chunked, command, frozen, guiding, inputs, processes, stored, texts
 from diffusion_jax.data import captions as captions_of
 from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
@@ -227,20 +228,45 @@ def test_a_prompt_that_cannot_be_read_or_has_no_use_is_said(model, trained):
         dj.load(trained)._cond(text=np.zeros((1, 2, 3), np.float16))
 
 
+def test_a_workdir_has_its_encoder_and_no_other_of_that_name(folder, cache, tmp_path):
+    """It may be moved, and the folder that it was trained with may change."""
+    given = shutil.copytree(folder / "encoder", tmp_path / "encoder")
+    config, workdir = (
+        config_of(folder, **{"model.text_folder": str(given)}),
+        shutil.copytree(folder / "run", tmp_path / "run"),
+    )
+    frozen.keep(config, storage.path(workdir))
+    stored.write_config(storage.path(workdir), config, frozen_sha256=frozen.hashes(config))
+    write_folder(given, weights=lambda name, tensor: 2 * tensor)
+    shutil.move(workdir, moved := tmp_path / "moved")
+    own = dj.load(moved).config
+    assert own.model.text_folder == str(moved / "text_encoder")
+    np.testing.assert_array_equal(texts.encoded(own, CAPTIONS), texts.encoded(config_of(folder), CAPTIONS))
+    changed = f"model.text_folder = '{given}' has not the weights that workdir '{moved}' was trained with"
+    with pytest.raises(UserError, match=f"{changed}.* Set --config.model.text_folder to a folder with those"):
+        dj.model.restore(storage.path(moved), config)
+    shutil.rmtree(moved / "text_encoder")
+    with pytest.raises(UserError, match=changed):
+        dj.load(moved)
+    assert dj.model.restore(storage.path(moved), config_of(folder)).step == 2  # the same weights, elsewhere
+
+
 def test_an_encoder_that_is_not_there_is_named(folder, cache, tmp_path):
-    with pytest.raises(UserError, match=r"folder of a text encoder '.*nothing': there is no folder"):
+    with pytest.raises(UserError, match="field model.text_folder: folder of a text encoder '.*nothing': there is no folder"):
         checks.check(config_of(folder, **{"model.text_folder": str(tmp_path / "nothing")}))
 
 
 @pytest.mark.slow
 def test_a_run_with_captions_resumes_and_draws_what_is_asked(folder, cache, tmp_path, one_device, capsys):
-    changes = TEXT | FLAGS | {"model.text_folder": folder / "encoder", "data.path": folder / "set.npz"}
+    encoder = shutil.copytree(folder / "encoder", tmp_path / "encoder")
+    changes = TEXT | FLAGS | {"model.text_folder": encoder, "data.path": folder / "set.npz"}
     settings = tiny.SETTINGS | changes | {"train.num_steps": 2, "train.batch_size": 2, "sample.prompt": "cat"}
     flags = [f"--workdir={tmp_path / 'run'}", *(f"--config.{name}={value}" for name, value in settings.items())]
     train = ["main.py", "--config=configs/digits.py", *flags]
     assert main.main(train) == 0
     said = capsys.readouterr().out
-    assert f"captions    3 distinct, as 6 tokens of {folder / 'encoder'}" in said
+    assert f"captions    3 distinct, as 6 tokens of {encoder}" in said
+    shutil.move(encoder, tmp_path / "elsewhere")  # the workdir has its own
     assert main.main([*train, "--config.train.num_steps=4"]) == 0
 
     write_npz(tmp_path / "other.npz", (*CAPTIONS[:3], "blue cat"))

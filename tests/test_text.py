@@ -35,11 +35,12 @@ def tokenizer_json():
     return made.to_str()
 
 
-def write_folder(folder, kind="bert"):
-    """Writes the small recorded encoder of a kind, with a tokenizer of `WORDS`."""
+def write_folder(folder, kind="bert", weights=lambda name, tensor: tensor):
+    """Writes the small recorded encoder of a kind, with a tokenizer of `WORDS`, or other weights."""
     folder.mkdir(exist_ok=True)
+    tensors = {name: weights(name, tensor) for name, tensor in recorded_weights(kind).items()}
     (folder / "config.json").write_text(str(recorded.load(GOLDEN)[f"{kind}.config"]))
-    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(recorded_weights(kind)))
+    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(tensors))
     (folder / "tokenizer.json").write_text(tokenizer_json())
     return storage.path(folder)
 

@@ -19,10 +19,8 @@ from diffusion_jax.data.codecs import Codec
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import efficientnet
-from diffusion_jax.runs import checkpoint, storage
+from diffusion_jax.runs import storage
 from diffusion_jax.weights import features
-
-OWN = "codec"  # the folder of a workdir for its autoencoder
 
 
 def codec(config: Config) -> Codec:
@@ -75,36 +73,10 @@ def first_stage(workdir: str) -> tuple[Config, Any]:
         raise UserError(f"config field data.codec = {workdir!r}: {error}") from error
 
 
-def keep_codec(config: Config, workdir: storage.Path) -> None:
-    """Writes the autoencoder of a run's config into its workdir, as a workdir `codec`, unless it is there."""
-    own = workdir / OWN
-    if not config.data.codec or stored.has_config(own):
-        return
-    found, params = first_stage(config.data.codec)
-    checkpoint.save_weights(own, 0, params)
-    stored.write_config(own, weights.alone(found), weights_alone=True)
-
-
-def with_own_codec(config: Config, workdir: storage.Path) -> Config:
-    """Returns the config with the codec that is in its workdir, if there is one."""
-    own = workdir / OWN
-    return config.with_values("data", codec=str(own)) if config.data.codec and stored.has_config(own) else config
-
-
-def with_agreed_codec(config: Config, workdir: storage.Path) -> Config:
-    """Returns as `with_own_codec`; UserError where the codec that the config names has other weights."""
-    own, given = with_own_codec(config, workdir), config.data.codec
-    if own != config and stored.has_config(storage.path(given)) and codec_sha256(own) != codec_sha256(config):
-        raise UserError(
-            f"config field data.codec = {given!r} is not the autoencoder of workdir {str(workdir)!r}, which is in "
-            f"{own.data.codec!r}; use that, or another workdir."
-        )
-    return own
-
-
-def codec_sha256(config: Config) -> str:
-    """Returns the SHA-256 of a codec's weights; '' without a codec."""
-    return features.sha256(first_stage(config.data.codec)[1]) if config.data.codec else ""
+@functools.lru_cache(maxsize=2)
+def sha256(workdir: str) -> str:
+    """Returns the SHA-256 of an autoencoder's weights; errors as of `first_stage`."""
+    return features.sha256(first_stage(workdir)[1])
 
 
 def coder_of(config: Config) -> Callable[[Any], Coder]:

@@ -12,7 +12,7 @@ from diffusion_jax.runs import storage
 from diffusion_jax.runs.shards import flatten
 
 KIND = "the workdir of a run: train first"  # what the folder must be
-ENCODER = "text_encoder"  # the folder of a workdir for its encoder of text
+OWN_FOLDERS = {"data.codec": "codec", "model.text_folder": "text_encoder"}  # field -> the copy of its folder in a workdir
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 MOST_SHOWN = 4  # fields that differ
 ADVICE = (  # where they do
@@ -135,14 +135,27 @@ def has_config(workdir: storage.Path) -> bool:
 
 
 def read_config(workdir: storage.Path) -> Config:
-    """Returns a run's config, with the encoder of text in its workdir if there is one; UserError where it is no workdir."""
-    return with_own_encoder(from_json(storage.read_text(workdir / "config.json", KIND)), workdir)
+    """Returns a run's config, with the copies of folders that are in its workdir; UserError where it is no workdir."""
+    return with_own_folders(from_json(storage.read_text(workdir / "config.json", KIND)), workdir)
 
 
-def with_own_encoder(config: Config, workdir: storage.Path) -> Config:
-    """Returns the config with the encoder of text that is in its workdir, if there is one."""
-    own = workdir / ENCODER
-    return config.with_values("model", text_folder=str(own)) if config.model.text == "folder" and own.exists() else config
+def read_hashes(workdir: storage.Path) -> dict[str, str]:
+    """Returns the SHA-256 of each frozen network that a run was trained with, by field; {} where they were not kept yet."""
+    found = _parsed(storage.read_text(workdir / "config.json", KIND)).get("frozen_sha256", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise UserError(f"config.json is damaged (frozen_sha256 = {errors.shown(found)}).")
+    return found
+
+
+def with_own_folders(config: Config, workdir: storage.Path, *, if_gone: bool = False) -> Config:
+    """Returns the config with the copies of folders that are in its workdir, or only of those that are gone otherwise."""
+    own = {
+        name: str(workdir / folder)
+        for name, folder in OWN_FOLDERS.items()
+        if (given := config.flat()[name]) and has_config(workdir / folder)
+        if not (if_gone and storage.path(given).exists())
+    }
+    return Config.of_flat(config.flat() | own)
 
 
 def agreed_config(workdir: storage.Path, config: Config, *, advice: str = ADVICE) -> Config:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.compose import stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.sources import Record, Source
 from diffusion_jax.errors import UserError
@@ -33,7 +32,10 @@ def _sizes(name: str, folder: str) -> tuple[int, int]:
     """Returns the width of a token's vector, and how many tokens a text may have."""
     if name != "folder":
         return MINILM if name == "minilm" else (0, 0)
-    _, network = text.network_of(storage.path(folder))
+    try:
+        _, network = text.network_of(storage.path(folder))
+    except UserError as error:
+        raise UserError(f"config field model.text_folder: {error}") from error
     return network.width, network.most_tokens
 
 
@@ -45,13 +47,6 @@ def encoder(config: Config) -> TextEncoder:
 @functools.lru_cache(maxsize=1)
 def _loaded(folder: str) -> TextEncoder:
     return text.load(storage.path(folder))
-
-
-def keep_encoder(config: Config, workdir: storage.Path) -> None:
-    """Writes the encoder's folder of a run's config into its workdir, where `stored.read_config` finds it."""
-    own, given = workdir / stored.ENCODER, storage.path(config.model.text_folder or ".")
-    for name in text.FILE_NAMES if config.model.text == "folder" and own != given else ():
-        storage.write_bytes(own / name, storage.read_bytes(given / name))
 
 
 def encoded(config: Config, texts: Sequence[str]) -> np.ndarray:
@@ -97,7 +92,7 @@ def fingerprint(config: Config, source: Source) -> dict[str, Any]:
     """Returns what must not change about captions when a run resumes; {} for none."""
     if config.model.text == "none":
         return {}
-    return {"captions": _digest(source.captions), "text_encoder": encoder(config).sha256[:16]}
+    return {"captions": _digest(source.captions)}
 
 
 def captioned(config: Config, source: Source) -> Source:

@@ -15,6 +15,7 @@ from diffusion_jax.compose import (
     choices,
     coding,
     evaluating,
+    frozen,
     inputs,
     latents,
     memory,
@@ -132,7 +133,9 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
     """
     if stored.has_config(workdir):
         stored.check_resumable(workdir)
-        config = coding.with_agreed_codec(stored.agreed_config(workdir, config), workdir)
+        config = stored.agreed_config(workdir, config)
+        frozen.check(config, workdir)
+        config = stored.with_own_folders(config, workdir)
         if changed := stored.changed_since(workdir, sharding.device_name()):
             logs.say("note", f"since the run was saved: {changed}; it goes on to rounding, not to the byte.")
     elif config.train.init_from:
@@ -194,9 +197,9 @@ def _save(
     """
     log.wait_for_metrics()
     if sharding.is_first():
-        images = inputs.data_fingerprint(config, source)
-        stored.write_config(workdir, config, images=images, device=sharding.device_name())
-        coding.keep_codec(config, workdir)
+        frozen.keep(config, workdir)
+        more = {"images": inputs.data_fingerprint(config, source), "frozen_sha256": frozen.hashes(config)}
+        stored.write_config(workdir, config, device=sharding.device_name(), **more)
     checkpoints.save(state)
 
 

