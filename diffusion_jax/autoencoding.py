@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax import likelihood, process
+from diffusion_jax import likelihood, operators, process
 from diffusion_jax.losses import Loss
 from diffusion_jax.process import Gaussian, Level
 
@@ -20,7 +20,13 @@ class Coder(NamedTuple):
     decode: Callable[[Array], Array]  # latents -> images
 
 
-def reconstruction(*, kl_weight: float = 1e-6, perceptual_weight: float = 0.0, features: Features | None = None) -> Loss:
+def reconstruction(
+    *,
+    kl_weight: float = 1e-6,
+    perceptual_weight: float = 0.0,
+    equivariance_weight: float = 0.0,
+    features: Features | None = None,
+) -> Loss:
     """Returns what images lose on the way through their latents: | x - x' | + w d(x, x') + w_KL KL(q(z | x) || N(0, 1)) / D.
 
     The first term is the mean over the D values of an image, d is `perceptual_distance`. z is drawn from q with the first of
@@ -32,6 +38,7 @@ def reconstruction(*, kl_weight: float = 1e-6, perceptual_weight: float = 0.0, f
     Args:
         kl_weight: w_KL, small: latents shall say what the image is. [Rombach et al. 2022: 1e-6]
         perceptual_weight: w.
+        equivariance_weight: of the `equivariance_error`, which is added. Its turns are drawn by the last of eps's values.
         features: in which d compares images; without it w must be 0.
 
     Example:
@@ -48,7 +55,8 @@ def reconstruction(*, kl_weight: float = 1e-6, perceptual_weight: float = 0.0, f
     def loss(coder: Coder, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
         law = coder.encode(x_0)
         noise = eps.reshape(len(eps), -1)[:, : law.mean[0].size].reshape(law.mean.shape)
-        found = coder.decode(law.mean + jnp.exp(law.log_variance / 2) * noise)
+        latents = law.mean + jnp.exp(law.log_variance / 2) * noise
+        found = coder.decode(latents)
         axes = process.value_axes(x_0)
         error = found - x_0
         terms = {"l1": jnp.mean(jnp.abs(error), axis=axes), "psnr": psnr(jnp.mean(error**2, axis=axes))}
@@ -57,9 +65,35 @@ def reconstruction(*, kl_weight: float = 1e-6, perceptual_weight: float = 0.0, f
         if perceptual_weight:
             terms["perceptual"] = perceptual_distance(features, found, x_0)
             total += perceptual_weight * terms["perceptual"]
+        if equivariance_weight:
+            signs = eps.reshape(len(eps), -1)[:, -2:] > 0
+            terms["equivariance"] = equivariance_error(coder.decode, latents, x_0, signs @ jnp.array([1, 2]))
+            total += equivariance_weight * terms["equivariance"]
         return total, terms
 
     return loss
+
+
+def equivariance_error(decode: Callable[[Array], Array], z: Array, x: Array, turns: Array) -> Array:
+    """Returns how far an image is from its latents, when both are made small and turned: mean of | tau x - decode(tau z) |.
+
+    tau averages squares of 2 x 2, and turns image i by turns[i] quarters of a circle. Latents that follow it shall be easier
+    to draw. [Kouzelis et al. 2025, EQ-VAE; there it takes the place of the plain error, and tau scales by random factors]
+
+    Args:
+        decode: latents [B, h, w, c] of any size -> images.
+        z: latents of x, whose height and width are even.
+        x: images [B, H, W, C]; where H and W differ, a turn of 1 is none, and 3 is 2.
+        turns: int [B], of 0 to 3.
+    """
+    small_z, small_x = (_turned(operators.averaging(2).apply(of), turns) for of in (z, x))
+    return jnp.mean(jnp.abs(decode(small_z) - small_x), axis=process.value_axes(x))
+
+
+def _turned(x: Array, turns: Array) -> Array:
+    step = 1 if x.shape[1] == x.shape[2] else 2
+    turned = jnp.stack([jnp.rot90(x, k, axes=(1, 2)) for k in range(0, 4, step)])
+    return turned[turns // step, jnp.arange(len(x))]
 
 
 def perceptual_distance(features: Features, x: Array, y: Array) -> Array:

@@ -71,6 +71,42 @@ def test_the_perceptual_term_is_added_with_its_weight(predicted):
     assert "perceptual" not in of[0][1]
 
 
+def errors_of(decode, x=X_0, turns=(0, 1, 3)):
+    return autoencoding.equivariance_error(decode, x, x, jnp.array(turns))
+
+
+def test_of_an_equivariant_codec_the_error_of_small_turned_images_is_the_plain_one():
+    """Latents are the image, and decoding adds 0.2; where it adds something of the place, a turn is seen."""
+    np.testing.assert_allclose(errors_of(lambda z: z + 0.2), 0.2, rtol=1e-5)
+    slope = jnp.arange(2.0)[:, None, None]
+    np.testing.assert_allclose(errors_of(lambda z: z + slope), 0.5, rtol=1e-5)
+
+    def shifted(z):  # to the right: equivariant to nothing, but the latents say how the image was turned
+        return jnp.roll(z, 1, axis=2)
+
+    small = X_0.reshape(3, 2, 2, 2, 2, 2).mean((2, 4))
+    across, down = (jnp.mean(jnp.abs(small - jnp.roll(small, 1, axis)), (1, 2, 3)) for axis in (2, 1))
+    np.testing.assert_allclose(errors_of(shifted), jnp.stack([across[0], down[1], down[2]]), rtol=1e-5)
+
+
+def test_images_that_are_no_squares_are_turned_by_half_a_circle_alone():
+    x = X_0[:, :, :2]
+    seen = []
+    errors_of(lambda z: seen.append(z) or z, x, (1, 2, 3))
+    small = x.reshape(3, 2, 2, 1, 2, 2).mean((2, 4))
+    np.testing.assert_allclose(seen[0], jnp.stack([small[0], small[1, ::-1, ::-1], small[2, ::-1, ::-1]]), rtol=1e-6)
+
+
+def test_the_equivariance_term_is_added_with_its_weight_in_all_turns():
+    x, seen = jnp.tile(X_0, (20, 1, 1, 1)), []
+    eps = jax.random.normal(jax.random.key(2), x.shape)
+    coder = Coder(lambda x: Gaussian(x, jnp.full_like(x, -jnp.inf)), lambda z: seen.append(z) or z + 0.2)
+    losses, terms = autoencoding.reconstruction(kl_weight=0, equivariance_weight=0.5)(coder, x, LEVEL, eps)
+    np.testing.assert_allclose(terms["equivariance"], 0.2, rtol=1e-5)
+    np.testing.assert_allclose(losses, 0.3, rtol=1e-5)
+    assert len(np.unique(np.round(seen[1][::3], 4), axis=0)) == 4  # of one image
+
+
 def test_sampling_latents_of_a_linear_autoencoder_draws_the_law_of_the_data(x64):
     """Gaussian data on a plane in 5 dimensions, whose principal axes are the latents: the flow stretches noise."""
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ from diffusion_jax.training import step
 from diffusion_jax.weights import sources as weight_sources
 
 OF_CODEC = {"model.kind": "autoencoder_kl", "model.latent_channels": 3, "loss.name": "reconstruction"}
+OF_LATENTS = {"data.codec": "", "model.multipliers": (1, 1)}
 NETWORK = {"model.channels": 4, "model.num_groups": 2, "model.multipliers": (1, 1), "model.num_res_blocks": 1}
 RUN = {"train.num_steps": 2, "train.warmup_steps": 1, "train.batch_size": 8, "train.sample_every": 2, "train.log_every": 1}
 RUN |= {"train.checkpoint_every": 1, "train.tensorboard": False, "sample.batch_per_device": 4, "sample.num_images": 4}
@@ -179,10 +180,10 @@ def test_a_coarse_mask_is_free_where_any_pixel_is(of_codec):
 
 @pytest.mark.slow
 def test_an_autoencoder_is_trained_and_shows_what_it_makes_of_images(tmp_path, capsys):
-    fields = OF_CODEC | {"model.multipliers": (1, 1), "data.codec": ""}
+    fields = OF_CODEC | OF_LATENTS | {"loss.equivariance_weight": 0.1}
     assert main.main(flags(tmp_path / "run", "", **fields)) == 0
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {"l1", "kl", "psnr"} <= metrics[0].keys() and list((tmp_path / "run" / "previews").iterdir())
+    assert {"l1", "kl", "psnr", "equivariance"} <= metrics[0].keys() and list((tmp_path / "run" / "previews").iterdir())
     assert main.main(["main.py", "--mode=sample", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
     assert (tmp_path / "out" / "cond.png").exists()
     model = dj.load(tmp_path / "run")
@@ -204,7 +205,12 @@ def test_an_autoencoder_is_trained_and_shows_what_it_makes_of_images(tmp_path, c
         ({"model.multipliers": (1, 1, 1, 1)}, "latents of .4, 4, 3., does not fit"),
         ({"data.codec": "", "data.latent_scale": 2.0}, "data.latent_scale = 2.0 is for latents; set data.codec"),
         (OF_CODEC, "data.codec = .* is for networks that draw: model.kind = 'autoencoder_kl' has no such part; set ''"),
-        (OF_CODEC | {"data.codec": "", "loss.name": "simple"}, "does not fit model.kind = 'autoencoder_kl'"),
+        (OF_CODEC | OF_LATENTS | {"loss.name": "simple"}, "does not fit model.kind = 'autoencoder_kl'"),
+        (
+            OF_CODEC | OF_LATENTS | {"data.image_size": (8, 6), "data.resize": True, "loss.equivariance_weight": 0.1},
+            "loss.equivariance_weight = 0.1 needs latents of even height and width, and they are .4, 3, 3.",
+        ),
+        (OF_CODEC | {"data.codec": ""}, "model.latent_channels = 3 makes latents of .8, 8, 3., more values than images of"),
         ({"data.codec": "", "loss.name": "reconstruction"}, "is for model.kind = 'autoencoder_kl' or 'autoencoder_tiny'"),
     ],
 )

@@ -122,6 +122,9 @@ class Loss(Section):
     perceptual_weight: sections.Finite = field(
         0.0, "of 'reconstruction': of the distance in EfficientNet-lite0's features; needs its package"
     )
+    equivariance_weight: sections.Finite = field(
+        0.0, "of 'reconstruction': of the error where images and latents are made small and turned; EQ-VAE"
+    )
 
 
 class Train(Section):

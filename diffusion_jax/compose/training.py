@@ -235,6 +235,14 @@ def _of_a_denoiser(config: Config) -> Iterator[str]:
         yield f"{config.show('model.pool')} is for model.kind = 'noisy_classifier'; set 'adaptive'."
 
 
+def _of_latents(config: Config) -> Iterator[str]:
+    shape, of_images = processes.first_stage(config).shape, processes.image_shape(config)
+    if math.prod(shape) > math.prod(of_images):
+        yield f"{config.show('model.latent_channels')} makes latents of {shape!r}, more values than images of {of_images!r}."
+    if config.loss.equivariance_weight and (shape[0] % 2 or shape[1] % 2):
+        yield f"{config.show('loss.equivariance_weight')} needs latents of even height and width, and they are {shape!r}."
+
+
 def _of_what_draws_not(config: Config) -> Iterator[str]:
     kind, classes = config.model.kind, config.show("model.num_classes")
     if config.loss.name != OWN_LOSSES[kind]:
@@ -246,6 +254,7 @@ def _of_what_draws_not(config: Config) -> Iterator[str]:
         )
     if processes.is_autoencoder(config) and config.model.num_classes:
         yield f"{classes} is not possible with model.kind = {kind!r}, which is told no label; set 0."
+    yield from _of_latents(config) if processes.is_autoencoder(config) else ()
     for name, off in OF_DRAWING:
         if config.flat()[name] != off:
             yield f"{config.show(name)} is for networks that draw: model.kind = {kind!r} has no such part; set {off!r}."
