@@ -80,14 +80,13 @@ def test_what_is_told_does_not_jump_where_an_angle_does():
 def test_a_network_that_is_told_nothing_draws_as_if_nothing_had_moved(kind):
     config = tiny.config_of({"data.augment_rate": 0.12, "model.kind": kind, "model.num_heads": 2})
     network = processes.network(config)
-    params = network.init(jax.random.key(0))
-    params["augmentation"]["kernel"] = jnp.ones_like(params["augmentation"]["kernel"])
-    params = jax.tree.map(lambda leaf: leaf + 0.01, params)  # some outputs begin as zero
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(network.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: (0.2 * rng.standard_normal(leaf.shape)).astype(leaf.dtype), shapes)
     x, c_noise = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.arange(2.0)
-    told = jnp.zeros((2, augmentation.NUM_TOLD))
-    alone = network.apply(params, x, c_noise, {})
-    np.testing.assert_array_equal(alone, network.apply(params, x, c_noise, {"augmentation": told}))
-    assert np.any(alone != network.apply(params, x, c_noise, {"augmentation": told.at[:, 2].set(1.0)}))
+    told, apply = jnp.zeros((2, augmentation.NUM_TOLD)), jax.jit(network.apply)
+    alone = apply(params, x, c_noise, {})
+    np.testing.assert_array_equal(alone, apply(params, x, c_noise, {"augmentation": told}))
+    assert np.any(alone != apply(params, x, c_noise, {"augmentation": told.at[:, 2].set(1.0)}))
 
 
 def test_training_moves_its_images_and_the_held_out_ones_stay():
