@@ -295,13 +295,15 @@ def test_a_fresh_network_told_two_levels_is_the_one_told_the_first_and_learns_to
     for make, options in ((networks.unet, SMALL), (networks.dit, DIT)):
         plain, network = (make((8, 8, 1), **options, jumps=jumps) for jumps in (False, True))
         x_t, one = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([0.5, 0.9])
-        both, fresh, lively = jnp.stack([one, 0 * one], axis=-1), network.init(jax.random.key(1)), alive(network)
+        apply = jax.jit(lambda params, c_noise, network=network, x_t=x_t: network.apply(params, x_t, c_noise, {}))
+        both, lively = jnp.stack([one, 0 * one], axis=-1), alive(network)
+        fresh = jax.jit(lambda key, network=network: network.init(key)["jump"])(jax.random.key(1))
         rest = {name: params for name, params in lively.items() if name != "jump"}
-        expected = plain.apply(rest, x_t, one, {})
-        np.testing.assert_array_equal(network.apply(rest | {"jump": fresh["jump"]}, x_t, both, {}), expected)
-        assert not np.allclose(network.apply(lively, x_t, both, {}), network.apply(lively, x_t, one, {}))
-        same = network.apply(lively, x_t, jnp.stack([one, one], axis=-1), {})
-        np.testing.assert_array_equal(same, network.apply(lively, x_t, one, {}))
+        expected = jax.jit(plain.apply)(rest, x_t, one, {})
+        np.testing.assert_array_equal(apply(rest | {"jump": fresh}, both), expected)
+        alone = apply(lively, one)
+        assert not np.allclose(apply(lively, both), alone)
+        np.testing.assert_array_equal(apply(lively, jnp.stack([one, one], axis=-1)), alone)
 
 
 @pytest.mark.parametrize("options", [{}, {"resample": "res_block", "scale_shift_norm": True}])
