@@ -56,6 +56,7 @@ NUM_PARAMETERS = {
     "lsun:bedroom_large": 255_677_955,  # "256 million", ibid.
     "lsun:cat": 113_673_219,
     "lsun:church": 113_673_219,
+    "moving_digits": None,
     "openclipart64_autoencoder": 681_911,
     "sprites": 687_347,
     "two_moons": 54_402,
@@ -147,7 +148,7 @@ def small(config):
     config = config.with_values("model", **network, num_groups=2, num_heads=1)
     if config.data.codec:
         config = config.with_values("data", latent_shape=(8, 8, config.data.latent_shape[-1]))
-    size = (8, 8) if config.data.image_size else ()
+    size = (*config.data.image_size[:-2], 8, 8) if config.data.image_size else ()
     return config.with_values("data", image_size=size, center_crop=0).with_values("train", warmup_steps=0)
 
 

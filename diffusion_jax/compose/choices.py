@@ -27,7 +27,7 @@ from diffusion_jax import (
     timesteps,
 )
 from diffusion_jax.compose import tasks
-from diffusion_jax.data import codecs, conditions, media, points, sources, tar, tfds
+from diffusion_jax.data import codecs, conditions, media, moving, points, sources, tar, tfds
 from diffusion_jax.process import Process
 from diffusion_jax.samplers import Sampler
 
@@ -198,12 +198,13 @@ SOURCES = {
     "digits": sources.digits,
     "folder": sources.folder,
     "idx": sources.idx,
+    "moving_digits": moving.moving_digits,
     "npz": sources.npz,
     "tar": tar.source,
     "tfds": tfds.source,
     "two_moons": points.two_moons,
 }
-MEDIA = {"images": media.IMAGES, "points": media.POINTS}
+MEDIA = {"images": media.IMAGES, "points": media.POINTS, "videos": media.VIDEOS}
 
 CONDITIONS = {  # of x_0, keys [B], and the stored images that belong to it
     "edges": conditions.edges,

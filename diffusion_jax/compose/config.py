@@ -183,7 +183,9 @@ class Data(Section):
     held_out: Text = field(
         "test", "split of a TFDS or IDX set, path for the others; its loss is logged; '' for none", free=True
     )
-    image_size: integers(1, lengths=range(0, 3, 2), count="0 or 2 ") = field((32, 32), "height, width; () of points")
+    image_size: integers(1, lengths=range(0, 4), count="0 to 3 ") = field(
+        (32, 32), "height, width; of videos frames, height, width; () of points"
+    )
     channels: integer(1) = field(3, "1 for grey, 3 for RGB; of points: coordinates")
     center_crop: integer(0) = field(0, "side of the square to cut out of the middle of every image first; 0 for none")
     resize: Flag = field(

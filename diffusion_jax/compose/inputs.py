@@ -24,7 +24,7 @@ from diffusion_jax.runs import logs, sharding, storage
 
 OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_held_out")  # fields of the section `data`
 OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale")  # likewise
-MEDIA_OF = {"npz": ("images", "points"), "two_moons": ("points",)}  # of sources that have others than images alone
+MEDIA_OF = {"moving_digits": ("videos",), "npz": ("images", "points", "videos"), "two_moons": ("points",)}
 OF_IMAGES = {  # fields that are of images, and what they are of other media
     "data.center_crop": 0,
     "data.resize": False,
@@ -104,7 +104,7 @@ def _of_medium(config: Config) -> Iterator[str]:
         yield f"{config.show('sample.clip')} limits x_0 to [-1, 1], and {data.medium} have no limits; set 'none'."
     if data.medium != "images" and config.evaluate.features not in ("given", "pixels"):
         yield f"{config.show('evaluate.features')} is of images, and {medium}; set 'pixels', the values themselves."
-    if (config.model.kind == "mlp") != (num_axes == 0):
+    if (config.model.kind == "mlp") != (num_axes == 0) or (num_axes == 3 and config.model.kind != "unet"):
         yield f"{config.show('model.kind')} does not fit {medium}; 'mlp' is for 'points', and the others for images."
 
 

@@ -197,7 +197,7 @@ def check_signal(of: Process, field: str) -> None:
 def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit together in the process and the size of the images."""
     parts = network(config).parts
-    if any(size % parts.multiple_of for size in shape(config)[:-1]):
+    if any(size % parts.multiple_of for size in shape(config)[-3:-1]):  # of videos the frames are free
         name = config.show("data.image_size") + (f", latents of {shape(config)!r}," if config.data.codec else "")
         yield f"{name} does not fit {parts.summary}; height and width must be multiples of {parts.multiple_of}."
     if config.model.text != "none" and "text_width" not in fields_of(config.model.kind):

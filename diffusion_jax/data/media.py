@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusion_jax import likelihood
-from diffusion_jax.data import codecs
+from diffusion_jax.data import codecs, videos
 from diffusion_jax.runs import pictures
 
 WINDOW = 3.0  # half the side of the square of a picture of points
@@ -56,6 +56,10 @@ def _are_images(array: np.ndarray) -> bool:
     return array.dtype == np.uint8 and array.ndim in (3, 4) and array.size > 0
 
 
+def _are_videos(array: np.ndarray) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 5 and array.shape[-1] in (1, 3) and array.size > 0
+
+
 def _are_points(array: np.ndarray) -> bool:
     return array.dtype.kind == "f" and array.ndim == 2 and array.size > 0 and bool(np.all(np.isfinite(array)))
 
@@ -82,4 +86,11 @@ POINTS = Medium(
     decoded="none",
     grid=point_grid,
     num_pictured=16_384,
+)
+VIDEOS = IMAGES._replace(
+    num_axes=3,
+    stored="uint8 [N, F, H, W, C], 0 to 255, C 1 or 3",
+    fits=_are_videos,
+    grid=videos.grid,
+    num_pictured=9,
 )

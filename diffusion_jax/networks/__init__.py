@@ -44,7 +44,7 @@ def bind(
 
 
 def unet(
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     *,
     dtype: str,
     precision: Precision = "highest",
@@ -61,7 +61,7 @@ def unet(
     """Returns `UNet` for images of a shape; UserError where the options do not fit together.
 
     Args:
-        image_shape: (H, W, C).
+        image_shape: (H, W, C); of signals (L, C), of videos (F, H, W, C).
         dtype: 'float32' or 'bfloat16'.
         precision: of float32 products: 'default' is TF32 on a GPU and one bfloat16 pass on a TPU, 'high' takes three passes
             there, 'highest' is float32 everywhere.
@@ -72,7 +72,8 @@ def unet(
         augmented: whether cond['augmentation'] says how images were moved, as `augmentation.augment` does.
         **options: the other attributes of `Stages`.
     """
-    stages = Stages(dtype=jnp.dtype(dtype), **options)
+    num_frames = image_shape[0] if len(image_shape) == 4 else 0
+    stages = Stages(dtype=jnp.dtype(dtype), num_frames=num_frames, **options)
     check(stages, num_heads_up=num_heads_up)
     module = UNet((1 + learned_variance) * image_shape[-1], stages, num_heads_up, num_classes, null_label, jumps)
     cond = _cond(image_shape, cond_channels, num_classes, text_width, augmented)

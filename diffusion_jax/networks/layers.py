@@ -276,6 +276,38 @@ class Attention(nn.Module):
         return (x + project(scale=0.0, name="out")(h)) * self.style.skip_scale
 
 
+class OverFrames(nn.Module):
+    """What the frames of a video tell each other at each place: a convolution over time, then attention.
+
+    It is a residual branch that is at first zero, so that a network of images gives the same frames. [Ho et al. 2022, video
+    diffusion, section 3]
+
+    Attributes:
+        num_frames: F.
+        num_heads: of attention.
+        style: what all blocks share.
+    """
+
+    num_frames: int
+    num_heads: int
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns frames that lie one after the other in the batch, with what the branch adds. # [B F, H, W, C]"""
+        channels, dtype = x.shape[-1], self.style.dtype
+        by_frame = (-1, self.num_frames, math.prod(x.shape[1:-1]), channels)
+        h = x.reshape(by_frame).swapaxes(1, 2).reshape(-1, self.num_frames, channels)  # [B H W, F, C]
+        h = norm(self.style, name="norm")(h)
+        h += conv(channels, 3, dtype, name="conv")(nn.swish(h))
+        h += embed_c_noise(jnp.arange(self.num_frames, dtype=h.dtype), channels, spacing="half_open")
+        heads = (*h.shape[:2], self.num_heads, channels // self.num_heads)
+        q, k, v = (dense(channels, dtype, name=name)(h).reshape(heads) for name in ("query", "key", "value"))
+        h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        h = nn.Dense(channels, dtype=dtype, kernel_init=nn.initializers.zeros, name="out")(h)
+        return x + h.reshape(-1, by_frame[2], self.num_frames, channels).swapaxes(1, 2).reshape(x.shape)
+
+
 def check_size(x: Array, multiple: int) -> None:
     """Raises ValueError for arrays of which a size, such as height or width, is not a multiple. # [B, ..., C]"""
     if any(size % multiple for size in x.shape[1:-1]):

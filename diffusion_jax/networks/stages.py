@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -40,6 +41,8 @@ class Stages(NamedTuple):
         num_remat_stages: stages, from the largest on, whose blocks are computed again in the backward pass instead of kept.
         middle_attention: whether the middle has self-attention.
         min_group_channels, project_resampled, skip_scale, qkv_scale: see `layers.Style`.
+        num_frames: F of videos, [B, F, H, W, C]. Each frame is an image to all layers but `layers.OverFrames`, which follows
+            each block. 0 is for all else.
         text_block: what follows a block in a stage with attention, where there is a text: 'attention' is self-attention and
             attention to the text, 'transformer' is `layers.TextTransformer`, as in Stable Diffusion.
     """
@@ -64,6 +67,7 @@ class Stages(NamedTuple):
     project_resampled: bool = False
     skip_scale: float = 1.0
     qkv_scale: float = 1.0
+    num_frames: int = 0
     text_block: Literal["attention", "transformer"] = "attention"
 
     @property
@@ -123,14 +127,33 @@ class Stages(NamedTuple):
         last = self.num_stages - 1
         h = self.res(h, emb, last, "middle_0", train)
         h = self.attention(h, last, "middle_attention", self.num_heads, text) if self.middle_attention else h
-        return self.res(h, emb, last, "middle_1", train)
+        return self.res(self._over_frames(h, last, "middle_frames"), emb, last, "middle_1", train)
 
     def block(
         self, h: Array, emb: Array | None, stage: int, name: str, train: bool, num_heads: int, text: Array | None = None
     ) -> Array:
         """Returns a residual block's output, with attention after it where the stage has attention."""
         h = self.res(h, emb, stage, name, train)
-        return self.attention(h, stage, f"{name}_attention", num_heads, text) if stage in self.attention_stages else h
+        h = self.attention(h, stage, f"{name}_attention", num_heads, text) if stage in self.attention_stages else h
+        return self._over_frames(h, stage, f"{name}_frames")
+
+    def _over_frames(self, h: Array, stage: int, name: str) -> Array:
+        if not self.num_frames:
+            return h
+        again = nn.remat if stage < self.num_remat_stages else lambda kind: kind
+        heads = self.heads(h.shape[-1], self.num_heads)
+        return again(layers.OverFrames)(self.num_frames, heads, self.style(), name=name)(h)
+
+    def by_frame(self, of: Array | None, num_axes: int) -> Array | None:
+        """Returns what belongs to a video as what belongs to each of its frames, one after the other; others as they are.
+
+        Args:
+            of: [B, F, ...] where it has more than `num_axes` axes, else [B, ...], which is of all frames.
+            num_axes: of what belongs to a frame.
+        """
+        if not self.num_frames or of is None:
+            return of
+        return of.reshape(-1, *of.shape[2:]) if of.ndim > num_axes else jnp.repeat(of, self.num_frames, axis=0)
 
     def res(
         self,
@@ -219,7 +242,8 @@ def check(stages: Stages, *, num_heads_up: int = 0) -> None:
             f"attention_stages = {tuple(stages.attention_stages)} names a stage that multipliers lacks; "
             f"it has 0 to {stages.num_stages - 1}."
         )
-    attended = [widths[stage] for stage in sorted({*stages.attention_stages, stages.num_stages - 1})]
+    with_attention = range(stages.num_stages) if stages.num_frames else {*stages.attention_stages, stages.num_stages - 1}
+    attended = [widths[stage] for stage in sorted(with_attention)]
     heads = {"num_heads": stages.num_heads, "num_heads_up": num_heads_up or stages.num_heads}
     for name, number in {"head_channels": stages.head_channels}.items() if stages.head_channels else heads.items():
         if any(width % number for width in attended):

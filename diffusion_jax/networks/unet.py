@@ -36,7 +36,7 @@ class UNet(nn.Module):
         Raises ValueError for a size that the stages do not divide.
 
         Args:
-            x_t: [B, H, W, C], or with another number of axes of space, such as [B, L, C].
+            x_t: [B, H, W, C], or with another number of axes of space, such as [B, L, C]; videos are [B, F, H, W, C].
             c_noise: the noise level, as an input of the network, [B]; with `jumps` also [B, 2].
             cond: 'label', int [B], where there are classes; 'image', [B, H, W, any], to go with x_t into the first layer;
                 'text', [B, L, D], for attention, and its mean beside c_noise unless `text_block` is 'transformer'. A token
@@ -46,6 +46,7 @@ class UNet(nn.Module):
         stages, text = self.stages, cond.get("text")
         emb = layers.with_moves(self._embed(c_noise, cond.get("label"), text), cond)
         h = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
+        h, emb, text = stages.by_frame(h, 4), stages.by_frame(emb, 2), stages.by_frame(text, 3)
         h, skips = stages.down(h, emb, train, text)
         h = stages.middle(h, emb, train, text)
         for i in reversed(range(stages.num_stages)):
@@ -55,7 +56,8 @@ class UNet(nn.Module):
             if i > 0:
                 h = stages.upsample(h, emb, i, train)
         h = stages.norm_out(h)
-        return layers.conv(self.out_channels, 3, stages.dtype, scale=0.0, name="conv_out")(h).astype(x_t.dtype)
+        h = layers.conv(self.out_channels, 3, stages.dtype, scale=0.0, name="conv_out")(h)
+        return h.reshape(*x_t.shape[:-1], -1).astype(x_t.dtype)
 
     def _embed(self, c_noise: Array, label: Array | None, text: Array | None) -> Array:
         """Returns the embedding of c_noise, and of the label and the text where there are such. # [B, 4 * channels]"""
