@@ -56,7 +56,7 @@ NUM_PARAMETERS = {
     "lsun:bedroom_large": 255_677_955,  # "256 million", ibid.
     "lsun:cat": 113_673_219,
     "lsun:church": 113_673_219,
-    "moving_digits": None,
+    "moving_digits": 446_545,
     "openclipart64_autoencoder": 681_911,
     "sprites": 687_347,
     "two_moons": 54_402,

@@ -28,8 +28,8 @@ def moving_digits(*, image_size: tuple[int, int, int], split: str = "") -> Sourc
     num_frames, height, width = image_size
     if min(height, width) < SIDE + num_frames - 1:
         raise UserError(
-            f"config field data.image_size = {tuple(image_size)!r} is too small: digits of 8 pixels move by {num_frames - 1}, "
-            f"so that height and width must be at least {SIDE + num_frames - 1}."
+            f"config field data.image_size = {tuple(image_size)!r} is too small: digits of 8 pixels move by "
+            f"{num_frames - 1}, so that height and width must be at least {SIDE + num_frames - 1}."
         )
     digits = sources.digits()
     first, last = (digits.num_images - NUM_HELD_OUT, digits.num_images) if split else (0, digits.num_images - NUM_HELD_OUT)
