@@ -18,7 +18,7 @@ from diffusion_jax.errors import RunError, UserError, first_line
 PLATFORMS = ("cpu", "cuda", "tpu")
 MOST_BYTES = 2**31 - 2**20  # of the weights: both formats count the bytes of a file in 31 bits
 BOUND = 1e-4  # of the largest output: how far onnxruntime may be from JAX
-INSTALL = "pip install onnx-ir onnxruntime, and pip install --no-deps jax2onnx==0.17.1"
+INSTALL = "pip install jax2onnx==0.13.0 onnxruntime"  # later ones want an older orbax-checkpoint than ours
 CHECKED_BATCHES = (1, 3)  # with how many images it is compared
 Specs = dict[str, jax.ShapeDtypeStruct]  # of inputs by name, for one image
 
