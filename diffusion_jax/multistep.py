@@ -15,6 +15,7 @@ Of order 2 with x_0, DPM-Solver++(2M), that is keep = sigma_s / sigma_t and, wit
 before over this one in lambda, weights = m (1 + 1 / (2 r)), -m / (2 r). Euler's method is `samplers.ddim()`.
 """
 
+import functools
 import math
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -29,6 +30,7 @@ from diffusion_jax.process import Level
 from diffusion_jax.samplers import Interval, Noise, Sampler
 
 SolvesFor = Literal["x_0", "eps"]
+Line = Literal["exact", "bh1", "bh2"]  # what a line through two predictions counts as, see `_combination`
 
 TERMS = range(12)  # of the series of an integral over a step below 1/2: what is left out is below 1e-12 of it
 
@@ -44,8 +46,7 @@ class History(NamedTuple):
     """A state that remembers the latest predictions."""
 
     x: Array  # [B, ...]
-    # where the polynomial's step begins: a block's first level (`dpm_solver_singlestep`), the last corrected point (`unipc`)
-    start: Array
+    start: Array  # the last corrected point, of `unipc`
     outputs: Array  # the predictions, the latest first, [n, B, ...]
     plan: Any  # of all steps, a pytree of [S, ...]
 
@@ -78,17 +79,13 @@ def dpm_solver(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_fin
 
     def plan(grid: Level, index: Array) -> Combination:
         num = _num_nodes(order, grid, index, lower_order_final)
-        return _combination(solves_for, grid, index, index + 1, _before(index, order), num, midpoint=True)
+        return _combination(solves_for, grid, index, index + 1, _before(index, order), num, line="bh2")
 
-    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
-        state = _remember(state, getattr(denoise(state.x, interval.t), solves_for))
-        return state._replace(x=_combined(state.plan, interval.index, state.x, state.outputs)), 1
-
-    return _sampler(order, plan, step)
+    return _planned(order, plan, solves_for)
 
 
-def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
-    """Returns UniPC: `dpm_solver`, its points corrected by the predictions made there. [Zhao et al. 2023, UniPC, B_2]
+def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True, variant: str = "bh2") -> Sampler:
+    """Returns UniPC: `dpm_solver`, its points corrected by the predictions made there. [Zhao et al. 2023, UniPC]
 
     One evaluation a step: a corrected point is not evaluated again. The last point is not corrected, nor one that was
     reached from a level without signal.
@@ -97,23 +94,26 @@ def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: b
         order: 1 to 3, of the predictor; the corrector's is one more. The first steps have less, as in `dpm_solver`.
         solves_for: as in `dpm_solver`; with 'eps' the image may leave limits on x_0 a little, since the point is corrected.
         lower_order_final: as in `dpm_solver`.
+        variant: the paper's B(h), which matters for lines alone: 'bh1' is h; 'bh2' is e^h - 1, for x_0 1 - e^{-h}.
 
     Raises:
-        ValueError: for another order.
+        ValueError: for another order or variant.
     """
     _check(order, solves_for)
+    if variant not in ("bh1", "bh2"):
+        raise ValueError(f"variant = {variant!r} is unknown; known: bh1, bh2.")
 
     def plan(grid: Level, index: Array) -> tuple[Combination, Combination, Array]:
         before = np.maximum(index - 1, 0)
         num = np.minimum(order, index)  # of predictions that the step to t was made from
         num = np.minimum(num, index[::-1] + 2) if lower_order_final else num
         corrects = (index > 0) & (grid.alpha[before] > 0)
-        corrector = _combination(solves_for, grid, before, index, _before(index, order + 1), num + 1, midpoint=True)
+        corrector = _combination(solves_for, grid, before, index, _before(index, order + 1), num + 1, line=variant)
         corrector = jax.tree.map(
             lambda column: _xp(grid).where(corrects.reshape(-1, *[1] * (column.ndim - 1)), column, 0), corrector
         )
         num = _num_nodes(order, grid, index, lower_order_final)
-        predictor = _combination(solves_for, grid, index, index + 1, _before(index, order + 1), num, midpoint=True)
+        predictor = _combination(solves_for, grid, index, index + 1, _before(index, order + 1), num, line=variant)
         return corrector, predictor, corrects
 
     def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
@@ -136,30 +136,46 @@ def dpm_solver_singlestep(*, order: int = 2, solves_for: SolvesFor = "x_0", lowe
     Args:
         order: 1 to 3.
         solves_for: as in `dpm_solver`.
-        lower_order_final: whether the last step is a block of its own; it always is where it leads to the data.
+        lower_order_final: whether no block of `order` steps is the last: it ends with a block of one. These are the blocks
+            of DPM-Solver-fast, such as 3, 3, 2, 1. A step to the data always is a block of its own.
 
     Raises:
         ValueError: for another order.
     """
     _check(order, solves_for)
+    return _planned(order, functools.partial(_blocks, order, solves_for, lower_order_final, False), solves_for)
 
-    def plan(grid: Level, index: Array) -> tuple[Combination, Array]:
-        xp = _xp(grid)
-        alone = (grid.sigma[1:] == 0) | (lower_order_final & (index[::-1] == 0))
-        stage = xp.where(alone, 0, index % order)
-        no_signal = grid.alpha[index - stage] == 0  # a step from there has no length: begin one level later
-        stage = xp.where(no_signal, xp.maximum(stage - 1, 0), stage)
-        nodes = _before(index, order)
-        block = _combination(solves_for, grid, index - stage, index + 1, nodes, stage + 1, midpoint=order == 2)
-        return block, stage == 0
 
-    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
-        block, begins = state.plan
-        state = _remember(state, getattr(denoise(state.x, interval.t), solves_for))
-        start = jnp.where(begins[interval.index], state.x, state.start)
-        return state._replace(x=_combined(block, interval.index, start, state.outputs), start=start), 1
+def dpm_solver_sde_singlestep(*, lower_order_final: bool = True) -> Sampler:
+    """Returns DPM++ SDE of k-diffusion: `dpm_solver_singlestep` of order 2 for the reverse SDE of `dpm_solver_sde`.
 
-    return _sampler(order, plan, step)
+    A block's two noises are of one path, so that its weak order is 2. k-diffusion's stages are halfway in log-SNR.
+
+    Args:
+        lower_order_final: as in `dpm_solver_singlestep`.
+    """
+    return _planned(2, functools.partial(_blocks, 2, "x_0", lower_order_final, True), "x_0", is_sde=True)
+
+
+def _blocks(
+    order: int, solves_for: SolvesFor, lower_order_final: bool, is_sde: bool, grid: Level, index: np.ndarray
+) -> Combination:
+    """Returns the steps of blocks, each from the stage before: what it adds to the block's way there."""
+    xp = _xp(grid)
+    ends_block = index % order == order - 1
+    stage = xp.where((grid.sigma[1:] == 0) | (lower_order_final & (index[::-1] == 0) & ends_block), 0, index % order)
+    no_signal = grid.alpha[index - stage] == 0  # a step from there has no length: begin one level later
+    stage = xp.where(no_signal, xp.maximum(stage - 1, 0), stage)
+    line = "bh2" if order == 2 else "exact"
+    block = _combination(
+        solves_for, grid, index - stage, index + 1, _before(index, order), stage + 1, line=line, is_sde=is_sde
+    )
+    before = Combination(xp.roll(block.keep, 1), xp.roll(block.weights, (1, 1), (0, 1)))  # the latest output is new
+    with np.errstate(all="ignore"):  # of steps that begin a block
+        keep = xp.where(stage > 0, block.keep / before.keep, block.keep)
+        known = xp.where(np.arange(order) > 0, before.weights, 0)
+        weights = xp.where((stage > 0)[:, None], block.weights - keep[:, None] * known, block.weights)
+    return Combination(keep, weights)
 
 
 def dpm_solver_sde(*, order: int = 2, midpoint: bool = True) -> Sampler:
@@ -180,16 +196,10 @@ def dpm_solver_sde(*, order: int = 2, midpoint: bool = True) -> Sampler:
 
     def plan(grid: Level, index: Array) -> Combination:
         num = _num_nodes(order, grid, index, False)
-        middle = midpoint and order == 2
-        return _combination("x_0", grid, index, index + 1, _before(index, order), num, midpoint=middle, is_sde=True)
+        line = "bh2" if midpoint and order == 2 else "exact"
+        return _combination("x_0", grid, index, index + 1, _before(index, order), num, line=line, is_sde=True)
 
-    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
-        t, s = interval.t, interval.s
-        state = _remember(state, denoise(state.x, t).x_0)
-        mean = _combined(state.plan, interval.index, state.x, state.outputs)
-        return state._replace(x=mean + process.std(process.log_variance(t, s, "small"), s) * noise(0)), 1
-
-    return _sampler(order, plan, step)
+    return _planned(order, plan, "x_0", is_sde=True)
 
 
 def lms(*, order: int = 3) -> Sampler:
@@ -219,11 +229,20 @@ def lms(*, order: int = 3) -> Sampler:
                 weights = xp.where((np.minimum(order, index + 1) == n)[:, None], row, weights)
         return Combination(grid.alpha[1:] / grid.alpha[:-1], grid.alpha[1:, None] * weights)
 
-    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
-        state = _remember(state, denoise(state.x, interval.t).eps)
-        return state._replace(x=_combined(state.plan, interval.index, state.x, state.outputs)), 1
+    return _planned(order, plan, "eps")
 
-    return _sampler(order, plan, step)
+
+def _planned(num_outputs: int, plan: Any, solves_for: SolvesFor, *, is_sde: bool = False) -> Sampler:
+    """Returns a sampler whose steps are combinations of the last point and of so many predictions, one new one a step."""
+
+    def step(denoise: Denoiser, state: History, interval: Interval, noise: Noise) -> tuple[History, int]:
+        t, s = interval.t, interval.s
+        state = _remember(state, getattr(denoise(state.x, t), solves_for))
+        x = _combined(state.plan, interval.index, state.x, state.outputs)
+        x = x + process.std(process.log_variance(t, s, "small"), s) * noise(0) if is_sde else x
+        return state._replace(x=x), 1
+
+    return _sampler(num_outputs, plan, step)
 
 
 def _sampler(num_outputs: int, plan: Any, step: Any) -> Sampler:
@@ -280,7 +299,7 @@ def _combination(
     nodes: np.ndarray,
     num: Array,
     *,
-    midpoint: bool,
+    line: Line,
     is_sde: bool = False,
 ) -> Combination:
     """Returns steps from rows `start` to rows `end`: the exact integrals of the polynomials through outputs at rows `nodes`.
@@ -290,7 +309,8 @@ def _combination(
         start, end: [S].
         nodes: rows of the outputs, the latest first, [S, n].
         num: how many of them the polynomial goes through, [S].
-        midpoint: whether a line counts as its value in the middle of the step, as published solvers of order 2 have it.
+        line: what a line counts as: itself, or as published solvers have it: 'bh2' is its value in the middle of the step,
+            'bh1' the same but for its rise, which counts h / 2 and not (e^h - 1) / 2, for x_0 (1 - e^{-h}) / 2.
         is_sde: whether the integral for 'x_0' is that of the reverse SDE, which forgets twice as fast.
     """
     xp = _xp(grid)
@@ -301,18 +321,23 @@ def _combination(
         if solves_for == "x_0":
             forgotten = 2 * h if is_sde else h
             keep, gain = s.sigma / t.sigma * (xp.exp(-h) if is_sde else 1), s.alpha
-            moments = _moments(xp, forgotten, nodes.shape[1], from_end=True)
+            moments, first = _moments(xp, forgotten, nodes.shape[1], from_end=True), forgotten
         else:
             gain = -s.alpha * t.sigma / t.alpha
             keep, moments = s.alpha / t.alpha, _moments(xp, h, nodes.shape[1], from_end=False)
+            first = h * xp.exp(-h)
         gap = process.log_snr_gap(process.rows(grid, nodes), jax.tree.map(lambda column: column[:, None], t)) / (
             2 * h[:, None]
         )
         places = list(xp.clip(gap, -1e12, 1e12).T)  # a level without signal is at -inf: so far that its weight is none
         weights = xp.zeros(nodes.shape, gap.dtype)
         for n in range(1, nodes.shape[1] + 1):
-            half = [moments[0], moments[0] / 2] if midpoint and n == 2 else moments
-            row = xp.stack(polynomial_weights(places[:n], half) + [xp.zeros_like(h)] * (nodes.shape[1] - n), axis=-1)
+            of_line = {"exact": moments[:n], "bh1": [moments[0], first / 2], "bh2": [moments[0], moments[0] / 2]}
+            row = xp.stack(
+                polynomial_weights(places[:n], of_line[line] if n == 2 else moments)
+                + [xp.zeros_like(h)] * (nodes.shape[1] - n),
+                axis=-1,
+            )
             weights = xp.where((num == n)[:, None], gain[:, None] * row, weights)
     return Combination(keep, weights)
 

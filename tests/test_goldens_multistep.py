@@ -213,9 +213,11 @@ def diffusers_sampler(run):
     order = int(re.search(r"\.o(\d)", run)[1])
     solves_for = "eps" if "dpmsolver" in fields or "predict_eps" in fields else "x_0"
     if name == "unipc":
-        return (multistep.dpm_solver if "nocorr" in fields else multistep.unipc)(order=order, solves_for=solves_for)
+        if "nocorr" in fields:
+            return multistep.dpm_solver(order=order, solves_for=solves_for)
+        return multistep.unipc(order=order, solves_for=solves_for, variant="bh1" if "bh1" in fields else "bh2")
     if name == "dpmss":  # the orders of 10 steps are 1, 2, ..., 1, 2, 1, 1
-        return multistep.dpm_solver_singlestep(order=order, solves_for=solves_for, lower_order_final=order == 2)
+        return multistep.dpm_solver_singlestep(order=order, solves_for=solves_for)
     lower = len(ratios(run)) - 1 < 15 and "lof0" not in fields
     return multistep.dpm_solver(order=order, solves_for=solves_for, lower_order_final=lower)
 
@@ -316,6 +318,7 @@ def edm_run(run):
         "dpmpp_2m_sde": multistep.dpm_solver_sde(midpoint="heun" not in fields),
         "lms": multistep.lms(order=4),
         "euler_ancestral": samplers.ddim(eta=0.5 if "eta0" in fields else 1),
+        "dpmpp_2s_ancestral": samplers.ancestral_2s(),
     }
     sampler = samplers.heun() if family == "edm" else samplers_of[fields[0]]
     sampler = churned(sampler) if {"churn", "churn1"} & set(fields) else sampler
@@ -331,19 +334,44 @@ def test_the_sde_of_order_3_is_k_diffusions_but_for_half_of_the_second_differenc
     np.testing.assert_allclose(nchw(points[-1] if key.endswith("out") else points[:-1]), G4D[key], rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("key", ["k.dpm_2.gmm.x_at", "k.dpm_2.gmm.out"])
-def test_k_diffusions_dpm_2_is_the_singlestep_solver_with_its_stages_halfway(key):
-    """Halfway in log sigma. The last step, to the data, is Euler's in both."""
+def k_grid_with_stages():
+    """Returns k-diffusion's grid with levels halfway, in log sigma, between its own but the data."""
     sigma = k_grid().sigma[:-1]
     between = np.sqrt(sigma[:-1] * sigma[1:])
     visited = np.concatenate([np.stack([sigma[:-1], between], axis=1).ravel(), [sigma[-1], 0]])
+    return process.ve(sigma_min=0.03, sigma_max=14.6).level(visited)
+
+
+@pytest.mark.parametrize("key", ["k.dpm_2.gmm.x_at", "k.dpm_2.gmm.out"])
+def test_k_diffusions_dpm_2_is_the_singlestep_solver_with_its_stages_halfway(key):
+    """The last step, to the data, is Euler's in both."""
     solver = multistep.dpm_solver_singlestep(order=2, solves_for="eps")
-    grid = process.ve(sigma_min=0.03, sigma_max=14.6).level(visited)
-    points, _ = visit(MODELS["gmm"], solver, start(G4D["latents"], sigma[0]), grid)
+    points, _ = visit(MODELS["gmm"], solver, start(G4D["latents"], k_grid().sigma[0]), k_grid_with_stages())
     np.testing.assert_allclose(nchw(points[-1] if key.endswith("out") else points[:-1:2]), G4D[key], rtol=1e-8, atol=1e-10)
 
 
-OTHERWISE = r"k\.dpm_2\.|k\.dpmpp_3m_sde\."  # compared above
+def noises_of_one_path(sigma, drawn):
+    """Returns the noises of the steps of a path that has those drawn for a stage, and anew for the step. # [S, B, ...]"""
+
+    def std(t, s):
+        return (s * np.sqrt(1 - (s / t) ** 2))[:, None, None, None, None]
+
+    t, middle, s = sigma[:-1:2], sigma[1::2], sigma[2::2]
+    of_stage, of_step = drawn[:-1:2], drawn[1::2]
+    kept = (s / middle)[:, None, None, None, None] ** 2 * std(t, middle) * of_stage
+    added = (std(t, s) * of_step - kept) / std(middle, s)
+    return np.concatenate([np.stack([of_stage, added], axis=1).reshape(-1, *drawn.shape[1:]), drawn[:1]])
+
+
+@pytest.mark.parametrize("key", ["k.dpmpp_sde.gmm.x_at", "k.dpmpp_sde.gmm.out"])
+def test_k_diffusions_dpmpp_sde_is_the_singlestep_solver_with_its_stages_halfway(key):
+    grid, solver = k_grid_with_stages(), multistep.dpm_solver_sde_singlestep()
+    noises = noises_of_one_path(grid.sigma[:-1], G4D["noise"][: len(grid.alpha) - 2])
+    points, _ = visit(MODELS["gmm"], solver, start(G4D["latents"], grid.sigma[0]), grid, noises)
+    np.testing.assert_allclose(nchw(points[-1] if key.endswith("out") else points[:-1:2]), G4D[key], rtol=1e-8, atol=1e-10)
+
+
+OTHERWISE = r"k\.dpm_2\.|k\.dpmpp_3m_sde\.|k\.dpmpp_sde\."  # compared above
 
 
 @pytest.mark.parametrize("key", [key for key in G4D if re.match(r"edm\.|abl\.|k\.", key) and not re.match(OTHERWISE, key)])
@@ -353,7 +381,7 @@ def test_samplers_are_edms_and_k_diffusions(key):
     if field == "evals_sigma":
         np.testing.assert_allclose(levels.sigma, G4D[key], rtol=1e-9)
     else:
-        first_of_steps = slice(None, -1, 2 if run.startswith("k.heun") else 1)
+        first_of_steps = slice(None, -1, 2 if re.match(r"k\.(heun|dpmpp_2s)", run) else 1)
         got = {"out": points[-1], "evals_x": points[:-1], "x_at": points[first_of_steps]}[field]
         strict, loose = key.startswith("edm"), "lms" in run  # whose weights are integrated there to 1e-4
         np.testing.assert_allclose(

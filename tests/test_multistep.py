@@ -2,12 +2,14 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import recorded
 import scipy.stats
 
 from diffusion_jax import denoiser, grids, multistep, process, samplers, schedules, streams
@@ -15,6 +17,7 @@ from diffusion_jax import denoiser, grids, multistep, process, samplers, schedul
 VP, VE, RECTIFIED = process.vp(), process.ve(), process.rectified_flow()
 CHAIN = schedules.linear(1000)
 X_T = np.linspace(-2, 2, 9)
+G4C = recorded.load("g4c_dpm_solver")
 FAMILIES = {"dpm_solver": multistep.dpm_solver, "singlestep": multistep.dpm_solver_singlestep, "unipc": multistep.unipc}
 
 SOLVERS = {
@@ -28,6 +31,7 @@ FLOW = {
     "ddim": samplers.ddim(),
     "heun": samplers.heun(),
     "lms 3": multistep.lms(order=3),
+    "unipc 2 bh1": multistep.unipc(order=2, lower_order_final=False, variant="bh1"),
     **SOLVERS,
 }  # those that follow the probability flow
 CHURNED = {
@@ -41,10 +45,13 @@ NOISY = {
     "ddim eta 1": samplers.ddim(eta=1.0),
     "sde_dpm_solver": multistep.dpm_solver_sde(),
     "sde_dpm_solver 3": multistep.dpm_solver_sde(order=3),
+    "sde_dpm_solver 2 singlestep": multistep.dpm_solver_sde_singlestep(lower_order_final=False),
+    "ancestral 2s": samplers.ancestral_2s(),
 }
 ALL = FLOW | NOISY | CHURNED
 SOME = [name for name in ALL if " 2 " not in name]  # order 2 is order 3 with a prediction less
-FIRST_ORDER = {"churned ddim", "ddim", *NOISY} - {"sde_dpm_solver", "sde_dpm_solver 3"}
+FIRST_ORDER = {"churned ddim", "ddim", "ancestral small", "ancestral large", "ddim eta 0.5", "ddim eta 1"}
+TWICE = {"heun", "churned heun", "ancestral 2s"}  # that ask twice a step
 
 
 def log_snr_grid(num_sampled, noisy=-10.0, clean=6.0):
@@ -114,7 +121,7 @@ def order_of(name):
     if name in SOLVERS:
         family, order, _ = name.split()
         return int(order) + (family == "unipc")
-    return {"ddim": 1, "heun": 2, "lms 3": 3}[name]
+    return {"ddim": 1, "heun": 2, "lms 3": 3, "unipc 2 bh1": 3}[name]
 
 
 @pytest.mark.parametrize("name", FLOW)
@@ -151,6 +158,23 @@ def test_low_orders_at_the_end_leave_order_2_of_3(make, x64):
     """A last step of order 1 has an error h^2 of its own, and hands it on to no other."""
     measured = slope(lambda num_sampled: flow_error(make(order=3), log_snr_grid(num_sampled)))
     assert measured == pytest.approx(-2, abs=0.2)
+
+
+def blocks_of(num_steps, order):
+    """Returns how many evaluations each block of the singlestep solver has, on a grid that ends before the data."""
+    sampler = multistep.dpm_solver_singlestep(order=order)
+    weights = np.asarray(sampler.init(column([0.0]), log_snr_grid(num_steps)).plan.weights)
+    num_known = np.count_nonzero(weights, axis=1)  # in a block the first step knows one prediction, the next two, ...
+    return np.diff(np.append(np.flatnonzero(num_known == 1), num_steps)).tolist()
+
+
+@pytest.mark.parametrize("key", [key for key in G4C if key.startswith("orders.") and not key.endswith("t_outer")])
+def test_blocks_are_those_of_dpm_solver_fast(key):
+    """Where an even number of steps has blocks of 2 alone there, ours ends with 1, 1, as diffusers' does; without
+    `lower_order_final` it has them too."""
+    num_steps, order = (int(number) for number in re.findall(r"\d+", key))
+    theirs = G4C[key].tolist()
+    assert blocks_of(num_steps, order) == ([*theirs[:-1], 1, 1] if order == 2 and num_steps % 2 == 0 else theirs)
 
 
 def intervals(grid):
@@ -219,7 +243,7 @@ def true_draws(row):
     return means[which] + stds[which] * rng.standard_normal(NUM)
 
 
-@pytest.mark.parametrize("name", [*FLOW, "ddim eta 1", "sde_dpm_solver", "churned heun"])
+@pytest.mark.parametrize("name", [*sorted(FLOW.keys() - {"unipc 2 bh1"}), "ddim eta 1", "sde_dpm_solver", "churned heun"])
 def test_the_distribution_is_the_datas(name):
     """20,000 values of each law. False alarms, were the seed not fixed: mean and variance, 4 standard errors, 6e-5 each;
     two-sample Kolmogorov-Smirnov 1e-4. What the steps leave is at most two standard errors, 2% of the variance."""
@@ -258,9 +282,9 @@ def ten_steps(name):
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_evaluations_are_those_reported_and_one_a_step_but_heuns(name, x64):
+def test_evaluations_are_those_reported_and_one_a_step_but_for_those_that_ask_twice(name, x64):
     got, num_calls = ten_steps(name)
-    assert num_calls == got.num_evaluations == (19 if "heun" in name else 10)
+    assert num_calls == got.num_evaluations == (19 if name in TWICE else 10)
 
 
 def test_heun_asks_twice_at_the_last_step_too_where_it_does_not_lead_to_the_data():
@@ -422,6 +446,8 @@ def test_bad_arguments_are_refused(make):
         make(order=4)
     with pytest.raises(ValueError, match="solves_for = 'v' is unknown; known: x_0, eps"):
         make(solves_for="v")
+    with pytest.raises(ValueError, match="variant = 'bh3' is unknown; known: bh1, bh2"):
+        multistep.unipc(variant="bh3")
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -31,8 +31,23 @@ EACH = {name: {"sample.order": 3} for name in ("dpm_solver", "dpm_solver_singles
     "mean_flow": {"loss.name": "mean_flow", "process.c_noise_scale": 1.0, "model.jumps": True},
 }
 EXACT = {"consistency": oracles.flow_end(), "mean_flow": oracles.mean_velocity()}
-SAMPLERS = ["ancestral", "consistency", "ddim", "dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep"]
-SAMPLERS += ["euler", "euler_ancestral", "euler_maruyama", "heun", "lms", "mean_flow", "ode", "reverse_diffusion", "unipc"]
+SAMPLERS = ["ancestral", "ancestral_2s", "consistency", "ddim"]
+SAMPLERS += [
+    "dpm_solver",
+    "dpm_solver_sde",
+    "dpm_solver_sde_singlestep",
+    "dpm_solver_singlestep",
+    "euler",
+    "euler_ancestral",
+    "euler_maruyama",
+    "heun",
+    "lms",
+    "mean_flow",
+    "ode",
+    "reverse_diffusion",
+    "unipc",
+]
+SAMPLERS += ["unipc_bh1"]
 PREDICTS = ["edm", "eps", "scaled_score", "score", "v", "velocity", "x_0"]
 NUM_STEPS = 100
 

@@ -145,10 +145,12 @@ DENSITIES_OF = {  # process.kind -> the densities that fit its times
 
 SAMPLERS = {
     "ancestral": samplers.ancestral,
+    "ancestral_2s": samplers.ancestral_2s,
     "consistency": samplers.consistency,
     "ddim": samplers.ddim,
     "dpm_solver": multistep.dpm_solver,
     "dpm_solver_sde": multistep.dpm_solver_sde,
+    "dpm_solver_sde_singlestep": multistep.dpm_solver_sde_singlestep,
     "dpm_solver_singlestep": multistep.dpm_solver_singlestep,
     "euler": functools.partial(samplers.ddim, eta=0.0),
     "euler_ancestral": functools.partial(samplers.ddim, eta=1.0),
@@ -159,6 +161,7 @@ SAMPLERS = {
     "ode": samplers.adaptive,
     "reverse_diffusion": sde.reverse_diffusion,
     "unipc": multistep.unipc,
+    "unipc_bh1": functools.partial(multistep.unipc, variant="bh1"),
 }
 CORRECTORS = {
     "annealed_langevin": functools.partial(corrected, sde.annealed_langevin),

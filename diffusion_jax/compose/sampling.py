@@ -24,7 +24,7 @@ MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedu
 OF_GRID = {"grid": "trailing", "times": (), "num_steps": 1, "last_level": "data"}  # what says which levels, at one value
 READ = {"prompt": ""}  # what `sample_conditions.read` finds, and no program depends on
 # samplers that remember no earlier step and may start from any x_t
-PREDICTORS = ("ancestral", "ddim", "euler", "euler_ancestral", "euler_maruyama", "heun", "reverse_diffusion")
+PREDICTORS = ("ancestral", "ancestral_2s", "ddim", "euler", "euler_ancestral", "euler_maruyama", "heun", "reverse_diffusion")
 MOST_SHARDS = 10**6  # files in a folder
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
 
@@ -118,7 +118,7 @@ def grid(config: Config, *, num_stops: int = 0) -> Level:
         )
     if found.alpha[0] == 0 and config.sample.sampler == "lms":
         raise UserError("config field sample.sampler = 'lms' is impossible where no signal is left at T; use 'unipc'.")
-    of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc")
+    of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc", "unipc_bh1")
     if of_order and found.alpha[0] == 0 and config.sample.solves_for == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
     samplers.check_grid(found)
