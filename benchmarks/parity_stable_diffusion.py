@@ -5,9 +5,9 @@
 
 diffusers builds a small pipeline, gets drawn weights and saves it as a folder. tools.import_weights makes a workdir of it.
 Compared are the tokens, the vectors of a text, the output of the U-Net, and the latents and images of ten steps of DDIM with
-guidance 7.5. In float64 diffusers' schedule and its embedding of t, which it computes in float32, are replaced by the same
-formulas in float64. Writes benchmarks/parity_stable_diffusion.json. What diffusers says goes into
-tests/goldens/g16_stable_diffusion.npz with --record.
+guidance 7.5; and the U-Net in a file of CompVis, by diffusers' converter of such files. In float64 diffusers' schedule and
+its embedding of t, which it computes in float32, are replaced by the same formulas in float64. Writes
+benchmarks/parity_stable_diffusion.json. What diffusers says goes into tests/goldens/g16_stable_diffusion.npz with --record.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from diffusion_jax.compose import choices, coding, processes, sampling, texts
 from diffusion_jax.compose.config import Config
 from diffusion_jax.model import Model
 from diffusion_jax.tools import import_weights
+from diffusion_jax.weights import latent_diffusion, maps
 
 OUT = pathlib.Path(__file__).with_suffix(".json")
 RECORDED = ROOT / "tests" / "goldens" / "g16_stable_diffusion.npz"
@@ -198,6 +199,23 @@ def decoded(config: Config, latents: Any, dtype: str) -> np.ndarray:
     return np.asarray(jax.jit(ours.decode)(params, latents / config.data.latent_scale))
 
 
+def in_one_file(model: Model) -> dict[str, np.ndarray]:
+    """Returns the tensors of a model's U-Net with their names in CompVis' files."""
+    found = maps.write(model.params, latent_diffusion.map_of_network(model.params))
+    return {f"model.diffusion_model.{name}": np.asarray(tensor) for name, tensor in found.items()}
+
+
+def of_one_file(model: Model, theirs: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how many tensors of a U-Net in a file of CompVis, as diffusers reads it, are exactly those of its folder."""
+    import torch
+    from diffusers.loaders import single_file_utils
+
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in in_one_file(model).items()}
+    found = single_file_utils.convert_ldm_unet_checkpoint(tensors, config=config)
+    same = [name for name in found if torch.equal(found[name].reshape(theirs[name].shape), theirs[name])]
+    return {"tensors": len(theirs), "read": len(found), "same": len(same)}
+
+
 def compared(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the largest differences of a case, and what theirs says, to be recorded."""
     import torch
@@ -220,7 +238,8 @@ def compared(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         tokens, mask = encoder.tokens([*PROMPTS, ""], 77)
         ours = np.asarray(encoder.network.apply(encoder.params, tokens, mask))
         same = bool(np.all(mask) and np.array_equal(tokens, ids))
-        row: dict[str, Any] = {"same_tokens": same, "vectors": float(np.max(np.abs(ours - theirs)))}
+        row: dict[str, Any] = {"unet_of_one_file": of_one_file(model, peer.unet.state_dict(), dict(peer.unet.config))}
+        row |= {"same_tokens": same, "vectors": float(np.max(np.abs(ours - theirs)))}
         kept |= {"tokens": np.array(ids, np.int16), "vectors": theirs}
         rounded = np.float16(theirs)  # as our networks get them
         drawn_by_us = model.sample(len(PROMPTS), prompt="\n".join(PROMPTS), num_steps=NUM_STEPS, guidance=GUIDANCE)

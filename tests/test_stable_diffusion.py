@@ -13,10 +13,11 @@ import safetensors.numpy
 import diffusion_jax as dj
 from benchmarks import parity_stable_diffusion as parity
 from diffusion_jax import networks
-from diffusion_jax.compose import sampling, texts
+from diffusion_jax.compose import coding, sampling, texts
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import storage
 from diffusion_jax.tools import export, import_weights
-from diffusion_jax.weights import formats, schedulers, stable_diffusion
+from diffusion_jax.weights import formats, latent_diffusion, maps, schedulers, stable_diffusion, tensors
 from diffusion_jax.weights.sources import Source
 
 pytest.importorskip("tokenizers")
@@ -87,6 +88,61 @@ def test_a_workdir_draws_the_images_of_the_pipeline(imported, tmp_path):
     found = model.sample(2, prompt="\n".join(parity.PROMPTS), num_steps=parity.NUM_STEPS, guidance=parity.GUIDANCE)
     assert found.shape == (2, 16, 16, 3)
     np.testing.assert_allclose(found, np.round(255 * said(name, "images")), rtol=0, atol=3)
+
+
+@pytest.mark.parametrize(("text_width", "heads"), [(768, (8, 0)), (1024, (1, 64))])
+def test_a_file_of_compvis_says_the_network(text_width, heads):
+    """Names are those that are published; diffusers' converter makes the recorded tensors of them (benchmarks)."""
+    options = {"attention_stages": (0,), "num_groups": 8, "num_heads": 4, "text_block": "transformer", "dropout": 0.0}
+    sizes = {"channels": 32, "multipliers": (1, 2), "num_res_blocks": 1, "dtype": "float32", "norm_epsilon": 1e-5}
+    sizes |= {"embedding_spacing": "half_open", "downsample_padding": "all_sides"}
+    like = jax.eval_shape(networks.unet((8, 8, 4), text_width=text_width, **options | sizes).init, jax.random.key(0))
+    found = maps.write(jax.tree.map(lambda of: np.zeros(of.shape, np.float32), like), latent_diffusion.map_of_network(like))
+    assert {
+        "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+        "input_blocks.2.0.op.weight",
+        "output_blocks.1.1.conv.weight",
+        "output_blocks.3.1.proj_out.weight",
+        "middle_block.1.transformer_blocks.0.ff.net.0.proj.weight",
+        "time_embed.2.bias",
+    } <= found.keys()
+    file = Source("v1-5.ckpt", {f"state_dict.model.diffusion_model.{name}": of for name, of in found.items()})
+    fields, _, _, _, needed = formats.recognised(file)
+    said = {
+        name: fields[f"model.{name}"] for name in (options | sizes).keys() & {f[6:] for f in fields if f[:6] == "model."}
+    }
+    assert said == {name: value for name, value in (options | sizes).items() if name in said} | {"num_heads": heads[0]}
+    assert {"channels", "multipliers", "num_res_blocks", "attention_stages", "text_block", "norm_epsilon"} <= said.keys()
+    assert fields.get("model.head_channels", 0) == heads[1] and (("predicts",) in needed) == (text_width == 1024)
+    assert (fields["process.schedule"], fields["data.channels"]) == ("latent_diffusion", 4)
+    for name, shape in {"label_emb.0.0.weight": (1,), "input_blocks.0.0.weight": (32, 9, 3, 3)}.items():
+        with pytest.raises(UserError, match="are those of SDXL or of inpainting; they must be of Stable Diffusion 1 or 2"):
+            formats.recognised(file._replace(tensors=found | {name: np.zeros(shape)}))
+
+
+@pytest.mark.slow
+def test_a_file_with_all_parts_is_the_model_of_the_folder(imported, tmp_path, capsys):
+    name, workdir = imported
+    theirs = dj.load(workdir)
+    (_, codec), text_folder = coding.first_stage(theirs.config.data.codec), theirs.config.model.text_folder
+    parts = {"first_stage_model": maps.write(codec, latent_diffusion.map_of(codec))}
+    parts |= {"cond_stage_model.transformer.text_model": tensors.read(storage.path(text_folder) / "model.safetensors")}
+    whole = {f"{part}.{key}": np.asarray(of) for part, found in parts.items() for key, of in found.items()}
+    (tmp_path / "sd.safetensors").write_bytes(safetensors.numpy.save(parity.in_one_file(theirs) | whole))
+    flags = ["--config.model.num_groups=8", f"--config.predicts={theirs.config.predicts}"]
+    flags += [f"--config.model.{heads}={getattr(theirs.config.model, heads)}" for heads in ("num_heads", "head_channels")]
+    assert command(tmp_path / "sd.safetensors", tmp_path / "run", *flags) == 2
+    assert "has CLIP's encoder of text without its tokenizer: add --clip=DIR" in capsys.readouterr().err
+    parity.write_tokenizer(tmp_path / "clip", parity.CASES[name]["pad"])
+    (tmp_path / "clip" / "config.json").write_text(str(said(name, "text_encoder.config")))
+    assert command(tmp_path / "sd.safetensors", tmp_path / "run", f"--clip={tmp_path / 'clip'}", *flags) == 0
+    assert "left out" not in capsys.readouterr().out
+    ours = dj.load(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    jax.tree.map(np.testing.assert_array_equal, coding.first_stage(ours.config.data.codec)[1], codec)
+    assert texts.encoder(ours.config).sha256 == texts.encoder(theirs.config).sha256
+    differing = {field for field, value in theirs.config.flat().items() if ours.config.flat()[field] != value}
+    assert differing == {"data.codec", "data.image_size", "data.latent_shape", "model.text_folder"}
 
 
 def test_such_a_network_goes_to_a_workdir_and_not_to_diffusers(imported, tmp_path, capsys):

@@ -10,7 +10,7 @@ from diffusion_jax.compose import checks, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import storage
-from diffusion_jax.weights import formats, maps, sources
+from diffusion_jax.weights import formats, latent_diffusion, maps, sources
 from diffusion_jax.weights.sources import Published, Source
 
 ALONE = {"train.ema_rates": (), "train.ema_sigma_rels": (), "sample.ema_rate": 0.0}  # one set of weights, whatever it is
@@ -33,6 +33,7 @@ def _left_out(source: Source, published: Published) -> Iterator[str]:
     kept, left = (
         {name.split(".")[0] for name, of in source.tensors.items() if (id(of) in used) is has} for has in (True, False)
     )
+    left -= set(latent_diffusion.OTHER_PARTS)
     alone = kept & {name.split(".")[0] for name in published.tensors}  # no name of a set stands before those of the network
     if kept and left - kept and not alone:
         yield f"of {source.name!r} the tensors of {some(sorted(kept))} are used; left out: {some(sorted(left - kept))}."

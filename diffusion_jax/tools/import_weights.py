@@ -12,6 +12,8 @@ Flags:
                  .bin, .pt or .pth file; a checkpoint of Flax; the prefix of one of TensorFlow; a URL of such a file; or a
                  model of the Hugging Face hub, which needs: pip install huggingface_hub
     --workdir    the folder to make
+    --clip       a folder with CLIP's config.json and tokenizer, which a file of Stable Diffusion has not:
+                 openai/clip-vit-large-patch14 without its weights
     --format     whose weights they are, where that is not told from their names: {formats}
     --config.*   what the weights do not say, such as --config.process.schedule=cosine --config.model.num_heads=4, and what
                  you want otherwise, such as --config.data.path=DIR; docs/config.md has all fields
@@ -27,10 +29,12 @@ from diffusion_jax.compose import command, frozen, imported, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, logs, storage
-from diffusion_jax.weights import diffusers_autoencoder, downloads, formats, sources, stable_diffusion
+from diffusion_jax.weights import diffusers_autoencoder, downloads, formats, latent_diffusion, sources, stable_diffusion
 
 
-def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, format: str = "") -> int:
+def run(
+    place: storage.Path, workdir: storage.Path, changes: command.Changes, format: str = "", clip: storage.Path | None = None
+) -> int:
     """Writes a workdir with the weights of a file or a folder; returns the exit code, 0.
 
     Raises UserError where `workdir` exists, the source cannot be read or understood, or what it has is not one network.
@@ -38,8 +42,8 @@ def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, f
     if workdir.exists():
         raise UserError(f"flag --workdir = {str(workdir)!r} exists; choose another, or remove it first.")
     with tempfile.TemporaryDirectory() as folder:
-        published = imported.recognised(sources.read(source), format)
-        changes = _parts(source, storage.path(folder), changes) | changes
+        published = imported.recognised(source := sources.read(place), format)
+        changes = _parts(place, source, clip, storage.path(folder), changes) | changes
         config, params, notes = _written(published, workdir, changes)
     for note in (*published.notes, *notes):
         logs.say("note", note)
@@ -49,16 +53,25 @@ def run(source: storage.Path, workdir: storage.Path, changes: command.Changes, f
     return 0
 
 
-def _parts(source: storage.Path, folder: storage.Path, changes: command.Changes) -> command.Changes:
+def _parts(
+    place: storage.Path, source: sources.Source, clip: storage.Path | None, folder: storage.Path, changes: command.Changes
+) -> command.Changes:
     """Returns what a pipeline's autoencoder and encoder of text mean, unless said otherwise, and writes them in a folder."""
     found: dict[str, Any] = {}
-    if (source / "vae").is_dir() and "data.codec" not in changes:
-        vae, codec = sources.read(source / "vae"), folder / "codec"
-        _written(imported.recognised(vae), codec, {})
-        found |= {"data.codec": str(codec), "data.latent_scale": diffusers_autoencoder.scale_of(vae)}
-    if (source / "text_encoder").is_dir() and "model.text_folder" not in changes:
-        length = stable_diffusion.write_encoder(source, folder / "text_encoder")
-        found |= {"model.text_folder": str(folder / "text_encoder"), "model.text_length": length}
+    vae = sources.read(place / "vae") if (place / "vae").is_dir() else latent_diffusion.first_stage(source)
+    if vae and "data.codec" not in changes:
+        _written(imported.recognised(vae), codec := folder / "codec", {})
+        scale = diffusers_autoencoder.scale_of(vae) if vae.settings else latent_diffusion.SCALE
+        found |= {"data.codec": str(codec), "data.latent_scale": scale}
+    encoder, tokenizer, tensors = clip, clip, latent_diffusion.encoder(source)
+    if (place / "text_encoder").is_dir():
+        encoder, tokenizer = place / "text_encoder", place / "tokenizer"
+        tensors = sources.read(encoder).tensors
+    if tensors and "model.text_folder" not in changes:
+        if not encoder:
+            raise UserError(f"{str(place)!r} has CLIP's encoder of text without its tokenizer: add --clip=DIR, see --help.")
+        length = stable_diffusion.write_encoder(encoder, tokenizer, own := folder / "text_encoder", tensors)
+        found |= {"model.text_folder": str(own), "model.text_length": length}
     return found
 
 
@@ -93,9 +106,10 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    flags, changes = command.parse(argv, {"from": "", "workdir": "", "format": ""})
+    flags, changes = command.parse(argv, {"from": "", "workdir": "", "format": "", "clip": ""})
     command.check_given(flags, {"from": "the weights: a path, a URL or a name of the hub", "workdir": "the folder to make"})
-    return run(downloads.local(flags["from"]), storage.path(flags["workdir"]), changes, flags["format"])
+    clip = storage.path(flags["clip"]) if flags["clip"] else None
+    return run(downloads.local(flags["from"]), storage.path(flags["workdir"]), changes, flags["format"], clip)
 
 
 if __name__ == "__main__":

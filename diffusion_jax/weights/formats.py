@@ -27,6 +27,7 @@ FORMATS: dict[str, Callable[[Source], Published | None]] = {
     "edm": edm.published,
     "ho": ho.published,
     "latent_diffusion": latent_diffusion.published,
+    "latent_diffusion_network": latent_diffusion.published_network,
     "openai": openai_models.published,
     "openai_new_order": openai_models.published_in_new_order,
     "pesser": pesser.published,
@@ -40,7 +41,7 @@ REFUSED = {  # part of the name of a tensor -> what has such
     "ResnetBlockDDPM": "score_sde's `ddpm`, which the library does not have",
     "RefineBlock_": "score_sde's `ncsn` or `ncsnv2`, which the library does not have",
     "all_modules.": "another network of score_sde than `ncsnpp`, such as its `ddpm`, which the library does not have",
-    ".attn2.": "a network that is shown a text, such as Stable Diffusion's; such a network is read from diffusers' folder",
+    ".attn2.": "a network that is shown a text, such as Stable Diffusion's, in another form than diffusers' or CompVis'",
 }
 
 

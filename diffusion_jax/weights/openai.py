@@ -22,7 +22,7 @@ def map_of(like: Any, *, num_heads: Callable[[int, str], int], split_heads_first
         split_heads_first: whether q, k and v are interleaved by head (improved-diffusion, and guided-diffusion unless
             `use_new_attention_order`).
     """
-    places = _places(like)
+    places = places_of(like)
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         parent, _, part = module.rpartition(".")
@@ -54,7 +54,7 @@ def part_of_qkv(part: int, num_heads: int, *, heads_first: bool) -> maps.View:
     return view
 
 
-def _places(like: Any) -> maps.Names:
+def places_of(like: Any) -> maps.Names:
     """Returns their name of each of our blocks: theirs are numbered in the order of the forward pass."""
     places = {"middle_0": "middle_block.0", "middle_attention": "middle_block.1", "middle_1": "middle_block.2"}
     places |= {"conv_in": "input_blocks.0.0", "norm_out": "out.0", "conv_out": "out.2", "label": "label_emb"}

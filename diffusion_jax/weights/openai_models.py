@@ -63,7 +63,7 @@ def _published(source: Source, *, split_heads_first: bool) -> Published | None:
     def map_of(like: Any, model: Any) -> maps.Map:
         return openai.map_of(like, num_heads=heads(model), split_heads_first=split_heads_first)
 
-    fields = _structure(found) | (_classifier(found) if is_classifier else _diffusion(found)) | (known or RESCALED)
+    fields = structure(found) | (_classifier(found) if is_classifier else _diffusion(found)) | (known or RESCALED)
     return Published(fields, found, map_of, *(() if known else ((RESCALING,), NEEDED[is_classifier:])))
 
 
@@ -78,13 +78,13 @@ def heads(model: Any) -> Any:
     return of
 
 
-def _structure(found: maps.Tensors) -> dict[str, Any]:
+def structure(found: maps.Tensors) -> dict[str, Any]:
     """Returns the fields of the stages: their number, their widths, and what lies between them."""
     blocks = _blocks(found, "input_blocks")[1:]  # the first is a convolution alone
     per_stage = _num_res_blocks(found, blocks) + 1  # the last of them halves the image
     firsts, channels = blocks[::per_stage], found["time_embed.0.weight"].shape[1]
     widths = [len(found[f"input_blocks.{number}.0.out_layers.3.weight"]) for number in firsts]
-    attends = [f"input_blocks.{number}.1.qkv.weight" in found for number in firsts]
+    attends = [f"input_blocks.{number}.1.norm.weight" in found for number in firsts]
     return {
         "model.channels": channels,
         "model.multipliers": tuple(width / channels for width in widths),

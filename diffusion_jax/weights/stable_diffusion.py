@@ -93,19 +93,24 @@ def _heads(options: Mapping[str, Any]) -> dict[str, int]:
     return {"model.head_channels": int(channels.pop())}
 
 
-def write_encoder(pipeline: storage.Path, out: storage.Path) -> int:
-    """Writes the folder of a pipeline's encoder of text as `text.load` reads it; returns how many tokens it gives.
+def write_encoder(folder: storage.Path, tokenizer: storage.Path, out: storage.Path, found: maps.Tensors) -> int:
+    """Writes the folder of an encoder of text as `text.load` reads it; returns how many tokens it gives.
 
     Its tokenizer.json fills texts up to that number, as the network was trained on. Raises UserError where a file is missing
     or damaged, and for an encoder that is not CLIP's.
+
+    Args:
+        folder: with its config.json.
+        tokenizer: the folder of its tokenizer.
+        out: the folder to write.
+        found: its tensors.
     """
-    folder = pipeline / "text_encoder"
     kind, network = text.network_of(folder)
     if kind != "clip_text_model":
         raise UserError(f"folder of a text encoder {str(folder)!r}: model_type is {kind!r}; it must be 'clip_text_model'.")
-    said, length = _tokenizer(pipeline / "tokenizer")
+    said, length = _tokenizer(tokenizer)
     like = jax.eval_shape(network.init, jax.random.key(0))
-    params = jax.tree.map(np.float32, text.read(kind, sources.read(folder).tensors, like))
+    params = jax.tree.map(np.float32, text.read(kind, found, like))
     storage.write_bytes(out / "model.safetensors", tensors.as_bytes(maps.write(params, text.map_of(kind, like))))
     storage.write_text(out / "tokenizer.json", said)
     storage.write_text(out / "config.json", storage.read_text(folder / "config.json", text.FILES))
