@@ -23,7 +23,7 @@ def test_draws_are_uniform_over_1_to_T(name):
     """Chi-squared over 20 values from 64,000 draws; the limit is passed by chance once in a million."""
     drawn = DRAWS[name](20)
     keys = jax.random.split(jax.random.key(0), 1000)
-    t, weight = jax.vmap(lambda key: drawn.draw(drawn.init(), key, 64))(keys)
+    t, weight = jax.jit(jax.vmap(lambda key: drawn.draw(drawn.init(), key, 64)))(keys)
     counts = np.bincount(np.ravel(t), minlength=21)
     assert counts[0] == 0 and len(counts) == 21 and np.all(weight == 1)
     assert np.sum((counts[1:] - 3200) ** 2 / 3200) < 66
@@ -33,7 +33,8 @@ def test_every_place_of_a_batch_is_uniform():
     """Image 0 must not always get the least noise: 2,000 draws for each of four places, the limit as above for 20 values."""
     for name in DRAWS:
         drawn = DRAWS[name](20)
-        t = jax.vmap(lambda key, drawn=drawn: drawn.draw((), key, 4)[0])(jax.random.split(jax.random.key(1), 2000))
+        draw = jax.jit(jax.vmap(lambda key, drawn=drawn: drawn.draw((), key, 4)[0]))
+        t = draw(jax.random.split(jax.random.key(1), 2000))
         for place in np.asarray(t).T:
             assert np.sum((np.bincount(place, minlength=21)[1:] - 100) ** 2 / 100) < 66
 
@@ -51,7 +52,7 @@ def test_every_place_of_a_batch_is_uniform():
 def test_a_quarter_of_the_draws_is_in_each_quartile(drawn):
     """Of 64,000; the limit is 4.5 standard errors of independent draws."""
     keys = jax.random.split(jax.random.key(0), 1000)
-    t = jax.vmap(lambda key: drawn.draw(drawn.init(), key, 64)[0])(keys).reshape(64_000, -1)[:, 0]
+    t = jax.jit(jax.vmap(lambda key: drawn.draw(drawn.init(), key, 64)[0]))(keys).reshape(64_000, -1)[:, 0]
     quartile = np.searchsorted(drawn.quantile(jnp.array([0.25, 0.5, 0.75])), t, side="right")
     np.testing.assert_allclose(np.bincount(quartile), 16_000, atol=493)
 
@@ -74,7 +75,7 @@ def test_draws_by_second_moment_are_in_proportion_and_weighted_back():
     losses = np.arange(1.0, 21.0)
     drawn, state = seen(losses)
     keys = jax.random.split(jax.random.key(0), 1000)
-    t, weight = jax.vmap(lambda key: drawn.draw(state, key, 64))(keys)
+    t, weight = jax.jit(jax.vmap(lambda key: drawn.draw(state, key, 64)))(keys)
     expected = 0.999 * losses / losses.sum() + 0.001 / 20
     counts = np.bincount(np.ravel(t), minlength=21)[1:]
     assert np.sum((counts - 64_000 * expected) ** 2 / (64_000 * expected)) < 66
