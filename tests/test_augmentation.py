@@ -63,7 +63,7 @@ def test_sizes_are_powers_of_two():
 
 
 def test_half_are_mirrored_and_each_other_move_has_its_rate():
-    draw = jax.vmap(lambda key: augmentation.told(augmentation.draw(key, rate=0.25)))
+    draw = jax.jit(jax.vmap(lambda key: augmentation.told(augmentation.draw(key, rate=0.25))))
     found = np.asarray(draw(jax.random.split(jax.random.key(1), 4000)))
     shares = np.mean(found != 0, axis=0)
     wanted = [0.5, 0.125, *[0.25] * 7]  # a mirror upside down is then again a coin's
@@ -100,6 +100,7 @@ def test_training_moves_its_images_and_the_held_out_ones_stay():
     np.testing.assert_array_equal(np.any(x_0 != stored, axis=(1, 2, 3)), is_moved)
 
 
+@pytest.mark.slow
 def test_a_run_with_augmentation_trains_and_draws(tmp_path, capsys, one_device):
     words = ["", *tiny.flags(tmp_path / "run", num_steps=2), "--config.data.augment_rate=0.5"]
     assert main.main(words) == 0
