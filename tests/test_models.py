@@ -110,11 +110,11 @@ def test_attention_is_global_and_knows_no_places():
     """One pixel's change reaches all; moving all pixels moves the output with them."""
     attention = layers.Attention(2, layers.Style(4, 1e-6, False, 0.0, jnp.float32))
     x = jax.random.normal(jax.random.key(0), (1, 6, 6, 8))
-    params = jax.tree.map(lambda p: p + 0.2, attention.init(jax.random.key(1), x))
-    output = attention.apply(params, x)
-    moved = attention.apply(params, x[:, ::-1, ::-1])[:, ::-1, ::-1]
+    params = jax.tree.map(lambda p: p + 0.2, jax.jit(attention.init)(jax.random.key(1), x))
+    apply = jax.jit(attention.apply)
+    output, moved = apply(params, x), apply(params, x[:, ::-1, ::-1])[:, ::-1, ::-1]
     np.testing.assert_allclose(moved, output, rtol=1e-4)
-    touched = attention.apply(params, x.at[0, 0, 0, 0].add(1.0))
+    touched = apply(params, x.at[0, 0, 0, 0].add(1.0))
     assert np.min(np.max(np.abs(touched - output), axis=-1)) > 1e-4
 
 
@@ -146,7 +146,7 @@ def test_group_normalisation_is_its_definition(shape):
     mean, variance = (moment(grouped, axis=(1, 3), keepdims=True) for moment in (np.mean, np.var))
     expected = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(shape) * scale + bias
     params = {"params": {"scale": jnp.float32(scale), "bias": jnp.float32(bias)}}
-    result = layers.GroupNorm(4, 1e-5, jnp.float32).apply(params, jnp.float32(x))
+    result = jax.jit(layers.GroupNorm(4, 1e-5, jnp.float32).apply)(params, jnp.float32(x))
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
