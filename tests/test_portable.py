@@ -96,13 +96,13 @@ def test_a_sampler_is_for_any_number_of_images_and_for_every_platform(case):
 def test_a_manifest_is_enough_to_sample(predicts):
     """Its levels, and a network that is a black box, give DDIM's images in NumPy: in another language it is the same."""
     config = tiny.config_of({"predicts": predicts, "sample.sampler": "ddim", "sample.clip": "none", "sample.num_steps": 5})
-    params, numbers, network = random_params(config), jnp.arange(2), processes.network(config)
+    params, numbers, apply = random_params(config), jnp.arange(2), jax.jit(processes.network(config).apply)
     levels = {name: np.array(column) for name, column in json.loads(json.dumps(portable.levels(config))).items()}
     x = np.stack([jax.random.normal(key, (8, 8, 1)) for key in dj.streams.keys(0, "x_T", numbers)]) * levels["sigma"][0]
     for i in range(5):
         alpha, sigma, a, b, scale = (levels[name][i] for name in ("alpha", "sigma", "a", "b", "input_scale"))
         told = jnp.full(2, levels["c_noise"][i], jnp.float32)
-        output = np.asarray(network.apply(params, jnp.asarray(scale * x, jnp.float32), told, {}, train=False, rngs=None))
+        output = np.asarray(apply(params, jnp.asarray(scale * x, jnp.float32), told, {}))
         x_0 = (b * x - sigma * output) / (alpha * b - sigma * a)
         eps = (alpha * output - a * x) / (alpha * b - sigma * a)
         x = levels["alpha"][i + 1] * x_0 + levels["sigma"][i + 1] * eps
