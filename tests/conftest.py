@@ -1,10 +1,8 @@
 """Shared by all tests: eight CPU devices, so that meshes are real, quick compilation, and float64 on request."""
 
-import functools
 import gc
 import os
 import tempfile
-import threading
 from importlib import metadata
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -23,7 +21,6 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ.get("PYTEST_XDIST_WO
 import jax
 import pytest
 import tiny
-from jax._src.interpreters import mlir
 
 import main
 
@@ -31,21 +28,11 @@ gc.set_threshold(200_000, 50, 1000)  # what JAX keeps makes each collection long
 gc.freeze()  # and what was imported stays
 
 
-@functools.cache
-def context_of(thread: int, make=mlir.make_ir_context):
-    """Returns the context in which a thread lowers its programs: JAX makes one for each, a fifth of a small one's time."""
-    return make()
-
-
-mlir.make_ir_context = lambda: context_of(threading.get_ident())
-
-
 @pytest.fixture(autouse=True, scope="module")
 def forgetting():
     """Lets go of a file's programs after its last test: gigabytes of them would slow the others down."""
     yield
     jax.clear_caches()
-    context_of.cache_clear()
     gc.collect()
 
 
