@@ -1,5 +1,6 @@
 """The two ways in which a run ends early on purpose, each one sentence without a stack trace, and parts of sentences."""
 
+import importlib
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,14 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """The run cannot go on: one sentence with what happened and what to do."""
+
+
+def needed(module: str, sentence: str) -> Any:
+    """Returns a module that few need; UserError with the sentence where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(sentence) from error
 
 
 def check_whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> None:

@@ -278,6 +278,8 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
         dtype=medium.dtype,
         grid=medium.grid,
         num_pictured=medium.num_pictured,
+        write_one=medium.write and functools.partial(medium.write, sample_rate=config.data.sample_rate),
+        suffix=medium.written,
         beside=sample_conditions.pictured(model.config, source),
         on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )

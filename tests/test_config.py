@@ -147,10 +147,10 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"data.image_size": (9, 8), "model.multipliers": (1, 2)}, "height and width must be multiples of 2"),
+        ({"data.image_size": (9, 8), "model.multipliers": (1, 2)}, "each size must be a multiple of 2"),
         (
             DIT | {"data.image_size": (9, 8)},
-            r"data.image_size = \(9, 8\) does not fit .* patches of 2 x 2; .* must be multiples of 2",
+            r"data.image_size = \(9, 8\) does not fit .* patches of 2 x 2; .* must be a multiple of 2",
         ),
         (DIT | {"model.channels": 18}, "model.channels = 18 must be a multiple of 4: sines and cosines of rows and columns"),
         (DIT | {"model.num_heads": 3}, "model.num_heads = 3 must divide channels = 8"),

@@ -43,6 +43,7 @@ NUM_PARAMETERS = {
     "digits_rectified_flow": 367_129,
     "digits_reflow": 367_129,
     "emoji_classes": 688_051,
+    "drums": 671_297,
     "emoji64_autoencoder": 681_911,
     "emoji64_latents": 2_786_980,
     "emoji_text": 942_899,

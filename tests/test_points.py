@@ -116,7 +116,7 @@ def test_a_run_on_points_draws_evaluates_and_measures_them(tmp_path, capsys, one
         "data.image_size=(8,8)": "config field data.image_size = (8, 8) does not fit data.medium = 'points'",
         "data.channels=3": "say [3], but the data are [2]; set data.image_size = () and data.channels = 2.",
         "model.kind=unet": "config field model.kind = 'unet' does not fit data.medium = 'points'",
-        "evaluate.features=inception": "config field evaluate.features = 'inception' is of images",
+        "evaluate.features=inception": "evaluate.features = 'inception' does not fit data.medium = 'points'; it must be",
         "sample.clip=static": "config field sample.clip = 'static' limits x_0 to [-1, 1], and points have no limits",
         "data.held_out=other": "split 'other' is unknown; data.source = 'two_moons' has 'test'",
     }.items(),

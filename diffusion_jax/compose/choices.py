@@ -27,7 +27,7 @@ from diffusion_jax import (
     timesteps,
 )
 from diffusion_jax.compose import tasks
-from diffusion_jax.data import codecs, conditions, media, moving, points, sources, tar, tfds
+from diffusion_jax.data import codecs, conditions, drums, media, moving, points, sources, tar, tfds
 from diffusion_jax.process import Process
 from diffusion_jax.samplers import Sampler
 
@@ -195,10 +195,11 @@ PROBES = {  # (key, (K, *shape of an image), type) -> probes
     "rademacher": jax.random.rademacher,
 }
 
-FEATURES = ("classifier", "efficientnet_lite0", "given", "inception", "inception_pytorch_fid", "pixels")
+FEATURES = ("classifier", "efficientnet_lite0", "given", "inception", "inception_pytorch_fid", "pixels", "spectrogram")
 
 SOURCES = {
     "digits": sources.digits,
+    "drums": drums.drums,
     "folder": sources.folder,
     "idx": sources.idx,
     "moving_digits": moving.moving_digits,
@@ -207,7 +208,7 @@ SOURCES = {
     "tfds": tfds.source,
     "two_moons": points.two_moons,
 }
-MEDIA = {"images": media.IMAGES, "points": media.POINTS, "videos": media.VIDEOS}
+MEDIA = {"images": media.IMAGES, "points": media.POINTS, "sounds": media.SOUNDS, "videos": media.VIDEOS}
 
 CONDITIONS = {  # of x_0, keys [B], and the stored images that belong to it
     "edges": conditions.edges,

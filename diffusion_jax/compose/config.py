@@ -177,16 +177,17 @@ class Data(Section):
     source: one_of(choices.SOURCES) = field("tfds", "kind of the data set")
     name: Text = field("cifar10:3.0.2", "of a TFDS set")
     medium: one_of(choices.MEDIA) = field(
-        "images", "what the data are; 'points' are float32 vectors, of 'two_moons' or an .npz file: docs/other_arrays.md"
+        "images", "what the data are; 'points' are float32 vectors, 'sounds' int16 signals: docs/other_arrays.md"
     )
     path: Text = field("", "an .npz file, or a folder: of images, .tar, IDX files or TFDS sets; '' is TFDS's own", free=True)
     held_out: Text = field(
         "test", "split of a TFDS or IDX set, path for the others; its loss is logged; '' for none", free=True
     )
-    image_size: integers(1, lengths=range(0, 4), count="0 to 3 ") = field(
-        (32, 32), "height, width; of videos frames, height, width; () of points"
+    image_size: integers(1, lengths=range(4), count="0 to 3 ") = field(
+        (32, 32), "height, width; of videos frames, height, width; of sounds (samples,); () of points"
     )
     channels: integer(1) = field(3, "1 for grey, 3 for RGB; of points: coordinates")
+    sample_rate: integer(1000, 192_000) = field(16_000, "of sounds, samples a second: files of other rates are resampled")
     center_crop: integer(0) = field(0, "side of the square to cut out of the middle of every image first; 0 for none")
     resize: Flag = field(
         False, "scale by area until image_size is just covered, then cut out the middle; else another size is an error"
@@ -300,7 +301,7 @@ class Likelihood(Section):
 class Evaluate(Section):
     features: one_of(choices.FEATURES) = field(
         "efficientnet_lite0",
-        "what images are compared in; 'inception' gives FID; 'pixels' are the values; 'given' are those of the files",
+        "what images are compared in; 'inception' gives FID; 'pixels' are values, 'given' of files, 'spectrogram' of sounds",
     )
     weights: Text = field("", "file of the weights of 'classifier', and the first time of 'inception'")
     size: integer(0, 2048) = field(0, "height and width, in pixels, to which the network's input is scaled; 0 is its own")

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax import evaluation
-from diffusion_jax.compose import inputs
+from diffusion_jax.compose import inputs, processes
 from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
-from diffusion_jax.data import feed, sources, transforms
+from diffusion_jax.data import audio, feed, sources, transforms
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import kernel, sliced
@@ -45,7 +45,8 @@ def extractor(config: Config) -> evaluation.Extractor:
     if settings.features == "given":
         return evaluation.Extractor(evaluation.check, {"network": "given", "weights_sha256": "", "size": 0})
     if config.data.medium != "images":
-        return evaluation.Extractor(_values, {"network": "pixels", "weights_sha256": "", "size": 0})
+        of = _spectra if settings.features == "spectrogram" else _values
+        return evaluation.Extractor(of, {"network": settings.features, "weights_sha256": "", "size": 0})
     if settings.size and settings.features != "efficientnet_lite0":
         raise UserError(f"{config.show('evaluate.size')} is for evaluate.features = 'efficientnet_lite0' alone; set 0.")
     options = {"weights_file": settings.weights, "size": settings.size, "batch_per_device": settings.batch_per_device}
@@ -55,6 +56,11 @@ def extractor(config: Config) -> evaluation.Extractor:
 def _values(arrays: np.ndarray) -> Features:
     """Returns the values of arrays in a row, as 'pixels' are of images. # [N, D]"""
     return {"features": arrays.reshape(len(arrays), -1)}
+
+
+def _spectra(sounds: np.ndarray) -> Features:
+    """Returns the coarse spectrograms of sounds, int16 [N, L, C]; see `audio.features`. # [N, 128]"""
+    return {"features": audio.features(sounds)}
 
 
 def references(config: Config) -> dict[str, Images | Statistics]:
@@ -102,7 +108,9 @@ def of_file(config: Config, name: str) -> Images | Statistics:
         raise UserError(
             f"config field {field} = {path!r} must be an .npz file with 'features' where evaluate.features = 'given'."
         )
-    folder = sources.folder(path=str(file), field=field, skip_broken=config.data.skip_broken)
+    known = {"sample_rate": config.data.sample_rate, "skip_broken": config.data.skip_broken}
+    medium, shape = MEDIA[config.data.medium], processes.image_shape(config)
+    folder = sources.folder(path=str(file), field=field, medium=medium, image_shape=shape, **known)
     return _of_source(config, name, _of_one_size(folder, field), {"folder": path, "files": inputs.digest_of_files(file)})
 
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from diffusion_jax.compose import coding, conditions, texts
-from diffusion_jax.compose.choices import MEDIA, SOURCES, chosen, named
+from diffusion_jax.compose.choices import FEATURES, MEDIA, NETWORKS, SOURCES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.processes import image_shape, shape
 from diffusion_jax.data import feed, sources, transforms
@@ -24,7 +24,27 @@ from diffusion_jax.runs import logs, sharding, storage
 
 OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_held_out")  # fields of the section `data`
 OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale")  # likewise
-MEDIA_OF = {"moving_digits": ("videos",), "npz": ("images", "points", "videos"), "two_moons": ("points",)}
+MEDIA_OF = {
+    "drums": ("sounds",),
+    "folder": ("images", "sounds"),
+    "moving_digits": ("videos",),
+    "npz": ("images", "points", "sounds", "videos"),
+    "two_moons": ("points",),
+}  # of sources that have others than images alone
+OF_MEDIA = {  # fields that have other values for each medium
+    "model.kind": {
+        "images": tuple(kind for kind in NETWORKS if kind != "mlp"),
+        "points": ("mlp",),
+        "sounds": ("unet",),
+        "videos": ("unet",),
+    },
+    "evaluate.features": {
+        "images": tuple(name for name in FEATURES if name != "spectrogram"),
+        "points": ("given", "pixels"),
+        "sounds": ("given", "pixels", "spectrogram"),
+        "videos": ("given", "pixels"),
+    },
+}
 OF_IMAGES = {  # fields that are of images, and what they are of other media
     "data.center_crop": 0,
     "data.resize": False,
@@ -102,10 +122,9 @@ def _of_medium(config: Config) -> Iterator[str]:
             yield f"{config.show(name)} is for data.medium = 'images', and not for {data.medium!r}; set {off!r}."
     if not MEDIA[data.medium].bin_width and config.sample.clip != "none":
         yield f"{config.show('sample.clip')} limits x_0 to [-1, 1], and {data.medium} have no limits; set 'none'."
-    if data.medium != "images" and config.evaluate.features not in ("given", "pixels"):
-        yield f"{config.show('evaluate.features')} is of images, and {medium}; set 'pixels', the values themselves."
-    if (config.model.kind == "mlp") != (num_axes == 0) or (num_axes == 3 and config.model.kind != "unet"):
-        yield f"{config.show('model.kind')} does not fit {medium}; 'mlp' is for 'points', and the others for images."
+    for name, allowed in OF_MEDIA.items():
+        if config.flat()[name] not in allowed[data.medium]:
+            yield f"{config.show(name)} does not fit {medium}; it must be {' or '.join(map(repr, allowed[data.medium]))}."
 
 
 def source(config: Config) -> Source:
@@ -156,7 +175,7 @@ def num_stored_classes(config: Config) -> int:
 
 def _unchecked(config: Config) -> Source:
     """Returns the training set as it is stored; it is not asked whether it can be read."""
-    return chosen(SOURCES[config.data.source], config.data, skip_broken=False)
+    return chosen(SOURCES[config.data.source], config.data, medium=MEDIA[config.data.medium], skip_broken=False)
 
 
 def _source(config: Config, *, split: str) -> Source:
@@ -164,7 +183,7 @@ def _source(config: Config, *, split: str) -> Source:
     given = {"split" if "split" in named(make) else "path": split} if split else {}  # some have a path for each split
     given |= {"condition_path": section.condition_held_out, "condition_field": "data.condition_held_out"} if split else {}
     given |= {"draft_size": DRAFT * max(section.image_size) if section.jpeg_draft else 0}
-    given |= {"medium": MEDIA[section.medium], "captions": config.model.text != "none"}
+    given |= {"medium": MEDIA[section.medium], "image_shape": image_shape(config), "captions": config.model.text != "none"}
     stored, num_classes = chosen(make, section, **given), config.model.num_classes
     if stored.skipped:
         logs.say("skipped", stored.skipped)
@@ -264,7 +283,11 @@ def identity(config: Config, split: str) -> dict[str, Any]:
     """Returns what the images of 'training' or 'held_out' depend on, for a manifest."""
     path = config.data.path if split == "training" else config.data.held_out
     ignored = {"random_flip", "device_cache_gib", *OF_CONDITIONS, *OF_CODECS}
-    later = {"jpeg_draft": False, "medium": "images"}  # which folders that were written before do not name
+    later = {
+        "jpeg_draft": False,
+        "medium": "images",
+        "sample_rate": 16_000,
+    }  # which folders that were written before do not name
     ignored |= {name for name, off in later.items() if getattr(config.data, name) == off}
     found = {"data": config.data.model_dump(exclude=ignored), "split": split}
     return found | ({"files": digest_of_files(storage.path(path))} if path else {})
@@ -278,7 +301,7 @@ def digest_of_files(place: storage.Path) -> str:
     if storage.is_object_store(place) or not place.exists():
         return hashlib.sha256(str(place).encode()).hexdigest()
     digest = hashlib.sha256()
-    for file in sorted(storage.files(place, sources.IMAGE_SUFFIXES)) if place.is_dir() else [place]:
+    for file in sorted(storage.files(place, sources.SUFFIXES)) if place.is_dir() else [place]:
         found = file.stat()
         digest.update(f"{file} {found.length} {found.mtime}\n".encode())
     return digest.hexdigest()

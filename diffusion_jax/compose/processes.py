@@ -199,7 +199,7 @@ def contradictions(config: Config) -> Iterator[str]:
     parts = network(config).parts
     if any(size % parts.multiple_of for size in shape(config)[-3:-1]):  # of videos the frames are free
         name = config.show("data.image_size") + (f", latents of {shape(config)!r}," if config.data.codec else "")
-        yield f"{name} does not fit {parts.summary}; height and width must be multiples of {parts.multiple_of}."
+        yield f"{name} does not fit {parts.summary}; each size must be a multiple of {parts.multiple_of}."
     if config.model.text != "none" and "text_width" not in fields_of(config.model.kind):
         yield f"{config.show('model.text')} is for model.kind = 'dit' or 'unet'; set 'none'."
     section, kind = config.process, f"process.kind is {config.process.kind!r}"

@@ -1,18 +1,61 @@
-"""Sounds, int16 [L, C] from -32,768 to 32,767: as x_0, as spectrograms, as WAV files."""
+"""Sounds, int16 [L, C] from -32,768 to 32,767: out of WAV and FLAC files, as x_0, as spectrograms, as WAV files."""
 
 import io
+import math
 import wave
+from typing import BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion_jax.errors import needed
 from diffusion_jax.runs import pictures
 
+SUFFIXES = (".flac", ".wav")
+FORMATS = ("FLAC", "RF64", "WAV", "WAVEX")  # as libsndfile names them
+RATES = (1000, 768_000)  # samples a second, of files
 FULL_SCALE = 32768.0
 FLOOR = -60.0  # decibels: what is quieter in a spectrogram counts as this
 SIDE = 64  # times, and bands, of a picture
 FEATURES = (8, 16)  # times and bands
+
+
+def read(file: BinaryIO, *, shape: tuple[int, int], sample_rate: int) -> np.ndarray:
+    """Returns the beginning of a WAV or FLAC file. # int16 [L, C]
+
+    What is longer is cut off, and zeros follow what is shorter. Several channels become one as their mean, and one becomes
+    several equal ones. The sample rate is changed by a polyphase filter. Then the sound is scaled to full
+    scale: see `with_peak`.
+
+    Raises UserError where soundfile is not installed; ValueError, in words that many files share, for another file.
+
+    Args:
+        file: what to read.
+        shape: (L, C).
+        sample_rate: of the result, samples a second.
+    """
+    soundfile = needed("soundfile", "data.medium = 'sounds' reads files by a package: pip install soundfile.")
+    from scipy import signal  # takes half a second
+
+    length, channels = shape
+    try:
+        with soundfile.SoundFile(file) as opened:
+            rate, stored = opened.samplerate, opened.channels
+            if opened.format not in FORMATS or not RATES[0] <= rate <= RATES[1]:
+                raise ValueError(f"{opened.format} of {rate} Hz")
+            wanted = math.ceil(length * rate / sample_rate) + 20 * math.ceil(rate / sample_rate)  # with the filter's tail
+            samples = opened.read(wanted, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise ValueError("not WAV or FLAC, or damaged") from error
+    if stored != channels and 1 not in (stored, channels):
+        raise ValueError(f"of {stored} channels, not {channels}")
+    if len(samples) == 0 or not np.all(np.isfinite(samples)):
+        raise ValueError("without samples, or with some that are not numbers")
+    samples = samples if stored == channels else samples.mean(axis=1, keepdims=True).repeat(channels, axis=1)
+    factor = math.gcd(rate, sample_rate)
+    resampled = signal.resample_poly(samples, sample_rate // factor, rate // factor)[:length]
+    return with_peak(np.pad(resampled, ((0, length - len(resampled)), (0, 0))))
 
 
 def from_int16(sounds: Array) -> Array:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax import streams
+from diffusion_jax import errors, streams
 from diffusion_jax.data import sources
 from diffusion_jax.data.sources import Record, Source, UnreadableError
 from diffusion_jax.errors import UserError
@@ -129,7 +129,7 @@ def _column(num_records: int, value: Any) -> np.ndarray:
 
 def import_grain() -> types.ModuleType:
     """Returns grain, which only data sets read while training need; UserError where it is not installed."""
-    return sources.needed(
+    return errors.needed(
         "grain",
         "config field data.device_cache_gib is smaller than the data set. Reading while training needs grain: "
         "pip install grain, or set a larger one.",

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusion_jax import likelihood
-from diffusion_jax.data import codecs, videos
+from diffusion_jax.data import audio, codecs, videos
 from diffusion_jax.runs import pictures
 
 WINDOW = 3.0  # half the side of the square of a picture of points
@@ -19,6 +19,7 @@ BIN = 3  # pixels of a bin's side
 class Medium(NamedTuple):
     """A kind of array. What is stored, read and generated is [N, *size, C]."""
 
+    kind: str  # of one array, in words
     dtype: DTypeLike  # of what is stored and generated
     num_axes: int  # how many numbers `size` has
     stored: str  # in words, what an .npz file holds
@@ -29,6 +30,10 @@ class Medium(NamedTuple):
     decoded: str  # in words, what `decode` does: for manifests
     grid: Callable[..., np.ndarray]  # (arrays, num_columns=0) -> a picture of them all, uint8 [H, W, C]; see `pictures.grid`
     num_pictured: int = 64  # arrays in a picture
+    suffixes: tuple[str, ...] = ()  # of the files of a folder that hold one each
+    read: Callable[..., np.ndarray] | None = None  # of such a file, as `audio.read`; None is `sources.decode`
+    write: Callable[[np.ndarray, int], bytes] | None = None  # (array, sample rate) -> a file that people can play
+    written: str = ""  # its suffix
 
 
 def point_grid(points: np.ndarray, *, num_columns: int = 0) -> np.ndarray:
@@ -64,7 +69,12 @@ def _are_points(array: np.ndarray) -> bool:
     return array.dtype.kind == "f" and array.ndim == 2 and array.size > 0 and bool(np.all(np.isfinite(array)))
 
 
+def _are_sounds(array: np.ndarray) -> bool:
+    return array.dtype == np.int16 and array.ndim in (2, 3) and array.size > 0
+
+
 IMAGES = Medium(
+    kind="image",
     dtype=np.uint8,
     num_axes=2,
     stored="uint8 [N, H, W, C], 0 to 255",
@@ -74,8 +84,10 @@ IMAGES = Medium(
     bin_width=likelihood.UINT8_BIN,
     decoded="round((x + 1) * 127.5) to uint8, clipped",
     grid=pictures.grid,
+    suffixes=(".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
 )
 POINTS = Medium(
+    kind="point",
     dtype=np.float32,
     num_axes=0,
     stored="finite floating-point numbers [N, D]",
@@ -88,9 +100,28 @@ POINTS = Medium(
     num_pictured=16_384,
 )
 VIDEOS = IMAGES._replace(
+    kind="video",
+    suffixes=(),
     num_axes=3,
     stored="uint8 [N, F, H, W, C], 0 to 255, C 1 or 3",
     fits=_are_videos,
     grid=videos.grid,
     num_pictured=9,
+)
+SOUNDS = Medium(
+    kind="sound",
+    dtype=np.int16,
+    num_axes=1,
+    stored="int16 [N, L, C]",
+    fits=_are_sounds,
+    encode=audio.from_int16,
+    decode=audio.to_int16,
+    bin_width=1 / audio.FULL_SCALE,
+    decoded="round(32768 x) to int16, clipped",
+    grid=audio.grid,
+    num_pictured=16,
+    suffixes=audio.SUFFIXES,
+    read=audio.read,
+    write=audio.wav,
+    written=".wav",
 )

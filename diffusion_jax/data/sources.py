@@ -3,7 +3,6 @@
 import collections
 import functools
 import gzip
-import importlib
 import io
 import math
 import zipfile
@@ -18,11 +17,11 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from diffusion_jax.data import captions as captions_of
 from diffusion_jax.data import media
 from diffusion_jax.data.media import Medium
-from diffusion_jax.errors import UserError, some
+from diffusion_jax.errors import UserError, needed, some
 from diffusion_jax.runs import arrays, logs, storage
 
 UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
-IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES, SUFFIXES = media.IMAGES.suffixes, media.IMAGES.suffixes + media.SOUNDS.suffixes
 # And no other, whatever the suffix: Pillow has Ghostscript execute PostScript.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 INT32 = np.iinfo(np.int32)
@@ -47,16 +46,14 @@ class Source(NamedTuple):
 
 
 class UnreadableError(UserError):
-    """An image file cannot be used; other errors of reading concern all images.
+    """A file, of an image or of another `kind`, cannot be used for a `reason`, in words that many files share.
 
-    Attributes:
-        name: of the file.
-        reason: why, in words that many files share.
+    Other errors of reading concern all images.
     """
 
-    def __init__(self, name: str, fault: str, reason: str):
-        super().__init__(f"image file {name!r} {fault} it, or set data.skip_broken = True to leave out such files.")
-        self.name, self.reason = name, reason
+    def __init__(self, name: str, fault: str, reason: str, kind: str = "image"):
+        super().__init__(f"{kind} file {name!r} {fault} it, or set data.skip_broken = True to leave out such files.")
+        self.name, self.reason, self.kind = name, reason, kind
 
 
 def labelled(pixels: np.ndarray, label: int) -> Record:
@@ -110,7 +107,7 @@ def npz(*, path: str, medium: Medium = media.IMAGES, captions: bool = False, fie
             f"config field {field} = {path!r} holds images as [N, C, H, W], {list(images.shape)}; store them as "
             "[N, H, W, C]: images.transpose(0, 2, 3, 1)."
         )
-    images = (images[..., None] if images.ndim == 3 else images).astype(medium.dtype, copy=False)
+    images = (images[..., None] if images.ndim == 1 + medium.num_axes else images).astype(medium.dtype, copy=False)
     name = f"config field {field} = {path!r}"
     texts = captions_of.of_array(stored.get("captions"), len(images), name) if captions else ()
     if labels is None:
@@ -187,6 +184,9 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
 def folder(
     *,
     path: str,
+    medium: Medium = media.IMAGES,
+    image_shape: Sequence[int] = (),
+    sample_rate: int = 0,
     skip_broken: bool = False,
     condition_path: str = "",
     draft_size: int = 0,
@@ -198,10 +198,12 @@ def folder(
 
     The classes are the sub-folders in the order of their names as text ("10" comes before "2"); files that lie in none of
     them come first, as a class ".". Raises UserError where the folder does not exist or contains no images; by `read`,
-    UnreadableError for a file that is not an image.
+    UnreadableError for a file that is not an image. A medium with a function `read` has the files that this reads.
 
     Args:
         path: of the folder.
+        medium: what the files are.
+        image_shape: for `medium.read`, as is sample_rate.
         skip_broken: whether to read every file once now, and to leave out those that cannot be read.
         condition_path: of a folder with an image of the same size and name, but for the suffix, for each of these; '' for
             none.
@@ -211,7 +213,7 @@ def folder(
         condition_field: the same of `condition_path`.
     """
     root = storage.path(path)
-    files, left_out = image_files(path, field)
+    files, left_out = image_files(path, field, medium)
     kinds = [_class_of(root, file) for file in files]
     class_names = sorted(set(kinds))
     number = {name: label for label, name in enumerate(class_names)}
@@ -219,12 +221,13 @@ def folder(
     pairs = _pairs(root, files, condition_path, condition_field) if condition_path else {}
 
     def read(file: storage.Path) -> Record:
-        record = labelled(decode(file, draft_size=draft_size), labels[file])
+        x = _read(file, medium, image_shape, sample_rate) if medium.read else decode(file, draft_size=draft_size)
+        record = labelled(x, labels[file])
         return _with_pair(record, file, pairs[file]) if pairs else record
 
     whole, skipped = _whole(files, read) if skip_broken else (files, "")
     if not whole:
-        raise UserError(f"config field {field} = {path!r} does not contain images that can be read: {skipped}.")
+        raise UserError(f"config field {field} = {path!r} does not contain {medium.kind}s that can be read: {skipped}.")
     num_classes = 0 if class_names == ["."] else len(class_names)
     texts = captions_of.of_files(root, whole, field) if captions else ()
     return Source(len(whole), lambda number: read(whole[number]), tuple(class_names), num_classes, left_out, skipped, texts)
@@ -266,7 +269,7 @@ def _with_pair(record: Record, file: storage.Path, other: storage.Path) -> Recor
 
 def _whole(files: Sequence[storage.Path], read: Callable[[storage.Path], Any]) -> tuple[list[storage.Path], str]:
     """Returns (the files that can be read, how many cannot and why), while a terminal shows how far it is."""
-    whole, failures, progress = [], [], logs.Progress("images checked", total=len(files))
+    whole, failures, progress = [], [], logs.Progress("files checked", total=len(files))
     with futures.ThreadPoolExecutor(NUM_THREADS) as pool:
         for file, failure in zip(files, pool.map(functools.partial(_failure, read), files), strict=True):
             failures.append(failure) if failure else whole.append(file)
@@ -290,30 +293,42 @@ def by_reason(failures: Sequence[UnreadableError], num_images: int) -> str:
         names[failure.reason].append(failure.name)
     most = max(1, MOST_NAMED // len(names))
     listed = [f"{len(files):,} {reason} ({some(list(map(repr, files)), most)})" for reason, files in names.items()]
-    return f"{len(failures):,} of {num_images:,} images cannot be read: {', '.join(listed)}"
+    return f"{len(failures):,} of {num_images:,} {failures[0].kind}s cannot be read: {', '.join(listed)}"
 
 
-def image_files(path: str, field: str = "data.path") -> tuple[list[storage.Path], str]:
+def image_files(path: str, field: str = "data.path", medium: Medium = media.IMAGES) -> tuple[list[storage.Path], str]:
     """Returns (the images of a folder and its sub-folders in the order of their names, what is left out).
 
-    Raises UserError where there is no such folder, it cannot be read, or no image is in it.
+    Raises UserError where there is no such folder, it cannot be read, or no image is in it. So it is of other media.
     """
-    root = storage.path(path)
+    root, suffixes = storage.path(path), medium.suffixes
     if not path or not root.is_dir():
-        raise UserError(f"config field {field} = {path!r} is not a folder; it must be a folder with images.")
+        raise UserError(f"config field {field} = {path!r} is not a folder; it must be a folder with {medium.kind}s.")
     try:
-        found = sorted(storage.files(root, IMAGE_SUFFIXES), key=lambda file: file.parts)
+        found = sorted(storage.files(root, suffixes), key=lambda file: file.parts)
     except OSError as error:
         raise UserError(f"config field {field} = {path!r} cannot be read ({error}).") from error
-    files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = [file for file in found if file.suffix.lower() in suffixes]
     others = collections.Counter(file.suffix.lower() or "without a suffix" for file in found)
-    left_out = ", ".join(f"{num:,} {kind}" for kind, num in sorted(others.items()) if kind not in IMAGE_SUFFIXES)
+    left_out = ", ".join(f"{num:,} {kind}" for kind, num in sorted(others.items()) if kind not in suffixes)
     if not files:
         raise UserError(
-            f"config field {field} = {path!r} does not contain images; it must contain {', '.join(IMAGE_SUFFIXES)} files"
+            f"config field {field} = {path!r} does not contain {medium.kind}s; it must contain {', '.join(suffixes)} files"
             f"{f', and has {left_out}' if left_out else ''}."
         )
     return files, left_out
+
+
+def _read(file: storage.Path, medium: Medium, shape: Sequence[int], sample_rate: int) -> np.ndarray:
+    """Returns what a medium reads of a file; UnreadableError where it cannot."""
+    try:
+        with storage.reading(file) as opened:
+            return medium.read(opened, shape=shape, sample_rate=sample_rate)
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
+        raise UnreadableError(str(file), f"cannot be read ({reason}); remove", reason, medium.kind) from error
 
 
 def _class_of(root: storage.Path, file: storage.Path) -> str:
@@ -383,11 +398,3 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image
-
-
-def needed(module: str, sentence: str) -> Any:
-    """Returns a module that few need; UserError with the sentence where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(sentence) from error

@@ -30,7 +30,7 @@ def source(*, name: str, path: str, split: str = "train") -> Source:
         raise UserError(f"config field data.name = {name!r} is not allowed; it must be name:1.2.3 or name/config:1.2.3.")
     logging.getLogger("absl").addFilter(_is_news)
     sentence = "config field data.source = 'tfds' needs a package: pip install tensorflow-datasets."
-    tensorflow_datasets = sources.needed("tensorflow_datasets", sentence)
+    tensorflow_datasets = errors.needed("tensorflow_datasets", sentence)
     _check_classes(storage.path(path or tensorflow_datasets.core.constants.DATA_DIR) / re.split("[:/]", name)[0])
     try:
         builder = tensorflow_datasets.builder(name, data_dir=path or None, file_format="array_record")

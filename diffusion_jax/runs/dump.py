@@ -24,6 +24,8 @@ def write(
     dtype: DTypeLike = np.uint8,
     grid: Callable[..., np.ndarray] = pictures.grid,
     num_pictured: int = 64,
+    write_one: Callable[[np.ndarray], bytes] | None = None,
+    suffix: str = "",
     beside: Sequence[np.ndarray] = (),
     on_progress: Callable[[int], None],
 ) -> storage.Path:
@@ -42,6 +44,8 @@ def write(
         dtype: of the images.
         grid: as `pictures.grid`: makes a picture of arrays.
         num_pictured: how many are in grid.png.
+        write_one: one array -> a file, such as .wav, of which each of those that are in grid.png has one, by its number.
+        suffix: of these files.
         beside: what to show to the left of the first images, and maybe to the right, uint8 [n, H, W, C] each.
         on_progress: gets the number of images generated so far.
     """
@@ -62,6 +66,8 @@ def write(
     with storage.writing(result) as file:
         write_npz(file, _images(made, dtype), shape, labels, dtype)
     storage.write_bytes(out / "grid.png", pictures.encode_png(grid(pictured)))
+    for number, one in enumerate(pictured if write_one else ()):
+        storage.write_bytes(out / f"{number:03d}{suffix}", write_one(one))
     if beside:
         left, *right = beside
         rows = np.stack([left, pictured[: len(left)], *right], axis=1)

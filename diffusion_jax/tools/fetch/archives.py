@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from diffusion_jax.data import sources
+from diffusion_jax import errors
 
 MOST_UNPACKED = 2**30  # bytes of an archive
 MOST_OF_A_FILE = 2**27  # bytes of one file in it
@@ -93,7 +93,7 @@ def _unpacked(packed: bytes, suffix: str) -> BinaryIO:
     stream = io.BytesIO(packed)
     if suffix == "zst":
         sentence = "this Debian package is compressed with zstd, which needs a package: pip install zstandard."
-        return sources.needed("zstandard", sentence).ZstdDecompressor().stream_reader(stream)
+        return errors.needed("zstandard", sentence).ZstdDecompressor().stream_reader(stream)
     kinds = {"tar": lambda same: same, "gz": lambda packed: gzip.GzipFile(fileobj=packed), "xz": lzma.LZMAFile}
     if suffix not in kinds:
         raise ValueError(f"it is compressed as .{suffix}; {', '.join(kinds)} and zst can be read")
