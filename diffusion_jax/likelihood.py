@@ -102,8 +102,8 @@ def continuous_bound(
     nats, of which one l is drawn in each: draws of low discrepancy. So the value does not depend on the grid between its
     ends, and its variance does. [Kingma et al. 2021, VDM, eqs. 15 to 18]
 
-    The last interval is the decoder's, p(x_0 | x) of x at the least noisy level: N(x / alpha, 1 / SNR) over the bins. It
-    asks no network, as in VDM, which has that density at the 256 values instead. The prior is N(0, alpha^2 + sigma^2).
+    The last interval is the decoder's, p(x_0 | x) of x at the least noisy level: `decoder_term`, which asks no network. The
+    prior is N(0, alpha^2 + sigma^2).
 
     Args:
         denoise: the denoiser, not limited: as it was trained.
@@ -147,15 +147,21 @@ def continuous_bound(
 
 
 def decoder_term(x_0: Array, x: Array, level: Level) -> Array:
-    """Returns -log p(x_0 | x) with p = N(x / alpha, 1 / SNR) over the bins of uint8, in bits per dimension. # [B]
+    """Returns -log p(x_0 | x) of the decoder without a network, in bits per dimension. # [B]
+
+    p is q(x | value) over its sum for all 256 values: right where each is as likely. [Kingma et al. 2021, VDM, section 3.3]
 
     Args:
         x_0: uint8 values in [-1, 1], [B, ...].
         x: a sample of q(x | x_0) at the level, [B, ...].
         level: [B].
     """
-    law = Gaussian(x / process.expand(level.alpha, x), process.expand(-level.log_snr, x))
-    return _mean(-log_discretized_gaussian(x_0, law)) / math.log(2)
+
+    def log_q(values: Array, x: Array) -> Array:
+        return -jnp.exp(process.expand(level.log_snr, x)) * (x / process.expand(level.alpha, x) - values) ** 2 / 2
+
+    log_sum = jax.nn.logsumexp(log_q(jnp.arange(256) / 127.5 - 1, x[..., None]), axis=-1)
+    return _mean(log_sum - log_q(x_0, x)) / math.log(2)
 
 
 def bound_term(

@@ -1,5 +1,6 @@
 """Training losses: (denoise, x_0, level, eps) -> a loss for each image, and named terms to watch."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -8,10 +9,11 @@ from jax import Array
 
 from diffusion_jax import errors, likelihood, process
 from diffusion_jax.denoiser import Denoiser, LogProb, Prediction, VarianceKind, check_variance, predicting
+from diffusion_jax.learned_schedule import Moment
 from diffusion_jax.process import Level
 
-# (denoiser, of `cross_entropy` a log-probability, of `autoencoding.reconstruction` a `Coder`; x_0; level; eps: standard
-# normal, of x_0's shape)
+# (denoiser, of `cross_entropy` a log-probability, of `autoencoding.reconstruction` a `Coder`; x_0; level, of `vdm` a
+# `Moment`; eps: standard normal, of x_0's shape)
 Loss = Callable[[Denoiser | LogProb, Array, Level, Array], tuple[Array, dict[str, Array]]]
 Weighting = Callable[[Array], Array]  # SNR -> weight of the squared error of x_0
 
@@ -79,6 +81,30 @@ def hybrid(*, levels: Level, vlb_weight: float = 0.001) -> Loss:
         mean_held = prediction._replace(x_0=jax.lax.stop_gradient(prediction.x_0))
         bits = _vlb(mean_held, x_0, x_t, level, levels, "learned_range")
         return mse + vlb_weight * bits, {"mse": mse, "vlb": bits}
+
+    return loss
+
+
+def vdm() -> Loss:
+    """Returns the bound of infinitely many steps, and the gradients that train a learned schedule with the network.
+
+    In bits per dimension: slope |eps - eps_hat|^2 / 2, the decoder's term at t = 0 and the prior's at t = 1, of which
+    `likelihood.continuous_bound` has the equations. The schedule's ends follow its gradient, the rest of the schedule that
+    of the first term's square. [Kingma et al. 2021, VDM, eqs. 11, 17 and 20, appendix I.2]
+    """
+
+    def loss(denoise: Denoiser, x_0: Array, moment: Moment, eps: Array) -> tuple[Array, dict[str, Array]]:
+        x_t = process.diffuse(x_0, moment.level, eps)
+        error = predicting(denoise)(x_t, moment.level).eps - eps
+        steps = moment.slope * jnp.mean(error**2, axis=process.value_axes(x_0)) / (2 * math.log(2))
+        first, last = (jax.tree.map(lambda x: jnp.full_like(steps, x), end) for end in (moment.first, moment.last))
+        decoder = likelihood.decoder_term(x_0, process.diffuse(x_0, first, eps), first)
+        prior = likelihood.prior_term(x_0, last)
+        square = jax.lax.stop_gradient(steps) ** 2 * moment.log_slope
+        of_schedule = square - jax.lax.stop_gradient(square)  # a gradient alone
+        terms = {"steps": steps, "decoder": decoder, "prior": prior}
+        terms |= {"log_snr_first": first.log_snr, "log_snr_last": last.log_snr}
+        return steps + decoder + prior + of_schedule, terms
 
     return loss
 

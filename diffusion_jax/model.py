@@ -192,7 +192,7 @@ def restore(workdir: storage.Path, config: Config) -> Model:
     """
     frozen.check(config, workdir)
     step, params = weights.restored(workdir, config)
-    return Model(config, params, step, str(workdir))
+    return Model(processes.as_learned(config, params), params, step, str(workdir))
 
 
 def with_guide(model: Model) -> Model:

@@ -101,6 +101,12 @@ def warmup(num_steps: int, *, fraction: float, first: float = 1e-4, last: float 
     return np.append(np.linspace(first, last, num_rising), constant(num_steps - num_rising, last=last))
 
 
+def of_log_snr(log_snr: np.ndarray) -> np.ndarray:
+    """Returns the betas of a chain whose rows 1 .. T have these log-SNRs, falling: alpha_bar_t = sigmoid(log SNR_t)."""
+    log_alpha_bar = -np.logaddexp(0, -np.asarray(log_snr, np.float64))
+    return -np.expm1(np.diff(log_alpha_bar, prepend=0.0))
+
+
 def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
     """Returns a schedule shifted and scaled so that nothing of the image is left at T. [Lin et al. 2023, algorithm 1]
 

@@ -92,7 +92,7 @@ def test_a_process_and_a_source_ignore_fields_too():
     config = Config().with_values("process", kind="vp", num_steps=7).with_values("data", source="npz", name="x")
     found = checks.without_effect(config, ["process.num_steps", "data.name", "data.channels"])
     assert found == [
-        "config field process.num_steps = 7 does nothing: it is for process.kind = 'discrete'.",
+        "config field process.num_steps = 7 does nothing: it is for process.kind = 'discrete' or 'learned'.",
         "config field data.name = 'x' does nothing: it is for data.source = 'tfds'.",
     ]
 

@@ -17,6 +17,7 @@ from diffusion_jax import (
     denoiser,
     distillation,
     grids,
+    learned_schedule,
     likelihood,
     losses,
     multistep,
@@ -91,6 +92,7 @@ SCHEDULES = {
 }
 PROCESSES = {
     "discrete": discrete,
+    "learned": learned_schedule.chain,
     "rectified_flow": process.rectified_flow,
     "sub_vp": process.sub_vp,
     "ve": process.ve,
@@ -120,6 +122,7 @@ LOSSES = {
     "reconstruction": autoencoding.reconstruction,
     "reflow": lambda levels, teacher, num_steps: distillation.reflow(teacher, levels),
     "simple": losses.simple,
+    "vdm": losses.vdm,
     "vlb": losses.vlb,
 }
 WEIGHTINGS = {"constant": None, "min_snr": losses.min_snr, "p2": losses.p2, "truncated_snr": losses.truncated_snr}
@@ -136,6 +139,7 @@ TIME_DENSITIES = {  # quantile functions of real-valued t
 }
 DENSITIES_OF = {  # process.kind -> the densities that fit its times
     "discrete": ("uniform",),
+    "learned": ("uniform",),
     "rectified_flow": ("logit_normal", "uniform"),
     "sub_vp": ("uniform",),
     "ve": ("log_normal", "log_uniform"),

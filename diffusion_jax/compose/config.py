@@ -13,13 +13,18 @@ from diffusion_jax.runs.shards import flatten
 
 
 class Process(Section):
-    kind: one_of(choices.PROCESSES) = field("discrete", "T levels, or real-valued time: see process.py")
+    kind: one_of(choices.PROCESSES) = field("discrete", "T levels, or real-valued time; 'learned' is for loss.name = 'vdm'")
     schedule: one_of(choices.SCHEDULES) = field("linear", "the betas of a discrete process; see schedules.py")
-    num_steps: integer(1, sections.MOST_STEPS) = field(1000, "T of a discrete process")
+    num_steps: integer(1, sections.MOST_STEPS) = field(
+        1000, "T of a discrete process, and of the chain that is sampled of 'learned'"
+    )
     zero_terminal_snr: Flag = field(False, "rescale the schedule so that x_T is noise alone; not for eps")
     rescale_c_noise: Flag = field(False, "the network gets 1000 t / T instead of t (improved DDPM)")
     sigma_min: sections.Positive = field(0.002, "of 've' and 've_sde': the least noise that sampling visits before the data")
     sigma_max: sections.Positive = field(80.0, "of 've' and 've_sde': the noise of x_T")
+    log_snr: sections.LogSnrs = field(
+        (13.3, -5.0), "of 'learned', at even times: where training begins; the weights of a run say where it led"
+    )
     c_noise_scale: sections.Positive = field(1000.0, "of 'rectified_flow': c_noise / t; small for loss.name = 'mean_flow'")
 
 
@@ -58,6 +63,7 @@ class Model(Section):
     progressive: one_of(("none", "output_skip")) = field(
         "none", "'output_skip' sums an image of every stage, of 'ncsnpp': NCSN++ at 256 px"
     )
+    fourier_exponents: integers(0, 8) = field((), "of a 'unet', which also sees sin and cos of 2^n pi x_t; VDM has (7, 8)")
     num_heads: integer(1) = field(1, "heads of attention")
     num_heads_up: integer(0) = field(0, "heads of attention going up; 0 is num_heads")
     head_channels: integer(0) = field(0, "channels of each head, instead of a number of heads; 0 is off")
@@ -98,8 +104,9 @@ class Loss(Section):
     name: one_of(choices.LOSSES) = field(
         "simple",
         "'simple' is L_simple; 'hybrid' trains the variance too, as 'vlb' does with model.learned_variance, without which "
-        "its variance is 'large'; 'consistency', 'mean_flow', 'progressive' and 'reflow' make a model that draws in few "
-        "steps, see docs/few_steps.md; 'cross_entropy' is for classifiers, 'reconstruction' for autoencoders",
+        "its variance is 'large'; 'vdm' trains process.kind = 'learned' too; 'consistency', 'mean_flow', 'progressive' and "
+        "'reflow' make a model that draws in few steps, see docs/few_steps.md; 'cross_entropy' is for classifiers, "
+        "'reconstruction' for autoencoders",
     )
     weighting: one_of(choices.WEIGHTINGS) = field("constant", "of 'simple', over noise levels; see losses.py")
     timesteps: one_of(choices.TIMESTEPS) = field("uniform", "'stratified' has less noise; 'loss_second_moment' suits 'vlb'")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from diffusion_jax import denoiser, networks
+from diffusion_jax import denoiser, learned_schedule, networks
 from diffusion_jax.autoencoding import Coder
 from diffusion_jax.compose import choices, conditions, stored, texts
 from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen, named
@@ -25,6 +25,7 @@ NETWORKS: dict[str, Callable[..., networks.Network | Autoencoder]] = FIRST_STAGE
 }
 OF_UNET = ("resample", "downsample_padding", "text_block")  # attributes of `Stages` that 'ncsnpp' does not use
 EXPLODING = ("ve", "ve_sde")
+SCHEDULE = "schedule"  # what parameters call those of a learned process
 
 
 def image_shape(config: Config) -> tuple[int, ...]:
@@ -63,9 +64,24 @@ def codec_config(config: Config) -> Config:
 
 
 def network(config: Config) -> networks.Network:
-    """Returns the network; UserError where fields of the section `model` do not fit together."""
+    """Returns the network, whose parameters hold a learned process's too.
+
+    Raises UserError where fields of the section `model` do not fit together.
+    """
     found = _network(config)
-    return networks.of_autoencoder(found) if is_autoencoder(config) else found
+    if is_autoencoder(config):
+        return networks.of_autoencoder(found)
+    if config.process.kind != "learned":
+        return found
+    schedule = functools.partial(learned_schedule.init, config.process.log_snr)
+    return found._replace(init=lambda key: found.init(key) | {SCHEDULE: schedule()})
+
+
+def as_learned(config: Config, params: Any) -> Config:
+    """Returns the config of a run with the process that its weights hold, where that was learned."""
+    if config.process.kind != "learned":
+        return config
+    return config.with_values("process", log_snr=learned_schedule.knots(params[SCHEDULE]))
 
 
 def first_stage(config: Config) -> Autoencoder:

@@ -1,6 +1,7 @@
 """Sections of a config: typed, frozen and hashable. A field is one line: name, what it takes, default and meaning."""
 
 import difflib
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -139,6 +140,11 @@ Tolerance = _allowed(float, "a number from 1e-7 up to, not including, 1", lambda
 Rates = _numbers("a tuple of numbers between 0 and 1", lambda item: 0 < item < 1)
 Widths = _numbers("a tuple of numbers above 0, to 0.28", lambda item: 0 < item <= 0.28)
 Times = _numbers("a tuple of finite numbers from 0", _is_finite)
+LogSnrs = _allowed(
+    tuple[int | float, ...],
+    "a tuple of 2 or more finite numbers that fall, such as (13.3, -5)",
+    lambda items: len(items) > 1 and all(math.inf > one > other > -math.inf for one, other in itertools.pairwise(items)),
+)
 Multipliers = _numbers(
     "a tuple of one or more numbers above 0, such as (1, 2, 2)", lambda item: 0 < item <= MOST, range(1, MOST_ITEMS + 1)
 )

@@ -3,17 +3,19 @@
 import functools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import augmentation, distillation, grids, losses, timesteps
+from diffusion_jax import augmentation, distillation, grids, learned_schedule, losses, timesteps
 from diffusion_jax.compose import choices, coding, conditions, inputs, processes
 from diffusion_jax.compose.choices import chosen, taken
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
+from diffusion_jax.learned_schedule import Moment
 from diffusion_jax.process import Level, Process, rows
 from diffusion_jax.timesteps import Timesteps
 from diffusion_jax.training import averages, step
@@ -89,8 +91,17 @@ def notes(config: Config) -> Iterator[str]:
         yield "EMAs are warmed up: the run is short for train.ema_rates; train.ema_warmup = 'off' prevents that."
 
 
-def _drawn(config: Config, process: Process) -> tuple[Callable[[Array], Level], Timesteps]:
-    """Returns (t -> level, draws of t).
+def _drawn(config: Config, process: Process) -> tuple[Callable[[Any, Array], Level | Moment], Timesteps]:
+    """Returns ((parameters, t) -> level, draws of t)."""
+    if config.process.kind != "learned":
+        level_of, draws = _settled(config, process)
+        return lambda params, t: level_of(t), draws
+    draws = timesteps.from_quantiles(lambda u: u, stratified=config.loss.timesteps == "stratified")
+    return lambda params, t: learned_schedule.moment(params[processes.SCHEDULE], t), draws
+
+
+def _settled(config: Config, process: Process) -> tuple[Callable[[Array], Level], Timesteps]:
+    """Returns (t -> level, draws of t) where the process is settled before training.
 
     Of 'mean_flow' t is a pair. Of a student of 'progressive' it counts its teacher's levels, and it is asked about the even.
     """
@@ -169,6 +180,11 @@ def contradictions(config: Config) -> Iterator[str]:
     if not is_discrete and loss.timesteps == "loss_second_moment":
         yield f"{config.show('loss.timesteps')} counts levels, and {kind}; set 'uniform' or 'stratified'."
 
+    is_learned = config.process.kind == "learned"
+    if is_learned != (loss.name == "vdm"):
+        yield f"{config.show('loss.name')} does not fit {config.show('process.kind')}; 'vdm' and 'learned' need each other."
+    if is_learned and config.data.codec:
+        yield f"{config.show('data.codec')} does not fit loss.name = 'vdm', a bound of uint8 images; set ''."
     if loss.time_density not in (fitting := choices.DENSITIES_OF[config.process.kind]):
         wanted = " or ".join(map(repr, fitting))
         yield f"{config.show('loss.time_density')} does not fit the times of process {config.process.kind!r}; set {wanted}."

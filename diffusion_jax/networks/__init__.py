@@ -54,6 +54,7 @@ def unet(
     num_classes: int = 0,
     null_label: bool = False,
     jumps: bool = False,
+    fourier_exponents: Sequence[int] = (),
     text_width: int = 0,
     augmented: bool = False,
     **options,
@@ -67,7 +68,7 @@ def unet(
             there, 'highest' is float32 everywhere.
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for none.
-        num_heads_up: see `UNet`, as for num_classes, null_label and jumps.
+        num_heads_up: see `UNet`, as for num_classes, null_label, jumps and fourier_exponents.
         text_width: numbers of each token of cond['text']; 0 for no text.
         augmented: whether cond['augmentation'] says how images were moved, as `augmentation.augment` does.
         **options: the other attributes of `Stages`.
@@ -75,7 +76,8 @@ def unet(
     num_frames = image_shape[0] if len(image_shape) == 4 else 0
     stages = Stages(dtype=jnp.dtype(dtype), num_frames=num_frames, **options)
     check(stages, num_heads_up=num_heads_up)
-    module = UNet((1 + learned_variance) * image_shape[-1], stages, num_heads_up, num_classes, null_label, jumps)
+    ways = (num_heads_up, num_classes, null_label, jumps, tuple(fourier_exponents))
+    module = UNet((1 + learned_variance) * image_shape[-1], stages, *ways)
     cond = _cond(image_shape, cond_channels, num_classes, text_width, augmented)
     return _of_module(module, image_shape, cond, stages, precision=precision)
 

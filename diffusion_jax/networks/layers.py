@@ -385,6 +385,16 @@ def is_token(text: Array) -> Array:
     return jnp.any(text != 0, axis=-1)
 
 
+def fourier_features(x: Array, exponents: Sequence[int]) -> Array:
+    """Returns sin and cos of 2^n pi x of an image for each n, in units of VDM's data. # [..., 2 * exponents * C]
+
+    There neighbours of the 256 values are 2 / 256 apart, and in ours 2 / 255. So n = 7 tells odd values from even, and n = 8
+    shows how far from a value one is. [Kingma et al. 2021, VDM, appendix C]
+    """
+    angles = [2.0 ** (n - 7) * 127.5 * jnp.pi * x for n in exponents]
+    return jnp.concatenate([wave(angle) for wave in (jnp.sin, jnp.cos) for angle in angles], axis=-1)
+
+
 def with_moves(emb: Array, cond: Mapping[str, Array]) -> Array:
     """Returns an embedding with a linear function, at first zero, of how images were moved. # [B, features]
 

@@ -1,6 +1,6 @@
 """The U-Net of Denoising Diffusion Probabilistic Models and of what grew from it. [Ho et al. 2020, appendix B]"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ class UNet(nn.Module):
         num_classes: labels 0 .. num_classes - 1 are an input; 0 for none.
         null_label: whether there is one more label, num_classes, for "unknown".
         jumps: whether c_noise may be of two levels, as `process.jump` has it.
+        fourier_exponents: n of the `layers.fourier_features` of x_t that go with it into the first layer.
     """
 
     out_channels: int
@@ -28,6 +29,7 @@ class UNet(nn.Module):
     num_classes: int = 0
     null_label: bool = False
     jumps: bool = False
+    fourier_exponents: Sequence[int] = ()
 
     @nn.compact
     def __call__(self, x_t: Array, c_noise: Array, cond: Mapping[str, Array], *, train: bool) -> Array:
@@ -46,6 +48,8 @@ class UNet(nn.Module):
         stages, text = self.stages, cond.get("text")
         emb = layers.with_moves(self._embed(c_noise, cond.get("label"), text), cond)
         h = jnp.concatenate([x_t, cond["image"]], axis=-1) if "image" in cond else x_t
+        if self.fourier_exponents:
+            h = jnp.concatenate([h, layers.fourier_features(x_t, self.fourier_exponents)], axis=-1)
         h, emb, text = stages.by_frame(h, 4), stages.by_frame(emb, 2), stages.by_frame(text, 3)
         h, skips = stages.down(h, emb, train, text)
         h = stages.middle(h, emb, train, text)

@@ -14,6 +14,7 @@ from diffusion_jax import networks, streams
 from diffusion_jax.autoencoding import Coder
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser, LogProb
+from diffusion_jax.learned_schedule import Moment
 from diffusion_jax.losses import Loss
 from diffusion_jax.networks import Network
 from diffusion_jax.networks.conditioning import Conditioning
@@ -34,7 +35,8 @@ class Parts(NamedTuple):
     network: Network
     # the network as a function -> what `loss` takes: a denoiser, a classifier's log-probability, an autoencoder's `Coder`
     predictor: Callable[[Callable[[Array, Array], Array]], Denoiser | LogProb | Coder]
-    level_of: Callable[[Array], Level]  # t, as `timesteps` draws it -> Level
+    # (parameters, t as `timesteps` draws it) -> what the loss is given of the noise: a Level, of a learned schedule a Moment
+    level_of: Callable[[Any, Array], Level | Moment]
     timesteps: Timesteps
     loss: Callable[[Array, Denoiser | None], Loss]  # (training step, the teacher in `TrainState.frozen`) -> the loss there
     optimizer: optax.GradientTransformation
@@ -87,7 +89,7 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
 
     def objective(params, x_0, cond, t, weight, eps, key):
         network = networks.bind(parts.network, params, cond, train=True, rngs={"dropout": key})
-        losses, terms = _loss(parts, state, cond)(parts.predictor(network), x_0, parts.level_of(t), eps)
+        losses, terms = _loss(parts, state, cond)(parts.predictor(network), x_0, parts.level_of(params, t), eps)
         return jnp.mean(weight * losses), (losses, terms)
 
     value_and_grad = accumulated(jax.value_and_grad(objective, has_aux=True), parts.num_microbatches)
@@ -183,7 +185,7 @@ def held_out_loss(state: TrainState, batches: dict[str, Any], *, parts: Parts) -
         t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(x_0))
         eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
         predict = parts.predictor(networks.bind(parts.network, state.params, cond))
-        losses, _ = _loss(parts, state, cond)(predict, x_0, parts.level_of(t), eps)
+        losses, _ = _loss(parts, state, cond)(predict, x_0, parts.level_of(state.params, t), eps)
         return jnp.mean(weight * losses)
 
     return jnp.mean(jax.lax.map(of_batch, (jnp.arange(len(batches["x"])), batches)))
