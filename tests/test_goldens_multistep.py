@@ -371,7 +371,7 @@ def test_k_diffusions_dpmpp_sde_is_the_singlestep_solver_with_its_stages_halfway
     np.testing.assert_allclose(nchw(points[-1] if key.endswith("out") else points[:-1:2]), G4D[key], rtol=1e-8, atol=1e-10)
 
 
-OTHERWISE = r"k\.dpm_2\.|k\.dpmpp_3m_sde\.|k\.dpmpp_sde\."  # compared above
+OTHERWISE = r"k\.dpm_2\.|k\.dpmpp_3m_sde\.|k\.dpmpp_sde\.|abl.*alpha|abl\.heun\.\w+\.(ve|vp)"  # compared elsewhere
 
 
 @pytest.mark.parametrize("key", [key for key in G4D if re.match(r"edm\.|abl\.|k\.", key) and not re.match(OTHERWISE, key)])
@@ -387,6 +387,47 @@ def test_samplers_are_edms_and_k_diffusions(key):
         np.testing.assert_allclose(
             nchw(got), G4D[key], rtol=1e-4 if loose else 1e-9 if strict else 1e-8, atol=1e-11 if strict else 1e-10
         )
+
+
+def in_edms_time():
+    """Returns EDM's VE process, whose time is sigma^2."""
+    of = process.ve(sigma_min=0.02, sigma_max=100.0)
+    return of._replace(
+        level=lambda t: of.level(t**0.5), time=lambda log_snr: of.time(log_snr) ** 2, first=of.first**2, last=of.last**2
+    )
+
+
+def of_ends(sigma_min, sigma_max, first=1e-3):
+    """Returns the variance-preserving process with these sigma / alpha at t = `first` and 1, as EDM's has."""
+    low, high = np.log1p(sigma_min**2), np.log1p(sigma_max**2)
+    slope = 2 * (low / first - high) / (first - 1)
+    return process.vp(beta_min=high - slope / 2, beta_max=high + slope / 2)
+
+
+ABLATIONS = {  # discretization.schedule.scaling -> (process, whose t is that of the schedule, grid)
+    "edm.linear.none": (process.ve(), grids.karras),
+    "edm.vp.vp": (of_ends(0.002, 80), grids.karras),
+    "ve.ve.none": (in_edms_time(), grids.log_snr),
+    "vp.vp.vp": (process.vp(), grids.uniform),
+}
+IN_TIME = r"abl\.heun\.(\w+\.(ve|vp)|edm\.linear\.none\.alpha)"
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # EDM's beta_min may be negative, which leaves no time of the data
+@pytest.mark.parametrize("key", [key for key in G4D if re.match(IN_TIME, key)])
+def test_runge_kutta_of_order_2_is_edms_algorithm_3(key):
+    """But for the step to the data, which is Euler's there: where sigma is not linear in t it leaves noise."""
+    of, grid = ABLATIONS[re.match(r"abl\.heun\.(\w+\.\w+\.\w+)", key)[1]]
+    sampler = samplers.runge_kutta_2(of, stage=0.7 if "alpha0.7" in key else 1.0)
+    if key.endswith("churn"):
+        sampler = samplers.churn(sampler, of, amount=40, low=0.05, high=50, noise_std=1.003)
+    levels = of.level(grid(of, 18))
+    points, asked = visit(MODELS["gmm"], sampler, start(G4D["latents"], levels.sigma[0]), levels, G4D["noise"])
+    x, last = points[-2], process.rows(asked, len(asked.alpha) - 1)  # where the step to the data begins
+    time, at_end = of.time(last.log_snr), MODELS["gmm"](points[-2], last)
+    _, by_time = jax.jvp(of.level, (time,), (jnp.ones_like(time),))
+    euler = x - time * (by_time.alpha * at_end.x_0 + by_time.sigma * at_end.eps)
+    np.testing.assert_allclose(nchw(euler), G4D[key], rtol=1e-7, atol=1e-9)
 
 
 SIGMAS = {

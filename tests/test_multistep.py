@@ -31,6 +31,7 @@ FLOW = {
     "ddim": samplers.ddim(),
     "heun": samplers.heun(),
     "lms 3": multistep.lms(order=3),
+    "runge_kutta_2": samplers.runge_kutta_2(VP, stage=0.6),
     "unipc 2 bh1": multistep.unipc(order=2, lower_order_final=False, variant="bh1"),
     **SOLVERS,
 }  # those that follow the probability flow
@@ -51,7 +52,7 @@ NOISY = {
 ALL = FLOW | NOISY | CHURNED
 SOME = [name for name in ALL if " 2 " not in name]  # order 2 is order 3 with a prediction less
 FIRST_ORDER = {"churned ddim", "ddim", "ancestral small", "ancestral large", "ddim eta 0.5", "ddim eta 1"}
-TWICE = {"heun", "churned heun", "ancestral 2s"}  # that ask twice a step
+TWICE = {"heun", "runge_kutta_2", "churned heun", "ancestral 2s"}  # that ask twice a step
 
 
 def log_snr_grid(num_sampled, noisy=-10.0, clean=6.0):
@@ -121,7 +122,7 @@ def order_of(name):
     if name in SOLVERS:
         family, order, _ = name.split()
         return int(order) + (family == "unipc")
-    return {"ddim": 1, "heun": 2, "lms 3": 3, "unipc 2 bh1": 3}[name]
+    return {"ddim": 1, "heun": 2, "lms 3": 3, "runge_kutta_2": 2, "unipc 2 bh1": 3}[name]
 
 
 @pytest.mark.parametrize("name", FLOW)
@@ -243,7 +244,9 @@ def true_draws(row):
     return means[which] + stds[which] * rng.standard_normal(NUM)
 
 
-@pytest.mark.parametrize("name", [*sorted(FLOW.keys() - {"unipc 2 bh1"}), "ddim eta 1", "sde_dpm_solver", "churned heun"])
+@pytest.mark.parametrize(
+    "name", [*sorted(FLOW.keys() - {"runge_kutta_2", "unipc 2 bh1"}), "ddim eta 1", "sde_dpm_solver", "churned heun"]
+)
 def test_the_distribution_is_the_datas(name):
     """20,000 values of each law. False alarms, were the seed not fixed: mean and variance, 4 standard errors, 6e-5 each;
     two-sample Kolmogorov-Smirnov 1e-4. What the steps leave is at most two standard errors, 2% of the variance."""

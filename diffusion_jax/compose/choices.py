@@ -164,6 +164,7 @@ SAMPLERS = {
     "mean_flow": samplers.mean_flow,
     "ode": samplers.adaptive,
     "reverse_diffusion": sde.reverse_diffusion,
+    "runge_kutta_2": samplers.runge_kutta_2,
     "unipc": multistep.unipc,
     "unipc_bh1": functools.partial(multistep.unipc, variant="bh1"),
 }

@@ -246,6 +246,10 @@ class Sample(Section):
     )
     eta: sections.Share = field(0.0, "of ddim: 0 is deterministic, 1 as noisy as ancestral")
     order: integer(1, 3) = field(2, "of dpm_solver, its variants, lms and unipc")
+    stage: sections.AboveZero = field(
+        1.0,
+        "of runge_kutta_2: where in a step the slope is taken again, EDM's alpha; 1 is Heun's method, 0.5 the midpoint's",
+    )
     solves_for: one_of(("eps", "x_0")) = field(
         "x_0", "of dpm_solver, dpm_solver_singlestep and unipc: 'x_0' is DPM-Solver++, 'eps' DPM-Solver"
     )

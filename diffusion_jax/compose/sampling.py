@@ -20,11 +20,22 @@ from diffusion_jax.process import Level
 from diffusion_jax.samplers import Sampler, Samples
 
 SDES = ("sub_vp", "ve", "ve_sde", "vp")  # processes whose drift is finite at every level
+IN_TIME = {"euler_maruyama": SDES, "runge_kutta_2": ("rectified_flow", *SDES)}  # samplers of d/dt -> processes that have it
 MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
 OF_GRID = {"grid": "trailing", "times": (), "num_steps": 1, "last_level": "data"}  # what says which levels, at one value
 READ = {"prompt": ""}  # what `sample_conditions.read` finds, and no program depends on
 # samplers that remember no earlier step and may start from any x_t
-PREDICTORS = ("ancestral", "ancestral_2s", "ddim", "euler", "euler_ancestral", "euler_maruyama", "heun", "reverse_diffusion")
+PREDICTORS = (
+    "ancestral",
+    "ancestral_2s",
+    "ddim",
+    "euler",
+    "euler_ancestral",
+    "euler_maruyama",
+    "heun",
+    "reverse_diffusion",
+    "runge_kutta_2",
+)
 MOST_SHARDS = 10**6  # files in a folder
 MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [Song et al. 2021, DDIM, table 1]
 
@@ -219,10 +230,10 @@ def contradictions(config: Config) -> Iterator[str]:
             f"{config.show('sample.corrector')} does not fit sample.sampler = {sample.sampler!r}, which remembers earlier "
             f"steps or takes its own; set one of {', '.join(PREDICTORS)}."
         )
-    if sample.sampler == "euler_maruyama" and config.process.kind not in SDES:
+    if config.process.kind not in (kinds := IN_TIME.get(sample.sampler, (config.process.kind,))):
         yield (
-            f"{config.show('sample.sampler')} needs a process in real time with signal at its end: "
-            f"process.kind = {' or '.join(map(repr, SDES))}; found {config.process.kind!r}."
+            f"{config.show('sample.sampler')} needs a process in real time, and a finite derivative at its end: "
+            f"process.kind = {' or '.join(map(repr, kinds))}; found {config.process.kind!r}."
         )
     if sample.sampler == "mean_flow" and config.loss.name != "mean_flow":
         yield f"{config.show('sample.sampler')} needs a network of loss.name = 'mean_flow', which knows mean velocities."
