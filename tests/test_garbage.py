@@ -272,6 +272,8 @@ DAMAGES = {
         "no images": npz(**INDEX | dict.fromkeys(["shard", "start", "size", "labels"], np.zeros(0, np.int64))),
         "a name for some classes": npz(**INDEX | {"label_names": np.array(["cat"])}),
         "a shard that is missing": (npz(**INDEX | {"shards": np.array(["b.tar"])}), "b.tar' is missing; get it again"),
+        "captions of others": npz(**INDEX | {"captions": np.frombuffer(b'["a", "b"]', np.uint8)}),
+        "captions that are no texts": npz(**INDEX | {"captions": np.frombuffer(b"[1]", np.uint8)}),
         "more than there is": (npz(**INDEX | {"size": np.full(1, 2**40)}), "a.tar' has 10,240 bytes, and index.npz says"),
     },
     "owner.json": {"a number": b"3", "a list": b"[]", "a huge process": b'{"host": "here", "pid": ' + b"9" * 30 + b"}"},

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import files
 import jax
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import diffusion_jax as dj
 import main
 from diffusion_jax.compose import checks, chunked, command, frozen, guiding, inputs, processes, stored, texts
 from diffusion_jax.data import captions as captions_of
-from diffusion_jax.data import sources
+from diffusion_jax.data import sources, tar
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, storage
+from diffusion_jax.tools import shards
 from diffusion_jax.weights import text
 
 pytest.importorskip("tokenizers")
@@ -159,6 +161,27 @@ def test_captions_of_a_folder(kind, tmp_path):
     assert sources.folder(path=str(tmp_path)).captions == ()
 
 
+def test_captions_go_into_shards_and_are_read_with_an_index_and_without(folder, cache, tmp_path):
+    config, out = config_of(folder, **{"data.random_flip": False}), tmp_path / "out"
+    assert shards.run(config, storage.path(out), num_shards=2) == 0
+    of_tar = config.with_values("data", source="tar", path=str(out))
+    found, whole = inputs.source(of_tar), inputs.source(config)
+    assert found.captions == CAPTIONS
+    for number in range(4):
+        np.testing.assert_array_equal(found.read(number)["x"], whole.read(number)["x"])
+        np.testing.assert_array_equal(found.read(number)["cond"]["text"], whole.read(number)["cond"]["text"])
+    (out / tar.INDEX).unlink()
+    assert tar.source(path=str(out), captions=True).captions == CAPTIONS and tar.source(path=str(out)).captions == ()
+    (out / "00001-of-00002.tar").write_bytes(files.tar({"a.png": files.encoded("PNG"), "a.txt": b"\xff\n", "b.txt": b""}))
+    assert tar.source(path=str(out), captions=True).captions == (*CAPTIONS[:2], "\ufffd")
+    (out / "00001-of-00002.tar").write_bytes(files.tar({"a.png": files.encoded("PNG")}))
+    with pytest.raises(UserError, match="^1 of 3 images in the shards have no .txt beside them; all must, or none.$"):
+        tar.source(path=str(out), captions=True)
+    (out / "00000-of-00002.tar").unlink()
+    with pytest.raises(UserError, match="data.path = .* has no captions: each image NAME.png needs its text in NAME.txt"):
+        tar.source(path=str(out), captions=True)
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -201,7 +224,10 @@ def test_captions_of_an_npz_file_are_text_of_each_image(tmp_path):
             "model.text_folder = .* does not fit model.text = 'minilm': 'folder' needs a folder with",
         ),
         ({"model.text_length": 21}, "model.text_length = 21 is more than the 20 tokens that the encoder takes"),
-        ({"data.source": "digits"}, "model.text = 'folder' needs captions: data.source = 'folder' or 'npz'; found 'digits'"),
+        (
+            {"data.source": "digits"},
+            "model.text = 'folder' needs captions: data.source = 'folder', 'npz' or 'tar'; found 'digits'",
+        ),
         (
             {"train.label_dropout": 0.0, "sample.guidance": 2.0},
             "sample.guidance = 2.0 needs .* or no text .as in configs/emoji_text.py",

@@ -1,10 +1,12 @@
 """Images in shards, uncompressed .tar files as webdataset has them, each image read from its place when it is needed.
 
 A member NAME.png (or of another suffix of `sources.IMAGE_SUFFIXES`) is an image. NAME.cls beside it is its class, a whole
-number as text. The images are in the order of the shards' names, and in a shard in the order of its members.
+number as text, and NAME.txt its caption. The images are in the order of the shards' names, and in a shard in the order of
+its members.
 """
 
 import io
+import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,7 @@ INDEX = "index.npz"  # a file beside the shards, so that a start reads it instea
 BLOCK = 512  # bytes: a head has one, and content is filled up to whole ones [POSIX.1-1988, ustar]
 REGULAR = (b"0", b"\0", b"7")  # types of members
 LONG_NAME, LONG_LINK, EXTENDED, GLOBAL = b"L", b"K", b"x", b"g"  # of heads that belong to the member after them
-MOST_OF_A_NAME = 2**16  # bytes
+MOST_OF_A_NAME = 2**16  # bytes, and of a caption
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -34,6 +36,7 @@ class Index(NamedTuple):
     size: np.ndarray  # its bytes, int64 [N]
     labels: np.ndarray  # its class, int32 [N] or [0]
     label_names: np.ndarray  # of the labels 0, 1, ..., text [C] or [0]
+    captions: np.ndarray = np.zeros(0, np.uint8)  # of all images: the bytes of a JSON list of N texts, or [0]
 
 
 class Member(NamedTuple):
@@ -42,22 +45,24 @@ class Member(NamedTuple):
     start: int  # its first byte
     size: int  # its bytes
     label: int | None  # its class, where it has one
+    caption: str | None = None  # where it has one that was asked for
 
 
-def source(*, path: str, draft_size: int = 0) -> Source:
+def source(*, path: str, draft_size: int = 0, captions: bool = False) -> Source:
     """Returns the images of a folder of .tar files.
 
-    Raises UserError where there are none, a shard is damaged or compressed, or only some images have a class; by `read`,
-    where an image cannot be read.
+    Raises UserError where there are none, a shard is damaged or compressed, or only some images have a class or a caption;
+    by `read`, where an image cannot be read.
 
     Args:
         path: of the folder. It may be in an object store where it has an index.npz, as `tools.shards` writes it.
         draft_size: as for `sources.decode`.
+        captions: whether to read captions too.
     """
     root = storage.path(path)
     if not path or not root.is_dir():
         raise UserError(f"config field data.path = {path!r} is not a folder; it must be a folder of .tar files.")
-    found = _stored(root) if (root / INDEX).exists() else _scanned(root)
+    found = _stored(root) if (root / INDEX).exists() else _scanned(root, captions)
 
     def read(number: int) -> Record:
         file, start = root / str(found.shards[found.shard[number]]), int(found.start[number])
@@ -69,11 +74,21 @@ def source(*, path: str, draft_size: int = 0) -> Source:
         return sources.labelled(pixels, int(found.labels[number]) if found.labels.size else 0)
 
     num_classes = max(int(found.labels.max(initial=-1)) + 1, len(found.label_names))
-    return Source(len(found.start), read, tuple(found.label_names.tolist()), num_classes)
+    names, texts = tuple(found.label_names.tolist()), _captions(found, root) if captions else ()
+    return Source(len(found.start), read, names, num_classes, captions=texts)
+
+
+def _captions(found: Index, root: storage.Path) -> tuple[str, ...]:
+    if not found.captions.size:
+        raise UserError(
+            f"config field data.path = {str(root)!r} has no captions: each image NAME.png needs its text in NAME.txt beside "
+            f"it, and an {INDEX} that was made without them must be removed or made again."
+        )
+    return tuple(json.loads(found.captions.tobytes()))
 
 
 def index(shards: Sequence[str], members: Sequence[Sequence[Member]], label_names: Sequence[str] = ()) -> Index:
-    """Returns the index of shards; UserError where some images have a class and others do not.
+    """Returns the index of shards; UserError where some images have a class or a caption and others do not.
 
     Args:
         shards: their names.
@@ -82,9 +97,12 @@ def index(shards: Sequence[str], members: Sequence[Sequence[Member]], label_name
     """
     flat = [member for each in members for member in each]
     labels = [member.label for member in flat if member.label is not None]
-    if labels and len(labels) < len(flat):
-        missing = len(flat) - len(labels)
-        raise UserError(f"{missing:,} of {len(flat):,} images in the shards have no .cls beside them; all must, or none.")
+    captions = [member.caption for member in flat if member.caption is not None]
+    for suffix, given in ((".cls", labels), (".txt", captions)):
+        if given and (missing := len(flat) - len(given)):
+            raise UserError(
+                f"{missing:,} of {len(flat):,} images in the shards have no {suffix} beside them; all must, or none."
+            )
     return Index(
         np.array(shards, np.str_),
         np.repeat(np.arange(len(shards), dtype=np.int32), [len(each) for each in members]),
@@ -92,6 +110,7 @@ def index(shards: Sequence[str], members: Sequence[Sequence[Member]], label_name
         np.array([member.size for member in flat], np.int64),
         np.array(labels, np.int32),
         np.array(label_names, np.str_),
+        np.frombuffer(json.dumps(captions).encode() if captions else b"", np.uint8),
     )
 
 
@@ -101,9 +120,9 @@ def write_index(root: storage.Path, found: Index) -> None:
         np.savez_compressed(file, **found._asdict())
 
 
-def _images(shard: BinaryIO) -> list[Member]:
+def _images(shard: BinaryIO, captions: bool) -> list[Member]:
     """Returns the images of a shard, in their order; ValueError, with the reason, where it is damaged or compressed."""
-    places, labels = [], {}
+    places, labels, texts = [], {}, {}
     for name, start, size in _members(shard):
         stem, _, suffix = name.rpartition(".")
         if name.rpartition("/")[2].startswith("."):  # hidden, as what macOS keeps of a file in ._NAME
@@ -113,7 +132,10 @@ def _images(shard: BinaryIO) -> list[Member]:
         elif suffix == "cls":
             shard.seek(start)
             labels[stem] = _label(name, shard.read(min(size, MOST_OF_A_NAME)))
-    return [Member(start, size, labels.get(stem)) for stem, start, size in places]
+        elif suffix == "txt" and captions:
+            shard.seek(start)
+            texts[stem] = shard.read(min(size, MOST_OF_A_NAME)).decode("utf-8", "replace").strip()
+    return [Member(start, size, labels.get(stem), texts.get(stem)) for stem, start, size in places]
 
 
 def _label(name: str, content: bytes) -> int:
@@ -164,7 +186,7 @@ def _long_name(kind: bytes, content: bytes) -> str:
     return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
 
 
-def _scanned(root: storage.Path) -> Index:
+def _scanned(root: storage.Path, captions: bool) -> Index:
     """Returns the index of a folder without one, from the heads of all members."""
     if storage.is_object_store(root):
         sentence = "where every head would be a request; `python -m diffusion_jax.tools.shards` writes one"
@@ -174,7 +196,7 @@ def _scanned(root: storage.Path) -> Index:
     for number, name in enumerate(shards):
         try:
             with storage.reading(root / name) as opened:
-                found.append(_images(opened))
+                found.append(_images(opened, captions))
         except (OSError, ValueError) as error:
             raise UserError(f"shard {str(root / name)!r} cannot be read: {first_line(error)}.") from error
         progress.update(number + 1)
@@ -214,6 +236,9 @@ def _check(found: Index) -> None:
     rows = (found.shard, found.start, found.size, found.labels if found.labels.size else found.shard)
     are_whole = all(row.shape == (num_images,) and row.dtype.kind == "i" and row.min() >= 0 for row in rows)
     if not (is_text and are_names and are_whole and found.shard.max() < num_shards and rows[3].max() <= INT32.max):
+        raise ValueError("not an index")
+    texts = json.loads(found.captions.tobytes() or b"[]")
+    if found.captions.dtype != np.uint8 or len(texts) not in (0, num_images) or {*map(type, texts)} - {str}:
         raise ValueError("not an index")
     if max(found.start.max(), found.size.max()) > 2**61 or 0 < len(found.label_names) <= found.labels.max(initial=-1):
         raise ValueError("not an index")

@@ -4,7 +4,8 @@
 
 reads the training set of a config, cropped and scaled as the config says, and writes:
 
-    00000-of-00064.tar   images as PNG files, with the pixels and in the order of the set, and the class of each, NAME.cls
+    00000-of-00064.tar   images as PNG files, with the pixels and in the order of the set, and the class of each, NAME.cls;
+                         where model.text is set the caption of each too, NAME.txt
     index.npz            where every image is, and the names of the classes; last, so that it says that the rest is there
 
 A run with the same config and --config.data.source=tar --config.data.path=gs://BUCKET/celebahq then has the same batches.
@@ -81,10 +82,13 @@ def _write(file: BinaryIO, source: Source, numbers: range) -> list[Member]:
     members = []
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for number, png, label in _packed(source, numbers):
-            members.append(Member(file.tell() + tar.BLOCK, len(png), label))
+            caption = source.captions[number] if source.captions else None
+            members.append(Member(file.tell() + tar.BLOCK, len(png), label, caption))
             _add(archive, f"{number:09d}.png", png)
             if label is not None:
                 _add(archive, f"{number:09d}.cls", str(label).encode())
+            if caption is not None:
+                _add(archive, f"{number:09d}.txt", caption.encode("utf-8", "replace"))
     return members
 
 
@@ -100,7 +104,7 @@ def _packed(source: Source, numbers: range) -> Iterator[tuple[int, bytes, int | 
         for start in range(0, len(numbers), AT_ONCE):
             some = numbers[start : start + AT_ONCE]
             records = feed.read(source, some)
-            labels = records["cond"]["label"].tolist() if records["cond"] else [None] * len(some)
+            labels = records["cond"]["label"].tolist() if "label" in records["cond"] else [None] * len(some)
             yield from zip(some, pool.map(pictures.encode_png, records["x"]), labels, strict=True)
 
 
