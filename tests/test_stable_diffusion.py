@@ -224,6 +224,9 @@ def test_what_is_missing_or_damaged_in_a_pipeline_is_a_sentence_and_nothing_is_w
     vae = json.loads((folder / "vae" / "config.json").read_text())
     (folder / "vae" / "config.json").write_text(json.dumps(vae | {"shift_factor": 0.1}))
     fails("vae/config.json has shift_factor = 0.1; it must be 0 or None.")
+    fails(
+        "does nothing: it is for a file with all parts of Stable Diffusion 1.", f"--clip={folder}", "--config.data.codec=x"
+    )
     shutil.rmtree(folder / "text_encoder")
     shutil.rmtree(folder / "vae")
     fails("the weights do not say model.text_folder, nor does the name of the file; add --config.model.text_folder=...")

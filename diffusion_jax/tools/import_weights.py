@@ -67,6 +67,8 @@ def _parts(
     if (place / "text_encoder").is_dir():
         encoder, tokenizer = place / "text_encoder", place / "tokenizer"
         tensors = sources.read(encoder).tensors
+    if clip and (encoder != clip or not tensors):
+        raise UserError(f"flag --clip = {str(clip)!r} does nothing: it is for a file with all parts of Stable Diffusion 1.")
     if tensors and "model.text_folder" not in changes:
         if not encoder:
             raise UserError(f"{str(place)!r} has CLIP's encoder of text without its tokenizer: add --clip=DIR, see --help.")
