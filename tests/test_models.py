@@ -11,7 +11,7 @@ import pytest
 from diffusion_jax import networks
 from diffusion_jax.compose import processes
 from diffusion_jax.compose.config import Config
-from diffusion_jax.networks import layers
+from diffusion_jax.networks import attention, layers
 from diffusion_jax.networks.stages import Stages
 from diffusion_jax.networks.unet import UNet
 
@@ -108,10 +108,10 @@ def test_dropout_acts_in_training_only():
 
 def test_attention_is_global_and_knows_no_places():
     """One pixel's change reaches all; moving all pixels moves the output with them."""
-    attention = layers.Attention(2, layers.Style(4, 1e-6, False, 0.0, jnp.float32))
+    module = attention.Attention(2, layers.Style(4, 1e-6, False, 0.0, jnp.float32))
     x = jax.random.normal(jax.random.key(0), (1, 6, 6, 8))
-    params = jax.tree.map(lambda p: p + 0.2, jax.jit(attention.init)(jax.random.key(1), x))
-    apply = jax.jit(attention.apply)
+    params = jax.tree.map(lambda p: p + 0.2, jax.jit(module.init)(jax.random.key(1), x))
+    apply = jax.jit(module.apply)
     output, moved = apply(params, x), apply(params, x[:, ::-1, ::-1])[:, ::-1, ::-1]
     np.testing.assert_allclose(moved, output, rtol=1e-4)
     touched = apply(params, x.at[0, 0, 0, 0].add(1.0))

@@ -118,7 +118,7 @@ def test_a_run_on_videos_draws_and_predicts_from_first_frames(tmp_path, capsys, 
     assert main.main(["main.py", "--mode=sample", f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]) == 0
     x = np.load(tmp_path / "out" / "samples_3x2x9x9x1.npz")["arr_0"]
     assert x.dtype == np.uint8 and x.shape == (3, 2, 9, 9, 1)
-    assert {"grid.png", "strip.png"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"grid.png", "strip.png", "000.webp", "002.webp"} <= {file.name for file in (tmp_path / "out").iterdir()}
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["image_shape"] == [2, 9, 9, 1]
 
     denoise = dj.load(tmp_path).denoiser(label=jnp.array([0, 1, 2]))

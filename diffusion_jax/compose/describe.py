@@ -13,7 +13,7 @@ The defaults are those of `configs/cifar10.py`. The fields marked "yes" may chan
 makes another run.
 `python main.py --help` prints the same.
 
-This page is made from `diffusion_jax/compose/config.py` by `python -m diffusion_jax.compose.describe > docs/config.md`.
+This page is made from `diffusion_jax/compose/fields.py` by `python -m diffusion_jax.compose.describe > docs/config.md`.
 """
 
 

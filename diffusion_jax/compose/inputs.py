@@ -26,7 +26,7 @@ OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_h
 OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale")  # likewise
 MEDIA_OF = {
     "drums": ("sounds",),
-    "folder": ("images", "sounds"),
+    "folder": ("images", "sounds", "videos"),
     "moving_digits": ("videos",),
     "npz": ("images", "points", "sounds", "videos"),
     "two_moons": ("points",),
@@ -301,7 +301,8 @@ def digest_of_files(place: storage.Path) -> str:
     if storage.is_object_store(place) or not place.exists():
         return hashlib.sha256(str(place).encode()).hexdigest()
     digest = hashlib.sha256()
-    for file in sorted(storage.files(place, sources.SUFFIXES)) if place.is_dir() else [place]:
+    suffixes = tuple({suffix for medium in MEDIA.values() for suffix in medium.suffixes})
+    for file in sorted(storage.files(place, suffixes)) if place.is_dir() else [place]:
         found = file.stat()
         digest.update(f"{file} {found.length} {found.mtime}\n".encode())
     return digest.hexdigest()

@@ -101,12 +101,15 @@ POINTS = Medium(
 )
 VIDEOS = IMAGES._replace(
     kind="video",
-    suffixes=(),
     num_axes=3,
     stored="uint8 [N, F, H, W, C], 0 to 255, C 1 or 3",
     fits=_are_videos,
     grid=videos.grid,
     num_pictured=9,
+    suffixes=videos.SUFFIXES,
+    read=videos.read,
+    write=videos.webp,
+    written=".webp",
 )
 SOUNDS = Medium(
     kind="sound",

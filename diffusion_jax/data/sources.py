@@ -21,7 +21,7 @@ from diffusion_jax.errors import UserError, needed, some
 from diffusion_jax.runs import arrays, logs, storage
 
 UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
-IMAGE_SUFFIXES, SUFFIXES = media.IMAGES.suffixes, media.IMAGES.suffixes + media.SOUNDS.suffixes
+IMAGE_SUFFIXES = media.IMAGES.suffixes
 # And no other, whatever the suffix: Pillow has Ghostscript execute PostScript.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 INT32 = np.iinfo(np.int32)

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks import layers
+from diffusion_jax.networks import attention, layers
 from diffusion_jax.networks.stages import MOST_CHANNELS
 
 NUM_FREQUENCIES = 256  # numbers that c_noise becomes
@@ -105,7 +105,7 @@ class DiT(nn.Module):
         emb = layers.embed_c_noise(layers.start_of_jump(c_noise), NUM_FREQUENCIES, spacing=self.blocks.embedding_spacing)
         emb = dense(name="embedding_1")(nn.swish(dense(name="embedding_0")(emb)))
         emb = emb + layers.Jump(emb.shape[-1], self.blocks.dtype, name="jump")(c_noise) if self.jumps else emb
-        emb = emb if text is None else emb + layers.pooled(text, emb.shape[-1], emb.dtype, name="text")
+        emb = emb if text is None else emb + attention.pooled(text, emb.shape[-1], emb.dtype, name="text")
         if not self.num_classes:
             return emb
         rows = self.num_classes + self.null_label
@@ -129,7 +129,7 @@ class Block(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = _modulation(blocks, embedding, 6)
         x += gate_1 * drop(self._attention(modulated(x, shift_1, scale_1, blocks.dtype)))
         if text is not None:
-            x += layers.CrossAttention(blocks.num_heads, blocks.dtype, nn.initializers.xavier_uniform(), name="text")(
+            x += attention.CrossAttention(blocks.num_heads, blocks.dtype, nn.initializers.xavier_uniform(), name="text")(
                 x, text
             )
         return x + gate_2 * drop(self._mlp(modulated(x, shift_2, scale_2, blocks.dtype)))

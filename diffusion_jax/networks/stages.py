@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks import layers
+from diffusion_jax.networks import attention, layers
 
 MOST_CHANNELS = 2**16  # of a stage, whose convolution would have 40 billion parameters
 
@@ -41,10 +41,10 @@ class Stages(NamedTuple):
         num_remat_stages: stages, from the largest on, whose blocks are computed again in the backward pass instead of kept.
         middle_attention: whether the middle has self-attention.
         min_group_channels, project_resampled, skip_scale, qkv_scale: see `layers.Style`.
-        num_frames: F of videos, [B, F, H, W, C]. Each frame is an image to all layers but `layers.OverFrames`, which follows
-            each block. 0 is for all else.
+        num_frames: F of videos, [B, F, H, W, C]. Each frame is an image to all layers but `attention.OverFrames`, which
+            follows each block. 0 is for all else.
         text_block: what follows a block in a stage with attention, where there is a text: 'attention' is self-attention and
-            attention to the text, 'transformer' is `layers.TextTransformer`, as in Stable Diffusion.
+            attention to the text, 'transformer' is `attention.TextTransformer`, as in Stable Diffusion.
     """
 
     channels: int
@@ -101,7 +101,7 @@ class Stages(NamedTuple):
             x: [B, ..., C], such as [B, H, W, C].
             emb: of the noise level, and of what else there is, [B, 4 * channels]; None as `layers.ResBlock` has it.
             train: whether dropout drops; it then needs the rng "dropout".
-            text: [B, L, D], which attention is then followed by attention to; see `layers.CrossAttention`.
+            text: [B, L, D], which attention is then followed by attention to; see `attention.CrossAttention`.
         """
         h = self.conv_in(x)
         skips = [h]
@@ -142,7 +142,7 @@ class Stages(NamedTuple):
             return h
         again = nn.remat if stage < self.num_remat_stages else lambda kind: kind
         heads = self.heads(h.shape[-1], self.num_heads)
-        return again(layers.OverFrames)(self.num_frames, heads, self.style(), name=name)(h)
+        return again(attention.OverFrames)(self.num_frames, heads, self.style(), name=name)(h)
 
     def by_frame(self, of: Array | None, num_axes: int) -> Array | None:
         """Returns what belongs to a video as what belongs to each of its frames, one after the other; others as they are.
@@ -189,12 +189,12 @@ class Stages(NamedTuple):
         """Returns an attention's output, with attention to the text after it where there is one; see `text_block`."""
         again, heads = (nn.remat if stage < self.num_remat_stages else lambda kind: kind), self.heads(h.shape[-1], num_heads)
         if self.text_block == "transformer":
-            return again(layers.TextTransformer)(heads, self.style(), name=name)(h, text)
-        h = again(layers.Attention)(heads, self.style(), name=name)(h)
+            return again(attention.TextTransformer)(heads, self.style(), name=name)(h, text)
+        h = again(attention.Attention)(heads, self.style(), name=name)(h)
         if text is None:
             return h
         normed = layers.norm(self.style(), name=f"{name}_text_norm")(h)
-        return h + again(layers.CrossAttention)(heads, self.dtype, name=f"{name}_text")(normed, text)
+        return h + again(attention.CrossAttention)(heads, self.dtype, name=f"{name}_text")(normed, text)
 
     def upsample(self, h: Array, emb: Array | None, stage: int, train: bool) -> Array:
         """Returns h at twice the size."""

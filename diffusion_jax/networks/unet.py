@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax.networks import layers
+from diffusion_jax.networks import attention, layers
 from diffusion_jax.networks.stages import Stages
 
 
@@ -68,7 +68,7 @@ class UNet(nn.Module):
         emb = self.stages.embed(layers.start_of_jump(c_noise))
         emb = emb + layers.Jump(emb.shape[-1], self.stages.dtype, name="jump")(c_noise) if self.jumps else emb
         if text is not None and self.stages.text_block == "attention":
-            emb = emb + layers.pooled(text, emb.shape[-1], self.stages.dtype, name="text")
+            emb = emb + attention.pooled(text, emb.shape[-1], self.stages.dtype, name="text")
         if not self.num_classes:
             return emb
         rows = self.num_classes + self.null_label
