@@ -15,7 +15,7 @@ from diffusion_jax.compose import coding, conditions, texts
 from diffusion_jax.compose.choices import FEATURES, MEDIA, NETWORKS, SOURCES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.compose.processes import image_shape, shape
-from diffusion_jax.data import feed, sources, transforms
+from diffusion_jax.data import feed, transforms
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import conditioning as conditionings
