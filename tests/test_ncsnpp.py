@@ -219,6 +219,16 @@ def test_smoothing_keeps_what_is_constant_away_from_the_border():
     np.testing.assert_allclose(smooth(jnp.ones((1, 6, 6, 1)), (1, 2, 1), margin=1)[0, 1:-1, 1:-1], 1, rtol=1e-6)
 
 
+def test_fourier_features_are_score_sdes_and_edms(x64):
+    """EDM's has the cosines first; frequencies are float32 here."""
+    stored = recorded.load("g6_embeddings")
+    for prefix, frequencies in {"fourier": "W", "edm.fourier": "freqs"}.items():
+        params = {"params": {"frequencies": jnp.asarray(stored[f"{prefix}.{frequencies}"])}}
+        found = FourierFeatures(len(stored[f"{prefix}.{frequencies}"])).apply(params, jnp.asarray(stored["fourier.x"]))
+        halves = jnp.split(found, 2, axis=-1)[:: -1 if prefix.startswith("edm") else 1]
+        np.testing.assert_allclose(jnp.concatenate(halves, axis=-1), stored[f"{prefix}.out"], atol=1e-10)
+
+
 def test_the_frequencies_are_drawn_and_not_trained():
     module, c_noise = FourierFeatures(1000), jnp.array([-1.0, 1.0])
     params = module.init(jax.random.key(0), c_noise)

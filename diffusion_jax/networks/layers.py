@@ -172,11 +172,11 @@ class Dropout(nn.Module):
 
 
 def embed_c_noise(c_noise: Array, features: int, *, spacing: Literal["closed", "half_open"]) -> Array:
-    """Returns [sin(w_i c), cos(w_i c)] for i = 0 .. n - 1, n = features / 2. [after Vaswani et al. 2017, section 3.5]
+    """Returns [sin(w_i c), cos(w_i c)] for i = 0 .. n - 1, n = features // 2. [after Vaswani et al. 2017, section 3.5]
 
     Args:
         c_noise: the noise level, as an input of the network, [B].
-        features: an even number, at least 4.
+        features: at least 4; of an odd number the last is 0.
         spacing: w_i = 10000^(-i / (n - 1)), which reaches 1/10000, is 'closed', as in Ho et al.; w_i = 10000^(-i / n) is
             'half_open', as in improved DDPM.
 
@@ -188,7 +188,8 @@ def embed_c_noise(c_noise: Array, features: int, *, spacing: Literal["closed", "
     c_noise = c_noise.astype(jnp.promote_types(c_noise.dtype, jnp.float32))
     frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=c_noise.dtype) / last)
     angles = c_noise[:, None] * frequencies  # [B, half]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    rest = [jnp.zeros_like(c_noise)[:, None]] * (features % 2)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles), *rest], axis=-1)
 
 
 class Jump(nn.Module):
