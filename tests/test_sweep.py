@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -192,7 +193,9 @@ def test_workdirs_of_another_config_are_said_before_anything_runs(trained, tmp_p
 
 def test_a_signal_between_trainings_ends_a_sweep_with_a_sentence(all_trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sweep.evaluate, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    assert sweep.main(words(tmp_path, "predicts=eps,v")) == 128 + signal.SIGTERM
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit, match="143"):
+        sweep.main(words(tmp_path, "predicts=eps,v"))
     said, error = capsys.readouterr()
     assert error == "stopped by signal 15; all written files are complete; the same command resumes.\n"
     assert "2 of this process" not in said and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -47,19 +47,19 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[st
         return 0
     try:
         return job(argv)
-    except KeyboardInterrupt as stop:
-        number = stop.args[0] if stop.args else signal.SIGINT
-        by = "Ctrl-C" if number == signal.SIGINT else f"signal {number}"
-        print(f"stopped by {by}; {RESUMABLE}", file=sys.stderr)
-        return 128 + number
+    except KeyboardInterrupt:
+        print(f"stopped by Ctrl-C; {RESUMABLE}", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """Handles any signal as Python handles Ctrl-C: `answer` says its number."""
-    raise KeyboardInterrupt(number)
+    """Ends the process at a signal, with a sentence; JAX's callbacks would swallow an exception."""
+    by = "Ctrl-C" if number == signal.SIGINT else f"signal {number}"
+    print(f"stopped by {by}; {RESUMABLE}", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 def sentence(error: Exception) -> str:
