@@ -5,8 +5,8 @@
 
 Compares 1,000 sounds with 1,000 of the training set of configs/drums.py, in `audio.features`: 8 times x 16 bands, in
 decibels. They are held-out ones as they are (the floor), with white noise at some levels, backwards, a fifth lower, and
-without one class. With --dump also those of a dump, and the strongest frequencies of its tones against their law, by the statistic of
-Kolmogorov and Smirnov. Writes benchmarks/sounds.json.
+without one class. With --dump also those of a dump, and the strongest frequencies of its tones against their law, by the
+statistic of Kolmogorov and Smirnov. Writes benchmarks/sounds.json.
 """
 
 import argparse

@@ -7,6 +7,7 @@ L_hybrid, learned variance), each for 2,000 steps. Takes the bound of the same 3
 all its 1000 steps, of the others in the limit of infinitely many, by 200 draws. Writes benchmarks/vdm_digits.json.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -35,6 +36,7 @@ CASES = {  # name: (kind of likelihood, changes of training, changes of measurin
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows, totals = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (kind, training, measuring) in CASES.items():

@@ -117,6 +117,7 @@ def test_a_run_on_points_draws_evaluates_and_measures_them(tmp_path, capsys, one
         "data.channels=3": "say [3], but the data are [2]; set data.image_size = () and data.channels = 2.",
         "model.kind=unet": "config field model.kind = 'unet' does not fit data.medium = 'points'",
         "evaluate.features=inception": "evaluate.features = 'inception' does not fit data.medium = 'points'; it must be",
+        "loss.name=hybrid": "config field loss.name = 'hybrid' is a bound of uint8 values",
         "sample.clip=static": "config field sample.clip = 'static' limits x_0 to [-1, 1], and points have no limits",
         "data.held_out=other": "split 'other' is unknown; data.source = 'two_moons' has 'test'",
     }.items(),

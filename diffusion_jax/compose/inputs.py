@@ -45,6 +45,7 @@ OF_MEDIA = {  # fields that have other values for each medium
         "videos": ("given", "pixels"),
     },
 }
+OF_UINT8 = ("hybrid", "vdm", "vlb")  # losses
 OF_IMAGES = {  # fields that are of images, and what they are of other media
     "data.center_crop": 0,
     "data.resize": False,
@@ -122,6 +123,8 @@ def _of_medium(config: Config) -> Iterator[str]:
             yield f"{config.show(name)} is for data.medium = 'images', and not for {data.medium!r}; set {off!r}."
     if not MEDIA[data.medium].bin_width and config.sample.clip != "none":
         yield f"{config.show('sample.clip')} limits x_0 to [-1, 1], and {data.medium} have no limits; set 'none'."
+    if MEDIA[data.medium].dtype != np.uint8 and config.loss.name in OF_UINT8:
+        yield f"{config.show('loss.name')} is a bound of uint8 values, and {medium}; set 'simple'."
     for name, allowed in OF_MEDIA.items():
         if config.flat()[name] not in allowed[data.medium]:
             yield f"{config.show(name)} does not fit {medium}; it must be {' or '.join(map(repr, allowed[data.medium]))}."

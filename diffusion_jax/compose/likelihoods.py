@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion_jax import likelihood, streams
@@ -28,7 +29,7 @@ def likelihood_of(config: Config) -> Measure:
             f"{config.show('data.codec')} is not possible here: the likelihood of images does not follow from that of their "
             "latents; measure a model of pixels."
         )
-    if config.data.medium != "images" and config.likelihood.kind != "pf_ode":
+    if choices.MEDIA[config.data.medium].dtype != np.uint8 and config.likelihood.kind != "pf_ode":
         raise UserError(
             f"{config.show('data.medium')} has no variational bound, whose last term is of uint8 images; set "
             "likelihood.kind = 'pf_ode'."
