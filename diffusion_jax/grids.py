@@ -12,6 +12,8 @@ from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 from diffusion_jax.process import Process, check_process
 
+CLOSEST = 1e-9  # that neighbours of a grid may be, as a share of their times
+
 
 def trailing(process: Process, num_steps: int) -> np.ndarray:
     """Returns T, T - T/S, ..., 0: always starts at T, where x_T really is noise. [Lin et al. 2023, table 2]
@@ -120,7 +122,10 @@ def karras(process: Process, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
 def polyexponential(process: Process, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
     """Returns times whose log-SNRs fall short of the first's by shares (1 - k / (S - 1))^rho, and 0. [k-diffusion]
 
-    rho = 1 is `log_snr`; a larger one takes more steps where there is little noise.
+    rho = 1 is `log_snr`; a larger one takes more steps where there is little noise, and soon of no length.
+
+    Raises:
+        UserError: where it does, as `karras` for a rho near 0.
     """
     last, first = _ends(process)
     return _times_of_log_snr(process, first + (last - first) * np.linspace(1, 0, _at_least_one(num_steps)) ** rho)
@@ -192,10 +197,13 @@ def _ends(process: Process) -> np.ndarray:
 
 
 def _times_of_log_snr(process: Process, log_snr: np.ndarray) -> np.ndarray:
-    """Returns the times of falling noise, the ends exact, with the data behind them."""
+    """Returns the times of falling noise, the ends exact, with the data behind them; UserError for times that coincide."""
     times = process.time(log_snr)
     times[0] = process.last
-    return np.append(times, 0) if len(times) == 1 else np.concatenate([times[:-1], [process.first, 0]])
+    times = np.append(times, 0) if len(times) == 1 else np.concatenate([times[:-1], [process.first, 0]])
+    if not np.all(times[1:] < (1 - CLOSEST) * times[:-1]):
+        raise UserError(f"of {len(log_snr)} steps some would be of no length; take fewer, or another rho.")
+    return times
 
 
 def _checked(process: Process, num_steps: int) -> int:

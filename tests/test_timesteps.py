@@ -242,6 +242,12 @@ def test_karras_levels_are_eq_5_for_any_rho():
         np.testing.assert_allclose(grids.karras(process.ve(), num, rho=rho), [*sigmas, 0], rtol=1e-12)
 
 
+@pytest.mark.parametrize(("grid", "rho"), [(grids.polyexponential, 7.0), (grids.karras, 1e-3)])
+def test_a_rho_that_leaves_no_room_between_levels_is_refused(grid, rho):
+    with np.errstate(all="ignore"), pytest.raises(UserError, match="of 1000 steps some would be of no length; take fewer"):
+        grid(process.vp(), 1000, rho=rho)
+
+
 @pytest.mark.parametrize("name", ["vp", "ve", "rectified flow"])
 def test_trailing_times_are_even_down_to_the_data(name):
     """The step to the data is as long as the others: the first time of the process plays no part."""

@@ -231,7 +231,10 @@ class Sample(Section):
     num_steps: integer(0, sections.MOST_STEPS) = field(
         0, "at most process.num_steps, but for grids of real-valued times; 0 is process.num_steps"
     )
-    rho: sections.Positive = field(7.0, "of the grids karras and polyexponential: larger takes more steps at little noise")
+    rho: sections.Rho = field(
+        7.0,
+        "of the grids karras (7 is usual) and polyexponential (1 is): larger for more steps at little noise",
+    )
     times: sections.Times = field((), "of the grid 'explicit', falling; 0, the data, may be the last")
     last_level: one_of(("data", "min_noise")) = field(
         "data", "where grids lead: 'min_noise' stops at the least noisy level that the network is asked about"

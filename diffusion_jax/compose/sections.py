@@ -128,6 +128,7 @@ def _is_finite(number: float) -> bool:
 Flag = _allowed(bool, "True or False")
 Text = _allowed(str, "text")
 Share = _allowed(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+Rho = _allowed(float, "a number from 0.1 to 100", lambda value: 0.1 <= value <= 100)
 AboveZero = _allowed(float, "a number above 0, to 1", lambda value: 0 < value <= 1)
 Fraction = _allowed(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 Chosen = _allowed(float, "-1, or a number from 0 up to, not including, 1", lambda value: value == -1 or 0 <= value < 1)
