@@ -30,7 +30,7 @@ NUM_PARAMETERS = {
     "cifar10_edm": 55_733_891,  # Karras et al.'s, by their code
     "cifar10_improved": 52_546_438,  # the published code's, counted
     "cifar10_ncsnpp": 62_758_915,  # the published code's, counted; 128 of them are not trained
-    "cifar10_vdm": 30_586_341,  # the published code's, counted: 30,578,179, with 67 * 128 biases fewer, 512 inputs more
+    "cifar10_vdm": 30_586_243,  # the published code's, counted, has 67 * 128 biases fewer and 512 weights more
     "cifar10_vlb": 52_546_438,
     "cifar10_vp_continuous": 35_746_307,
     "digits": 367_129,
@@ -43,7 +43,7 @@ NUM_PARAMETERS = {
     "digits_progressive": 367_129,
     "digits_rectified_flow": 367_129,
     "digits_reflow": 367_129,
-    "digits_vdm": 369_819,
+    "digits_vdm": 369_721,  # and 98 of its schedule
     "emoji_classes": 688_051,
     "drums": 671_297,
     "emoji64_autoencoder": 681_911,

@@ -151,9 +151,9 @@ def _prepared(config: Config, state: TrainState) -> TrainState:
     origin = storage.path(init_from)
     average = model.load(origin)
     raw = average if training.starts_as_average(config) else model.load(origin, ema_rate=0.0)
+    began = stored.read_config(origin)  # with a learned process as it was before
     for name in ("predicts", "process"):
-        if getattr(raw.config, name) != getattr(config, name):
-            there = getattr(raw.config, name)
+        if (there := getattr(began, name)) != getattr(config, name):
             logs.say("warning", f"{name} was {there} there: the weights will have to learn another task.")
     return start.with_weights(state, init_from, raw.params, average.params)
 
