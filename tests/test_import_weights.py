@@ -240,6 +240,7 @@ def test_the_scheduler_becomes_the_process_and_the_sampler():
     assert (found["sample.sampler"], found["sample.grid"], found["sample.clip"]) == ("ddim", "trailing", "static_keep_eps")
     assert (found["process.zero_terminal_snr"], found["process.num_steps"]) == (True, 500)
     assert fields("UniPCMultistep")["sample.sampler"] == "unipc" and fields("UniPCMultistep")["sample.clip"] == "none"
+    assert fields("UniPCMultistep", solver_type="bh1")["sample.sampler"] == "unipc_bh1"
     _, (note,) = schedulers.fields({"_class_name": "PNDMScheduler"})
     assert note.startswith("the scheduler PNDMScheduler is replaced by DDIM")
     for options, sentence in (

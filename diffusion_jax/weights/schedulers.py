@@ -48,6 +48,7 @@ def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[st
     unsaid = OF_MULTISTEP if kind in MULTISTEP else OF_PNDM if kind == "PNDMScheduler" else {}
     options = DEFAULTS | unsaid | dict(settings)
     sampler = (SAMPLERS | MULTISTEP).get(kind, "ddim")
+    sampler = "unipc_bh1" if sampler == "unipc" and options.get("solver_type") == "bh1" else sampler
     return {
         "process.num_steps": options["num_train_timesteps"],
         "process.schedule": _schedule(options),
