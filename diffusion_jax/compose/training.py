@@ -85,7 +85,7 @@ def notes(config: Config) -> Iterator[str]:
     """Yields a sentence for everything in which a short run differs from what the fields say."""
     train = config.train
     if (warmup_steps := _warmup_steps(config)) != train.warmup_steps:
-        steps = f"{warmup_steps:,} step{'s' * (warmup_steps > 1)}"
+        steps = f"{warmup_steps:,} step{'s' * (warmup_steps != 1)}"
         yield f"the learning rate rises in {steps}, not in {train.warmup_steps:,}: the run is short."
     if train.ema_warmup == "auto" and _warms_ema_up(config):
         yield "EMAs are warmed up: the run is short for train.ema_rates; train.ema_warmup = 'off' prevents that."
