@@ -1,5 +1,6 @@
 """Folders and .npz files of sounds, and a run on sounds: what it writes, and what is refused in one sentence."""
 
+import functools
 import io
 import sys
 import wave
@@ -12,6 +13,7 @@ from diffusion_jax.compose import inputs
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import audio, feed, media, sources
 from diffusion_jax.errors import UserError
+from diffusion_jax.runs import dump
 
 SOUNDS = {"medium": "sounds", "source": "folder", "sample_rate": 4000, "image_size": (64,), "channels": 1}
 SOUNDS |= {"held_out": "", "random_flip": False}
@@ -121,6 +123,20 @@ def test_what_sounds_have_not_is_one_sentence(tmp_path, capsys, flag, sentence):
     assert sentence in capsys.readouterr().err
 
 
+def test_a_dump_of_sounds_has_a_wav_file_of_each_that_is_pictured(tmp_path):
+    sounds, medium = np.random.default_rng(0).integers(-32768, 32768, (20, 64, 2), np.int16), media.SOUNDS
+    options = {"dtype": medium.dtype, "grid": medium.grid, "num_pictured": medium.num_pictured, "suffix": medium.written}
+    options |= {"num_images": 20, "shard_size": 8, "manifest": {}, "on_progress": lambda done: None}
+    write_one = functools.partial(medium.write, sample_rate=4000)
+    file = dump.write(tmp_path / "dump", lambda first: [sounds[first:]], write_one=write_one, **options)
+    with np.load(file) as stored:
+        np.testing.assert_array_equal(stored["arr_0"], sounds)
+    assert sorted(found.name for found in file.parent.glob("*.wav")) == [f"{number:03d}.wav" for number in range(16)]
+    with wave.open(str(file.parent / "003.wav")) as opened:
+        assert opened.getframerate() == 4000
+        np.testing.assert_array_equal(np.frombuffer(opened.readframes(64), "<i2").reshape(64, 2), sounds[3])
+
+
 @pytest.mark.slow
 def test_a_run_on_sounds_writes_a_picture_and_wav_files_and_is_evaluated(tmp_path, capsys):
     small = ["data.image_size=(128,)", "model.channels=16", "model.multipliers=(1,1)", "model.attention_stages=(1,)"]
@@ -131,8 +147,8 @@ def test_a_run_on_sounds_writes_a_picture_and_wav_files_and_is_evaluated(tmp_pat
     assert main.main(["main.py", "--config=configs/drums.py", *flags]) == 0
     assert "drums: 8,000 sounds, 128 x 1, on the devices" in capsys.readouterr().out
     assert main.main(["main.py", "--mode=sample", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'dump'}"]) == 0
-    with np.load(tmp_path / "dump" / "samples_20x128x1.npz") as dump:
-        sounds = dump["arr_0"]
+    with np.load(tmp_path / "dump" / "samples_20x128x1.npz") as stored:
+        sounds = stored["arr_0"]
     assert sounds.dtype == np.int16 and sounds.shape == (20, 128, 1) and np.std(sounds) > 0
     assert len(list((tmp_path / "dump").glob("*.wav"))) == 16 and (tmp_path / "dump" / "grid.png").exists()
     with wave.open(str(tmp_path / "dump" / "003.wav")) as opened:

@@ -25,8 +25,8 @@ def read(file: BinaryIO, *, shape: tuple[int, int], sample_rate: int) -> np.ndar
     """Returns the beginning of a WAV or FLAC file. # int16 [L, C]
 
     What is longer is cut off, and zeros follow what is shorter. Several channels become one as their mean, and one becomes
-    several equal ones. The sample rate is changed by a polyphase filter. Then the sound is scaled to full
-    scale: see `with_peak`.
+    several equal ones. The sample rate is changed by a polyphase filter. Then the sound is scaled to full scale: see
+    `with_peak`.
 
     Raises UserError where soundfile is not installed; ValueError, in words that many files share, for another file.
 
