@@ -135,6 +135,8 @@ def test_a_run_goes_on_to_the_same_bytes_and_draws_by_the_schedule_that_it_learn
     knots = one.config.process.log_snr
     assert len(knots) == 257 and knots == learned_schedule.knots(one.params["schedule"])
     assert knots[0] != 13.3 and knots[-1] != -5
+    guided = dj.load(tmp_path / "a", guide=2)  # by an earlier checkpoint, with a schedule of its own
+    assert guided.guide.config.process.log_snr != knots == guided.config.process.log_snr
 
     ask = [f"--workdir={tmp_path / 'a'}", f"--out={tmp_path / 'out'}", "--config.sample.num_images=5"]
     assert main.main(["main.py", "--mode=sample", *ask]) == 0

@@ -104,7 +104,9 @@ def _other_cond(config: Config) -> Callable[[Cond], Cond]:
 def check_guide(config: Config, guide: Config) -> None:
     """Raises UserError where the network of one config cannot guide that of another: it must see the same x_t and levels."""
     given, wanted, label = guide.flat(), labelled(config, guide).flat(), config.sample.label
-    for name in [name for name in wanted if name.startswith("process.") or name in OF_INPUTS]:
+    seen = [name for name in wanted if name.startswith("process.") or name in OF_INPUTS]
+    seen.remove("process.log_snr")  # learned, and each network is told the log-SNR itself
+    for name in seen:
         if given[name] != wanted[name] and (name, given[name]) not in NOT_GIVEN:
             raise UserError(f"its run has {name} = {given[name]!r} instead of {wanted[name]!r}.")
     if guide.data.condition == "low_resolution" and guide.data.condition_factor != config.data.condition_factor:
