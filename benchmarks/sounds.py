@@ -62,7 +62,7 @@ def main() -> int:
     sets |= {"backwards": held_out[:, ::-1], "a fifth lower": lower(held_out), "without tones": held_out[labels != 3]}
     tones = {"held out": held_out[labels == 3]}
     if dump:
-        with np.load(dump) as stored:
+        with np.load(dump, allow_pickle=False) as stored:
             sets["generated"], tones["generated"] = stored["arr_0"], stored["arr_0"][stored["arr_1"] == 3]
     known, result = frechet.of_features(audio.features(train["x"])), {"command": " ".join(sys.argv), "distances": {}}
     for name, sounds in sets.items():

@@ -195,7 +195,7 @@ MISTAKES = {
         [DIGITS, "--workdir=x", "--config.process.shedule=cosine"],
         "config field 'process.shedule' is unknown; did you mean process.schedule? Known: process.kind, process.schedule, "
         "process.num_steps, process.zero_terminal_snr, process.rescale_c_noise, process.sigma_min, process.sigma_max, "
-        "process.c_noise_scale.",
+        "process.log_snr, process.c_noise_scale.",
     ),
     "unknown section": (
         [DIGITS, "--workdir=x", "--config.proces.schedule=cosine"],
@@ -260,7 +260,7 @@ MISTAKES = {
     "no images": ([DIGITS, "--workdir=x", "--config.sample.num_images=0"], "sample.num_images = 0 is not allowed"),
     "impossible size": (
         [DIGITS, "--workdir=x", "--config.data.image_size=(7, 8)"],
-        "config field data.image_size = (7, 8) does not fit stages of 24, 48 channels; height and width must be",
+        "config field data.image_size = (7, 8) does not fit stages of 24, 48 channels; each size must be a",
     ),
     "long strip": (
         [DIGITS, "--workdir=x", "--config.sample.strip=101"],

@@ -284,10 +284,10 @@ def test_an_image_goes_with_x_t_into_the_first_layer():
 
 
 def test_fourier_features_tell_odd_values_from_even_and_how_far_a_value_is():
-    """Of n = 7 the sine is 1 at odd values and -1 at even ones; of n = 8 it is the sine of the distance, with a sign."""
+    """Of n = 7 the sine is 1 at even values and -1 at odd ones; of n = 8 it is the sine of the distance, with a sign."""
     k = np.arange(256)
     values = layers.fourier_features(jnp.asarray(k / 127.5 - 1)[:, None], (7, 8))
-    np.testing.assert_allclose(values[:, 0], np.where(k % 2, 1, -1), atol=1e-4)
+    np.testing.assert_allclose(values[:, 0], np.where(k % 2, -1, 1), atol=1e-4)
     near = layers.fourier_features(jnp.asarray((k + 0.1) / 127.5 - 1)[:, None], (7, 8))
     np.testing.assert_allclose(near[:, 1], -np.sin(0.2 * np.pi), atol=1e-3)
     assert values.shape == (256, 4)

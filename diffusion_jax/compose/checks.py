@@ -33,12 +33,15 @@ def check_kind(config: Config) -> None:
         )
 
 
+OF_ALL = ("data.channels", "data.image_size", "data.medium")  # fields that act with sources that do not name them too
+
+
 def without_effect(config: Config, names: Collection[str]) -> list[str]:
     """Returns a sentence for each of some fields that is not at its default, and that the choice beside it ignores."""
     flat, found = config.flat(), []
     tables = {choice: {row: choices.named(made) for row, made in table.items()} for choice, table in choices.TABLES.items()}
     tables["model.kind"] = {kind: processes.fields_of(kind) for kind in processes.NETWORKS}
-    for name, (choice, table) in itertools.product(names, tables.items()):
+    for name, (choice, table) in itertools.product([name for name in names if name not in OF_ALL], tables.items()):
         section, _, field_name = name.partition(".")
         is_beside = choice.startswith(f"{section}.")
         rows = [row for row, taken in table.items() if is_beside and field_name in taken]

@@ -71,8 +71,8 @@ def run(config: Config, workdir: storage.Path) -> int:
         take = step.compile_step(parts, fed.batch, mesh, shardings, **options)
         with logs.Logs(workdir, first_step=first_step, others=_writers(config, workdir, first_step)) as log:
             read = functools.partial(sample_conditions.read, sample_conditions.source(config))
-            about = {"medium": choices.MEDIA[config.data.medium], "mesh": mesh, "log": log, "read": read}
-            watched = choices.chosen(watch.Run, train, parts=parts, **about)
+            medium = choices.MEDIA[config.data.medium]
+            watched = choices.chosen(watch.Run, train, parts=parts, medium=medium, mesh=mesh, log=log, read=read)
             watching, save = watch.Watch(watched), functools.partial(_save, config, workdir, source, checkpoints, log)
             state = loop.run(
                 state,
@@ -93,9 +93,8 @@ def run(config: Config, workdir: storage.Path) -> int:
     if is_early:
         return _print_unsaved(first_step, caught)
     if watching.is_unreadable:
-        raise fed.failure() or RunError(
-            "another process could not read an image, and says which; what was learned is saved."
-        )
+        unread = "another process could not read an image, and says which; what was learned is saved."
+        raise fed.failure() or RunError(unread)
     return _print_end(config, workdir, state, caught)
 
 

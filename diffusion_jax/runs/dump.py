@@ -65,16 +65,23 @@ def write(
         return result
     with storage.writing(result) as file:
         write_npz(file, _images(made, dtype), shape, labels, dtype)
-    storage.write_bytes(out / "grid.png", pictures.encode_png(grid(pictured)))
+    _write_pictures(out, pictured, grid, beside)
     for number, one in enumerate(pictured if write_one else ()):
         storage.write_bytes(out / f"{number:03d}{suffix}", write_one(one))
+    return result
+
+
+def _write_pictures(
+    out: storage.Path, pictured: np.ndarray, grid: Callable[..., np.ndarray], beside: Sequence[np.ndarray]
+) -> None:
+    """Writes grid.png, and cond.png where something belongs beside the first images."""
+    storage.write_bytes(out / "grid.png", pictures.encode_png(grid(pictured)))
     if beside:
         left, *right = beside
         rows = np.stack([left, pictured[: len(left)], *right], axis=1)
         num_columns = rows.shape[1] * BESIDE_IN_A_ROW
-        picture = grid(rows.reshape(-1, *shape[1:]), num_columns=num_columns)
+        picture = grid(rows.reshape(-1, *rows.shape[2:]), num_columns=num_columns)
         storage.write_bytes(out / "cond.png", pictures.encode_png(picture))
-    return result
 
 
 def _images(made: shards.Shards, dtype: DTypeLike) -> Iterator[np.ndarray]:
