@@ -6,8 +6,7 @@
 Draws 90 videos of the nine directions. For each frame the direction is found in which the frame before fits best, and the
 root mean square of what does not fit, on the scale 0 to 255. Then 90 held-out videos are continued from their first two
 frames, by a network that is not told the direction: `editing.replaced` keeps these frames, as it keeps known pixels of
-images. Writes benchmarks/moving_digits.json, and into docs/images moving_digits.png (a row for each direction) and
-moving_digits_prediction.png (rows in pairs: what happened, and what was predicted).
+images. Writes benchmarks/moving_digits.json, and docs/images/moving_digits.png with a row for each direction.
 """
 
 import argparse
@@ -30,8 +29,6 @@ from diffusion_jax.data import moving, videos
 from diffusion_jax.runs import pictures
 
 NUM_VIDEOS, NUM_KNOWN, NUM_STEPS = 90, 2, 50
-IMAGES = ROOT / "docs" / "images"
-NUM_SHOWN = 4  # predictions in the picture
 
 
 def main() -> None:
@@ -53,9 +50,8 @@ def main() -> None:
         "rms_of_real_frames": float(np.sqrt(np.mean(real[:, NUM_KNOWN:].astype(np.float32) ** 2))),
     }
     (ROOT / "benchmarks" / "moving_digits.json").write_text(json.dumps(result, indent=2) + "\n")
-    (IMAGES / "moving_digits.png").write_bytes(pictures.encode_png(videos.grid(generated[:9])))
-    pairs = np.stack([real[:NUM_SHOWN], predicted[:NUM_SHOWN]], axis=1).reshape(-1, *real.shape[1:])
-    (IMAGES / "moving_digits_prediction.png").write_bytes(pictures.encode_png(videos.grid(pairs)))
+    picture = pictures.encode_png(videos.grid(generated[: len(moving.DIRECTIONS)]))
+    (ROOT / "docs" / "images" / "moving_digits.png").write_bytes(picture)
     print(json.dumps(result, indent=2))
 
 

@@ -4,6 +4,8 @@
     python main.py --mode=sample --workdir=runs/drums
     python main.py --mode=evaluate --workdir=runs/drums
 
+Cost and expected sounds: not measured. It was not trained to the end here.
+
 The second command writes a .wav of each of the first sounds beside the picture of their spectrograms. For your own sounds,
 and for longer ones, see docs/other_arrays.md.
 """

@@ -2,6 +2,9 @@
 
     python main.py --config=configs/two_moons.py --workdir=runs/two_moons
 
+Cost: 3,000 steps of 512 points; half a minute on two CPU cores with other work.
+Expected: 0.0098 nats from the truth (benchmarks/two_moons.json).
+
 The density of the points is known, so that what was learned can be compared with the truth: docs/other_arrays.md.
 """
 

@@ -76,7 +76,7 @@ def test_what_is_told_does_not_jump_where_an_angle_does():
     np.testing.assert_allclose(*ends, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["unet", "dit", "ncsnpp"])
+@pytest.mark.parametrize("kind", ["unet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dit", "ncsnpp"))])
 def test_a_network_that_is_told_nothing_draws_as_if_nothing_had_moved(kind):
     config = tiny.config_of({"data.augment_rate": 0.12, "model.kind": kind, "model.num_heads": 2})
     network = processes.network(config)

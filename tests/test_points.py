@@ -1,5 +1,6 @@
 """Points in the plane: the network, the data whose density is known, and a run on them."""
 
+import importlib
 import json
 import math
 
@@ -145,3 +146,12 @@ def test_points_of_any_dimension_have_a_network():
         network.apply, jax.eval_shape(network.init, jax.random.key(0)), jnp.ones((7, 5)), jnp.ones(7), {}
     )
     assert output.shape == (7, 5)
+
+
+@pytest.mark.parametrize(("tool", "out"), [("shards", "out"), ("classifier", "out.safetensors")])
+def test_tools_of_images_take_no_points(tmp_path, capsys, tool, out):
+    more = ["--num_shards=1"] if tool == "shards" else []
+    module = importlib.import_module(f"diffusion_jax.tools.{tool}")
+    assert module.main([tool, CONFIG, f"--out={tmp_path / out}", *more]) == 2
+    assert "config field data.medium = 'points' is not possible here" in capsys.readouterr().err
+    assert not (tmp_path / out).exists()

@@ -54,6 +54,7 @@ def write_run(folder, changes, seed=0):
     stored.write_config(storage.path(folder), config, weights_alone=True)
 
 
+@pytest.mark.slow
 def test_a_sampler_is_guided_as_the_run_is(tmp_path):
     """By a worse network, and to the class it is asked for."""
     classes = {"model.num_classes": 3, "model.null_label": True, "train.label_dropout": 0.1}
@@ -78,7 +79,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", [pytest.param("churned", marks=pytest.mark.slow), "guided", "ode", "dit"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param("churned", marks=pytest.mark.slow),
+        "guided",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ode", "dit")),
+    ],
+)
 def test_a_sampler_is_for_any_number_of_images_and_for_every_platform(case):
     config = tiny.config_of(CASES[case])
     checks.check(config)

@@ -50,7 +50,7 @@ def command(folder, workdir, *flags):
     return import_weights.main(["import_weights", f"--from={folder}", f"--workdir={workdir}", *flags])
 
 
-@pytest.fixture(scope="module", params=parity.CASES)
+@pytest.fixture(scope="module", params=["small_1", pytest.param("small_2", marks=pytest.mark.slow)])
 def imported(request, tmp_path_factory):
     """The name of a case, and its workdir."""
     root = tmp_path_factory.mktemp("stable_diffusion")

@@ -112,6 +112,7 @@ def test_a_contact_sheet_has_a_row_for_each_video():
     np.testing.assert_array_equal(last, x[1, 2].repeat(2, axis=0).repeat(2, axis=1))
 
 
+@pytest.mark.slow
 def test_a_run_on_videos_draws_and_predicts_from_first_frames(tmp_path, capsys, one_device):
     assert main.main(["main.py", CONFIG, f"--workdir={tmp_path}", *FLAGS]) == 0
     assert "moving_digits: 9,000 videos, 2 x 9 x 9 x 1" in capsys.readouterr().out

@@ -110,6 +110,8 @@ def of_file(config: Config, name: str) -> Images | Statistics:
         )
     known = {"sample_rate": config.data.sample_rate, "skip_broken": config.data.skip_broken}
     medium, shape = MEDIA[config.data.medium], processes.image_shape(config)
+    if not medium.suffixes:
+        raise UserError(f"config field {field} = {path!r} must be an .npz file, with {medium.stored}.")
     folder = sources.folder(path=str(file), field=field, medium=medium, image_shape=shape, **known)
     return _of_source(config, name, _of_one_size(folder, field), {"folder": path, "files": inputs.digest_of_files(file)})
 

@@ -18,7 +18,7 @@ class Process(Section):
     sigma_min: sections.Positive = field(0.002, "of 've' and 've_sde': the least noise that sampling visits before the data")
     sigma_max: sections.Positive = field(80.0, "of 've' and 've_sde': the noise of x_T")
     log_snr: sections.LogSnrs = field(
-        (13.3, -5.0), "of 'learned', at even times: where training begins; the weights of a run say where it led"
+        (13.3, -5.0), "of 'learned': the ends from which training begins; the weights of a run say where it led"
     )
     c_noise_scale: sections.Positive = field(1000.0, "of 'rectified_flow': c_noise / t; small for loss.name = 'mean_flow'")
 
@@ -58,7 +58,9 @@ class Model(Section):
     progressive: one_of(("none", "output_skip")) = field(
         "none", "'output_skip' sums an image of every stage, of 'ncsnpp': NCSN++ at 256 px"
     )
-    fourier_exponents: integers(0, 8) = field((), "of a 'unet', which also sees sin and cos of 2^n pi x_t; VDM has (7, 8)")
+    fourier_exponents: integers(0, 8) = field(
+        (), "of a 'unet', which also sees sin and cos of 2^n pi x_t, in units of VDM's data; VDM has (7, 8)"
+    )
     num_heads: integer(1) = field(1, "heads of attention")
     num_heads_up: integer(0) = field(0, "heads of attention going up; 0 is num_heads")
     head_channels: integer(0) = field(0, "channels of each head, instead of a number of heads; 0 is off")
@@ -164,7 +166,9 @@ class Train(Section):
     deterministic: Flag = field(False, "on a GPU: the same bytes from every run, with slower convolutions", free=True)
     log_every: integer(1) = field(100, "steps between lines of metrics.jsonl", free=True)
     checkpoint_every: integer(1) = field(10_000, "steps between checkpoints", free=True)
-    sample_every: integer(1) = field(10_000, "steps between previews: 64 images, and the held-out loss", free=True)
+    sample_every: integer(1) = field(
+        10_000, "steps between previews, of 64 images or some other arrays, and the held-out loss", free=True
+    )
     evaluate_every: integer(0) = field(
         0,
         "steps between kernel and sliced Wasserstein distances of 512 generated images, as `evaluate` says; 0 for none",
@@ -179,7 +183,7 @@ class Data(Section):
     source: one_of(choices.SOURCES) = field("tfds", "kind of the data set")
     name: Text = field("cifar10:3.0.2", "of a TFDS set")
     medium: one_of(choices.MEDIA) = field(
-        "images", "what the data are; 'points' are float32 vectors, 'sounds' int16 signals: docs/other_arrays.md"
+        "images", "what the data are: images, float32 points, int16 sounds or uint8 videos: docs/other_arrays.md"
     )
     path: Text = field("", "an .npz file, or a folder: of images, .tar, IDX files or TFDS sets; '' is TFDS's own", free=True)
     held_out: Text = field(
@@ -249,10 +253,11 @@ class Sample(Section):
         "of runge_kutta_2: where in a step the slope is taken again, EDM's alpha; 1 is Heun's method, 0.5 the midpoint's",
     )
     solves_for: one_of(("eps", "x_0")) = field(
-        "x_0", "of dpm_solver, dpm_solver_singlestep and unipc: 'x_0' is DPM-Solver++, 'eps' DPM-Solver"
+        "x_0", "of dpm_solver, dpm_solver_singlestep, unipc and unipc_bh1: 'x_0' is DPM-Solver++, 'eps' DPM-Solver"
     )
     lower_order_final: Flag = field(
-        True, "of dpm_solver, dpm_solver_singlestep and unipc: the last steps have lower orders, steadier below 15 steps"
+        True,
+        "of dpm_solver, both singlesteps, unipc and unipc_bh1: the last steps have lower orders, steadier below 15 steps",
     )
     churn: sections.Churn = field((0.0, 0.0, 1e9, 1.0), "of euler and heun: S_churn, S_min, S_max, S_noise of EDM")
     corrector: one_of(("none", *choices.CORRECTORS)) = field(

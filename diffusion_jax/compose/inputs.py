@@ -113,9 +113,9 @@ def _of_medium(config: Config) -> Iterator[str]:
     """Yields a sentence for what does not fit `data.medium`: its sources, its sizes, and what only images have."""
     data, num_axes = config.data, MEDIA[config.data.medium].num_axes
     medium = f"data.medium = {data.medium!r}"
-    of_points = MEDIA_OF.get(data.source, ("images",))
-    if data.medium not in of_points:
-        yield f"{config.show('data.source')} has {' or '.join(of_points)}; found {medium}."
+    media_of = MEDIA_OF.get(data.source, ("images",))
+    if data.medium not in media_of:
+        yield f"{config.show('data.source')} has {' or '.join(media_of)}; found {medium}."
     if len(data.image_size) != num_axes:
         yield f"{config.show('data.image_size')} does not fit {medium}; it must have {num_axes} number(s)."
     for name, off in OF_IMAGES.items() if data.medium != "images" else ():
@@ -249,7 +249,7 @@ def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
         distinct, name = len(set(source.captions)), config.model.text_folder or config.model.text
         yield "captions", f"{distinct:,} distinct, as {config.model.text_length} tokens of {name}"
     if source.left_out:
-        yield "left out", f"{source.left_out}: files that are not read as images"
+        yield "left out", f"{source.left_out}: files that are not read"
     kind = "sub-folders" if data.source == "folder" else "classes"
     if num_classes and names:
         yield "classes", ", ".join(f"{label} {name}" for label, name in enumerate(names))

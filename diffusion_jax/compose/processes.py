@@ -33,6 +33,12 @@ def image_shape(config: Config) -> tuple[int, ...]:
     return (*config.data.image_size, config.data.channels)
 
 
+def check_images(config: Config) -> None:
+    """Raises UserError where the data are no images, for what only images have."""
+    if config.data.medium != "images":
+        raise UserError(f"{config.show('data.medium')} is not possible here, which is for images alone.")
+
+
 def shape(config: Config) -> tuple[int, ...]:
     """Returns the shape of x_0: of an image, or of a codec's latents. UserError where the codec does not exist."""
     if not config.data.codec:

@@ -183,6 +183,8 @@ def contradictions(config: Config) -> Iterator[str]:
     is_learned = config.process.kind == "learned"
     if is_learned != (loss.name == "vdm"):
         yield f"{config.show('loss.name')} does not fit {config.show('process.kind')}; 'vdm' and 'learned' need each other."
+    if is_learned and train.weight_decay:
+        yield f"{config.show('train.weight_decay')} would decay the noise schedule of loss.name = 'vdm' too; set 0.0."
     if is_learned and config.data.codec:
         yield f"{config.show('data.codec')} does not fit loss.name = 'vdm', a bound of uint8 images; set ''."
     if loss.time_density not in (fitting := choices.DENSITIES_OF[config.process.kind]):

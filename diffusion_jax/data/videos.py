@@ -1,6 +1,7 @@
 """Videos, uint8 [F, H, W, C]: out of animated files, as pictures, as files that people can play."""
 
 import io
+import itertools
 from typing import BinaryIO
 
 import numpy as np
@@ -29,7 +30,11 @@ def read(file: BinaryIO, *, shape: tuple[int, int, int, int], **_: int) -> np.nd
         with Image.open(file, formats=FORMATS) as image:
             found = min(getattr(image, "n_frames", 1), MOST_FRAMES)
             wanted = np.round(np.linspace(0, found - 1, num_frames)).astype(int)
-            frames = [_on_white(frame) for i, frame in enumerate(ImageSequence.Iterator(image)) if i in wanted]
+            frames = [
+                _on_white(frame)
+                for i, frame in enumerate(itertools.islice(ImageSequence.Iterator(image), found))
+                if i in wanted
+            ]
     except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError("not GIF, WebP or APNG, or damaged") from error
     if len(frames) < num_frames:

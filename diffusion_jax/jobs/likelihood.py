@@ -46,7 +46,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     if kind == "pf_ode":
         results = _pf_ode_results(by_image, MEDIA[config.data.medium].bin_width)
     else:
-        results = _bound_results(kind, by_image, sampling.grid_times(config)[:-1])
+        results = _bound_results(kind, by_image, sampling.grid_times(trained.config)[:-1])
     if sharding.is_first():
         _write(out, kind, results, manifest)
     mean, error = results["means"][f"{kind}_bits_per_dim"], results["means"]["standard_error"]

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from diffusion_jax import streams
-from diffusion_jax.compose import command, inputs
+from diffusion_jax.compose import command, inputs, processes
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.data import feed, transforms
 from diffusion_jax.data.sources import Source
@@ -48,6 +48,7 @@ def run(config: Config, out: storage.Path) -> int:
     Raises UserError where the data have no classes, or cannot be read.
     """
     storage.check_folder(out.parent)
+    processes.check_images(config)
     config = _with_labels(config)
     train, held_out = _data(config)
     num_classes = config.model.num_classes

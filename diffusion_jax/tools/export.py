@@ -71,6 +71,7 @@ def write_workdir(alone: model.Model, out: storage.Path) -> str:
 def _write_diffusers(alone: model.Model, out: storage.Path) -> str:
     """Writes the folder of a pipeline: the network, the scheduler, an autoencoder of latents, and which classes they are."""
     config, is_dit = alone.config, alone.config.model.kind == "dit"
+    processes.check_images(config)
     if processes.is_autoencoder(config):
         kind = _write_autoencoder(config, alone.params, 1.0, out)
         return f"; try in Python: diffusers.{kind}.from_pretrained({str(out)!r})"

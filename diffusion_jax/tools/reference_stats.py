@@ -37,7 +37,7 @@ def run(config: Config, out: storage.Path, *, split: str = "training", to: str =
     else:
         images = evaluating.of_data_set(config.with_values("evaluate", num_real=0), split)
     if to == "png" and config.data.medium != "images":
-        raise UserError(f"{config.show('data.medium')} are not written as PNG; use --to=images for an .npz file.")
+        raise UserError(f"{config.show('data.medium')} is not written as PNG; use --to=images for an .npz file.")
     if images.num_images < compare.FEWEST:
         raise UserError(f"the images are {images.num_images}; a reference needs at least {compare.FEWEST}.")
     WRITERS[to](config, images, out)

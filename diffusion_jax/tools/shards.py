@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import BinaryIO
 
-from diffusion_jax.compose import checks, command, evaluating, inputs
+from diffusion_jax.compose import checks, command, evaluating, inputs, processes
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import feed, sources, tar
 from diffusion_jax.data.sources import Source
@@ -47,6 +47,7 @@ def run(config: Config, out: storage.Path, *, num_shards: int, split: str = "tra
         num_shards: how many files, at most one for each image.
         split: 'training' or 'held_out'.
     """
+    processes.check_images(config)
     if config.data.condition == "paired" or config.data.channels not in (1, 3):
         fields = f"data.channels = {config.data.channels}, data.condition = {config.data.condition!r}"
         raise UserError(f"config fields {fields} do not fit shards; they hold one image of 1 or 3 channels each.")

@@ -195,6 +195,7 @@ def settings_of(model: Mapping[str, Any], image_shape: tuple[int, int, int], con
         "text": "none",
         "resample": "conv",
         "num_heads_up": 0,
+        "fourier_exponents": (),
         "multipliers": (1, *model["multipliers"][1:]),
     }
     check_counterparts(model, needed, "UNet2DModel")
