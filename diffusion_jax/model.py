@@ -50,8 +50,8 @@ class Model(NamedTuple):
     def __repr__(self) -> str:
         num_params, rate = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params)), self.config.sample.ema_rate
         weights = f"EMA {rate:g}" if rate else "no EMA"
-        shape = list(processes.image_shape(self.config))
-        return f"Model({self.workdir!r}: step {self.step:,}, {weights}, {num_params:,} parameters, images {shape})"
+        of = f"{self.config.data.medium} {list(processes.image_shape(self.config))}"
+        return f"Model({self.workdir!r}: step {self.step:,}, {weights}, {num_params:,} parameters, {of})"
 
     def denoiser(
         self, label: Array | None = None, image: Array | None = None, prompts: Sequence[str] | None = None
@@ -98,7 +98,7 @@ class Model(NamedTuple):
         return {name: given[name] for name in spec}
 
     def sample(self, num_images: int, **settings) -> np.ndarray:
-        """Returns images, uint8 [num_images, H, W, C].
+        """Returns images, uint8 [num_images, H, W, C], or what else the data are: see `media`.
 
         Args:
             num_images: how many; image i depends on the seed and on i alone. The network always runs on `batch_per_device`

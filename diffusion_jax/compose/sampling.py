@@ -68,8 +68,8 @@ def _too_few(config: Config, num_steps: int) -> list[str]:
 def make_generate(config: Config, guide: Config | None = None) -> Callable[..., tuple[Array, Array]]:
     """Returns (weights, seed, image numbers [B], batch=None) -> images, uint8 [B, H, W, C], and which are finite, bool [B].
 
-    Image i depends on (seed, i) alone, and on what `sample_conditions.read` finds for it: the batch. The other settings are
-    those of the section `sample`.
+    Of other media they are what these store. Image i depends on (seed, i) alone, and on what `sample_conditions.read` finds
+    for it: the batch. The other settings are those of the section `sample`.
 
     Args:
         config: of the run.

@@ -85,7 +85,7 @@ def _write_pictures(
 
 
 def _images(made: shards.Shards, dtype: DTypeLike) -> Iterator[np.ndarray]:
-    """Yields the images of each shard. # uint8 [n, H, W, C]"""
+    """Yields the images of each shard. # of the type, [n, ...]"""
     are_images = lambda rows: "arr_0" in rows and rows["arr_0"].dtype == dtype  # noqa: E731
     return (rows["arr_0"] for rows in shards.read(made, are_images))
 
