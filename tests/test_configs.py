@@ -151,7 +151,7 @@ def small(config):
     config = config.with_values("model", **network, num_groups=2, num_heads=1)
     if config.data.codec:
         config = config.with_values("data", latent_shape=(8, 8, config.data.latent_shape[-1]))
-    size = (*config.data.image_size[:-2], 8, 8) if config.data.image_size else ()
+    size = (*config.data.image_size[:-2], *(8 for _ in config.data.image_size[-2:]))  # of videos as many frames
     return config.with_values("data", image_size=size, center_crop=0).with_values("train", warmup_steps=0)
 
 
