@@ -13,12 +13,16 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import tempfile
 
 import numpy as np
-from hybrid import ROOT, job
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
 import diffusion_jax as dj
+from benchmarks.hybrid import job
 from diffusion_jax.compose import stored
 
 NUM_IMAGES, NUM_DRAWS = 300, 100
