@@ -38,7 +38,7 @@ def reconstruction(
     Args:
         kl_weight: w_KL, small: latents shall say what the image is. [Rombach et al. 2022: 1e-6]
         perceptual_weight: w.
-        equivariance_weight: of the `equivariance_error`, which is added. Its turns are drawn by the last of eps's values.
+        equivariance_weight: of the `equivariance_error`, which is added. Two of eps's values draw its turns.
         features: in which d compares images; without it w must be 0.
 
     Example:

@@ -276,6 +276,7 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
         manifest=manifest,
         labels=sample_conditions.labels(config, source),
         dtype=medium.dtype,
+        num_axes=2 + medium.num_axes,
         grid=medium.grid,
         num_pictured=medium.num_pictured,
         write_one=medium.write and functools.partial(medium.write, sample_rate=config.data.sample_rate),

@@ -136,8 +136,8 @@ def dpm_solver_singlestep(*, order: int = 2, solves_for: SolvesFor = "x_0", lowe
     Args:
         order: 1 to 3.
         solves_for: as in `dpm_solver`.
-        lower_order_final: whether no block of `order` steps is the last: it ends with a block of one. These are the blocks
-            of DPM-Solver-fast, such as 3, 3, 2, 1. A step to the data always is a block of its own.
+        lower_order_final: whether no block of `order` steps is the last: it ends with a block of one. Those of
+            order 3 are DPM-Solver-fast's, such as 3, 3, 2, 1. A step to the data always is a block of its own.
 
     Raises:
         ValueError: for another order.

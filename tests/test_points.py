@@ -102,7 +102,7 @@ def test_a_run_on_points_draws_evaluates_and_measures_them(tmp_path, capsys, one
     capsys.readouterr()
     for flags, sentence in {
         ("--mode=likelihood", "--config.likelihood.kind=bound"): "data.medium = 'points' has no variational bound",
-        ("--mode=edit", "--config.edit.images=x"): "data.medium = 'points': --mode=edit is for images",
+        ("--mode=edit", "--config.edit.images=x"): "data.medium = 'points' is not possible here, which is for images alone",
     }.items():
         assert run(tmp_path, *flags) == 2
         assert sentence in capsys.readouterr().err

@@ -27,8 +27,7 @@ def settled(config: Config) -> Config:
     """
     processes.make_denoiser(config)  # the network draws images
     task = task_of(config)
-    if config.data.medium != "images":
-        raise UserError(f"{config.show('data.medium')}: --mode=edit is for images; use --mode=sample.")
+    processes.check_images(config)
     if config.data.condition != "none":
         raise UserError(
             f"{config.show('data.condition')}: a network that is shown an image does not edit; use --mode=sample."

@@ -140,10 +140,8 @@ def _of_npz(config: Config, name: str, file: storage.Path, field: str) -> Images
 
 def of_images(config: Config, file: storage.Path, name: str = "dump", field: str = "evaluate.dump") -> Images:
     """Returns the images in an .npz file, such as a dump; UserError where it has none."""
-    source, manifest = (
-        sources.npz(path=str(file), medium=MEDIA[config.data.medium], field=field),
-        file.parent / "manifest.json",
-    )
+    source = sources.npz(path=str(file), medium=MEDIA[config.data.medium], field=field)
+    manifest = file.parent / "manifest.json"
     made_from = {"file": str(file), "sha256": _sha256(file)}
     with contextlib.suppress(UserError, ValueError):  # a dump of ours says how it was made
         made_from |= {"dump": json.loads(storage.read_text(manifest, "a dump"))} if manifest.exists() else {}

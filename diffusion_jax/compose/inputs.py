@@ -286,11 +286,8 @@ def identity(config: Config, split: str) -> dict[str, Any]:
     """Returns what the images of 'training' or 'held_out' depend on, for a manifest."""
     path = config.data.path if split == "training" else config.data.held_out
     ignored = {"random_flip", "device_cache_gib", *OF_CONDITIONS, *OF_CODECS}
-    later = {
-        "jpeg_draft": False,
-        "medium": "images",
-        "sample_rate": 16_000,
-    }  # which folders that were written before do not name
+    # which folders that were written before do not name
+    later = {"jpeg_draft": False, "medium": "images", "sample_rate": 16_000}
     ignored |= {name for name, off in later.items() if getattr(config.data, name) == off}
     found = {"data": config.data.model_dump(exclude=ignored), "split": split}
     return found | ({"files": digest_of_files(storage.path(path))} if path else {})

@@ -28,9 +28,8 @@ INT32 = np.iinfo(np.int32)
 NUM_THREADS = 16  # that read and decode files; Pillow and TFDS release the interpreter while they do
 MOST_NAMED = 10  # files in one sentence
 NO_IMAGE = "not an image"
-Record = dict[
-    str, Any
-]  # {"x": uint8 [H, W, C], or as its medium has it, "cond": {"label": its class, "image": uint8 [H, W, any]}, or less}
+# {"x": as its medium has it, uint8 [H, W, C] of images, "cond": {"label": its class, "image": uint8 [H, W, any]}, or less}
+Record = dict[str, Any]
 
 
 class Source(NamedTuple):

@@ -22,6 +22,7 @@ def write(
     manifest: Mapping[str, Any],
     labels: np.ndarray | None = None,
     dtype: DTypeLike = np.uint8,
+    num_axes: int = 4,
     grid: Callable[..., np.ndarray] = pictures.grid,
     num_pictured: int = 64,
     write_one: Callable[[np.ndarray], bytes] | None = None,
@@ -42,6 +43,7 @@ def write(
         manifest: what made the images; a folder that holds others is refused.
         labels: of the images, int [N], or None.
         dtype: of the images.
+        num_axes: of all together, as [N, H, W, C] has 4.
         grid: as `pictures.grid`: makes a picture of arrays.
         num_pictured: how many are in grid.png.
         write_one: one array -> a file, such as .wav, of which each of those that are in grid.png has one, by its number.
@@ -57,14 +59,14 @@ def write(
         lambda first: ({"arr_0": images} for images in generate(first)),
         on_progress=on_progress,
     )
-    few = itertools.islice(_images(made, dtype), -(-num_pictured // shard_size))
+    few = itertools.islice(_images(made, dtype, num_axes), -(-num_pictured // shard_size))
     pictured = np.concatenate(list(few))[:num_pictured]
     shape = (num_images, *pictured.shape[1:])
     result = out / f"samples_{'x'.join(map(str, shape))}.npz"
     if not sharding.is_first():
         return result
     with storage.writing(result) as file:
-        write_npz(file, _images(made, dtype), shape, labels, dtype)
+        write_npz(file, _images(made, dtype, num_axes), shape, labels, dtype)
     _write_pictures(out, pictured, grid, beside)
     for number, one in enumerate(pictured if write_one else ()):
         storage.write_bytes(out / f"{number:03d}{suffix}", write_one(one))
@@ -84,9 +86,12 @@ def _write_pictures(
         storage.write_bytes(out / "cond.png", pictures.encode_png(picture))
 
 
-def _images(made: shards.Shards, dtype: DTypeLike) -> Iterator[np.ndarray]:
+def _images(made: shards.Shards, dtype: DTypeLike, num_axes: int) -> Iterator[np.ndarray]:
     """Yields the images of each shard. # of the type, [n, ...]"""
-    are_images = lambda rows: "arr_0" in rows and rows["arr_0"].dtype == dtype  # noqa: E731
+
+    def are_images(rows: shards.Rows) -> bool:
+        return "arr_0" in rows and rows["arr_0"].dtype == dtype and rows["arr_0"].ndim == num_axes
+
     return (rows["arr_0"] for rows in shards.read(made, are_images))
 
 
