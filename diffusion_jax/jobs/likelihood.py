@@ -29,7 +29,8 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
 
     Of kind 'bound' it writes bound.json (means with standard errors), bound.npz (by image and by t), bound_terms.png,
     rate_distortion.csv and rate_distortion.png; of kind 'continuous' the same with its name in place of 'bound'; of kind
-    'pf_ode' pf_ode.json and pf_ode.npz. They go into `out`, by default a folder of the workdir. The config is checked by `checks.check`.
+    'pf_ode' pf_ode.json and pf_ode.npz. They go into `out`, by default a folder of the workdir. The config is checked by
+    `checks.check`.
     """
     config = stored.agreed_config(workdir, config)
     likelihoods.likelihood_of(config)  # its settings fit together
