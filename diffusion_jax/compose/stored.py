@@ -27,7 +27,7 @@ LEFT_OPEN = {  # fields and the values with which they leave the choice to a run
     "data.latent_shape": (),
     "data.latent_scale": 0.0,
 }
-FORMAT_VERSION = 14  # of config.json and of the checkpoints beside it
+FORMAT_VERSION = 15  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
 RENAMED = {  # in an earlier format -> now
     "process.rescale_condition": "process.rescale_c_noise",
