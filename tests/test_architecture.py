@@ -92,7 +92,7 @@ def test_a_library_is_known_to_one_part_only(library, allowed):
 
 def test_every_file_at_the_top_and_every_folder_has_its_room():
     parts = {part_of(file) for file in modules()} - {"__init__"}
-    assert parts | {"main"} == set(ROOMS)
+    assert parts == set(ROOMS)
 
 
 def test_functions_stop_at_sixty_lines_and_files_at_four_hundred():

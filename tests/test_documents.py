@@ -15,8 +15,7 @@ import oracles
 import pytest
 
 import diffusion_jax as dj
-import main
-from diffusion_jax import samplers, schedules
+from diffusion_jax import main, samplers, schedules
 from diffusion_jax.compose import checks, describe
 from diffusion_jax.compose.config import FIELDS
 from diffusion_jax.data import feed, sources, transforms

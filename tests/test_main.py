@@ -5,10 +5,12 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import tomllib
 from unittest import mock
 
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 import tiny
 from PIL import Image
 
-import main
+from diffusion_jax import main
 from diffusion_jax.compose import checks, command, stored
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
@@ -475,3 +477,26 @@ def test_help_names_every_field(capsys):
     assert all(
         f"{name} = {field.default!r}: {field.meaning}" in out and field.allowed in out for name, field in FIELDS.items()
     )
+
+
+def test_every_folder_is_in_the_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = [file.parent.relative_to(ROOT) for file in (ROOT / "diffusion_jax").rglob("__init__.py")]
+    assert listed == sorted(["diffusion_jax.configs", *(".".join(folder.parts) for folder in folders)])
+
+
+@pytest.mark.slow
+def test_an_installed_package_has_the_configs_and_the_command(tmp_path):
+    """As pyproject.toml lays them out: configs/ inside the package."""
+    site, lines = tmp_path / "site", tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert lines["project"]["scripts"] == {"diffusion-jax": "diffusion_jax.main:main"}
+    [(name, folder)] = lines["tool"]["setuptools"]["package-dir"].items()
+    shutil.copytree(ROOT / "diffusion_jax", site / "diffusion_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / folder, site / name.replace(".", "/"))
+    program = [sys.executable, "-c", "import sys; from diffusion_jax.main import main; sys.exit(main())"]
+    flags = ["--mode=verify", "--config=configs/cifar10_improved.py"]  # which changes another config
+    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(site)}}
+    found = subprocess.run(program + flags, **options)
+    assert found.returncode == 0 and "2 unmeasured" in found.stdout, found.stderr
+    unknown = subprocess.run([*program, "--mode=verify", "--config=configs/none.py"], **options)
+    assert unknown.returncode == command.BAD_INPUT and "configs/none.py' is not a file" in unknown.stderr

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-import main
+from diffusion_jax import main
 from diffusion_jax.compose import stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError

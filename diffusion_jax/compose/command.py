@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import importlib
 import importlib.util
 import os
 import re
@@ -24,6 +25,7 @@ from diffusion_jax.runs import logs, storage
 from diffusion_jax.runs.shards import flatten
 
 RUN_FAILED, BAD_INPUT = 1, 2
+INSTALLED = storage.path(__file__).parents[1] / "configs"  # of an installed package; in a clone they lie beside it
 RESUMABLE = "all written files are complete; the same command resumes."
 Flags = Mapping[str, str]  # name -> value
 Changes = Mapping[str, Any]  # field of the config -> value
@@ -188,12 +190,16 @@ def value(field: str, text: str) -> Any:
 def _load(given: str) -> dict[str, Any]:
     """Returns the nested config of a Python file, FILE or FILE:ARGUMENT for its get_config()."""
     name, colon, argument = given.partition(":")
-    if not (file := storage.path(name)).exists():
+    if not (file := storage.path(name)).exists() and name.startswith("configs/"):
+        file = INSTALLED / name.removeprefix("configs/")
+    if not file.exists():
         raise UserError(f"flag --config = {given!r} is not a file; see configs/.")
     if file.suffix != ".py":
         raise UserError(f"flag --config = {given!r} is not a Python file with get_config(); see configs/.")
     spec = importlib.util.spec_from_file_location("config_file", file)
     module = importlib.util.module_from_spec(spec)
+    if INSTALLED.is_dir():  # by which configs import each other
+        sys.modules.setdefault("configs", importlib.import_module("diffusion_jax.configs"))
     try:
         spec.loader.exec_module(module)
         config = module.get_config(*[argument] * bool(colon))
