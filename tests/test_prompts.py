@@ -175,11 +175,30 @@ def test_captions_go_into_shards_and_are_read_with_an_index_and_without(folder, 
     (out / "00001-of-00002.tar").write_bytes(files.tar({"a.png": files.encoded("PNG"), "a.txt": b"\xff\n", "b.txt": b""}))
     assert tar.source(path=str(out), captions=True).captions == (*CAPTIONS[:2], "\ufffd")
     (out / "00001-of-00002.tar").write_bytes(files.tar({"a.png": files.encoded("PNG")}))
-    with pytest.raises(UserError, match="^1 of 3 images in the shards have no .txt beside them; all must, or none.$"):
+    with pytest.raises(
+        UserError,
+        match="^1 of 3 images in the shards have no .txt, and no caption in a .json beside them; all must, or none.$",
+    ):
         tar.source(path=str(out), captions=True)
     (out / "00000-of-00002.tar").unlink()
     with pytest.raises(UserError, match="data.path = .* has no captions: each image NAME.png needs its text in NAME.txt"):
         tar.source(path=str(out), captions=True)
+
+
+def test_captions_in_json_are_read_from_shards_where_there_is_no_txt(tmp_path):
+    members = {
+        "a.json": b'{"caption": " one\\n", "text": "no"}',
+        "b.json": b'{"text": "two"}',
+        "c.json": b'{"caption": "no"}',
+    }
+    members |= {"c.txt": b"three"} | {f"{name}.png": files.encoded("PNG") for name in "abc"}
+    for order in (members, dict(reversed(members.items()))):
+        (tmp_path / "a.tar").write_bytes(files.tar(order))
+        assert sorted(tar.source(path=str(tmp_path), captions=True).captions) == ["one", "three", "two"]
+    for other in (b"[1]", b"{", b'{"caption": null}', b"[" * 10**5):
+        (tmp_path / "a.tar").write_bytes(files.tar(members | {"a.json": other}))
+        with pytest.raises(UserError, match="^1 of 3 images in the shards have no .txt, and no caption in a .json beside"):
+            tar.source(path=str(tmp_path), captions=True)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Images in shards, uncompressed .tar files as webdataset has them, each image read from its place when it is needed.
 
 A member NAME.png (or of another suffix of `sources.IMAGE_SUFFIXES`) is an image. NAME.cls beside it is its class, a whole
-number as text, and NAME.txt its caption. The images are in the order of the shards' names, and in a shard in the order of
-its members.
+number as text, and NAME.txt its caption; without that NAME.json may have it, as "caption" or "text". The images are in the
+order of the shards' names, and in a shard in the order of its members.
 """
 
 import io
@@ -24,6 +24,7 @@ BLOCK = 512  # bytes: a head has one, and content is filled up to whole ones [PO
 REGULAR = (b"0", b"\0", b"7")  # types of members
 LONG_NAME, LONG_LINK, EXTENDED, GLOBAL = b"L", b"K", b"x", b"g"  # of heads that belong to the member after them
 MOST_OF_A_NAME = 2**16  # bytes, and of a caption
+MOST_OF_JSON = 2**20  # bytes
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -82,7 +83,7 @@ def _captions(found: Index, root: storage.Path) -> tuple[str, ...]:
     if not found.captions.size:
         raise UserError(
             f"config field data.path = {str(root)!r} has no captions: each image NAME.png needs its text in NAME.txt beside "
-            f"it, and an {INDEX} that was made without them must be removed or made again."
+            f"it, or as 'caption' in NAME.json, and an {INDEX} that was made without them must be removed or made again."
         )
     return tuple(json.loads(found.captions.tobytes()))
 
@@ -98,7 +99,7 @@ def index(shards: Sequence[str], members: Sequence[Sequence[Member]], label_name
     flat = [member for each in members for member in each]
     labels = [member.label for member in flat if member.label is not None]
     captions = [member.caption for member in flat if member.caption is not None]
-    for suffix, given in ((".cls", labels), (".txt", captions)):
+    for suffix, given in ((".cls", labels), (".txt, and no caption in a .json", captions)):
         if given and (missing := len(flat) - len(given)):
             raise UserError(
                 f"{missing:,} of {len(flat):,} images in the shards have no {suffix} beside them; all must, or none."
@@ -135,7 +136,20 @@ def _images(shard: BinaryIO, captions: bool) -> list[Member]:
         elif suffix == "txt" and captions:
             shard.seek(start)
             texts[stem] = shard.read(min(size, MOST_OF_A_NAME)).decode("utf-8", "replace").strip()
+        elif suffix == "json" and captions and stem not in texts:
+            shard.seek(start)
+            texts[stem] = _caption(shard.read(min(size, MOST_OF_JSON)))
     return [Member(start, size, labels.get(stem), texts.get(stem)) for stem, start, size in places]
+
+
+def _caption(content: bytes) -> str | None:
+    """Returns the caption in a .json file, where img2dataset and others keep it; None for none."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    text = found.get("caption", found.get("text")) if isinstance(found, dict) else None
+    return text.strip() if isinstance(text, str) else None
 
 
 def _label(name: str, content: bytes) -> int:
