@@ -110,7 +110,7 @@ def test_attentions_of_2022_have_other_names():
                 "shift_factor": 0.0609,
             },
             83_819_683,
-            "(latents - 0.0609) * 1.5305; data.latent_scale has no counterpart of 0.0609",
+            "(latents - 0.0609) * 1.5305; for such a model set data.latent_scale=1.5305 and data.latent_shift=0.0609",
         ),
         ({}, 2_445_063, "latents * 1; for such a model set data.latent_scale=1"),
     ],

@@ -75,6 +75,16 @@ def test_a_run_is_trained_on_the_latents_of_its_codec_at_unit_variance(of_codec,
     np.testing.assert_allclose(records[:5], np.stack([wanted, mirrored], 1), atol=1e-5)
 
 
+def test_latents_are_shifted_and_scaled_and_back(of_codec):
+    """As diffusers' pipelines do: (z - shift) * scale."""
+    config = of_codec.with_values("data", latent_shape=(4, 4, 3), latent_scale=0.5, latent_shift=-0.25)
+    z = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    x_0, _ = inputs.encode(config)({"x": z[:, None], "cond": {}}, jax.random.split(jax.random.key(0), 2))
+    np.testing.assert_array_equal(x_0, (z + 0.25) * 0.5)
+    wanted = codecs.to_uint8(coding.coder(config.data.codec).decode(z))
+    np.testing.assert_array_equal(coding.codec(config).decode(x_0), wanted)
+
+
 def test_a_flip_takes_the_latents_of_the_mirror_image():
     x = np.arange(8 * 2 * 3 * 3 * 2, dtype=np.float32).reshape(8, 2, 3, 3, 2)
     found = np.asarray(step.flipped({"x": x, "cond": {}}, jax.random.key(0))["x"])
@@ -129,6 +139,16 @@ def test_the_codec_goes_with_exported_weights(trained, tmp_path):
 
     assert export.main(["export", f"--workdir={trained}", f"--out={tmp_path / 'out'}"]) == 0
     np.testing.assert_array_equal(dj.load(tmp_path / "out").sample(2), dj.load(trained).sample(2))
+
+
+def test_a_shift_of_latents_has_no_counterpart_in_diffusers(trained, tmp_path, capsys):
+    from diffusion_jax.tools import export
+
+    shifted = shutil.copytree(trained, tmp_path / "shifted")
+    said = (shifted / "config.json").read_text()
+    (shifted / "config.json").write_text(re.sub(r'"latent_shift": 0.0', '"latent_shift": 0.5', said))
+    assert export.main(["export", f"--workdir={shifted}", f"--out={tmp_path / 'out'}", "--to=diffusers"]) == 2
+    assert "data.latent_shift = 0.5 has no counterpart in diffusers' pipelines; it must be 0." in capsys.readouterr().err
 
 
 def test_the_codec_goes_to_diffusers_with_the_network_of_latents(trained, tmp_path):
@@ -203,6 +223,7 @@ def test_an_autoencoder_is_trained_and_shows_what_it_makes_of_images(tmp_path, c
         ({"data.channels": 3}, "it takes images of 1 channel.s., and data.channels = 3"),
         ({"data.image_size": (8, 9)}, "it takes multiples of 2, and data.image_size = .8, 9."),
         ({"model.multipliers": (1, 1, 1, 1)}, "latents of .4, 4, 3., does not fit"),
+        ({"data.codec": "", "data.latent_shift": 0.5}, "data.latent_shift = 0.5 is for latents; set data.codec"),
         ({"data.codec": "", "data.latent_scale": 2.0}, "data.latent_scale = 2.0 is for latents; set data.codec"),
         (OF_CODEC, "data.codec = .* is for networks that draw: model.kind = 'autoencoder_kl' has no such part; set ''"),
         (OF_CODEC | OF_LATENTS | {"loss.name": "simple"}, "does not fit model.kind = 'autoencoder_kl'"),

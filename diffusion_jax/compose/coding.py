@@ -26,7 +26,7 @@ from diffusion_jax.weights import features
 def codec(config: Config) -> Codec:
     """Returns how what is stored becomes x_0: as its medium says, or as the latents of `data.codec`.
 
-    These are the means, times `data.latent_scale`.
+    These are the means, as `standardised` says.
 
     The autoencoder's weights are read when the codec is used. Raises UserError then where they do not exist.
     """
@@ -35,12 +35,22 @@ def codec(config: Config) -> Codec:
         return Codec(medium.encode, medium.decode, processes.image_shape(config))
 
     def encode(images: Array) -> Array:
-        return coder(config.data.codec).encode(codecs.from_uint8(images)).mean * config.data.latent_scale
+        return standardised(config, coder(config.data.codec).encode(codecs.from_uint8(images)).mean)
 
     def decode(x: Array) -> Array:
-        return codecs.to_uint8(coder(config.data.codec).decode(x / config.data.latent_scale))
+        return codecs.to_uint8(coder(config.data.codec).decode(latents_of(config, x)))
 
     return Codec(encode, decode, processes.shape(config))
+
+
+def standardised(config: Config, latents: Array) -> Array:
+    """Returns a codec's latents as the network sees them: (z - `data.latent_shift`) `data.latent_scale`."""
+    return (latents - config.data.latent_shift) * config.data.latent_scale
+
+
+def latents_of(config: Config, x: Array) -> Array:
+    """Returns the latents that the codec decodes: the inverse of `standardised`."""
+    return x / config.data.latent_scale + config.data.latent_shift
 
 
 def coarse(config: Config, mask: Array) -> Array:

@@ -213,6 +213,9 @@ class Data(Section):
     latent_scale: sections.Finite = field(
         0.0, "factor on a codec's latents; 0 measures what gives the training set's a standard deviation of 1"
     )
+    latent_shift: sections.Real = field(
+        0.0, "is taken from a codec's latents before the factor; published autoencoders say it"
+    )
     condition: one_of(("none", *choices.CONDITIONS)) = field(
         "none", "what the network is shown of each image: made from it, see data/conditions.py, or 'paired': another file"
     )

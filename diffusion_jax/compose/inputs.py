@@ -23,7 +23,7 @@ from diffusion_jax.networks.conditioning import Conditioning
 from diffusion_jax.runs import logs, sharding, storage
 
 OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_held_out")  # fields of the section `data`
-OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale")  # likewise
+OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale", "latent_shift")  # likewise
 MEDIA_OF = {
     "drums": ("sounds",),
     "folder": ("images", "sounds", "videos"),
@@ -74,11 +74,11 @@ def conditioning(config: Config) -> Conditioning:
 
 def encode(config: Config) -> Callable[[feed.Batch, Array], tuple[Array, Any]]:
     """Returns (batch, keys of its images [B]) -> (x_0, cond), as the network gets them."""
-    condition, scale = conditions.condition(config), config.data.latent_scale
-    of_stored = (lambda latents: latents[:, 0] * scale) if config.data.codec else coding.codec(config).encode
+    condition, codec = conditions.condition(config), coding.codec(config)
 
     def encoded(batch: feed.Batch, keys: Array) -> tuple[Array, Any]:
-        x_0, cond = of_stored(batch["x"]), batch["cond"]
+        x, cond = batch["x"], batch["cond"]
+        x_0 = coding.standardised(config, x[:, 0]) if config.data.codec else codec.encode(x)
         return x_0, {**cond, "image": condition(x_0, keys, cond.get("image"))} if condition else cond
 
     return encoded

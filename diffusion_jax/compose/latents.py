@@ -112,7 +112,7 @@ def contradictions(config: Config) -> Iterator[str]:
     """Yields a sentence for everything that does not fit the codec of a config."""
     data = config.data
     if not data.codec:
-        for name in ("latents", "latent_shape", "latent_scale"):
+        for name in ("latents", "latent_shape", "latent_scale", "latent_shift"):
             if getattr(data, name):
                 yield f"{config.show(f'data.{name}')} is for latents; set data.codec, the workdir of an autoencoder."
         return

@@ -84,9 +84,10 @@ def network_program(config: Config, params: Any) -> tuple[bytes, float]:
 
 def decoder_program(config: Config) -> tuple[bytes, float]:
     """Returns x_0, which are latents, -> images in [-1, 1], as ONNX; else as `network_program`."""
-    coder, scale = coding.coder(config.data.codec), config.data.latent_scale
-    specs = {"x_0": network_specs(config)["x_t"]}
-    return _onnx(lambda x_0: coder.decode(x_0 / scale), specs, coding.first_stage(config.data.codec)[1], {})
+    coder, specs = coding.coder(config.data.codec), {"x_0": network_specs(config)["x_t"]}
+    return _onnx(
+        lambda x_0: coder.decode(coding.latents_of(config, x_0)), specs, coding.first_stage(config.data.codec)[1], {}
+    )
 
 
 def levels(config: Config) -> dict[str, list[float | None]]:

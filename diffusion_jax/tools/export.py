@@ -81,6 +81,8 @@ def _write_diffusers(alone: model.Model, out: storage.Path) -> str:
     scheduler = schedulers.settings_of(betas, config.process.schedule, config.flat())
     parts = {name: ["diffusers", each["_class_name"]] for name, each in {"scheduler": scheduler, part: network}.items()}
     pipeline = "DiTPipeline" if is_dit else scheduler["_class_name"].replace("Scheduler", "Pipeline")
+    if config.data.latent_shift:
+        raise UserError(f"{config.show('data.latent_shift')} has no counterpart in diffusers' pipelines; it must be 0.")
     if config.data.codec:
         name, pipeline = ("vae", pipeline) if is_dit else ("vqvae", "LDMPipeline")
         kind = _write_autoencoder(*coding.first_stage(config.data.codec), config.data.latent_scale, out / name)

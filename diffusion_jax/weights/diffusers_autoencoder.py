@@ -106,10 +106,11 @@ def _finished(
     shared = {"model.latent_channels": options["latent_channels"], "data.channels": options["in_channels"]}
     shared |= {"loss.name": "reconstruction"}
     scale, shift = float(options["scaling_factor"]), float(options["shift_factor"] or 0.0)
-    scaled = f"latents * {scale:g}; for such a model set data.latent_scale={scale:g}"
+    given, and_shift = f"latents * {scale:g}", ""
     if shift:
-        scaled = f"(latents - {shift:g}) * {scale:g}; data.latent_scale has no counterpart of {shift:g}"
-    return Published({**fields, **shared}, tensors, map_of, (f"diffusers gives its models {scaled}.",))
+        given, and_shift = f"(latents - {shift:g}) * {scale:g}", f" and data.latent_shift={shift:g}"
+    note = f"diffusers gives its models {given}; for such a model set data.latent_scale={scale:g}{and_shift}."
+    return Published({**fields, **shared}, tensors, map_of, (note,))
 
 
 def scale_of(source: Source) -> float:

@@ -88,7 +88,7 @@ def _of_latents(config: Config) -> Config:
     """Returns the config of a network of latents as that of one whose images they are: its codec is not counted."""
     height, width, channels = processes.shape(config)
     logs.say("codec", "not counted: what encodes images and decodes latents")
-    alone = {"codec": "", "latents": "", "latent_shape": (), "latent_scale": 0.0}
+    alone = {"codec": "", "latents": "", "latent_shape": (), "latent_scale": 0.0, "latent_shift": 0.0}
     return config.with_values("data", **alone, image_size=(height, width), channels=channels)
 
 
