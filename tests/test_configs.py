@@ -48,6 +48,7 @@ NUM_PARAMETERS = {
     "drums": 671_297,
     "emoji64_autoencoder": 681_911,
     "emoji64_latents": 2_786_980,
+    "emoji64_text": 3_536_804,
     "emoji_text": 942_899,
     "fashion_mnist": 686_769,
     "fashion_mnist_classes": 687_473,
