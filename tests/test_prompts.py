@@ -245,7 +245,7 @@ def test_captions_of_an_npz_file_are_text_of_each_image(tmp_path):
         ({"model.text_length": 21}, "model.text_length = 21 is more than the 20 tokens that the encoder takes"),
         (
             {"data.source": "digits"},
-            "model.text = 'folder' needs captions: data.source = 'folder', 'npz' or 'tar'; found 'digits'",
+            "model.text = 'folder' needs captions: data.source = 'folder', 'npz', 'tar' or 'tfds'; found 'digits'",
         ),
         (
             {"train.label_dropout": 0.0, "sample.guidance": 2.0},

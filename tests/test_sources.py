@@ -425,6 +425,34 @@ def test_tfds_sets_are_read_by_name(prepared):
     np.testing.assert_array_equal(np.array(images)[order], PIXELS)
 
 
+@pytest.mark.parametrize("key", ["caption", "captions"])
+def test_captions_of_tfds_sets_are_read(tmp_path, key):
+    """Also as coco_captions has them, several of an image."""
+    datasets, tensorflow = pytest.importorskip("tensorflow_datasets"), pytest.importorskip("tensorflow")
+    texts, one = np.array(["ein", "zwo"]), datasets.features.Text()
+    several = datasets.features.Sequence({"text": one})
+    records = {"image": PIXELS[:2], key: {"text": np.stack([texts, ["no", "no"]], 1)} if key == "captions" else texts}
+    datasets.dataset_builders.store_as_tfds_dataset(
+        name="told",
+        version="1.0.0",
+        features=datasets.features.FeaturesDict(
+            {"image": datasets.features.Image(shape=PIXELS[0].shape), key: several if key == "captions" else one}
+        ),
+        split_datasets={"train": tensorflow.data.Dataset.from_tensor_slices(records)},
+        data_dir=str(tmp_path),
+        file_format="array_record",
+        disable_shuffling=True,
+    )
+    source = tfds.source(name="told:1.0.0", path=str(tmp_path), captions=True)
+    np.testing.assert_array_equal(read_all(source)[0], PIXELS[:2])
+    assert source.captions == ("ein", "zwo") and tfds.source(name="told:1.0.0", path=str(tmp_path)).captions == ()
+
+
+def test_a_tfds_set_without_captions_is_said(prepared):
+    with pytest.raises(UserError, match="needs one of the features caption, captions, text; it has .*image"):
+        tfds.source(name="cifar10:3.0.2", path=prepared, captions=True)
+
+
 @pytest.mark.parametrize("key", ["pythonClassName", "type"])
 def test_a_tfds_set_that_names_a_class_of_others_is_refused(tmp_path, key):
     folder = tmp_path / "evil" / "1.0.0"

@@ -106,7 +106,8 @@ def contradictions(config: Config) -> Iterator[str]:
         if data.augment_rate and (found := getattr(data, name)) != off:
             yield f"{config.show('data.augment_rate')} moves images alone; it needs data.{name} = {off!r}, found {found!r}."
     if config.model.text != "none" and "captions" not in named(SOURCES[data.source]):
-        yield f"{config.show('model.text')} needs captions: data.source = 'folder', 'npz' or 'tar'; found {data.source!r}."
+        sentence = f"needs captions: data.source = 'folder', 'npz', 'tar' or 'tfds'; found {data.source!r}."
+        yield f"{config.show('model.text')} {sentence}"
 
 
 def _of_medium(config: Config) -> Iterator[str]:

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from diffusion_jax import errors
@@ -13,18 +13,20 @@ from diffusion_jax.data.sources import Record, Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
 
+CAPTIONS = ("caption", "captions", "text")  # features that may have the captions; COCO's are several, each with a "text"
 NAME = re.compile(r"\w+(/[\w.+-]+)?(:[\d*]+\.[\d*]+\.[\d*]+)?")  # name/config:version: another colon is for code of others
 
 
-def source(*, name: str, path: str, split: str = "train") -> Source:
+def source(*, name: str, path: str, split: str = "train", captions: bool = False) -> Source:
     """Returns a split of an image set of TensorFlow Datasets, downloaded and prepared first where it is not yet.
 
-    Raises UserError where the set or the split is unknown, or the set neither prepared nor to be had.
+    Raises UserError where the set or the split is unknown, the set neither prepared nor to be had, or without captions.
 
     Args:
         name: of the set, such as 'cifar10:3.0.2'.
         path: the folder of prepared sets; "" is TFDS's own.
         split: such as 'train'.
+        captions: whether to read captions too, of an image with several the first.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"config field data.name = {name!r} is not allowed; it must be name:1.2.3 or name/config:1.2.3.")
@@ -49,8 +51,22 @@ def source(*, name: str, path: str, split: str = "train") -> Source:
         stored = records[number]
         return sources.labelled(stored["image"], int(stored.get("label", 0)))
 
-    label = dict(builder.info.features).get("label")
-    return Source(len(records), read, num_classes=getattr(label, "num_classes", 0))
+    label, texts = dict(builder.info.features).get("label"), ()
+    if captions:
+        undecoded = {"image": tensorflow_datasets.decode.SkipDecoding()}
+        texts = _captions(name, builder.as_data_source(split=split, decoders=undecoded), list(builder.info.features))
+    return Source(len(records), read, num_classes=getattr(label, "num_classes", 0), captions=texts)
+
+
+def _captions(name: str, records: Any, features: Sequence[str]) -> tuple[str, ...]:
+    if not (found := [key for key in CAPTIONS if key in features]):
+        raise UserError(
+            f"config field data.name = {name!r} has no captions: it needs one of the features {', '.join(CAPTIONS)}; it has "
+            f"{', '.join(features)}."
+        )
+    stored = (records[number][found[0]] for number in range(len(records)))
+    texts = [text["text"][0] if isinstance(text, dict) else text for text in stored]
+    return tuple(text.decode("utf-8", "replace").strip() for text in texts)
 
 
 def _check_classes(folder: storage.Path) -> None:
