@@ -66,8 +66,7 @@ def bound(
         True
     """
     _check_asked(grid, noise)
-    num_steps = len(grid.alpha) - 1
-    decoder = decoder_log_variance(process.rows(grid, max(num_steps - 2, 0)), process.rows(grid, num_steps - 1))
+    decoder, num_steps = _decoder_of(grid), len(grid.alpha) - 1
 
     def step(_, index: Array) -> tuple[None, tuple[Array, Array, Array]]:
         t, s, eps = process.rows(grid, index), process.rows(grid, index + 1), noise(index)
@@ -186,10 +185,32 @@ def bound_term(
     is_last = s.sigma == 0
     truth = process.posterior(x_0, x_t, t, s)
     truth = truth._replace(log_variance=process.expand(jnp.where(is_last, decoder, truth.log_variance), x_0))  # not -inf
-    log_variance = denoiser.reverse_log_variance(prediction.variance, x_t, t, s, variance, decoder=decoder)
-    model = Gaussian(process.posterior(prediction.x_0, x_t, t, s).mean, log_variance)
+    model = _reverse_law(prediction, x_t, t, s, variance, decoder)
     log_decoder = log_discretized_gaussian(x_0, model)
     return _mean(jnp.where(process.expand(is_last, x_0), -log_decoder, gaussian_kl(truth, model))) / math.log(2)
+
+
+def reverse_law(denoise: Denoiser, x_t: Array, grid: Level, index: Array, *, variance: VarianceKind) -> Gaussian:
+    """Returns p(x_s | x_t) of a step of a chain; where s is the data, the Gaussian whose discrete form the decoder is.
+
+    Args:
+        denoise: as for `bound`.
+        x_t: [B, ...].
+        grid: `Level` of [S + 1], from T down to the data.
+        index: number of the step, from 0 at T.
+    """
+    t, s = process.rows(grid, index), process.rows(grid, index + 1)
+    return _reverse_law(denoise(x_t, t), x_t, t, s, variance, _decoder_of(grid))
+
+
+def _reverse_law(prediction: Prediction, x_t: Array, t: Level, s: Level, variance: VarianceKind, decoder: Array) -> Gaussian:
+    log_variance = denoiser.reverse_log_variance(prediction.variance, x_t, t, s, variance, decoder=decoder)
+    return Gaussian(process.posterior(prediction.x_0, x_t, t, s).mean, log_variance)
+
+
+def _decoder_of(grid: Level) -> Array:
+    num_steps = len(grid.alpha) - 1
+    return decoder_log_variance(process.rows(grid, max(num_steps - 2, 0)), process.rows(grid, num_steps - 1))
 
 
 def decoder_log_variance(above: Level, first: Level) -> Array:

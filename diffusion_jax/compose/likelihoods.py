@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import likelihood, streams
+from diffusion_jax import errors, likelihood, streams
 from diffusion_jax.compose import choices, inputs, processes, sampling
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.process import Level
+from diffusion_jax.process import Gaussian, Level
 
 Measure = Callable[[Any, Array, Array, dict[str, Any]], dict[str, Array]]
 
@@ -24,6 +24,13 @@ def likelihood_of(config: Config) -> Measure:
     'reached_end'. The noises of image i depend on (seed, i) alone. Raises UserError where the process, the sampler or
     latents have none.
     """
+    check(config)
+    measures = {"bound": _bound, "continuous": _continuous, "pf_ode": _pf_ode}
+    return measures[config.likelihood.kind](config.with_values("model", precision="highest"))
+
+
+def check(config: Config) -> None:
+    """Raises UserError where the data have no likelihood of the kind that is asked."""
     if config.data.codec:
         raise UserError(
             f"{config.show('data.codec')} is not possible here: the likelihood of images does not follow from that of their "
@@ -34,22 +41,10 @@ def likelihood_of(config: Config) -> Measure:
             f"{config.show('data.medium')} has no variational bound, whose last term is of uint8 images; set "
             "likelihood.kind = 'pf_ode'."
         )
-    measures = {"bound": _bound, "continuous": _continuous, "pf_ode": _pf_ode}
-    return measures[config.likelihood.kind](config.with_values("model", precision="highest"))
 
 
 def _bound(config: Config) -> Measure:
-    if not processes.process_of(config).num_steps:
-        raise UserError(
-            f"config field process.kind = {config.process.kind!r} has no steps to bound; set likelihood.kind = 'continuous' "
-            "or 'pf_ode', which every process has."
-        )
-    if config.sample.sampler != "ancestral":
-        raise UserError(
-            f"config field sample.sampler = {config.sample.sampler!r} does not sample from a chain of Gaussians, "
-            "and so has no variational bound; set 'ancestral'."
-        )
-    grid, settings = _grid(config), config.sample
+    grid, settings = _chain(config), config.sample
     denoiser_of, limited = processes.denoiser_of(config), choices.CLIPS[settings.clip]
     encode = inputs.encode(config)
 
@@ -64,6 +59,40 @@ def _bound(config: Config) -> Measure:
         return likelihood.bound(denoise, x_0, grid, noise, variance=settings.variance)._asdict()
 
     return measure
+
+
+def chain_of(config: Config) -> tuple[Level, Callable[[Any, Array, Array], Gaussian]]:
+    """Returns the chain of the kind 'bound': its levels, and (params, x_t [B, ...], number of the step) -> p(x_s | x_t).
+
+    At the highest precision. Raises UserError where there is none, or where the network is given more than x_t.
+    """
+    processes.check_images(config)
+    check(config)
+    if others := list(inputs.conditioning(config).spec(1)):
+        raise UserError(f"the network is given {errors.some(others)} beside x_t; only one that is given nothing will do.")
+    grid, settings = _chain(config), config.sample
+    denoiser_of = processes.denoiser_of(config.with_values("model", precision="highest"))
+    limited = choices.CLIPS[settings.clip]
+
+    def law(params: Any, x_t: Array, index: Array) -> Gaussian:
+        return likelihood.reverse_law(limited(denoiser_of(params, {})), x_t, grid, index, variance=settings.variance)
+
+    return grid, law
+
+
+def _chain(config: Config) -> Level:
+    """Returns the levels of the chain that is bounded; UserError where the config has none."""
+    if not processes.process_of(config).num_steps:
+        raise UserError(
+            f"config field process.kind = {config.process.kind!r} has no steps to bound, as 'discrete' and 'learned' have; "
+            "likelihood.kind = 'continuous' and 'pf_ode' are of every process."
+        )
+    if config.sample.sampler != "ancestral":
+        raise UserError(
+            f"config field sample.sampler = {config.sample.sampler!r} does not sample from a chain of Gaussians, "
+            "and so has no variational bound; set 'ancestral'."
+        )
+    return _grid(config)
 
 
 def _grid(config: Config) -> Level:
