@@ -14,11 +14,13 @@ import numpy as np
 
 from diffusion_jax import ans, process
 from diffusion_jax.ans import Lattice, Stack
+from diffusion_jax.errors import UserError
 from diffusion_jax.process import Level
 
 PIXELS = Lattice(-1.0, 1 / 127.5, 256)  # uint8 values in [-1, 1]
 BINS_PER_STD = 4  # of latents: bins are as narrow as a quarter of the narrowest Gaussian that codes them
 MOST_STDS = 6  # from a pixel's extreme values, where the last bin begins, which is open
+MOST_BINS = 2**20  # on either side of 0, since each takes two of the parts of `ans.TOTAL`
 Law = Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]]  # (level, x there [D]) -> mean and std of the one below [D]
 
 
@@ -31,7 +33,7 @@ class Chain(NamedTuple):
 
 
 def chain(grid: Level) -> Chain:
-    """Returns the latents of a grid, which falls from T to the data. # [S + 1]"""
+    """Returns the latents of a grid, which falls from T to the data; UserError where levels are too close. # [S + 1]"""
     levels = Level(*(np.asarray(column, np.float64)[-2::-1] for column in grid))
     above = np.arange(1, len(levels.alpha))
     t, s = process.rows(levels, above), process.rows(levels, above - 1)
@@ -39,7 +41,9 @@ def chain(grid: Level) -> Chain:
     std = np.append(levels.sigma[0], t.sigma * share)
     keep = np.append(levels.alpha[0], t.alpha / s.alpha)
     width = np.minimum(std, np.append(s.sigma * share, levels.sigma[-1])) / BINS_PER_STD  # of q(x_i | x_{i+1}, x_0) too
-    most = np.ceil((levels.alpha + MOST_STDS * levels.sigma) / width)
+    most = np.ceil((levels.alpha + MOST_STDS * levels.sigma) / width)  # bins on either side of 0
+    if np.max(most) > MOST_BINS:
+        raise UserError(f"the levels of {len(std)} steps are too close to code their differences; take fewer steps.")
     lattices = tuple(Lattice(-n * h, h, 2 * int(n) + 1) for n, h in zip(most, width, strict=True))
     return Chain(keep, std, lattices)
 

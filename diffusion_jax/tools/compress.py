@@ -31,19 +31,32 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runs import compiling, logs, sharding, storage
 
 FORMAT, NUM_CHECKED = 1, 4  # bytes of the checksum at the end
-SETTINGS = ("clip", "ema_rate", "grid", "interpolation", "num_steps", "rho", "step", "times", "variance")
+SETTINGS = (
+    "clip",
+    "ema_rate",
+    "grid",
+    "interpolation",
+    "last_level",
+    "num_steps",
+    "rho",
+    "sampler",
+    "step",
+    "times",
+    "variance",
+)
 Coder = tuple[bits_back.Chain, bits_back.Law]
 
 
 def run(workdir: storage.Path, config: Config, images: str, out: storage.Path) -> int:
     """Writes the images of a file or a folder into one file; returns the exit code, 0."""
-    trained = model.restore(workdir, stored.agreed_config(workdir, config))
+    config = stored.agreed_config(workdir, config)
+    likelihoods.chain_of(config)  # its settings fit together
     given = evaluating.of_file(config.with_values("evaluate", dump=images, features="pixels"), "dump")
     wanted = processes.image_shape(config)
     if given.shape != wanted:
         raise UserError(f"flag --images = {images!r} holds images of {list(given.shape)}; the model's are {list(wanted)}.")
-    pixels, coder = given.read(range(given.num_images)), make_coder(trained)
-    stack = pushed(pixels, coder)
+    trained, pixels = model.restore(workdir, config), given.read(range(given.num_images))
+    stack = pushed(pixels, make_coder(trained))
     settings = {name: getattr(trained.config.sample, name) for name in SETTINGS} | {"step": trained.step}
     head = {"bits_back": FORMAT, "images": pixels.shape, "sample": settings, "weights": weights_of(trained)}
     head |= {"crc32": zlib.crc32(pixels.tobytes())}
