@@ -43,11 +43,11 @@ def trained(workdir: pathlib.Path, dtype: str, seed: int) -> dict[str, float]:
     flags = [f"--config.model.dtype={dtype}", f"--config.train.seed={seed}", f"--workdir={workdir}"]
     subprocess.run([sys.executable, "main.py", "--config=configs/digits.py", *flags], cwd=ROOT, check=True)
     run = model.load(workdir)
-    measure, _ = quality_vs_steps.reference(run.config, NUM_IMAGES)
+    measure, _ = quality_vs_steps.reference(run.config, NUM_IMAGES, "mlp")
     last = {
         name: value for line in writers.read_metrics(storage.path(workdir) / "metrics.jsonl") for name, value in line.items()
     }
-    return {"loss": last["loss"], "frechet_distance": measure(run.sample(NUM_IMAGES))}
+    return {"loss": last["loss"], "frechet_distance": measure(run.sample(NUM_IMAGES))["frechet_distance"]}
 
 
 def write(rows: list[dict]) -> None:
