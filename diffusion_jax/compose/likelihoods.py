@@ -69,7 +69,7 @@ def chain_of(config: Config) -> tuple[Level, Callable[[Any, Array, Array], Gauss
     processes.check_images(config)
     check(config)
     if others := list(inputs.conditioning(config).spec(1)):
-        raise UserError(f"the network is given {errors.some(others)} beside x_t; only one that is given nothing will do.")
+        raise UserError(f"the network is given {errors.some(others)} beside x_t; this is for a network of x_t alone.")
     grid, settings = _chain(config), config.sample
     denoiser_of = processes.denoiser_of(config.with_values("model", precision="highest"))
     limited = choices.CLIPS[settings.clip]

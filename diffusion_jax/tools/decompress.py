@@ -31,11 +31,17 @@ def run(workdir: storage.Path, file: storage.Path, out: storage.Path) -> int:
     """Writes the images of a file; returns the exit code, 0."""
     head, content = read(file)
     settings = head["sample"] | {"times": tuple(head["sample"]["times"])}
-    config = stored.read_config(workdir).with_values("sample", **settings)
-    checks.check(config)
-    trained = model.restore(workdir, config)
+    config = stored.read_config(workdir)
+    try:
+        config = config.with_values("sample", **settings)
+        checks.check(config)
+        trained = model.restore(workdir, config)
+    except UserError as error:
+        raise UserError(f"flag --file = {str(file)!r} does not fit the run in {str(workdir)!r}: {error}") from error
     if (own := compress.weights_of(trained)) != head["weights"]:
-        raise UserError(f"file {str(file)!r} is of other weights, {head['weights']}; those of {str(workdir)!r} are {own}.")
+        raise UserError(
+            f"flag --file = {str(file)!r} is of other weights, {head['weights']}; those of {str(workdir)!r} are {own}."
+        )
     shape = tuple(head["images"])
     stack, coder = Stack.of_bytes(content, math.prod(shape[1:])), compress.make_coder(trained)
     images, progress = np.empty(shape, np.uint8), logs.Progress("images", total=shape[0])
