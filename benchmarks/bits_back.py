@@ -76,7 +76,7 @@ def measured(workdir: str, images: np.ndarray, num_steps: int) -> dict[str, floa
         [fixed] = re.findall(r"([\d.]+) of them for any images", said.getvalue())
         names = [f"--workdir={workdir}", f"--out={folder / 'again.npz'}", f"--file={folder / 'packed'}"]
         seconds.append(timed(lambda: decompress.main(["decompress", *names])))
-        same = np.array_equal(np.load(folder / "again.npz")["arr_0"], images)
+        same = np.array_equal(np.load(folder / "again.npz", allow_pickle=False)["arr_0"], images)
         num_bytes = (folder / "packed").stat().st_size
     return {
         "num_steps": num_steps,
