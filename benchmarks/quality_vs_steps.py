@@ -1,6 +1,6 @@
 """How good are the images of each sampler for how many evaluations of the network? Measured on small sets.
 
-    python benchmarks/quality_vs_steps.py --workdir=runs/digits --num_images=2000 [--evaluations 10 20 50]
+    python benchmarks/quality_vs_steps.py --workdir=examples/digits --num_images=1000 --seeds 0 1 2 [--evaluations 10 20 50]
     python benchmarks/quality_vs_steps.py --workdir=runs/sprites --features=efficientnet_lite0 --seeds 0 1 2
 
 Draws the same images (the same x_T) from a trained run with every sampler and grid, and measures their distances to the
@@ -15,8 +15,8 @@ import math
 import os
 import pathlib
 import platform
+import shlex
 import sys
-import time
 import warnings
 
 import jax
@@ -32,24 +32,43 @@ from diffusion_jax import evaluation, model, streams
 from diffusion_jax.compose import choices, inputs, processes, sampling, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs, feed
+from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import frechet, kernel, sliced
 
 SAMPLERS = {
     "ancestral": {"sampler": "ancestral", "variance": "small"},
     "ancestral large": {"sampler": "ancestral", "variance": "large"},
+    "ancestral_2s": {"sampler": "ancestral_2s"},
+    "reverse_diffusion": {"sampler": "reverse_diffusion"},
+    "reverse_diffusion, langevin": {"sampler": "reverse_diffusion", "corrector": "langevin"},
+    "euler_maruyama": {"sampler": "euler_maruyama"},
     "ddim": {"sampler": "ddim"},
     "heun": {"sampler": "heun"},
+    "runge_kutta_2, stage 0.5": {"sampler": "runge_kutta_2", "stage": 0.5},
+    "runge_kutta_2, stage 0.7": {"sampler": "runge_kutta_2", "stage": 0.7},
+    "lms 3": {"sampler": "lms", "order": 3},
     "dpm_solver 2": {"sampler": "dpm_solver"},
     "dpm_solver 3": {"sampler": "dpm_solver", "order": 3},
     "dpm_solver 2 eps": {"sampler": "dpm_solver", "solves_for": "eps"},
     "singlestep 2": {"sampler": "dpm_solver_singlestep"},
     "singlestep 3": {"sampler": "dpm_solver_singlestep", "order": 3},
     "dpm_solver_sde": {"sampler": "dpm_solver_sde"},
+    "dpm_solver_sde 3": {"sampler": "dpm_solver_sde", "order": 3},
+    "dpm_solver_sde_singlestep": {"sampler": "dpm_solver_sde_singlestep"},
     "unipc 2": {"sampler": "unipc"},
     "unipc 3": {"sampler": "unipc", "order": 3},
+    "unipc_bh1 2": {"sampler": "unipc_bh1"},
 }
+GRIDS = {
+    "trailing": {"grid": "trailing"},
+    "log_snr": {"grid": "log_snr"},
+    "karras": {"grid": "karras"},
+    "karras, rho 3": {"grid": "karras", "rho": 3.0},
+    "polyexponential, rho 1.5": {"grid": "polyexponential", "rho": 1.5},
+}
+TWICE = ("ancestral_2s", "heun", "runge_kutta_2")  # evaluate the network at a stage of each step but the last
 ODE = {f"ode {tolerance:g}": {"sampler": "ode", "clip": "none", "tolerance": tolerance} for tolerance in (1e-1, 1e-2, 1e-3)}
-BATCH = 250
+BATCH = 50  # the fastest on a CPU
 FIGURES = ("frechet_distance", "kernel_distance", "sliced_wasserstein")
 
 
@@ -59,8 +78,9 @@ def main() -> None:
     parser.add_argument("--name", default="", help="of the result; the folder's name by default")
     parser.add_argument("--num_images", type=int, default=2000)
     parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 50, 100])
-    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
-    parser.add_argument("--grids", nargs="+", default=["trailing", "log_snr", "karras"])
+    known = list(SAMPLERS)
+    parser.add_argument("--samplers", nargs="+", default=known, choices=known, help="those of them that the process has")
+    parser.add_argument("--grids", nargs="+", default=list(GRIDS), choices=list(GRIDS))
     parser.add_argument("--reference", type=int, default=0, help="evaluations of an ancestral run of every level too")
     parser.add_argument("--features", default="mlp", help="mlp, or as evaluate.features")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -70,11 +90,16 @@ def main() -> None:
     trained, name = model.load(flags.workdir), flags.name or pathlib.Path(flags.workdir).name
     measure, result = reference(trained.config, flags.num_images, flags.features)
     result |= {"num_images": flags.num_images, "checkpoint_step": trained.step, "seeds": flags.seeds}
-    result["rows"] = measured_before(name, result)
-    done = {(row["sampler"], row["grid"], row["at_most"]) for row in result["rows"]}
-    settings = [(sampler, grid, num) for num in flags.evaluations for sampler in flags.samplers for grid in flags.grids] + [
-        (sampler, "trailing", flags.reference) for sampler in ("ancestral", "ddim") if flags.reference
+    before = measured_before(name, result)
+    result["rows"] = before.get("rows", [])
+    result["commands"] = [
+        *before.get("commands", []),
+        shlex.join(["python", "benchmarks/quality_vs_steps.py", *sys.argv[1:]]),
     ]
+    done = {(row["sampler"], row["grid"], row["at_most"]) for row in result["rows"]}
+    samplers = [sampler for sampler in flags.samplers if fits(trained.config, sampler)]
+    settings = [(sampler, grid, num) for num in flags.evaluations for sampler in samplers for grid in flags.grids]
+    settings += [(sampler, "trailing", flags.reference) for sampler in ("ancestral", "ddim") if flags.reference]
     settings += [(sampler, "none", 0) for sampler in ODE if flags.ode]
     for sampler, grid, num in (setting for setting in settings if setting not in done):
         result["rows"].append(row(trained, sampler, grid, num, flags, measure))
@@ -82,19 +107,29 @@ def main() -> None:
         write(name, result, flags.figure)
 
 
-def measured_before(name: str, result: dict) -> list[dict]:
-    """Returns the rows of an earlier start with the same weights, images and measure."""
+def fits(config: Config, sampler: str) -> bool:
+    """Returns whether the process of a config has a sampler."""
+    try:
+        model.with_settings(config, **SAMPLERS[sampler])
+    except UserError:
+        return False
+    return True
+
+
+def measured_before(name: str, result: dict) -> dict:
+    """Returns the result of an earlier start with the same weights, images and measure; {} where there is none."""
     file = ROOT / "benchmarks" / f"quality_vs_steps_{name}.json"
-    before = json.loads(file.read_text()) if file.exists() else {"rows": []}
+    before = json.loads(file.read_text()) if file.exists() else {}
     same = all(before.get(key) == result[key] for key in ("num_images", "checkpoint_step", "real", "features", "seeds"))
-    return before["rows"] if same else []
+    return before if same else {}
 
 
 def row(trained: model.Model, sampler: str, grid: str, num: int, flags: argparse.Namespace, measure) -> dict:
     """Returns what one sampler on one grid gives for at most `num` evaluations, 0 for as many as it takes."""
-    steps = (num + 1) // 2 if sampler == "heun" else num
-    on_grid = {"grid": grid, "num_steps": steps} if num else {}
-    config = model.with_settings(trained.config, **on_grid, **(SAMPLERS | ODE)[sampler])
+    asked = (SAMPLERS | ODE)[sampler]
+    steps = num // 2 if "corrector" in asked else (num + 1) // 2 if asked["sampler"] in TWICE else num
+    on_grid = GRIDS[grid] | {"num_steps": steps} if num else {}
+    config = model.with_settings(trained.config, **on_grid, **asked)
     solve, limit = sampling.make_solve(config), choices.CLIPS[config.sample.clip]
 
     @jax.jit
@@ -104,7 +139,7 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, flags: argparse
         found = solve(limit(trained.denoiser()), noise, streams.keys(seed, "sampler", numbers), 0)
         return codecs.to_uint8(found.x), found.num_evaluations
 
-    start, found = time.time(), []
+    found = []
     for seed in flags.seeds:
         drawn = [draw(seed, jnp.arange(first, first + BATCH)) for first in range(0, flags.num_images, BATCH)]
         found.append(measure(np.concatenate([np.asarray(batch) for batch, _ in drawn])[: flags.num_images]))
@@ -116,7 +151,6 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, flags: argparse
         "at_most": num,
         "evaluations": int(drawn[0][1]),
         **{name: round(value, 5) for name, value in ({n: np.mean(of) for n, of in columns.items()} | deviations).items()},
-        "seconds": round(time.time() - start, 1),
     }
 
 
@@ -190,7 +224,6 @@ def table(result: dict, figure: str) -> str:
 
 def conditions() -> dict:
     return {
-        "command": " ".join(["python", "benchmarks/quality_vs_steps.py", *sys.argv[1:]]),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": stored.versions(),
     }

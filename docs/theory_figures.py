@@ -167,10 +167,10 @@ def quality() -> None:
         axes.loglog(*zip(*points, strict=True), marker="o", markersize=4, color=COLOURS[colour], label=label)
     real = stored["real"]["frechet_distance"]
     axes.axhline(real, color=COLOURS["ink"], linestyle=":", linewidth=1)
-    axes.text(1000, real * 1.03, "two halves of the real digits", ha="right", fontsize=8, color=COLOURS["ink"])
+    axes.text(5, real * 1.03, "real digits", fontsize=8, color=COLOURS["ink"])
     axes.set(xlabel="evaluations of the network", ylabel="Frechet distance to the real digits")
     axes.set(title="digits, evenly spaced steps")
-    axes.set_xticks([5, 10, 20, 50, 100, 1000], ["5", "10", "20", "50", "100", "1000"])
+    axes.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"])
     axes.set_yticks([0.1, 0.2, 0.4, 0.8], ["0.1", "0.2", "0.4", "0.8"])
     axes.tick_params(which="minor", labelleft=False, labelbottom=False)
     axes.legend(frameon=False)
