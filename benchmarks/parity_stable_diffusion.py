@@ -180,7 +180,7 @@ def said_by_us(model: Model, dtype: str, vectors: np.ndarray) -> dict[str, np.nd
         cond, null = {"text": given[:-1]}, {"text": np.repeat(given[-1:], len(PROMPTS), axis=0)}
 
         def denoiser(cond: Any) -> dj.Denoiser:
-            return processes.make_denoiser(config)(networks.bind(network, params, cond))
+            return processes.make_denoiser(config)(networks.bind(network, params, cond), cond)
 
         guided = guidance.classifier_free(denoiser(cond), denoiser(guidance.paired(cond, null)), scale=GUIDANCE)
         output = jax.jit(lambda x: network.apply(params, x, np.array([981, 21], dtype), cond))(x_T)

@@ -138,7 +138,7 @@ def of_run(sampler: Sampler, denoise: Denoiser, levels: Level, run: dict[str, np
 def parts(model: dj.Model, network: Bound, guide: Bound | None, cond: dict[str, Any]) -> tuple[Sampler, Denoiser]:
     """Returns the sampler and the denoiser of a model's config; ancestral steps are led by their mean, as OpenAI's are."""
     config, limited = model.config, CLIPS[model.config.sample.clip]
-    sampler, denoise = sampling.make_sampler(config), processes.make_denoiser(config)(network(cond))
+    sampler, denoise = sampling.make_sampler(config), processes.make_denoiser(config)(network(cond), cond)
     if guide is None:
         return sampler, limited(denoise)
     log_prob, scale = denoiser.make_log_prob(guide(cond)), config.sample.guidance - 1

@@ -287,7 +287,8 @@ def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tole
         denoise: the denoiser. It must not limit x_0: the flow must be smooth.
         x: images, continuous in [-1, 1], as they are at the first time of the process, [B, ...].
         of: the process; at its last time the density is that of `process.prior`.
-        probes: v, the same all the way, [K, B, ...]; Rademacher's signs are exact where the Jacobian is diagonal.
+        probes: v, the same all the way, [K, B, ...]; Rademacher's signs are exact where the Jacobian is diagonal. Where x
+            and the denoiser's x_0 lie in a subspace, projections onto it give the density there.
         tolerance: of the error in a step of the integration, relative and absolute.
     """
     process.check_process(of)
@@ -308,7 +309,7 @@ def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tole
     squares = jnp.mean(jnp.sum(probes**2, axis=tuple(range(2, probes.ndim))), axis=0)  # D, but for the probes' spread
     carried = carried + squares * np.log((last.alpha + last.sigma) / (first.alpha + first.sigma))
     x_T = (last.alpha + last.sigma) * y_T
-    log_prior = -x[0].size * (_mean((x_T / last.sigma) ** 2) + math.log(2 * math.pi * last.sigma**2)) / 2
+    log_prior = -(x[0].size * _mean((x_T / last.sigma) ** 2) + squares * math.log(2 * math.pi * last.sigma**2)) / 2
     return Density(log_prior + carried, x_T, found.num_evaluations, found.reached_end)
 
 
@@ -329,7 +330,7 @@ def dequantise(x_0: Array, uniform: Array, width: float = UINT8_BIN) -> Array:
     return x_0 + (uniform - 0.5) * width
 
 
-def bits_per_dim(log_density: Array, num_values: int, width: float = UINT8_BIN) -> Array:
+def bits_per_dim(log_density: Array, num_values: int | Array, width: float = UINT8_BIN) -> Array:
     """Returns the bits per dimension of whole numbers from the log-density of their dequantised values. # [B]
 
     -log2 p / D - log2(width). On average over the dequantisation it is an upper bound of that of the model made discrete.
@@ -337,7 +338,7 @@ def bits_per_dim(log_density: Array, num_values: int, width: float = UINT8_BIN) 
 
     Args:
         log_density: in nats, [B].
-        num_values: D.
+        num_values: D, for all or of each, [B].
         width: of a bin, in the unit of x_0.
     """
     return -log_density / (num_values * math.log(2)) - math.log2(width)

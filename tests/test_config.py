@@ -82,7 +82,7 @@ def test_a_network_ignores_fields_of_others():
         "config field model.num_heads_up = 2 does nothing: it is for model.kind = 'unet'.",
     ]
     [doubt] = checks.without_effect(Config().with_values("model", depth=3), ["model.depth", "model.dropout"])
-    assert doubt == "config field model.depth = 3 does nothing: it is for model.kind = 'dit' or 'mlp'."
+    assert doubt == "config field model.depth = 3 does nothing: it is for model.kind = 'dit' or 'egnn' or 'mlp'."
     config = Config().with_values("model", kind="ncsnpp", resample="res_block", embedding="fourier")
     [doubt] = checks.without_effect(config, ["model.resample", "model.embedding"])
     assert doubt.startswith("config field model.resample = 'res_block' does nothing: it is for model.kind = ")

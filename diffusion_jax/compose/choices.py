@@ -101,7 +101,7 @@ PROCESSES = {
 }
 AUTOENCODERS = ("autoencoder_kl", "autoencoder_tiny")
 # functions of networks/, which needs Flax: processes.NETWORKS
-NETWORKS = (*AUTOENCODERS, "dit", "mlp", "ncsnpp", "noisy_classifier", "unet")
+NETWORKS = (*AUTOENCODERS, "dit", "egnn", "mlp", "ncsnpp", "noisy_classifier", "unet")
 TEXTS = ("folder", "minilm", "none")  # encoders of text
 PARAMETERIZATIONS = {
     "edm": denoiser.edm(),
@@ -213,7 +213,13 @@ SOURCES = {
     "tfds": tfds.source,
     "two_moons": points.two_moons,
 }
-MEDIA = {"images": media.IMAGES, "points": media.POINTS, "sounds": media.SOUNDS, "videos": media.VIDEOS}
+MEDIA = {
+    "images": media.IMAGES,
+    "molecules": media.MOLECULES,
+    "points": media.POINTS,
+    "sounds": media.SOUNDS,
+    "videos": media.VIDEOS,
+}
 
 CONDITIONS = {  # of x_0, keys [B], and the stored images that belong to it
     "edges": conditions.edges,

@@ -26,14 +26,15 @@ class Process(Section):
 class Model(Section):
     kind: one_of(choices.NETWORKS) = field(
         "unet",
-        "'dit' is the Diffusion Transformer; 'mlp' is for points; 'noisy_classifier' is the U-Net's encoder, with which to "
-        "guide: log p of a label given x_t; the autoencoders are first stages of latent diffusion, see docs/latents.md",
+        "'dit' is the Diffusion Transformer; 'mlp' is for points, 'egnn' for molecules; 'noisy_classifier' is the U-Net's "
+        "encoder, with which to guide: log p of a label given x_t; the autoencoders are first stages of latent diffusion: "
+        "docs/latents.md",
     )
-    channels: integer(4) = field(128, "width of a stage whose multiplier is 1; of 'dit' and 'mlp': of each layer")
+    channels: integer(4) = field(128, "width of a stage whose multiplier is 1; of 'dit', 'egnn' and 'mlp': of each layer")
     multipliers: sections.Multipliers = field(
         (1, 2, 2, 2), "width of each stage, relative to channels; every stage halves the image"
     )
-    depth: integer(1, sections.MOST_BLOCKS) = field(12, "of 'dit' and 'mlp': blocks")
+    depth: integer(1, sections.MOST_BLOCKS) = field(12, "of 'dit', 'egnn' and 'mlp': blocks")
     patch_size: integer(1, 1024) = field(2, "of 'dit': side of the squares that become tokens, in pixels")
     num_res_blocks: integer(1, 64) = field(2, "residual blocks of a stage, going down; one more going up")
     attention_stages: integers(0) = field((1,), "stages with attention; stage 1 of a 32-px image is 16 px")
@@ -64,7 +65,9 @@ class Model(Section):
     num_heads: integer(1) = field(1, "heads of attention")
     num_heads_up: integer(0) = field(0, "heads of attention going up; 0 is num_heads")
     head_channels: integer(0) = field(0, "channels of each head, instead of a number of heads; 0 is off")
-    num_classes: integer(-1) = field(0, "labels that the network knows; 0 for none, -1 for as many as the data have")
+    num_classes: integer(-1) = field(
+        0, "labels that the network knows; 0 for none, -1 for as many as the data have; of molecules most atoms + 1"
+    )
     null_label: Flag = field(False, "one label more, num_classes, for 'no label'")
     text: one_of(choices.TEXTS) = field(
         "none",
@@ -183,16 +186,17 @@ class Data(Section):
     source: one_of(choices.SOURCES) = field("tfds", "kind of the data set")
     name: Text = field("cifar10:3.0.2", "of a TFDS set")
     medium: one_of(choices.MEDIA) = field(
-        "images", "what the data are: images, float32 points, int16 sounds or uint8 videos: docs/other_arrays.md"
+        "images", "what the data are: images, molecules, float32 points, int16 sounds, uint8 videos: docs/other_arrays.md"
     )
     path: Text = field("", "an .npz file, or a folder: of images, .tar, IDX files or TFDS sets; '' is TFDS's own", free=True)
     held_out: Text = field(
         "test", "split of a TFDS or IDX set, path for the others; its loss is logged; '' for none", free=True
     )
     image_size: integers(1, lengths=range(4), count="0 to 3 ") = field(
-        (32, 32), "height, width; of videos frames, height, width; of sounds (samples,); () of points"
+        (32, 32),
+        "height, width; of videos frames, height, width; of sounds (samples,), of molecules (most atoms,); () of points",
     )
-    channels: integer(1) = field(3, "1 for grey, 3 for RGB; of points: coordinates")
+    channels: integer(1) = field(3, "1 for grey, 3 for RGB; of points: coordinates; of molecules 8")
     sample_rate: integer(1000, 192_000) = field(16_000, "of sounds, samples a second: files of other rates are resampled")
     center_crop: integer(0) = field(0, "side of the square to cut out of the middle of every image first; 0 for none")
     resize: Flag = field(
@@ -278,7 +282,9 @@ class Sample(Section):
     seed: integer(0) = field(0, "of the images and of likelihoods")
     ema_rate: sections.Chosen = field(-1.0, "one of train.ema_rates, or 0 for the parameters themselves; -1 is the last")
     label: integer(-1) = field(
-        -1, "of every image, where there are classes; -1: i % num_classes for image i, or that of what it is shown"
+        -1,
+        "of every image, where there are classes; -1: i % num_classes for image i, or that of what it is shown; of a "
+        "molecule the number of its atoms, with -1 that of molecule i of the held-out set",
     )
     step: integer(-1) = field(-1, "of the checkpoint; -1 is the latest")
     guidance: sections.Finite = field(1.0, "scale of guidance: images of their label, and less of any; 1 is off")

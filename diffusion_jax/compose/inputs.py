@@ -28,18 +28,20 @@ MEDIA_OF = {
     "drums": ("sounds",),
     "folder": ("images", "sounds", "videos"),
     "moving_digits": ("videos",),
-    "npz": ("images", "points", "sounds", "videos"),
+    "npz": ("images", "molecules", "points", "sounds", "videos"),
     "two_moons": ("points",),
 }  # of sources that have others than images alone
 OF_MEDIA = {  # fields that have other values for each medium
     "model.kind": {
-        "images": tuple(kind for kind in NETWORKS if kind != "mlp"),
+        "images": tuple(kind for kind in NETWORKS if kind not in ("egnn", "mlp")),
+        "molecules": ("egnn",),
         "points": ("mlp",),
         "sounds": ("unet",),
         "videos": ("unet",),
     },
     "evaluate.features": {
         "images": tuple(name for name in FEATURES if name != "spectrogram"),
+        "molecules": ("given",),
         "points": ("given", "pixels"),
         "sounds": ("given", "pixels", "spectrogram"),
         "videos": ("given", "pixels"),

@@ -134,7 +134,8 @@ def _pf_ode(config: Config) -> Measure:
     process = processes.process_of(config)
     processes.check_signal(process, "likelihood.kind = 'pf_ode'")
     denoiser_of, settings = processes.denoiser_of(config), config.likelihood
-    width = choices.MEDIA[config.data.medium].bin_width
+    medium = choices.MEDIA[config.data.medium]
+    width = medium.bin_width
     draw_probe, encode = choices.PROBES[settings.probes], inputs.encode(config)
 
     def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
@@ -146,15 +147,19 @@ def _pf_ode(config: Config) -> Measure:
             shape = x_0.shape[1:]
             return jax.random.uniform(key_bin, shape), draw_probe(key_probes, (settings.num_probes, *shape), x_0.dtype)
 
-        uniform, probes = jax.vmap(draws)(keys)
+        uniform, probes = jax.vmap(draws)(keys)  # [B, K, ...] of probes
+        probes, num_values = jnp.swapaxes(probes, 0, 1), x_0[0].size
+        if medium.project:
+            probes = jax.vmap(lambda v: medium.project(v, cond["label"]))(probes)
+            num_values = medium.num_values(cond["label"])
         found = likelihood.log_density(
             denoiser_of(params, cond),
             likelihood.dequantise(x_0, uniform, width) if width else x_0,
             process,
-            probes=jnp.swapaxes(probes, 0, 1),
+            probes=probes,
             tolerance=settings.tolerance,
         )
-        bits = likelihood.bits_per_dim(found.log_density, x_0[0].size, width or 1.0)
+        bits = likelihood.bits_per_dim(found.log_density, num_values, width or 1.0)
         return {"bits": bits, "num_evaluations": found.num_evaluations, "reached_end": found.reached_end}
 
     return measure

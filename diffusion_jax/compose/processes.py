@@ -10,7 +10,7 @@ from jax import Array
 from diffusion_jax import denoiser, learned_schedule, networks
 from diffusion_jax.autoencoding import Coder
 from diffusion_jax.compose import choices, conditions, stored, texts
-from diffusion_jax.compose.choices import PARAMETERIZATIONS, PROCESSES, chosen, named
+from diffusion_jax.compose.choices import MEDIA, PARAMETERIZATIONS, PROCESSES, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import UserError
@@ -114,8 +114,11 @@ def fields_of(kind: str) -> set[str]:
     return names - set(OF_UNET) if kind == "ncsnpp" else names
 
 
-def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
-    """Returns (x_t, c_noise) -> output of the config's network, as a function, -> the denoiser.
+def make_denoiser(config: Config) -> Callable[[denoiser.Network, Any], Denoiser]:
+    """Returns (the config's network as a function (x_t, c_noise) -> output, cond) -> the denoiser.
+
+    Where arrays lie in a subspace it knows that x_0 does. What x_t has beside it is then noise to the denoiser, which any
+    sampler takes away without a change of what it does in the subspace.
 
     Raises UserError for a classifier or an autoencoder.
     """
@@ -126,11 +129,14 @@ def make_denoiser(config: Config) -> Callable[[denoiser.Network], Denoiser]:
             f"{config.show('model.kind')} is a classifier: it draws no images and has no likelihood, but guides a model "
             "that draws."
         )
-    return functools.partial(
-        denoiser.make_denoiser,
-        parameterization=PARAMETERIZATIONS[config.predicts],
-        learned_variance=config.model.learned_variance,
-    )
+    settings = {"parameterization": PARAMETERIZATIONS[config.predicts], "learned_variance": config.model.learned_variance}
+    if (project := MEDIA[config.data.medium].project) is None:
+        return lambda network, cond: denoiser.make_denoiser(network, **settings)
+
+    def within(network: denoiser.Network, cond: Any) -> Denoiser:
+        return denoiser.limit_x_0(denoiser.make_denoiser(network, **settings), lambda x_0: project(x_0, cond["label"]))
+
+    return within
 
 
 def check_makes_images(config: Config) -> None:
@@ -142,7 +148,7 @@ def check_makes_images(config: Config) -> None:
 def denoiser_of(config: Config) -> Callable[[Any, Any], Denoiser]:
     """Returns (params, cond) -> the config's network as a denoiser; its x_0 is not limited. Errors as of `make_denoiser`."""
     net, make = network(config), make_denoiser(config)
-    return lambda params, cond: make(networks.bind(net, net.cast(params), cond))
+    return lambda params, cond: make(networks.bind(net, net.cast(params), cond), cond)
 
 
 def log_prob_of(config: Config) -> Callable[[Any, Any], LogProb]:
@@ -158,11 +164,11 @@ def log_prob_of(config: Config) -> Callable[[Any, Any], LogProb]:
     return lambda params, cond: denoiser.make_log_prob(networks.bind(net, net.cast(params), cond))
 
 
-def make_predictor(config: Config) -> Callable[[Callable[..., Array]], Denoiser | LogProb | Coder]:
-    """Returns the config's network, as a function, -> what its loss takes."""
+def make_predictor(config: Config) -> Callable[[Callable[..., Array], Any], Denoiser | LogProb | Coder]:
+    """Returns (the config's network as a function, cond) -> what its loss takes."""
     if is_autoencoder(config):
-        return networks.coder
-    return denoiser.make_log_prob if is_classifier(config) else make_denoiser(config)
+        return lambda network, cond: networks.coder(network)
+    return (lambda network, cond: denoiser.make_log_prob(network)) if is_classifier(config) else make_denoiser(config)
 
 
 def is_autoencoder(config: Config) -> bool:

@@ -12,6 +12,7 @@ from jax import Array
 
 from diffusion_jax import streams
 from diffusion_jax.compose import inputs, processes, texts
+from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs, feed
 from diffusion_jax.data.feed import Batch
@@ -22,16 +23,20 @@ NUM_PICTURED = 32  # images beside their conditions
 
 
 def source(config: Config) -> Source | None:
-    """Returns what a network is shown and told of images, opened; None where that is nothing.
+    """Returns the images of which a network is shown or told something, opened; None where that is nothing.
 
-    An autoencoder is shown the image itself.
+    An autoencoder is shown the image itself. Of a molecule the number of atoms is told, its label.
     """
-    is_shown = config.data.condition != "none" or processes.is_autoencoder(config)
-    shown = inputs.held_out(config) or inputs.source(config) if is_shown else None
+    shown = inputs.held_out(config) or inputs.source(config) if _is_shown(config) else None
     if config.model.text == "none":
         return shown
     nothing = inputs.batch_spec(config, 1)["x"]
     return texts.prompted(config, shown, np.zeros(nothing.shape[1:], nothing.dtype))
+
+
+def _is_shown(config: Config) -> bool:
+    is_told = MEDIA[config.data.medium].project is not None and config.sample.label < 0
+    return is_told or config.data.condition != "none" or processes.is_autoencoder(config)
 
 
 def read(source: Source | None, numbers: np.ndarray) -> Batch | None:
@@ -61,7 +66,7 @@ def labels(config: Config, source: Source | None) -> np.ndarray | None:
     num_images, size = config.sample.num_images, config.sample.shard_size
     if not config.model.num_classes:
         return None
-    if source is None or config.data.condition == "none" or config.sample.label >= 0:
+    if not _is_shown(config) or config.sample.label >= 0:
         return inputs.conditioning(config).of_image(np.arange(num_images))["label"]
     numbers = np.arange(min(num_images, source.num_images))
     pieces = [numbers[start : start + size] for start in range(0, len(numbers), size)]  # not all images at once
@@ -85,7 +90,7 @@ def pictured(config: Config, source: Source | None) -> tuple[np.ndarray, ...]:
 def identity(config: Config) -> dict[str, Any]:
     """Returns what conditions depend on, for a manifest; {} for nothing."""
     data, said = config.data, texts.identity(config)
-    if data.condition == "none" and not processes.is_autoencoder(config):
+    if not _is_shown(config):
         return said
     split, beside = ("held_out", data.condition_held_out) if data.held_out else ("training", data.condition_path)
     pairs = {"pairs": inputs.digest_of_files(storage.path(beside))} if beside else {}

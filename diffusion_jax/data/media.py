@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffusion_jax import likelihood
-from diffusion_jax.data import audio, codecs, videos
+from diffusion_jax.data import audio, codecs, molecules, videos
 from diffusion_jax.runs import pictures
 
 WINDOW = 3.0  # half the side of the square of a picture of points
@@ -34,6 +34,10 @@ class Medium(NamedTuple):
     read: Callable[..., np.ndarray] | None = None  # of such a file, as `audio.read`; None is `sources.decode`
     write: Callable[[np.ndarray, int], bytes] | None = None  # (array, sample rate) -> a file that people can play
     written: str = ""  # its suffix
+    label: Callable[[np.ndarray], np.ndarray] | None = None  # arrays -> their labels, where these follow from them
+    # (x, label) -> the projection onto the subspace where arrays of that label lie; None where they lie everywhere
+    project: Callable[[Array, Array], Array] | None = None
+    num_values: Callable[[Array], Array] | None = None  # label -> the dimension of that subspace
 
 
 def point_grid(points: np.ndarray, *, num_columns: int = 0) -> np.ndarray:
@@ -110,6 +114,20 @@ VIDEOS = IMAGES._replace(
     read=videos.read,
     write=videos.webp,
     written=".webp",
+)
+MOLECULES = POINTS._replace(
+    kind="molecule",
+    num_axes=1,
+    stored=f"finite floating-point numbers [N, M, {3 + len(molecules.TYPES)}]",
+    fits=molecules.is_valid,
+    encode=molecules.centred,
+    grid=molecules.grid,
+    num_pictured=36,
+    write=molecules.xyz,
+    written=".xyz",
+    label=molecules.num_atoms,
+    project=molecules.project,
+    num_values=molecules.num_values,
 )
 SOUNDS = Medium(
     kind="sound",

@@ -107,6 +107,7 @@ def npz(*, path: str, medium: Medium = media.IMAGES, captions: bool = False, fie
             "[N, H, W, C]: images.transpose(0, 2, 3, 1)."
         )
     images = (images[..., None] if images.ndim == 1 + medium.num_axes else images).astype(medium.dtype, copy=False)
+    labels = medium.label(images) if medium.label else labels
     name = f"config field {field} = {path!r}"
     texts = captions_of.of_array(stored.get("captions"), len(images), name) if captions else ()
     if labels is None:

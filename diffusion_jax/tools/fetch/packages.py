@@ -1,10 +1,11 @@
-"""Packages of Debian and npm: got by the ordinary client, which checks what it gets, or given as a file."""
+"""Packages of Debian, npm and PyPI: got by the ordinary client, which checks what it gets, or given as a file."""
 
 import contextlib
 import hashlib
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -34,7 +35,8 @@ class Package(NamedTuple):
     def files(self, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
         """Yields (path, content) of the files that are wanted; UserError where the package is damaged.
 
-        Paths are those that a Debian package installs, without the first '/', and those of an npm package after 'package/'.
+        Paths are those that a Debian package installs, without the first '/', those of an npm package after
+        'package/'.
         """
         with understood(self.file):
             yield from _files(self.content, self.file, "data", wanted)
@@ -59,6 +61,12 @@ def of_apt(name: str, *, tried: str, given: str = "") -> Package:
 def of_npm(name: str, *, tried: str, given: str = "") -> Package:
     """Returns a package of npm, in the version that was tried where it is not given; errors and arguments as of `of_apt`."""
     return _got(name, tried, ["npm", "pack", "--loglevel=error", "--ignore-scripts", f"{name}@{tried}"], ".tgz", given)
+
+
+def of_pip(name: str, *, tried: str, given: str = "") -> Package:
+    """Returns a package of PyPI, as `of_npm` does one of npm."""
+    download = ["download", "--quiet", "--no-deps", "--only-binary=:all:", f"{name}=={tried}"]
+    return _got(name, tried, [sys.executable, "-m", "pip", *download], ".whl", given)
 
 
 @contextlib.contextmanager
@@ -133,18 +141,22 @@ def _read(name: str, file: storage.Path, suffix: str) -> Package:
 
 def _identity(content: bytes, file: str) -> tuple[str, str]:
     """Returns the (name, version) that a package says of itself."""
-    inside = "control" if file.endswith(".deb") else "package.json"
-    text = dict(_files(content, file, "control", lambda path: path == inside)).get(inside, b"").decode()
-    if not file.endswith(".deb"):
+    inside = {"deb": "control", "whl": "METADATA"}.get(file[-3:], "package.json")
+    found = _files(content, file, "control", lambda path: path.rpartition(".dist-info/")[2] == inside)
+    text = b"".join(content for _, content in found).decode()
+    if inside == "package.json":
         said = json.loads(text)
         return str(said["name"]), str(said["version"])
-    fields = dict(re.findall(r"^(Package|Version): *(\S+)", text, flags=re.MULTILINE))
-    return fields["Package"], fields["Version"]
+    fields = dict(re.findall(r"^(Name|Package|Version): *(\S+)", text, flags=re.MULTILINE))
+    return fields.get("Name") or fields["Package"], fields["Version"]
 
 
 def _files(content: bytes, file: str, part: str, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     if file.endswith(".deb"):
         yield from archives.deb(content, part, wanted)
+        return
+    if file.endswith(".whl"):
+        yield from archives.whl(content, wanted)
         return
     for path, unpacked in archives.tgz(content, lambda path: wanted(path.removeprefix("package/"))):
         yield path.removeprefix("package/"), unpacked
