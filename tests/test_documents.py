@@ -72,6 +72,12 @@ def test_every_command_is_one_that_main_takes(document):
         checks.check(config)
 
 
+def test_every_document_has_its_place_on_the_site():
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    listed = set(re.findall(r": ([\w.]+)$", nav, flags=re.MULTILINE)) - {"index.md", "api.md"}  # made in docs/site/hooks.py
+    assert listed == {file.name for file in [*DOCUMENTS, ROOT / "docs" / "quickstart.ipynb"]} - {"README.md", "SECURITY.md"}
+
+
 def programs() -> list[str]:
     """Returns what the documents, and the programs themselves, start beside main.py: '-m MODULE' or a file."""
     files = [*DOCUMENTS, *(ROOT / "diffusion_jax").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
