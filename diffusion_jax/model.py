@@ -287,13 +287,13 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
 
 
 def images(model: Model, numbers: Sequence[int]) -> np.ndarray:
-    """Returns the images of some numbers. # uint8 [n, H, W, C]"""
+    """Returns the images of some numbers, as the data are stored: [n, H, W, C] and uint8, or of another `media.Medium`."""
     found = [drawn for _, (drawn, _) in _generated(model, np.asarray(numbers), _reader(model))]
     return np.concatenate(found)[: len(numbers)]
 
 
 def chunks(model: Model, *, first: int = 0, source: Source | None = None) -> Iterator[np.ndarray]:
-    """Yields the images of the config from number `first` on, uint8 [B, H, W, C], in pieces.
+    """Yields the images of the config from number `first` on, likewise, in pieces of [B, ...].
 
     Chunks begin at multiples of their size, so that an image depends neither on how many there are nor on `first`. Raises
     RunError where an image is not finite.
@@ -335,7 +335,7 @@ def edited(model: Model, batch: Batch, first: int = 0) -> Iterator[shards.Rows]:
 
 
 def strip(model: Model, num_images: int) -> np.ndarray:
-    """Returns predictions of x_0 at `sample.strip` times, for the first images. # uint8 [k, num_images, H, W, C]"""
+    """Returns predictions of x_0 at `sample.strip` times, for the first images. # [k, num_images, ...], as `images`"""
     found = [predictions for _, predictions in _drawn(sampling.make_strip, model, np.arange(num_images), _reader(model))]
     return np.concatenate(found, axis=1)[:, :num_images]
 
