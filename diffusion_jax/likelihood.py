@@ -275,7 +275,9 @@ class Density(NamedTuple):
     reached_end: Array  # whether the integrator's steps were enough, bool [B]
 
 
-def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tolerance: float = 1e-5) -> Density:
+def log_density(
+    denoise: Denoiser, x: Array, of: Process, *, probes: Array, tolerance: float = 1e-5, num_values: int | Array = 0
+) -> Density:
     """Returns log p(x) for the density that the probability flow carries from the prior to the data.
 
     The flow is that of `samplers.adaptive`: dy = (eps - x_0) du for y = x / r, r = alpha + sigma. The log-density of x = r y
@@ -289,6 +291,7 @@ def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tole
         of: the process; at its last time the density is that of `process.prior`.
         probes: v, the same all the way, [K, B, ...]; Rademacher's signs are exact where the Jacobian is diagonal. Where x
             and the denoiser's x_0 lie in a subspace, projections onto it give the density there.
+        num_values: dimensions of that subspace, [B]; 0 for those of x.
         tolerance: of the error in a step of the integration, relative and absolute.
     """
     process.check_process(of)
@@ -309,7 +312,8 @@ def log_density(denoise: Denoiser, x: Array, of: Process, *, probes: Array, tole
     squares = jnp.mean(jnp.sum(probes**2, axis=tuple(range(2, probes.ndim))), axis=0)  # D, but for the probes' spread
     carried = carried + squares * np.log((last.alpha + last.sigma) / (first.alpha + first.sigma))
     x_T = (last.alpha + last.sigma) * y_T
-    log_prior = -(x[0].size * _mean((x_T / last.sigma) ** 2) + squares * math.log(2 * math.pi * last.sigma**2)) / 2
+    num_values = jnp.where(num_values, num_values, x[0].size)
+    log_prior = -(x[0].size * _mean((x_T / last.sigma) ** 2) + num_values * math.log(2 * math.pi * last.sigma**2)) / 2
     return Density(log_prior + carried, x_T, found.num_evaluations, found.reached_end)
 
 

@@ -158,6 +158,7 @@ def _pf_ode(config: Config) -> Measure:
             process,
             probes=probes,
             tolerance=settings.tolerance,
+            num_values=num_values,
         )
         bits = likelihood.bits_per_dim(found.log_density, num_values, width or 1.0)
         return {"bits": bits, "num_evaluations": found.num_evaluations, "reached_end": found.reached_end}
