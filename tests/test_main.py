@@ -244,6 +244,7 @@ MISTAKES = {
     "stray word": ([DIGITS, "--workdir=x", "hello"], "argument 'hello' is not understood"),
     "no config": (["--workdir=x"], "flag --config is missing; it must be a file of configs/"),
     "no such config": (["--config=configs/nope.py", "--workdir=x"], "flag --config = 'configs/nope.py' is not a file"),
+    "config misspelt": (["--config=configs/digit", "--workdir=x"], "did you mean configs/digits.py? configs/ has"),
     "no workdir": ([DIGITS], "flag --workdir is missing"),
     "no workdir to sample": (["--mode=sample"], "flag --workdir is missing"),
     "no such workdir": (

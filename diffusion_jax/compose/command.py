@@ -25,7 +25,8 @@ from diffusion_jax.runs import logs, storage
 from diffusion_jax.runs.shards import flatten
 
 RUN_FAILED, BAD_INPUT = 1, 2
-INSTALLED = storage.path(__file__).parents[1] / "configs"  # of an installed package; in a clone they lie beside it
+PACKAGE, ABOVE = storage.path(__file__).parents[1:3]
+CONFIGS = (PACKAGE if (PACKAGE / "configs").is_dir() else ABOVE) / "configs"  # of an installed package; of a clone
 RESUMABLE = "all written files are complete; the same command resumes."
 Flags = Mapping[str, str]  # name -> value
 Changes = Mapping[str, Any]  # field of the config -> value
@@ -187,18 +188,26 @@ def value(field: str, text: str) -> Any:
     return tuple(found) if isinstance(found, list) else found
 
 
+def _hint_of_configs(name: str) -> str:
+    """Returns which config may have been meant, and which there are."""
+    known = sorted(file.stem for file in CONFIGS.glob("[a-z]*.py"))
+    close = difflib.get_close_matches(storage.path(name).stem, known, n=1)
+    meant = f"did you mean configs/{close[0]}.py? " if close else ""
+    return f"{meant}configs/ has {', '.join(known)}."
+
+
 def _load(given: str) -> dict[str, Any]:
     """Returns the nested config of a Python file, FILE or FILE:ARGUMENT for its get_config()."""
     name, colon, argument = given.partition(":")
     if not (file := storage.path(name)).exists() and name.startswith("configs/"):
-        file = INSTALLED / name.removeprefix("configs/")
+        file = CONFIGS / name.removeprefix("configs/")
     if not file.exists():
-        raise UserError(f"flag --config = {given!r} is not a file; see configs/.")
+        raise UserError(f"flag --config = {given!r} is not a file; {_hint_of_configs(name)}")
     if file.suffix != ".py":
         raise UserError(f"flag --config = {given!r} is not a Python file with get_config(); see configs/.")
     spec = importlib.util.spec_from_file_location("config_file", file)
     module = importlib.util.module_from_spec(spec)
-    if INSTALLED.is_dir():  # by which configs import each other
+    with contextlib.suppress(ModuleNotFoundError):  # of an installed package: by this name its configs import each other
         sys.modules.setdefault("configs", importlib.import_module("diffusion_jax.configs"))
     try:
         spec.loader.exec_module(module)
