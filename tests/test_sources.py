@@ -102,7 +102,7 @@ def test_npz_that_cannot_be_read_is_named(tmp_path, kind):
 
 @pytest.mark.parametrize("path", ["", "nowhere.npz"])
 def test_npz_that_is_missing_is_named(path):
-    with pytest.raises(UserError, match=f"data.path = '{path}' is not a file"):
+    with pytest.raises(UserError, match=f"data.path = '{path}' is not a file; .*, such as one by .*fetch"):
         sources.npz(path=path)
 
 

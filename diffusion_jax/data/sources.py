@@ -28,6 +28,7 @@ INT32 = np.iinfo(np.int32)
 NUM_THREADS = 16  # that read and decode files; Pillow and TFDS release the interpreter while they do
 MOST_NAMED = 10  # files in one sentence
 NO_IMAGE = "not an image"
+FETCHED = "such as one by python -m diffusion_jax.tools.fetch (--help lists the sets)"
 # {"x": as its medium has it, uint8 [H, W, C] of images, "cond": {"label": its class, "image": uint8 [H, W, any]}, or less}
 Record = dict[str, Any]
 
@@ -93,7 +94,7 @@ def npz(*, path: str, medium: Medium = media.IMAGES, captions: bool = False, fie
     """
     file = storage.path(path)
     if not path or not file.exists():
-        raise UserError(f"config field {field} = {path!r} is not a file; it must be an .npz file.")
+        raise UserError(f"config field {field} = {path!r} is not a file; it must be an .npz file, {FETCHED}.")
     wanted = ("images", "arr_0", "labels", "arr_1", "label_names", "captions")
     stored = arrays.of_user(file, field, lambda opened: arrays.read_npz(opened, wanted))
     images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
@@ -159,7 +160,7 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
     file = next((file for file in (folder / name, folder / f"{name}.gz") if path and file.exists()), None)
     if file is None:
         raise UserError(
-            f"config field data.path = {path!r} has no {name} or {name}.gz; it must be the folder of an IDX set."
+            f"config field data.path = {path!r} has no {name} or {name}.gz; it must be the folder of an IDX set, {FETCHED}."
         )
     start = 4 + 4 * num_dimensions
     try:
