@@ -159,9 +159,8 @@ def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
     folder = storage.path(path)
     file = next((file for file in (folder / name, folder / f"{name}.gz") if path and file.exists()), None)
     if file is None:
-        raise UserError(
-            f"config field data.path = {path!r} has no {name} or {name}.gz; it must be the folder of an IDX set, {FETCHED}."
-        )
+        text = f"config field data.path = {path!r} has no {name} or {name}.gz"
+        raise UserError(f"{text}; it must be the folder of an IDX set, {FETCHED}.")
     start = 4 + 4 * num_dimensions
     try:
         with storage.reading(file) as opened:
