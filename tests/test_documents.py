@@ -15,10 +15,11 @@ import oracles
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax import main, samplers, schedules
+from diffusion_jax import samplers, schedules
 from diffusion_jax.compose import checks, describe
 from diffusion_jax.compose.config import FIELDS
 from diffusion_jax.data import feed, sources, transforms
+from diffusion_jax.jobs import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -18,10 +18,10 @@ import pytest
 import tiny
 from PIL import Image
 
-from diffusion_jax import main
 from diffusion_jax.compose import checks, command, stored
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
+from diffusion_jax.jobs import main
 from diffusion_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -490,11 +490,11 @@ def test_every_folder_is_in_the_package():
 def test_an_installed_package_has_the_configs_and_the_command(tmp_path):
     """As pyproject.toml lays them out: configs/ inside the package."""
     site, lines = tmp_path / "site", tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert lines["project"]["scripts"] == {"diffusion-jax": "diffusion_jax.main:main"}
+    assert lines["project"]["scripts"] == {"diffusion-jax": "diffusion_jax.jobs.main:main"}
     [(name, folder)] = lines["tool"]["setuptools"]["package-dir"].items()
     shutil.copytree(ROOT / "diffusion_jax", site / "diffusion_jax", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / folder, site / name.replace(".", "/"))
-    program = [sys.executable, "-c", "import sys; from diffusion_jax.main import main; sys.exit(main())"]
+    program = [sys.executable, "-c", "import sys; from diffusion_jax.jobs.main import main; sys.exit(main())"]
     flags = ["--mode=verify", "--config=configs/cifar10_improved.py"]  # which changes another config
     options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(site)}}
     found = subprocess.run(program + flags, **options)

@@ -5,11 +5,10 @@ import json
 
 import pytest
 
-from diffusion_jax import main
 from diffusion_jax.compose import stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.jobs import published, verify
+from diffusion_jax.jobs import main, published, verify
 from diffusion_jax.runs import storage
 from diffusion_jax.runs.shards import flatten
 

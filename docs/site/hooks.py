@@ -3,6 +3,7 @@
 mkdocs build --strict
 """
 
+import os
 import pathlib
 import re
 from typing import Any
@@ -67,5 +68,4 @@ def _is_of_site(place: str) -> bool:
 
 def _place(name: str, target: str) -> str:
     """Returns where a link of a file leads, from the top of the repository."""
-    place = (ROOT / name).parent / target
-    return str(pathlib.Path(re.sub(r"[^/]+/\.\./", "", str(place.relative_to(ROOT)))))
+    return os.path.normpath(pathlib.PurePosixPath(name).parent / target)
