@@ -448,6 +448,12 @@ def test_captions_of_tfds_sets_are_read(tmp_path, key):
     assert source.captions == ("ein", "zwo") and tfds.source(name="told:1.0.0", path=str(tmp_path)).captions == ()
 
 
+@pytest.mark.parametrize("broken", [{"captions": {"text": []}}, {"captions": {"id": [1]}}, {"captions": 7}])
+def test_an_image_of_a_tfds_set_without_a_caption_is_named(broken):
+    with pytest.raises(UserError, match="feature 'captions' of image 1 holds no text"):
+        tfds._captions("told:1.0.0", [{"captions": {"text": [b"ein"]}}, broken], ["image", "captions"])
+
+
 def test_a_tfds_set_without_captions_is_said(prepared):
     with pytest.raises(UserError, match="needs one of the features caption, captions, text; it has .*image"):
         tfds.source(name="cifar10:3.0.2", path=prepared, captions=True)

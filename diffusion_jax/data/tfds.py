@@ -65,7 +65,9 @@ def _captions(name: str, records: Any, features: Sequence[str]) -> tuple[str, ..
             f"{', '.join(features)}."
         )
     stored = (records[number][found[0]] for number in range(len(records)))
-    texts = [text["text"][0] if isinstance(text, dict) else text for text in stored]
+    texts = [next(iter(text.get("text", ())), None) if isinstance(text, dict) else text for text in stored]
+    if (bad := next((number for number, text in enumerate(texts) if not isinstance(text, bytes)), None)) is not None:
+        raise UserError(f"config field data.name = {name!r}: feature {found[0]!r} of image {bad} holds no text.")
     return tuple(text.decode("utf-8", "replace").strip() for text in texts)
 
 
