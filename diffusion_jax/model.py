@@ -268,6 +268,8 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
     """Writes the images of the config's section `sample` into a folder; returns the .npz file. See `dump.write`."""
     settings, config = model.config.sample, _labelled(model)
     source, medium = sample_conditions.source(config), MEDIA[config.data.medium]
+    write_one = medium.write and functools.partial(medium.write, sample_rate=config.data.sample_rate)
+    shape = (medium.dtype, 2 + medium.num_axes)
     return dump.write(
         out,
         lambda first: chunks(model, first=first, source=source),
@@ -275,12 +277,7 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
         shard_size=settings.shard_size,
         manifest=manifest,
         labels=sample_conditions.labels(config, source),
-        dtype=medium.dtype,
-        num_axes=2 + medium.num_axes,
-        grid=medium.grid,
-        num_pictured=medium.num_pictured,
-        write_one=medium.write and functools.partial(medium.write, sample_rate=config.data.sample_rate),
-        suffix=medium.written,
+        look=dump.Look(*shape, medium.grid, medium.num_pictured, write_one, medium.written),
         beside=sample_conditions.pictured(model.config, source),
         on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )

@@ -125,11 +125,10 @@ def test_what_sounds_have_not_is_one_sentence(tmp_path, capsys, flag, sentence):
 
 def test_a_dump_of_sounds_has_a_wav_file_of_each_that_is_pictured(tmp_path):
     sounds, medium = np.random.default_rng(0).integers(-32768, 32768, (20, 64, 2), np.int16), media.SOUNDS
-    options = {"dtype": medium.dtype, "num_axes": 3, "grid": medium.grid, "num_pictured": medium.num_pictured}
-    options |= {"suffix": medium.written, "manifest": {}, "num_images": 20, "shard_size": 8}
-    options |= {"on_progress": lambda done: None}
     write_one = functools.partial(medium.write, sample_rate=4000)
-    file = dump.write(tmp_path / "dump", lambda first: [sounds[first:]], write_one=write_one, **options)
+    look = dump.Look(medium.dtype, 3, medium.grid, medium.num_pictured, write_one, medium.written)
+    options = {"manifest": {}, "num_images": 20, "shard_size": 8, "on_progress": lambda done: None}
+    file = dump.write(tmp_path / "dump", lambda first: [sounds[first:]], look=look, **options)
     with np.load(file) as stored:
         np.testing.assert_array_equal(stored["arr_0"], sounds)
     assert sorted(found.name for found in file.parent.glob("*.wav")) == [f"{number:03d}.wav" for number in range(16)]

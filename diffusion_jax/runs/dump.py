@@ -3,7 +3,7 @@
 import itertools
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,6 +11,20 @@ from numpy.typing import DTypeLike
 from diffusion_jax.runs import pictures, sharding, shards, storage
 
 BESIDE_IN_A_ROW = 4
+
+
+class Look(NamedTuple):
+    """What the arrays of a dump are, and how people look at them."""
+
+    dtype: DTypeLike = np.uint8
+    num_axes: int = 4  # of all together, [N, H, W, C]
+    grid: Callable[..., np.ndarray] = pictures.grid  # arrays -> a picture of them
+    num_pictured: int = 64  # in grid.png
+    write_one: Callable[[np.ndarray], bytes] | None = None  # array -> a file, such as .wav, of each that is in grid.png
+    suffix: str = ""  # of these files, which are named by their number
+
+
+IMAGES = Look()
 
 
 def write(
@@ -21,12 +35,7 @@ def write(
     shard_size: int,
     manifest: Mapping[str, Any],
     labels: np.ndarray | None = None,
-    dtype: DTypeLike = np.uint8,
-    num_axes: int = 4,
-    grid: Callable[..., np.ndarray] = pictures.grid,
-    num_pictured: int = 64,
-    write_one: Callable[[np.ndarray], bytes] | None = None,
-    suffix: str = "",
+    look: Look = IMAGES,
     beside: Sequence[np.ndarray] = (),
     on_progress: Callable[[int], None],
 ) -> storage.Path:
@@ -42,12 +51,7 @@ def write(
         shard_size: images in each shard, but for the last.
         manifest: what made the images; a folder that holds others is refused.
         labels: of the images, int [N], or None.
-        dtype: of the images.
-        num_axes: of all together, as [N, H, W, C] has 4.
-        grid: as `pictures.grid`: makes a picture of arrays.
-        num_pictured: how many are in grid.png.
-        write_one: one array -> a file, such as .wav, of which each of those that are in grid.png has one, by its number.
-        suffix: of these files.
+        look: what the images are, and how they are pictured.
         beside: what to show to the left of the first images, and maybe to the right, uint8 [n, H, W, C] each.
         on_progress: gets the number of images generated so far.
     """
@@ -59,17 +63,17 @@ def write(
         lambda first: ({"arr_0": images} for images in generate(first)),
         on_progress=on_progress,
     )
-    few = itertools.islice(_images(made, dtype, num_axes), -(-num_pictured // shard_size))
-    pictured = np.concatenate(list(few))[:num_pictured]
+    few = itertools.islice(_images(made, look), -(-look.num_pictured // shard_size))
+    pictured = np.concatenate(list(few))[: look.num_pictured]
     shape = (num_images, *pictured.shape[1:])
     result = out / f"samples_{'x'.join(map(str, shape))}.npz"
     if not sharding.is_first():
         return result
     with storage.writing(result) as file:
-        write_npz(file, _images(made, dtype, num_axes), shape, labels, dtype)
-    _write_pictures(out, pictured, grid, beside)
-    for number, one in enumerate(pictured if write_one else ()):
-        storage.write_bytes(out / f"{number:03d}{suffix}", write_one(one))
+        write_npz(file, _images(made, look), shape, labels, look.dtype)
+    _write_pictures(out, pictured, look.grid, beside)
+    for number, one in enumerate(pictured if look.write_one else ()):
+        storage.write_bytes(out / f"{number:03d}{look.suffix}", look.write_one(one))
     return result
 
 
@@ -86,11 +90,11 @@ def _write_pictures(
         storage.write_bytes(out / "cond.png", pictures.encode_png(picture))
 
 
-def _images(made: shards.Shards, dtype: DTypeLike, num_axes: int) -> Iterator[np.ndarray]:
+def _images(made: shards.Shards, look: Look) -> Iterator[np.ndarray]:
     """Yields the images of each shard. # of the type, [n, ...]"""
 
     def are_images(rows: shards.Rows) -> bool:
-        return "arr_0" in rows and rows["arr_0"].dtype == dtype and rows["arr_0"].ndim == num_axes
+        return "arr_0" in rows and rows["arr_0"].dtype == look.dtype and rows["arr_0"].ndim == look.num_axes
 
     return (rows["arr_0"] for rows in shards.read(made, are_images))
 
