@@ -33,6 +33,16 @@ def test_the_same_images_from_a_fraction_of_the_bytes(trained, tmp_path, capsys)
     assert main.main(["main.py", "--mode=sample", f"--workdir={out}", "--config.sample.num_images=2"]) == 0
 
 
+def test_rounded_weights_take_less_space(trained, tmp_path):
+    of = ["export", f"--workdir={trained}"]
+    assert export.main([*of, f"--out={tmp_path / 'whole'}"]) == 0
+    assert export.main([*of, f"--out={tmp_path / 'rounded'}", "--round=bfloat16"]) == 0
+    whole, rounded = (dj.load(tmp_path / name).params for name in ("whole", "rounded"))
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(rounded))
+    jax.tree.map(lambda one, other: np.testing.assert_array_equal(one.astype("bfloat16"), other), whole, rounded)
+    assert size(tmp_path / "rounded") < 0.9 * size(tmp_path / "whole")  # the rest is not weights
+
+
 @pytest.mark.slow
 def test_another_run_starts_from_it_but_it_cannot_be_resumed(trained, tmp_path, capsys, one_device):
     out = tmp_path / "alone"
@@ -55,6 +65,7 @@ def test_another_run_starts_from_it_but_it_cannot_be_resumed(trained, tmp_path, 
             ["--workdir={run}", "--out=x", "--to=torch"],
             "flag --to = 'torch' is unknown; known: diffusers, safetensors, workdir, jax, onnx.",
         ),
+        (["--workdir={run}", "--out=x", "--round=int8"], "flag --round = 'int8' is unknown; known: bfloat16, float16."),
         (["--workdir={run}", "--out={run}", "--to=diffusers"], "exists already; choose another."),
         (["--workdir={run}", "--out=x", "--config.sample.step=7"], "does not have a checkpoint of step 7; it has 2."),
         (

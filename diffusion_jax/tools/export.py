@@ -15,6 +15,8 @@ Flags:
                  of AutoencoderKL or AutoencoderTiny; 'safetensors', a config.json and model.safetensors with our names.
                  tools.import_weights reads both back. 'jax' is sampler.jax, which draws with JAX alone as the section
                  `sample` says; 'onnx' is network.onnx. Beside both a manifest.json says what they take and are
+    --round      'bfloat16' or 'float16': the type to which each weight is rounded first, which about halves a workdir; they
+                 stay float32. By default none is rounded
 """
 
 import json
@@ -22,6 +24,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from diffusion_jax import model
@@ -44,16 +47,22 @@ from diffusion_jax.runs import checkpoint, logs, storage
 from diffusion_jax.weights import diffusers, diffusers_autoencoder, diffusers_dit, maps, schedulers, tensors
 
 MINIMAL_DIFFUSERS = "0.28.0"  # the oldest that has all classes and settings that are written
+ROUNDED = ("", "bfloat16", "float16")  # what --round may be
 
 
-def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "workdir") -> int:
+def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "workdir", round_to: str = "") -> int:
     """Writes a folder with one set of weights, as the parameters of a run without EMA; returns the exit code, 0.
+
+    `round_to` is the type to which the weights are rounded, '' for none. Files are compressed, and zeros take no space.
 
     Raises UserError where `workdir` is not that of a run, `out` exists or is one already, or `to` has no such network.
     """
     if stored.has_config(out) or (to != "workdir" and out.exists()):
         raise UserError(f"flag --out = {str(out)!r} exists already; choose another.")
     trained = model.restore(workdir, stored.agreed_config(workdir, config))
+    if round_to:
+        rounded = jax.tree.map(lambda leaf: leaf.astype(round_to).astype(leaf.dtype), trained.params)
+        trained = trained._replace(params=rounded)
     of = trained if to in PROGRAMS else trained._replace(config=weights.alone(trained.config))
     to_try = (WRITERS | PROGRAMS)[to](of, out)
     logs.say("done", f"the weights of step {trained.step:,}{to_try}")
@@ -177,13 +186,15 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    flags, changes = command.parse(argv, {"workdir": "", "out": "", "to": "workdir"})
+    flags, changes = command.parse(argv, {"workdir": "", "out": "", "to": "workdir", "round": ""})
     command.check_given(flags, {"workdir": "the folder of a run", "out": "the folder to make"})
     if flags["to"] not in (known := WRITERS | PROGRAMS):
         raise UserError(f"flag --to = {flags['to']!r} is unknown; known: {some(list(known))}.")
+    if flags["round"] not in ROUNDED:
+        raise UserError(f"flag --round = {flags['round']!r} is unknown; known: {some(list(ROUNDED[1:]))}.")
     config = command.config_of(flags, changes, flags["workdir"])
     checks.check(config)
-    return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]), flags["to"])
+    return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]), flags["to"], flags["round"])
 
 
 if __name__ == "__main__":
