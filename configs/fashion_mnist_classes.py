@@ -22,7 +22,6 @@ from configs import fashion_mnist
 
 def get_config() -> ConfigDict:
     config = fashion_mnist.get_config()
-    config.data.path = "data/fashion_mnist"
     config.model.update(num_classes=10, null_label=True)
     config.train.update(label_dropout=0.1, keep_checkpoints=8)
     config.sample.update(sampler="unipc", num_steps=20)
