@@ -35,7 +35,7 @@ def source(config: Config) -> Source | None:
 
 
 def _is_shown(config: Config) -> bool:
-    is_told = MEDIA[config.data.medium].project is not None and config.sample.label < 0
+    is_told = MEDIA[config.data.medium].label is not None and config.sample.label < 0
     return is_told or config.data.condition != "none" or processes.is_autoencoder(config)
 
 
