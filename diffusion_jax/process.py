@@ -121,9 +121,10 @@ def chain(
 
     def time(wanted: Times) -> Times:
         xp = _xp(wanted)
+        found = xp.interp(xp.logaddexp(0.0, -wanted) / 2, -log_alpha, t_of_rows)
         if interpolation == "log_snr":
-            return xp.interp(-wanted, -log_snr[1:], t_of_rows[1:])
-        return xp.interp(xp.logaddexp(0.0, -wanted) / 2, -log_alpha, t_of_rows)
+            found = xp.where(wanted > log_snr[1], found, xp.interp(-wanted, -log_snr[1:], t_of_rows[1:]))
+        return found
 
     return Process(level, time, first=1.0, last=float(t_of_rows[-1]), num_steps=len(log_alpha) - 1)
 

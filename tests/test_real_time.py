@@ -56,6 +56,12 @@ def test_the_clock_reads_t_off_the_log_snr(name):
     assert np.all(np.diff(log_snr(of, t)) < 0)
 
 
+@pytest.mark.parametrize("of", TABLES)
+def test_a_chain_reads_its_clock_down_to_the_data(of):
+    t, chain = np.array([0, 1e-3, 0.25, 0.9, 1]), interpolated(of)
+    np.testing.assert_allclose(chain.time(log_snr(chain, t)), t, rtol=1e-10, atol=1e-15)
+
+
 @pytest.mark.parametrize(("beta_min", "beta_max"), [(0.1, 20.0), (0.5, 5.0)])
 def test_vp_solves_its_equation(beta_min, beta_max, x64):
     """dx = -beta x / 2 dt + sqrt(beta) dw, beta(t) linear: mean and variance by their own equations, to 1e-10."""
