@@ -91,7 +91,7 @@ def mean_flow(of: Process, *, power: float = 1.0, floor: float = 0.01) -> Loss:
         power: p; 0 is no weight, 1 makes each image count alike.
         floor: c.
     """
-    process.check_process(of)
+    process.check_process(of, in_real_time=True)
 
     def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
         denoise = predicting(denoise)

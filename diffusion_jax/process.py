@@ -54,13 +54,9 @@ class Gaussian(NamedTuple):
 
 
 def make_level(alpha: Array, sigma: Array, log_snr: Array, c_noise: Array) -> Level:
-    """Returns a `Level`; float64 columns of NumPy are cast to JAX's default precision, the one place where it is lost.
+    """Returns a `Level` of columns of any one shape, with the log-SNR as a pair.
 
-    Args:
-        alpha: the signal's coefficient, any shape; the others have the same.
-        sigma: the noise's standard deviation.
-        log_snr: log(alpha^2 / sigma^2).
-        c_noise: what the network is given of the noise level.
+    float64 columns of NumPy are cast to JAX's default precision, the one place where it is lost.
     """
     if isinstance(log_snr, jax.Array):
         return Level(alpha, sigma, log_snr, c_noise, jnp.zeros_like(log_snr))
@@ -244,7 +240,7 @@ def _in_real_time(
 ) -> Process:
     def level(t: Times) -> Level:
         t = t if isinstance(t, jax.Array) else np.asarray(t, np.float64)
-        if _leaves(t, 2 * last):  # `churn` goes above the last
+        if _leaves(t, last * (1 + 1e-6)):  # `time` rounds
             raise ValueError(f"times {np.min(t):g} to {np.max(t):g} are not in the process's, 0 to {last:g}.")
         with np.errstate(divide="ignore"):  # the data, and pure noise, are at infinity
             log_snr = 2 * (_xp(t).log(alpha(t)) - _xp(t).log(sigma(t)))
@@ -327,10 +323,12 @@ def check_level(level: Level, name: str = "level") -> None:
         raise ValueError(f"{name} = {errors.shown(level)} is not a Level; process.level(t) gives that of times t.")
 
 
-def check_process(process: Process) -> None:
-    """Raises ValueError for what is not a `Process`."""
+def check_process(process: Process, *, in_real_time: bool = False) -> None:
+    """Raises ValueError for what is not a `Process`, in real time if asked: the rows of a chain have no derivative by t."""
     if not hasattr(process, "num_steps"):
         raise ValueError(f"process = {errors.shown(process)} is not a Process; use one such as chain(betas) or vp().")
+    if in_real_time and process.num_steps:
+        raise ValueError("a chain, of rows at whole t, is not allowed; use a process in real-valued time, such as vp().")
 
 
 def value_axes(x: Array) -> tuple[int, ...]:

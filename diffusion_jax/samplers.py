@@ -218,9 +218,9 @@ def runge_kutta_2(of: Process, *, stage: float = 1.0) -> Sampler:
         stage: where in a step the slope is taken again, EDM's alpha: 1 is Heun's method, 1/2 the midpoint's, 2/3 Ralston's.
 
     Raises:
-        UserError: for a stage outside (0, 1].
+        ValueError: for a chain, or a stage outside (0, 1].
     """
-    process.check_process(of)
+    process.check_process(of, in_real_time=True)
     if not 0 < stage <= 1:
         raise errors.UserError(f"stage = {errors.shown(stage)} is not allowed; it must be above 0, to 1.")
 

@@ -44,8 +44,11 @@ def euler_maruyama(of: Process) -> Sampler:
 
     Args:
         of: a process in real time, with signal at its last level.
+
+    Raises:
+        ValueError: for a chain.
     """
-    process.check_process(of)
+    process.check_process(of, in_real_time=True)
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, int]:
         t, s = interval.t, interval.s

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax import denoiser, process, schedules
+from diffusion_jax import denoiser, process, schedules, sde
 
 CHAIN = process.chain(schedules.cosine(1000))
 PARAMETERIZATIONS = {
@@ -121,6 +121,7 @@ WRONG = {  # what somebody may well call, and what is said
     "interpolation": (lambda: dj.chain([0.1], interpolation="snr"), "interpolation = 'snr' is unknown; known: log_alpha"),
     "a name for a time": (lambda: CHAIN.level("last"), "times or rows .*'last'.* must be numbers"),
     "a row for a real time": (lambda: process.vp().level(500), "times 500 to 500 are not in the process's, 0 to 1"),
+    "more than noise": (lambda: process.rectified_flow().level(1.5), "times 1.5 to 1.5 are not in the process's, 0 to 1"),
     "a process and steps": (lambda: dj.trailing(50, CHAIN), "process = 50 is not a Process; use one such as chain"),
     "betas for a process": (lambda: dj.trailing(dj.cosine(9), 9), r"process = float64\[9\] is not a Process"),
     "a float of a grid": (lambda: dj.trailing(CHAIN, 50.0), "num_steps = 50.0 is not allowed; .* whole number: write 50"),
@@ -157,6 +158,9 @@ WRONG = {  # what somebody may well call, and what is said
     "a sampled shape": (lambda: dj.sample(DENOISE, dj.ddim(), (2, 4, 4, 1), GRID, KEYS), "must be an array"),
     "a seed for keys": (lambda: dj.sample(DENOISE, dj.ddim(), X, GRID, 0), r"keys = 0 are not .*jax.random.split\(key, 2\)"),
     "a churned name": (lambda: dj.samplers.churn("heun", CHAIN, amount=1), "sampler = 'heun' is not a Sampler"),
+    "a chain's derivative": (lambda: dj.samplers.runge_kutta_2(CHAIN), "a chain, of rows at whole t, is not allowed"),
+    "a chain's drift": (lambda: sde.euler_maruyama(CHAIN), "a chain, of rows at whole t, is not allowed"),
+    "a chain's mean flow": (lambda: dj.distillation.mean_flow(CHAIN), "use a process in real-valued time, such as vp"),
     "an adaptive grid": (lambda: dj.samplers.adaptive(GRID), r"process = Level\(...\) is not a Process"),
     "a bound of a process": (lambda: dj.likelihood.bound(DENOISE, X, CHAIN, len, variance="small"), "grid must be a Level"),
     "a bound's noise": (lambda: dj.likelihood.bound(DENOISE, X, GRID, X, variance="small"), "noise = .* is not a function"),
