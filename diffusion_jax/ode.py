@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion_jax import process
+
 # Stage i is taken at t + C[i] h from the slopes before it, weighted by A[i]. The last stage is the new point itself, whose
 # slope begins the next step; ERROR is the difference of the solutions of fifth and of fourth order. JAX remembers how it
 # once rounded such an array, so each use makes one of its own precision.
@@ -113,7 +115,7 @@ def _stages(slope: Callable[[Array, Any], Any], walk: _Walk, h: Array) -> tuple[
 
 def _combined(weights: Array, slopes: Any, h: Array) -> Any:
     """Returns h times the weighted sum of stacked slopes."""
-    return jax.tree.map(lambda leaf: _expand(h, leaf[0]) * jnp.tensordot(jnp.asarray(weights, leaf.dtype), leaf, 1), slopes)
+    return jax.tree.map(lambda leaf: process.expand(h, leaf[0]) * jnp.tensordot(weights, leaf, 1), slopes)
 
 
 def _norm(error: Any, old: Any, new: Any, rtol: float, atol: float) -> Array:
@@ -121,15 +123,11 @@ def _norm(error: Any, old: Any, new: Any, rtol: float, atol: float) -> Array:
 
     def squares(error: Array, old: Array, new: Array) -> Array:
         ratio = error / (atol + rtol * jnp.maximum(jnp.abs(old), jnp.abs(new)))
-        return jnp.sum(ratio**2, axis=tuple(range(1, ratio.ndim)))
+        return jnp.sum(ratio**2, axis=process.value_axes(ratio))
 
     num_values = sum(leaf[0].size for leaf in jax.tree.leaves(old))
     return jnp.sqrt(sum(jax.tree.leaves(jax.tree.map(squares, error, old, new))) / num_values)
 
 
 def _where(mask: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda new, old: jnp.where(_expand(mask, new), new, old), new, old)
-
-
-def _expand(column: Array, leaf: Array) -> Array:
-    return jnp.reshape(column, column.shape + (1,) * (leaf.ndim - 1))
+    return jax.tree.map(lambda new, old: jnp.where(process.expand(mask, new), new, old), new, old)
