@@ -68,13 +68,15 @@ def progressive(teacher: Denoiser, levels: Level) -> Loss:
     def loss(denoise: Denoiser, x_0: Array, level: Level, eps: Array) -> tuple[Array, dict[str, Array]]:
         middle = process.one_below(levels, level)
         s, x_t = process.one_below(levels, middle), process.diffuse(x_0, level, eps)
-        x_s = _ddim(teacher(_ddim(teacher(x_t, level), middle), middle), s)
+        first = teacher(x_t, level)
+        second = teacher(process.diffuse(first.x_0, middle, first.eps), middle)
+        x_s = process.diffuse(second.x_0, s, second.eps)
         ratio = s.sigma / level.sigma
         scale = 1 / (s.alpha - ratio * level.alpha)
         target = process.expand(scale, x_0) * (x_s - process.expand(ratio, x_0) * x_t)
         error = predicting(denoise)(x_t, level).x_0 - jax.lax.stop_gradient(target)
         mse = jnp.mean(error**2, axis=process.value_axes(x_0))
-        return jnp.maximum(losses.snr(level), 1) * mse, {}
+        return losses.truncated_snr(losses.snr(level)) * mse, {}
 
     return loss
 
@@ -135,12 +137,6 @@ def _velocity(prediction: Prediction) -> Array:
     return prediction.eps - prediction.x_0
 
 
-def _ddim(prediction: Prediction, s: Level) -> Array:
-    """Returns x_s, where DDIM goes from the level of a prediction."""
-    x_0, eps = prediction.x_0, prediction.eps
-    return process.expand(s.alpha, x_0) * x_0 + process.expand(s.sigma, x_0) * eps
-
-
 def stage_gap(step: Array, *, ratio: float, stage_steps: int) -> Array:
     """Returns the gap of `consistency` at a training step: ratio^-(k + 1) in stage k = step // stage_steps.
 
@@ -152,7 +148,7 @@ def stage_gap(step: Array, *, ratio: float, stage_steps: int) -> Array:
         ratio: q, above 1. [ECT: 2, in stages; or 256 at once]
         stage_steps: steps of a stage; 0 for one stage alone.
     """
-    return jnp.maximum(ratio ** -(1.0 + (step // stage_steps if stage_steps else 0 * step)), LEAST_GAP)
+    return jnp.maximum(ratio ** -(1.0 + (step // stage_steps if stage_steps else 0)), LEAST_GAP)
 
 
 def amplification(parameterization: Parameterization, level: Level) -> Array:
