@@ -72,10 +72,9 @@ def pseudoinverse_guided(denoise: Denoiser, y: Array, operator: Operator, *, noi
     def guided(x_t: Array, level: Level) -> Prediction:
         operators.check_measurement(y, operator, x_t)
         measured, pull_back, prediction = jax.vjp(_measuring(denoise, operator, level), x_t, has_aux=True)
-        alpha, sigma = process.expand(level.alpha, x_t), process.expand(level.sigma, x_t)
-        [gradient] = pull_back(operator.solve(y - measured, sigma**2 / (sigma**2 + alpha**2), noise_std**2))
-        ratio = jnp.where(alpha > 0, sigma**2 / jnp.where(alpha > 0, alpha, 1), 0)
-        return guidance.shifted(prediction, ratio * gradient, level)
+        r_squared = process.expand(level.sigma**2 / (level.sigma**2 + level.alpha**2), x_t)
+        [gradient] = pull_back(operator.solve(y - measured, r_squared, noise_std**2))
+        return guidance.led(prediction, gradient, level)
 
     return guided
 

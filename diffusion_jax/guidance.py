@@ -31,6 +31,12 @@ def shifted(prediction: Prediction, delta: Array, level: Level) -> Prediction:
     return prediction._replace(x_0=prediction.x_0 + delta, eps=prediction.eps - ratio * delta)
 
 
+def led(prediction: Prediction, gradient: Array, level: Level) -> Prediction:
+    """Returns the prediction with a gradient added to its score: x_0 + sigma^2 / alpha times it, 0 where alpha is 0."""
+    ratio = jnp.where(level.alpha > 0, level.sigma**2 / jnp.where(level.alpha > 0, level.alpha, 1), 0)
+    return shifted(prediction, process.expand(ratio, gradient) * gradient, level)
+
+
 def interval(scale: float, *, low: float = 0.0, high: float = math.inf) -> Scale:
     """Returns the scale where low < sigma / alpha <= high, and 1 elsewhere. [Kynkaanniemi et al. 2024]
 
@@ -209,7 +215,7 @@ def classifier(denoise: Denoiser, log_prob: LogProb, *, scale: Scale) -> Denoise
     def gradient(x_t: Array, level: Level) -> tuple[Array, Prediction]:
         return _gradient(log_prob, x_t, level), denoise(x_t, level)
 
-    return _led(denoise, gradient, scale)
+    return _by_score(denoise, gradient, scale)
 
 
 def universal(denoise: Denoiser, loss: Callable[[Array], Array], *, scale: Scale) -> Denoiser:
@@ -230,28 +236,27 @@ def universal(denoise: Denoiser, loss: Callable[[Array], Array], *, scale: Scale
 
         return jax.grad(negative, has_aux=True)(x_t)
 
-    return _led(denoise, gradient, scale)
+    return _by_score(denoise, gradient, scale)
 
 
-def _led(denoise: Denoiser, gradient: Callable[[Array, Level], tuple[Array, Prediction]], scale: Scale) -> Denoiser:
-    """Returns the denoiser whose score has a gradient added: delta = scale sigma^2 / alpha times it."""
+def _by_score(denoise: Denoiser, gradient: Callable[[Array, Level], tuple[Array, Prediction]], scale: Scale) -> Denoiser:
+    """Returns the denoiser whose score has scale times a gradient added."""
     _check_scale(scale)
     if not callable(scale) and scale == 0:
         return denoise
 
-    def led(x_t: Array, level: Level) -> Prediction:
+    def guided(x_t: Array, level: Level) -> Prediction:
         ascent, prediction = gradient(x_t, level)
-        ratio = jnp.where(level.alpha > 0, level.sigma**2 / jnp.where(level.alpha > 0, level.alpha, 1), 0)
-        delta = process.expand(ratio, x_t) * _factor(scale, level, x_t) * ascent
-        return shifted(prediction, delta, level)
+        return led(prediction, _factor(scale, level, x_t) * ascent, level)
 
-    return led
+    return guided
 
 
 def ancestral_toward(log_prob: LogProb, *, scale: Scale, variance: VarianceKind) -> Sampler:
     """Returns `samplers.ancestral` whose mean moves by scale times variance times grad log p(y | x_t).
 
-    Classifier guidance for noisy steps; `classifier` suits every sampler. [Dhariwal & Nichol 2021, algorithm 1]
+    Classifier guidance for noisy steps; `classifier` suits every sampler. The last step, to s = 0, has no noise, and does
+    not move. [Dhariwal & Nichol 2021, algorithm 1]
 
     Args:
         log_prob: as for `classifier`; its gradient is taken at x_t, as in the paper's code.
