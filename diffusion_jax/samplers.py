@@ -163,8 +163,8 @@ def ddim(*, eta: float = 0.0) -> Sampler:
 def consistency() -> Sampler:
     """Returns the sampler x_s = alpha_s x_0 + sigma_s z with new noise z, for networks whose x_0 is the end of a trajectory.
 
-    [Song et al. 2023, consistency models, algorithm 1] Such a network is trained by `distillation.consistency`. One step is
-    its image; each further one takes noise away that it put on an image, and corrects it.
+    [Song et al. 2023, consistency models, algorithm 1, there with noise left at the end] Such a network is trained by
+    `distillation.consistency`. One step is its image; each further one puts noise on that image, and makes it anew.
     """
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, int]:
@@ -175,7 +175,10 @@ def consistency() -> Sampler:
 
 
 def mean_flow() -> Sampler:
-    """Returns the sampler x_s = x_t - (t - s) u(x_t, t, s), for networks that are told s too: `distillation.mean_flow`."""
+    """Returns the sampler x_s = x_t - (t - s) u(x_t, t, s), for networks that are told s too: `distillation.mean_flow`.
+
+    Of rectified flow. [Geng et al. 2025, mean flows, section 4.1]
+    """
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, int]:
         t, s = interval.t, interval.s
