@@ -103,7 +103,7 @@ def posterior_sampling(sampler: Sampler, y: Array, operator: Operator, *, scale:
     Raises:
         UserError: for another sampler; when called, where y and the operator do not fit the images.
     """
-    _check_forgets(sampler, "posterior_sampling")
+    samplers.check_forgets(sampler, "posterior_sampling")
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, Array | int]:
         operators.check_measurement(y, operator, x)
@@ -132,7 +132,7 @@ def replaced(sampler: Sampler, image: Array, mask: Array) -> Sampler:
     Raises:
         UserError: for another sampler or other values of the mask; when called, where image or mask do not fit.
     """
-    _check_forgets(sampler, "replaced")
+    samplers.check_forgets(sampler, "replaced")
     operators.check_mask(mask)
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, Array]:
@@ -151,14 +151,6 @@ def replaced(sampler: Sampler, image: Array, mask: Array) -> Sampler:
         return jax.lax.cond(process.log_snr_gap(s, t) < 0, up, down)
 
     return Sampler(step)
-
-
-def _check_forgets(sampler: Sampler, name: str) -> None:
-    if sampler.x_of is not Sampler._field_defaults["x_of"]:
-        raise UserError(
-            f"{name} is impossible with a solver that remembers earlier predictions, which knew nothing of its change; "
-            "use ancestral, ddim or heun, or `consistent`."
-        )
 
 
 def padded(image: Array, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> tuple[Array, Array]:

@@ -285,7 +285,7 @@ def churn(
         high: S_max.
         noise_std: S_noise.
     """
-    _check_sampler(sampler)
+    check_forgets(sampler, "churn")
     process.check_process(of)
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, Array | int]:
@@ -357,6 +357,16 @@ def check_grid(grid: Level) -> None:
         raise ValueError("the grid is not allowed; it must have two levels or more, each different from the one before.")
 
 
+def check_forgets(sampler: Sampler, name: str) -> None:
+    """Raises UserError for a sampler whose state is not x itself: its memory would know nothing of what `name` changes."""
+    _check_sampler(sampler)
+    if sampler.x_of is not Sampler._field_defaults["x_of"]:
+        raise errors.UserError(
+            f"{name} is impossible with a solver that remembers earlier predictions, which knew nothing of its change; "
+            "use ancestral, ddim or heun."
+        )
+
+
 def _check_sampler(sampler: Sampler) -> None:
     if not hasattr(sampler, "step"):
         raise ValueError(f"sampler = {errors.shown(sampler)} is not a Sampler; use one such as samplers.ddim().")
@@ -380,8 +390,7 @@ def _stands_still(grid: Level) -> bool:
     """Returns whether neighbours are the same level; False for a traced grid, where it is unknown."""
     if isinstance(grid.log_snr, jax.core.Tracer):
         return False
-    grid = jax.tree.map(np.asarray, grid)
+    grid, before = jax.tree.map(np.asarray, grid), np.arange(len(grid.alpha) - 1)
     with np.errstate(invalid="ignore"):  # two levels without noise, or without signal, are infinity twice
-        after, before = (jax.tree.map(lambda column, part=part: column[part], grid) for part in (slice(1, None), slice(-1)))
-        steps = process.log_snr_gap(after, before)
+        steps = process.log_snr_gap(process.rows(grid, before + 1), process.rows(grid, before))
     return not np.all(np.abs(steps) > 0)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion_jax import errors, process
+from diffusion_jax import errors, process, samplers
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.process import Level, Process
 from diffusion_jax.samplers import Interval, Noise, Sampler
@@ -81,7 +81,8 @@ def corrected(sampler: Sampler, corrector: Corrector, *, num_corrections: int = 
         corrector: such as `langevin(snr=0.16)`.
         num_corrections: at each level.
     """
-    errors.check_whole("num_corrections", num_corrections, 1, None)
+    samplers.check_forgets(sampler, "corrected")
+    errors.check_whole("num_corrections", num_corrections, 1)
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, Array | int]:
         for k in range(num_corrections):

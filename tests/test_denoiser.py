@@ -158,6 +158,8 @@ WRONG = {  # what somebody may well call, and what is said
     "a sampled shape": (lambda: dj.sample(DENOISE, dj.ddim(), (2, 4, 4, 1), GRID, KEYS), "must be an array"),
     "a seed for keys": (lambda: dj.sample(DENOISE, dj.ddim(), X, GRID, 0), r"keys = 0 are not .*jax.random.split\(key, 2\)"),
     "a churned name": (lambda: dj.samplers.churn("heun", CHAIN, amount=1), "sampler = 'heun' is not a Sampler"),
+    "a churned memory": (lambda: dj.samplers.churn(dj.unipc(), CHAIN, amount=1), "churn is impossible with a solver"),
+    "a corrected memory": (lambda: sde.corrected(dj.unipc(), len), "corrected is impossible with a solver that remembers"),
     "a chain's derivative": (lambda: dj.samplers.runge_kutta_2(CHAIN), "a chain, of rows at whole t, is not allowed"),
     "a chain's drift": (lambda: sde.euler_maruyama(CHAIN), "a chain, of rows at whole t, is not allowed"),
     "a chain's mean flow": (lambda: dj.distillation.mean_flow(CHAIN), "use a process in real-valued time, such as vp"),
