@@ -215,7 +215,8 @@ def _checked(process: Process, num_steps: int) -> int:
     check_process(process)
     if not process.num_steps:
         raise UserError("this grid counts the rows of a discrete process; use 'trailing', 'uniform' or 'log_snr'.")
-    if not 1 <= _whole(num_steps) <= process.num_steps:
+    errors.check_whole("num_steps", num_steps)
+    if not 1 <= num_steps <= process.num_steps:
         raise UserError(
             f"a grid of {num_steps} steps is not allowed; it must have 1 to {process.num_steps}, the process's own."
         )
@@ -224,13 +225,9 @@ def _checked(process: Process, num_steps: int) -> int:
 
 def _at_least_one(num_steps: int) -> int:
     """Returns S of a grid in real-valued time, or raises UserError where it has no step."""
-    if _whole(num_steps) < 1:
-        raise UserError(f"a grid of {num_steps} steps is not allowed; it must have at least 1.")
-    return num_steps
-
-
-def _whole(num_steps: int) -> int:
     errors.check_whole("num_steps", num_steps)
+    if num_steps < 1:
+        raise UserError(f"a grid of {num_steps} steps is not allowed; it must have at least 1.")
     return num_steps
 
 
