@@ -109,9 +109,8 @@ def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: b
         num = np.minimum(num, index[::-1] + 2) if lower_order_final else num
         corrects = (index > 0) & (grid.alpha[before] > 0)
         corrector = _combination(solves_for, grid, before, index, _before(index, order + 1), num + 1, line=variant)
-        corrector = jax.tree.map(
-            lambda column: _xp(grid).where(corrects.reshape(-1, *[1] * (column.ndim - 1)), column, 0), corrector
-        )
+        where = process.numpy_of(grid.log_snr).where
+        corrector = Combination(where(corrects, corrector.keep, 0), where(corrects[:, None], corrector.weights, 0))
         num = _num_nodes(order, grid, index, lower_order_final)
         predictor = _combination(solves_for, grid, index, index + 1, _before(index, order + 1), num, line=variant)
         return corrector, predictor, corrects
@@ -161,7 +160,7 @@ def _blocks(
     order: int, solves_for: SolvesFor, lower_order_final: bool, is_sde: bool, grid: Level, index: np.ndarray
 ) -> Combination:
     """Returns the steps of blocks, each from the stage before: what it adds to the block's way there."""
-    xp = _xp(grid)
+    xp = process.numpy_of(grid.log_snr)
     ends_block = index % order == order - 1
     stage = xp.where((grid.sigma[1:] == 0) | (lower_order_final & (index[::-1] == 0) & ends_block), 0, index % order)
     no_signal = grid.alpha[index - stage] == 0  # a step from there has no length: begin one level later
@@ -217,16 +216,11 @@ def lms(*, order: int = 3) -> Sampler:
     _check(order, "eps", most=4)
 
     def plan(grid: Level, index: Array) -> Combination:
-        xp = _xp(grid)
         kappa = grid.sigma / grid.alpha
         step = kappa[index + 1] - kappa[index]
-        places = list(((kappa[_before(index, order)] - kappa[index][:, None]) / step[:, None]).T)
-        weights = xp.zeros((len(index), order), step.dtype)
-        with np.errstate(all="ignore"):  # of places that are not yet there
-            for n in range(1, order + 1):
-                row = polynomial_weights(places[:n], [step / (j + 1) for j in range(n)])
-                row = xp.stack(row + [xp.zeros_like(step)] * (order - n), axis=-1)
-                weights = xp.where((np.minimum(order, index + 1) == n)[:, None], row, weights)
+        places = (kappa[_before(index, order)] - kappa[index][:, None]) / step[:, None]
+        moments = [step / (j + 1) for j in range(order)]
+        weights = _polynomial_weights_of(np.minimum(order, index + 1), places, moments, moments)
         return Combination(grid.alpha[1:] / grid.alpha[:-1], grid.alpha[1:, None] * weights)
 
     return _planned(order, plan, "eps")
@@ -274,11 +268,6 @@ def _combined(combination: Combination, index: Array, x: Array, outputs: Array) 
     return keep * x + jnp.tensordot(weights, outputs[: len(weights)], 1)
 
 
-def _xp(grid: Level) -> Any:
-    """Returns numpy for a grid that is known, so that its weights are float64 constants, else jax.numpy."""
-    return jnp if isinstance(grid.log_snr, jax.Array) else np
-
-
 def _before(index: np.ndarray, num: int) -> np.ndarray:
     """Returns the rows of the latest outputs after step `index`; those before the first do not count. # [S, n]"""
     return np.maximum(index[:, None] - np.arange(num), 0)
@@ -288,7 +277,7 @@ def _num_nodes(order: int, grid: Level, index: np.ndarray, lower_order_final: bo
     """Returns how many predictions a multistep step is made from. # [S]"""
     num = np.minimum(order, index + 1)
     num = np.minimum(num, index[::-1] + 1) if lower_order_final else num
-    return _xp(grid).where(grid.sigma[1:] > 0, num, 1)
+    return process.numpy_of(grid.log_snr).where(grid.sigma[1:] > 0, num, 1)
 
 
 def _combination(
@@ -313,7 +302,7 @@ def _combination(
             'bh1' the same but for its rise, which counts h / 2 and not (e^h - 1) / 2, for x_0 (1 - e^{-h}) / 2.
         is_sde: whether the integral for 'x_0' is that of the reverse SDE, which forgets twice as fast.
     """
-    xp = _xp(grid)
+    xp = process.numpy_of(grid.log_snr)  # so that the weights of a grid that is known are float64
     with np.errstate(all="ignore"):  # steps from a level without signal and to the data are infinite
         grid = jax.tree.map(lambda column: column.astype(np.float64), grid) if xp is np else grid
         t, s = process.rows(grid, start), process.rows(grid, end)
@@ -326,20 +315,10 @@ def _combination(
             gain = -s.alpha * t.sigma / t.alpha
             keep, moments = s.alpha / t.alpha, _moments(xp, h, nodes.shape[1], from_end=False)
             first = h * xp.exp(-h)
-        gap = process.log_snr_gap(process.rows(grid, nodes), jax.tree.map(lambda column: column[:, None], t)) / (
-            2 * h[:, None]
-        )
-        places = list(xp.clip(gap, -1e12, 1e12).T)  # a level without signal is at -inf: so far that its weight is none
-        weights = xp.zeros(nodes.shape, gap.dtype)
-        for n in range(1, nodes.shape[1] + 1):
-            of_line = {"exact": moments[:n], "bh1": [moments[0], first / 2], "bh2": [moments[0], moments[0] / 2]}
-            row = xp.stack(
-                polynomial_weights(places[:n], of_line[line] if n == 2 else moments)
-                + [xp.zeros_like(h)] * (nodes.shape[1] - n),
-                axis=-1,
-            )
-            weights = xp.where((num == n)[:, None], gain[:, None] * row, weights)
-    return Combination(keep, weights)
+        gap = process.log_snr_gap(process.rows(grid, nodes), process.rows(grid, start[:, None])) / (2 * h[:, None])
+        places = xp.clip(gap, -1e12, 1e12)  # a level without signal is at -inf: so far that its weight is none
+        of_line = {"exact": moments, "bh1": [moments[0], first / 2], "bh2": [moments[0], moments[0] / 2]}[line]
+        return Combination(keep, gain[:, None] * _polynomial_weights_of(num, places, moments, of_line))
 
 
 def _moments(xp: Any, h: Array, num: int, *, from_end: bool) -> list[Array]:
@@ -361,13 +340,22 @@ def _moments(xp: Any, h: Array, num: int, *, from_end: bool) -> list[Array]:
     return moments
 
 
+def _polynomial_weights_of(num: Array, places: Array, moments: list[Array], of_line: list[Array]) -> Array:
+    """Returns the `polynomial_weights` of the first `num` nodes at places [S, n], 0 for the others. # [S, n]"""
+    xp, nodes, found = process.numpy_of(places), list(places.T), 0
+    with np.errstate(all="ignore"):  # of nodes that do not count
+        for n in range(1, len(nodes) + 1):
+            row = polynomial_weights(nodes[:n], of_line if n == 2 else moments)
+            row += [xp.zeros_like(nodes[0])] * (len(nodes) - n)
+            found = xp.where((num == n)[:, None], xp.stack(row, axis=-1), found)
+    return found
+
+
 def polynomial_weights(nodes: list[Array], moments: list[Array]) -> list[Array]:
     """Returns the weights of values at nodes in the integral of the polynomial through them; moments are those of v^j."""
     weights = []
     for node in range(len(nodes)):
-        basis = [
-            np.ones(nodes[0].shape, nodes[0].dtype)
-        ]  # Lagrange's polynomial of this node, coefficients of rising powers
+        basis = [1.0]  # Lagrange's polynomial of this node, coefficients of rising powers
         for other in range(len(nodes)):
             if other != node:
                 scale = 1 / (nodes[node] - nodes[other])

@@ -102,7 +102,7 @@ def chain(
             return rows(table, t)
         if _leaves(t, t_of_rows[-1]):
             raise ValueError(f"times {np.min(t):g} to {np.max(t):g} are not all in the chain's, 0 to {t_of_rows[-1]}.")
-        xp = _xp(t)
+        xp = numpy_of(t)
         whole = xp.clip(xp.round(t), 0, t_of_rows[-1]).astype(int)
         exact, near = rows(table, whole), between(xp, t)
         return jax.tree.map(lambda row, column: xp.where(whole == t, row, column), exact, near)
@@ -116,7 +116,7 @@ def chain(
             return make_level(xp.exp(found), sigma, 2 * (found - xp.log(sigma)), xp.interp(t, t_of_rows, c_noise))
 
     def time(wanted: Times) -> Times:
-        xp = _xp(wanted)
+        xp = numpy_of(wanted)
         found = xp.interp(xp.logaddexp(0.0, -wanted) / 2, -log_alpha, t_of_rows)
         if interpolation == "log_snr":
             found = xp.where(wanted > log_snr[1], found, xp.interp(-wanted, -log_snr[1:], t_of_rows[1:]))
@@ -155,8 +155,8 @@ def vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
     return _of_linear_betas(
         beta_min,
         beta_max,
-        sigma=lambda log_alpha: _xp(log_alpha).sqrt(-_xp(log_alpha).expm1(2 * log_alpha)),
-        log_alpha=lambda log_snr: -_xp(log_snr).logaddexp(0.0, -log_snr) / 2,
+        sigma=lambda log_alpha: numpy_of(log_alpha).sqrt(-numpy_of(log_alpha).expm1(2 * log_alpha)),
+        log_alpha=lambda log_snr: -numpy_of(log_snr).logaddexp(0.0, -log_snr) / 2,
     )
 
 
@@ -168,8 +168,8 @@ def sub_vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
     return _of_linear_betas(
         beta_min,
         beta_max,
-        sigma=lambda log_alpha: -_xp(log_alpha).expm1(2 * log_alpha),
-        log_alpha=lambda log_snr: -_xp(log_snr).arcsinh(_xp(log_snr).exp(-log_snr / 2) / 2),
+        sigma=lambda log_alpha: -numpy_of(log_alpha).expm1(2 * log_alpha),
+        log_alpha=lambda log_snr: -numpy_of(log_snr).arcsinh(numpy_of(log_snr).exp(-log_snr / 2) / 2),
     )
 
 
@@ -182,10 +182,10 @@ def _of_linear_betas(beta_min: float, beta_max: float, *, sigma: Callable, log_a
 
     def time(log_snr: Times) -> Times:
         found = log_alpha(log_snr)
-        return -4 * found / (beta_min + _xp(log_snr).sqrt(beta_min**2 - 8 * slope * found))
+        return -4 * found / (beta_min + numpy_of(log_snr).sqrt(beta_min**2 - 8 * slope * found))
 
     return _in_real_time(
-        alpha=lambda t: _xp(t).exp(log_alpha_at(t)),
+        alpha=lambda t: numpy_of(t).exp(log_alpha_at(t)),
         sigma=lambda t: sigma(log_alpha_at(t)),
         c_noise=lambda t: 999 * t,
         time=time,
@@ -196,7 +196,7 @@ def _of_linear_betas(beta_min: float, beta_max: float, *, sigma: Callable, log_a
 
 def ve(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
     """Returns the variance-exploding process with t = sigma and c_noise = ln(sigma) / 4. [Karras et al. 2022, EDM]"""
-    return _exploding(sigma_min, sigma_max, c_noise=lambda t: _xp(t).log(t) / 4)
+    return _exploding(sigma_min, sigma_max, c_noise=lambda t: numpy_of(t).log(t) / 4)
 
 
 def ve_sde(*, sigma_min: float = 0.02, sigma_max: float = 100.0) -> Process:
@@ -204,7 +204,7 @@ def ve_sde(*, sigma_min: float = 0.02, sigma_max: float = 100.0) -> Process:
 
     There images are in [0, 1], so that sigma is half of ours, from 0.01 to 50; its uniform time is the logarithm's.
     """
-    return _exploding(sigma_min, sigma_max, c_noise=lambda t: _xp(t).log(t / 2))
+    return _exploding(sigma_min, sigma_max, c_noise=lambda t: numpy_of(t).log(t / 2))
 
 
 def _exploding(sigma_min: float, sigma_max: float, *, c_noise: Callable) -> Process:
@@ -212,7 +212,7 @@ def _exploding(sigma_min: float, sigma_max: float, *, c_noise: Callable) -> Proc
         alpha=lambda t: 0 * t + 1,
         sigma=lambda t: t,
         c_noise=c_noise,
-        time=lambda log_snr: _xp(log_snr).exp(-log_snr / 2),
+        time=lambda log_snr: numpy_of(log_snr).exp(-log_snr / 2),
         first=sigma_min,
         last=sigma_max,
     )
@@ -229,7 +229,7 @@ def rectified_flow(*, c_noise_scale: float = 1000.0) -> Process:
         alpha=lambda t: 1 - t,
         sigma=lambda t: t,
         c_noise=lambda t: c_noise_scale * t,
-        time=lambda log_snr: 1 / (1 + _xp(log_snr).exp(log_snr / 2)),
+        time=lambda log_snr: 1 / (1 + numpy_of(log_snr).exp(log_snr / 2)),
         first=1e-3,
         last=1.0,
     )
@@ -243,13 +243,13 @@ def _in_real_time(
         if _leaves(t, last * (1 + 1e-6)):  # `time` rounds
             raise ValueError(f"times {np.min(t):g} to {np.max(t):g} are not in the process's, 0 to {last:g}.")
         with np.errstate(divide="ignore"):  # the data, and pure noise, are at infinity
-            log_snr = 2 * (_xp(t).log(alpha(t)) - _xp(t).log(sigma(t)))
+            log_snr = 2 * (numpy_of(t).log(alpha(t)) - numpy_of(t).log(sigma(t)))
             return make_level(alpha(t), sigma(t), log_snr, c_noise(t))
 
     return Process(level, time, first, last)
 
 
-def _xp(array: Times) -> Any:
+def numpy_of(array: Times) -> Any:
     """Returns the module whose functions take this array: jax.numpy or numpy."""
     return jnp if isinstance(array, jax.Array) else np
 
