@@ -44,12 +44,8 @@ def extractor(features: str, *, weights_file: str = "", size: int = 0, batch_per
         found = jax.device_get(apply(params, jax.device_put(images[rows], sharding.batched(mesh))))
         return {ours: found[theirs][: len(images)] for ours, theirs in wanted.items()}
 
-    def extract(images: np.ndarray) -> Features:
-        check(images)
-        parts = [on_batch(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    return Extractor(extract, {"network": features, "weights_sha256": loaded.sha256, "size": loaded.network.size})
+    description = {"network": features, "weights_sha256": loaded.sha256, "size": loaded.network.size}
+    return Extractor(_in_batches(on_batch, batch_size), description)
 
 
 def check(images: Any) -> None:
@@ -90,16 +86,19 @@ def evaluate(
         raise UserError(f"option {next(iter(options))!r} does nothing without a network's name.")
     if are_features:
         return compare.compare(*({"features": each} for each in sets))
-    extract = _of_function(features) if callable(features) else extractor(features, **options).extract
+    if callable(features):
+        extract = _in_batches(lambda images: {"features": np.asarray(features(images))}, 64)
+    else:
+        extract = extractor(features, **options).extract
     return compare.compare(*map(extract, sets))
 
 
-def _of_function(features: Callable[[np.ndarray], Any], batch_size: int = 64) -> Callable[[np.ndarray], Features]:
-    """Returns a user's function of images as what `Extractor` has."""
+def _in_batches(on_batch: Callable[[np.ndarray], Features], batch_size: int) -> Callable[[np.ndarray], Features]:
+    """Returns a function of any number of images, of one of a batch."""
 
     def extract(images: np.ndarray) -> Features:
         check(images)
-        starts = range(0, len(images), batch_size)
-        return {"features": np.concatenate([np.asarray(features(images[start : start + batch_size])) for start in starts])}
+        parts = [on_batch(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return extract
