@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.compose import command
-from diffusion_jax.data import sources
+from diffusion_jax.data import audio, media, sources
 from diffusion_jax.tools import fetch
-from diffusion_jax.tools.fetch import archives, avatars, collection, emoji, sprites
+from diffusion_jax.tools.fetch import archives, avatars, collection, emoji, spoken_digits, sprites
 
 NAMES = [f"./arch/{kind}/{number}.111" for kind in ("monster", "wall") for number in range(30)]
 LICENCE = b"Free for all, under some conditions."
@@ -317,6 +317,59 @@ def test_faces_that_are_not_drawn_are_an_error_and_leave_nothing(tmp_path, capsy
     assert err == "error: node drew 7 of 200 faces, then failed: TypeError: no such style.\n"
 
 
+@pytest.fixture
+def espeak(tmp_path, monkeypatch):
+    """Stands for espeak-ng: two accents of two speakers; of each digit a tone, so many samples between silence."""
+    voices = ("en-us", "en-gb"), ("m1", "f1")
+    for name, values in zip(("VOICES", "VARIANTS", "PITCHES", "SPEEDS"), (*voices, (50,), (200,)), strict=True):
+        monkeypatch.setattr(spoken_digits, name, values)
+    said = "echo 'eSpeak NG text-to-speech: 1.50  Data at: /x'"
+    program = tmp_path / "espeak-ng"
+    program.write_text(f'#!/bin/sh\ncase $1 in --version) {said};; *) cp "{tmp_path}/$2 $9.wav" "$8";; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+
+    def speak(length):
+        for number, voice in enumerate(f"{accent}+{speaker}" for accent in voices[0] for speaker in voices[1]):
+            for digit, word in enumerate(spoken_digits.WORDS):
+                tone = 8000 * np.sin(2 * np.pi * (200 + 100 * digit + 10 * number) * np.arange(length) / 16_000)
+                padded = np.pad(tone.astype(np.int16), (3000, 5000))[:, None]
+                (tmp_path / f"{voice} {word}.wav").write_bytes(audio.wav(padded, 16_000))
+
+    return speak
+
+
+def test_spoken_digits_hold_out_pairs_of_accent_and_speaker_and_have_no_silence_before_them(tmp_path, capsys, espeak):
+    espeak(4000)
+    out = tmp_path / "out"
+    code, said, _ = run(capsys, "spoken_digits", f"--out={out}")
+    assert code == 0 and "espeak-ng is of version 1.50; the documents speak of 1.51" in said
+    parts = {"": stored(out / "spoken_digits.npz"), "_test": stored(out / "spoken_digits_test.npz")}
+    voices = [{name.split(" ")[0] for name in part["names"]} for part in parts.values()]
+    assert voices == [{"en-us+f1", "en-gb+m1", "en-gb+f1"}, {"en-us+m1"}]
+    for suffix, part in parts.items():
+        source = sources.npz(path=str(out / f"spoken_digits{suffix}.npz"), medium=media.SOUNDS)
+        assert source.class_names == tuple("0123456789") and part["labels"].tolist() == [*range(10)] * (
+            source.num_images // 10
+        )
+        sounds = part["images"]
+        assert sounds.shape[1:] == (4096, 1) and (np.max(np.abs(sounds), axis=1) == 32767).all()
+        assert (np.abs(sounds[:, :20]).max(axis=1) > 1000).all() and not sounds[:, 2020:].any()
+        pitch = np.argmax(np.abs(np.fft.rfft(sounds[..., 0], 8000)), axis=1)
+        assert np.abs(pitch // 100 - 2 - part["labels"]).max() == 0
+    about = json.loads((out / "about.json").read_text())
+    assert (about["program"], about["version"], about["num_training"]) == ("espeak-ng", "1.50", 30)
+    assert "espeak-ng 1.50. Its licence, GPL-3, is that of the program" in (out / "LICENCE.txt").read_text()
+
+
+@pytest.mark.parametrize("length", [0, 8400])
+def test_a_digit_that_is_silent_or_too_long_is_named(length, tmp_path, capsys, espeak):
+    espeak(length)
+    code, _, err = run(capsys, "spoken_digits", f"--out={tmp_path / 'out'}")
+    assert code == command.BAD_INPUT and not (tmp_path / "out").exists() and err.count("\n") == 1
+    assert "'espeak-ng: en-us+m1 50 200 0' is damaged, or not as expected (ValueError: " in err
+
+
 def test_help_lists_every_set(capsys):
     _, said, _ = run(capsys, "--help")
     for name, row in fetch.SETS.items():
@@ -324,7 +377,14 @@ def test_help_lists_every_set(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "client"), [("sprites", "apt-get"), ("openclipart", "apt-get"), ("emoji", "npm"), ("avatars", "npm")]
+    ("name", "client"),
+    [
+        ("sprites", "apt-get"),
+        ("openclipart", "apt-get"),
+        ("emoji", "npm"),
+        ("avatars", "npm"),
+        ("spoken_digits", "espeak-ng"),
+    ],
 )
 def test_a_missing_client_is_named(name, client, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -364,7 +424,7 @@ def given(tmp_path_factory):
         (["sprites"], "the set or flag --out is missing"),
         (
             ["cifar10", "--out=x"],
-            "set 'cifar10' is unknown; it must be sprites, emoji, openclipart, fashion_mnist, qm9, avatars.",
+            "set 'cifar10' is unknown; it must be sprites, emoji, openclipart, fashion_mnist, qm9, spoken_digits, avatars.",
         ),
         (
             ["sprite", "--out=x"],
@@ -378,6 +438,7 @@ def given(tmp_path_factory):
             "flag --num_images = 9 is not allowed for the set 'avatars'; it must be 100",
         ),
         (["avatars", "--out=x", "--package=a.tgz"], "flag --package does nothing for the set 'avatars'"),
+        (["spoken_digits", "--out=x", "--package=a.deb"], "flag --package does nothing for the set 'spoken_digits'"),
         (["sprites", "--out=x", "--config=configs/digits.py"], "flag --config does nothing here"),
         (
             ["sprites", "--out=x", "--package=nowhere.deb"],

@@ -36,8 +36,6 @@ def read(file: BinaryIO, *, shape: tuple[int, int], sample_rate: int) -> np.ndar
         sample_rate: of the result, samples a second.
     """
     soundfile = needed("soundfile", "data.medium = 'sounds' reads files by a package: pip install soundfile.")
-    from scipy import signal  # takes half a second
-
     length, channels = shape
     try:
         with soundfile.SoundFile(file) as opened:
@@ -53,9 +51,16 @@ def read(file: BinaryIO, *, shape: tuple[int, int], sample_rate: int) -> np.ndar
     if len(samples) == 0 or not np.all(np.isfinite(samples)):
         raise ValueError("without samples, or with some that are not numbers")
     samples = samples if stored == channels else samples.mean(axis=1, keepdims=True).repeat(channels, axis=1)
+    beginning = resampled(samples, rate, sample_rate)[:length]
+    return with_peak(np.pad(beginning, ((0, length - len(beginning)), (0, 0))))
+
+
+def resampled(samples: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """Returns sounds, floating point [L, C], of `rate` samples a second at another sample rate, by a polyphase filter."""
+    from scipy import signal  # takes half a second
+
     factor = math.gcd(rate, sample_rate)
-    resampled = signal.resample_poly(samples, sample_rate // factor, rate // factor)[:length]
-    return with_peak(np.pad(resampled, ((0, length - len(resampled)), (0, 0))))
+    return signal.resample_poly(samples, sample_rate // factor, rate // factor)
 
 
 def from_int16(sounds: Array) -> Array:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from diffusion_jax.compose import command
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import logs, storage
-from diffusion_jax.tools.fetch import avatars, emoji, fashion_mnist, openclipart, qm9, sprites
+from diffusion_jax.tools.fetch import avatars, emoji, fashion_mnist, openclipart, qm9, spoken_digits, sprites
 from diffusion_jax.tools.fetch.collection import Made
 
 ABOUT = "about.json"
@@ -77,6 +77,12 @@ SETS = {
         "130,831 molecules, at most 29 atoms of 5 elements: data.medium = 'molecules'",
         "MIT",
         "pip: qm9pack 1.0.3, 104 MB",
+    ),
+    "spoken_digits": Set(
+        spoken_digits.make,
+        "9,600 sounds, ten digits in 64 voices: data.medium = 'sounds'",
+        "GPL-3 the program, not what it says",
+        "espeak-ng: apt install espeak-ng",
     ),
     "avatars": Set(
         avatars.make,

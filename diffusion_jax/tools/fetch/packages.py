@@ -17,6 +17,7 @@ from diffusion_jax.tools.fetch.archives import Wanted
 
 MOST_PACKED = 2**30  # bytes of a package
 HINTS = {
+    "espeak-ng": "it speaks (apt install espeak-ng, or brew install espeak-ng)",
     "apt-get": "it comes with Debian and Ubuntu; elsewhere give --package=FILE.deb, the package from the site of Debian",
     "npm": "it comes with Node.js (https://nodejs.org, or apt install npm)",
     "node": "it is Node.js (https://nodejs.org, or apt install nodejs)",
@@ -80,8 +81,11 @@ def understood(file: str) -> Iterator[None]:
         raise UserError(f"package {file!r} is damaged, or not as expected ({type(error).__name__}: {error}).") from error
 
 
-def ask(command: Sequence[str], folder: str) -> None:
-    """Runs a client in a folder, quietly; UserError where it is not installed, RunError with its own words if it fails."""
+def ask(command: Sequence[str], folder: str) -> str:
+    """Returns what a client prints that is run in a folder.
+
+    Raises UserError where it is not installed, RunError with its own words if it fails.
+    """
     try:
         ended = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
@@ -91,6 +95,7 @@ def ask(command: Sequence[str], folder: str) -> None:
     if ended.returncode:
         hint = "; `apt-get update` brings its lists up to date" if command[0] == "apt-get" else ""
         raise RunError(f"`{' '.join(command)}` failed: {_complaint(ended.stderr) or f'exit code {ended.returncode}'}{hint}.")
+    return ended.stdout
 
 
 def _complaint(said: str) -> str:
