@@ -63,6 +63,7 @@ NUM_PARAMETERS = {
     "moving_digits": 446_545,
     "openclipart64_autoencoder": 681_911,
     "qm9": 4_259_598,
+    "spoken_digits": 1_639_809,
     "sprites": 687_347,
     "two_moons": 54_402,
 }

@@ -80,7 +80,7 @@ SETS = {
     ),
     "spoken_digits": Set(
         spoken_digits.make,
-        "9,600 sounds, ten digits in 64 voices: data.medium = 'sounds'",
+        "7,555 spoken digits, 8 accents of 8 speakers: data.medium = 'sounds'",
         "GPL-3 the program, not what it says",
         "espeak-ng: apt install espeak-ng",
     ),
