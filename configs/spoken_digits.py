@@ -5,6 +5,9 @@
     python main.py --mode=sample --workdir=runs/spoken_digits --config.sample.label=7 --config.sample.guidance=2.0
     python benchmarks/spoken_digits.py --workdir=runs/spoken_digits
 
+Cost: 2,000 steps of 16 sounds; by 100 of them about 1.5 s of processor time each, so an estimated 25 minutes on two idle CPU
+cores, and two minutes to compile. The whole training was not run.
+
 The settings are those of configs/drums.py, with four times the samples, ten classes and a label for none.
 """
 
