@@ -75,8 +75,14 @@ def test_every_command_is_one_that_main_takes(document):
 
 def test_every_document_has_its_place_on_the_site():
     nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
-    listed = set(re.findall(r": ([\w.]+)$", nav, flags=re.MULTILINE)) - {"index.md", "api.md"}  # made in docs/site/hooks.py
-    assert listed == {file.name for file in [*DOCUMENTS, ROOT / "docs" / "quickstart.ipynb"]} - {"README.md", "SECURITY.md"}
+    listed = set(re.findall(r": ([\w./]+)$", nav, flags=re.MULTILINE)) - {"index.md", "api.md"}  # made in docs/site/hooks.py
+    notebooks = {str(file.relative_to(ROOT / "docs")) for file in (ROOT / "docs").rglob("*.ipynb")}
+    assert listed == {file.name for file in DOCUMENTS} - {"README.md", "SECURITY.md"} | notebooks
+
+
+def test_the_readme_links_every_notebook():
+    links = re.findall(r"\]\(([^)#\s]+)", (ROOT / "README.md").read_text())
+    assert {str(file.relative_to(ROOT)) for file in (ROOT / "docs").rglob("*.ipynb")} <= set(links)
 
 
 def programs() -> list[str]:

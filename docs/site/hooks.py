@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "CHANGELOG.md", "CONTRIBUTING.md": "CONTRIBUTING.md"}
 LINK = re.compile(r'(\]\(|src=")([^)"#:\s]+)((?:#[^)"]*)?[)"])')  # not of another site, nor of a heading of the same page
+HREF = re.compile(r'(<a href=")([^":#]+\.(?:md|ipynb|py|json))((?:#[^"]*)?")')  # of a notebook
 FOLDER = re.compile(r"\[([^]]*)\]\(([^)#:\s]+)\)")  # a site has no page of a folder
 MATHEMATICS = re.compile(r"diffusion_jax/(\w+)\.py")
 
@@ -20,7 +21,7 @@ MATHEMATICS = re.compile(r"diffusion_jax/(\w+)\.py")
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages beside docs/, the page of functions, and every other file that a page links to, under files/."""
     texts = {name: (ROOT / name).read_text() for name in PAGES}
-    pages = [file for file in files.documentation_pages() if file.src_uri.endswith(".md")]
+    pages = files.documentation_pages()
     texts |= {f"docs/{file.src_uri}": file.content_string for file in pages}
     for name, page in PAGES.items():
         files.append(File.generated(config, page, content=texts[name]))
@@ -34,20 +35,31 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Returns a page whose links lead to what the site has."""
     name = next((name for name, other in PAGES.items() if other == page.file.src_uri), f"docs/{page.file.src_uri}")
+    shown = FOLDER.sub(lambda found: found[1] if (ROOT / _place(name, found[2])).is_dir() else found[0], markdown)
+    return LINK.sub(lambda found: found[1] + _leading(name, found[2], found[3]), shown)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Returns the page of a notebook with such links; those of other pages were Markdown before."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    up = "../" * page.file.src_uri.count("/")
 
     def leading(found: re.Match) -> str:
-        before, target, after = found.groups()
-        place = _place(name, target)
-        if _is_of_site(place):
-            place = PAGES.get(place, place.removeprefix("docs/"))
-        elif (of := MATHEMATICS.fullmatch(place)) and of[1] in mathematics():
-            place, after = "api.md", f"#diffusion_jax.{of[1]}{after[-1]}"
-        else:
-            place = f"files/{place}"
-        return before + place + after
+        target = _leading(f"docs/{page.file.src_uri}", found[2], found[3])
+        return found[1] + up + re.sub(r"^(?!files/)(.*)\.(?:md|ipynb)(?=[#\"])", r"\1.html", target)
 
-    shown = FOLDER.sub(lambda found: found[1] if (ROOT / _place(name, found[2])).is_dir() else found[0], markdown)
-    return LINK.sub(leading, shown)
+    return HREF.sub(leading, html)
+
+
+def _leading(name: str, target: str, after: str) -> str:
+    """Returns a link of a file as one from the top of the site; `after` is its heading, if any, and what closes it."""
+    place = _place(name, target)
+    if _is_of_site(place):
+        return PAGES.get(place, place.removeprefix("docs/")) + after
+    if (of := MATHEMATICS.fullmatch(place)) and of[1] in mathematics():
+        return f"api.md#diffusion_jax.{of[1]}{after[-1]}"
+    return f"files/{place}{after}"
 
 
 def mathematics() -> list[str]:
