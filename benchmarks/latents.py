@@ -36,7 +36,7 @@ SHORT, LONG = 20, 60  # steps of the runs that are timed
 NUM_SHOWN = 12
 FIGURES = ("frechet_distance", "kernel_distance", "precision", "recall")
 MODELS = {  # what differs from configs/emoji64_latents.py
-    "U-Net of pixels": [  # as configs/avatars64.py
+    "U-Net of pixels": [
         "data.codec=",
         "data.latent_shape=()",
         "model.channels=16",

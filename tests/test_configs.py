@@ -21,7 +21,7 @@ from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
 
 NUM_PARAMETERS = {
-    "avatars64": 1_087_347,
+    "avatars32": 688_243,
     "celeba64": 78_700_803,
     "celebahq256": 113_673_219,  # "114 million", Ho et al. 2020, appendix B
     "cifar10": 35_746_307,  # "35.7 million", ibid.

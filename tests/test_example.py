@@ -13,7 +13,7 @@ from diffusion_jax.metrics import frechet
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_classes", "digits_distilled"])
+@pytest.mark.parametrize("name", ["avatars32", "digits", "digits_classes", "digits_distilled"])
 def test_the_weights_are_small(name):
     files = [file for file in (EXAMPLES / name / "checkpoints").rglob("*") if file.is_file()]
     assert 0 < sum(file.stat().st_size for file in files) < 2e6
@@ -32,6 +32,13 @@ def test_two_steps_of_the_distilled_model_are_as_good_as_four_of_its_teacher_or_
     images = dj.load(EXAMPLES / "digits_distilled").sample(300, batch_per_device=50)
     real = frechet.of_features(load_digits().data / 16)
     assert frechet.frechet_distance(images.reshape(300, -1) / 255, real).value < 0.2
+
+
+def test_faces_are_of_the_asked_style():
+    """Styles 4 and 7, lorelei and notionists, are drawn in black and white; 1 and 10, bigEars and pixelArt, in colours."""
+    images = dj.load(EXAMPLES / "avatars32").sample(13, num_steps=8, batch_per_device=13).astype(int)
+    colourfulness = np.mean(np.max(images, axis=-1) - np.min(images, axis=-1), axis=(1, 2))
+    assert np.all(colourfulness[[4, 7]] < 20) and np.all(colourfulness[[1, 10]] > 30)
 
 
 @pytest.mark.parametrize(("guidance", "share"), [(1.0, 0.95), (1.5, 0.99)])
