@@ -6,7 +6,8 @@
 
 First fetch the data and train the autoencoder, as configs/emoji64_autoencoder.py says.
 
-Cost: 5,000 steps of 32 latents; 33 minutes on two CPU cores that had other work too. The autoencoder takes half an hour more.
+Cost: 5,000 steps of 32 latents; 33 minutes on two CPU cores that had other work too. The autoencoder takes half an hour
+more.
 Expected: a held-out loss of 0.208, and the emoji of docs/text.md, which follow their prompts.
 
 Differs from configs/emoji64_latents.py in the texts, of which a tenth is left out.
