@@ -34,6 +34,7 @@ def test_two_steps_of_the_distilled_model_are_as_good_as_four_of_its_teacher_or_
     assert frechet.frechet_distance(images.reshape(300, -1) / 255, real).value < 0.2
 
 
+@pytest.mark.slow
 def test_faces_are_of_the_asked_style():
     """Styles 4 and 7, lorelei and notionists, are drawn in black and white; 1 and 10, bigEars and pixelArt, in colours."""
     images = dj.load(EXAMPLES / "avatars32").sample(13, num_steps=8, batch_per_device=13).astype(int)

@@ -33,6 +33,7 @@ def test_the_same_images_from_a_fraction_of_the_bytes(trained, tmp_path, capsys)
     assert main.main(["main.py", "--mode=sample", f"--workdir={out}", "--config.sample.num_images=2"]) == 0
 
 
+@pytest.mark.slow
 def test_rounded_weights_take_less_space(trained, tmp_path):
     of = ["export", f"--workdir={trained}"]
     assert export.main([*of, f"--out={tmp_path / 'whole'}"]) == 0
