@@ -117,6 +117,13 @@ def test_a_workdir_needs_neither_the_codecs_folder_nor_its_own_old_place(trained
     np.testing.assert_array_equal(images, dj.load(trained).sample(4))
 
 
+def test_predictions_on_the_way_are_images_too(trained):
+    model = dj.load(trained)
+    strip = dj.model.strip(model._replace(config=model.config.with_values("sample", strip=3)), 4)
+    assert strip.shape == (3, 4, 8, 8, 1) and strip.dtype == np.uint8
+    np.testing.assert_array_equal(strip[-1], model.sample(4))
+
+
 def test_latents_are_decoded_by_no_other_codec_than_the_runs(trained, tmp_path):
     other, config = write_codec(tmp_path / "other", seed=1), stored.read_config(storage.path(trained))
     wanted = coding.sha256(config.data.codec)[:8]

@@ -114,7 +114,7 @@ def make_strip(config: Config, guide: Config | None = None) -> Callable[..., Arr
     def predictions(weights: Any, seed: Array, numbers: Array, batch: Batch | None = None) -> Array:
         denoise, samples = run(weights, seed, numbers, cond_of(seed, numbers, batch), levels, num_traced=k)
         on_the_way = jax.lax.map(lambda kept: denoise(*kept).x_0, (samples.trace[:-1], process.rows(levels, rows)))
-        return codec.decode(jnp.concatenate([on_the_way, samples.x[None]]))
+        return jax.lax.map(codec.decode, jnp.concatenate([on_the_way, samples.x[None]]))
 
     return predictions
 
