@@ -253,6 +253,7 @@ def test_the_likelihood_of_images_is_refused(trained, capsys):
     assert "the likelihood of images does not follow from that of their latents" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_autoencoder_is_evaluated_by_what_it_makes_of_its_images(codec, tmp_path):
     flags = ["--config.evaluate.features=pixels", "--config.evaluate.num_images=40"]
     images = feed.read(sources.digits(), range(40))["x"]

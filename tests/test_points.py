@@ -82,6 +82,7 @@ def test_a_picture_shows_where_points_are():
     assert panels[0, 191] == 0 and panels[-1, 194] == 0 and np.sum(panels < 255) == 18
 
 
+@pytest.mark.slow
 def test_a_run_on_points_draws_evaluates_and_measures_them(tmp_path, capsys, one_device):
     assert run(tmp_path, CONFIG, *FLAGS) == 0
     assert "two_moons: 20,000 points, 2, on the devices" in capsys.readouterr().out

@@ -80,6 +80,7 @@ def test_in_float64_ten_guided_steps_are_those_of_the_pipeline(imported):
         np.testing.assert_allclose(array, expected, rtol=0, atol=2e-6 * np.max(np.abs(expected)))
 
 
+@pytest.mark.slow
 def test_a_workdir_draws_the_images_of_the_pipeline(imported, tmp_path):
     """Wherever it is moved to. Vectors of texts are rounded to float16, where another rounding moves a pixel by 2."""
     name, workdir = imported
@@ -145,6 +146,7 @@ def test_a_file_with_all_parts_is_the_model_of_the_folder(imported, tmp_path, ca
     assert differing == {"data.codec", "data.image_size", "data.latent_shape", "model.text_folder"}
 
 
+@pytest.mark.slow
 def test_such_a_network_goes_to_a_workdir_and_not_to_diffusers(imported, tmp_path, capsys):
     name, workdir = imported
     if name == "small_1":
