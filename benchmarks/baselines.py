@@ -63,8 +63,11 @@ NAMES = {
     "vae, means": "VAE, means",
     "gan": "GAN",
 }
-COLUMNS = ("divergence_nats", "kernel_distance", "sliced_wasserstein", "precision", "recall", "coverage")
-COLUMNS += ("num_parameters", "processor_seconds")
+COLUMNS = {  # data -> name of a figure -> its heading and decimals in the table
+    "two_moons": {"divergence_nats": ("divergence, nats", 3), "sliced_wasserstein": ("sliced Wasserstein distance", 4)},
+    "digits": {"frechet_distance": ("Frechet distance", 2), "kernel_distance": ("kernel distance", 4)},
+}
+OF_BOTH = {name: (name, 3) for name in ("precision", "recall", "coverage")} | {"processor_seconds": ("processor time, s", 0)}
 SIDE, WINDOW, NUM_SHOWN = two_moons.SIDE, two_moons.WINDOW, 16  # of the picture: bins, half the width, and digits
 Row = tuple[str, dict, dict]  # a model, its figures, and what the picture shows of it
 Density = Callable[[np.ndarray], np.ndarray]  # points [N, 2] -> log density in nats [N]
@@ -72,7 +75,7 @@ Density = Callable[[np.ndarray], np.ndarray]  # points [N, 2] -> log density in 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training; rows of others are kept")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of training; rows of others are kept")
     parser.add_argument("--points_steps", type=int, default=3000, help="of all four on two moons")
     parser.add_argument("--digits_steps", type=int, default=5000, help="of the GAN, the VAE and the flow on digits")
     flags = parser.parse_args()
@@ -198,23 +201,26 @@ def values(figures: dict[str, figure.Figure]) -> dict[str, dict[str, float]]:
 
 
 def table(rows: list[dict]) -> str:
-    """Returns Markdown: of each figure the mean over seeds, and its standard deviation over them."""
-    lines = []
-    for data in dict.fromkeys(row["data"] for row in rows):
-        lines += [["model", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
-        for name in dict.fromkeys(row["model"] for row in rows if row["data"] == data):
-            of_model = [row for row in rows if (row["data"], row["model"]) == (data, name)]
-            lines.append(
-                [NAMES[name], *(over_seeds([row[column] for row in of_model if column in row]) for column in COLUMNS)]
-            )
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """Returns Markdown, a table for each data set: of each figure the mean over seeds, and its standard deviation."""
+    tables = []
+    for data, columns in COLUMNS.items():
+        shown = columns | OF_BOTH
+        lines = [["model", *(heading for heading, _ in shown.values())], ["---"] * (len(shown) + 1)]
+        of_data = [row for row in rows if row["data"] == data]
+        for model in dict.fromkeys(row["model"] for row in of_data):
+            of_model = [row for row in of_data if row["model"] == model]
+            figures = [([row[name] for row in of_model if name in row], places) for name, (_, places) in shown.items()]
+            lines.append([NAMES[model], *(over_seeds(*found) for found in figures)])
+        tables.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return "\n".join(tables)
 
 
-def over_seeds(found: list) -> str:
+def over_seeds(found: list, places: int) -> str:
     each = [one["value"] if isinstance(one, dict) else one for one in found]
-    if not each or len(set(each)) == 1:
-        return f"{each[0]:.3g}" if each else ""
-    return f"{np.mean(each):.3g} ± {np.std(each, ddof=1):.2g}"
+    if not each:
+        return ""
+    mean = f"{np.mean(each):.{places}f}"
+    return mean if len(set(each)) == 1 else f"{mean} ± {np.std(each, ddof=1):.{places}f}"
 
 
 def grid() -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import pathlib
 import sys
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from benchmarks import side_by_side, text_retrieval, two_halves
+from benchmarks import baselines, side_by_side, text_retrieval, two_halves
 from diffusion_jax.errors import UserError
 
-NAMES = sorted(file.stem for file in (pathlib.Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+ROOT = pathlib.Path(__file__).parents[1]
+NAMES = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py"))
 PARTS = ("profiles", "side_by_side_peer", "text_peers", "torch_peer", "weights_peers")  # of others, which start them
 COMMANDS = [name for name in NAMES if name not in PARTS]
 
@@ -97,3 +99,10 @@ def test_images_that_are_what_their_prompts_say_have_the_best_rank_and_share_of_
     np.testing.assert_allclose(np.diag(right), 5 / 6)  # of six, all but itself are farther
     np.testing.assert_allclose(text_retrieval.others(right), 0)
     assert text_retrieval.share_of_words("blue heart, heart", "two hearts, blue") == 1 / 2
+
+
+def test_the_tables_beside_a_gan_a_vae_and_a_flow_are_those_of_the_figures():
+    rows = json.loads((ROOT / "benchmarks" / "baselines.json").read_text())["rows"]
+    page = (ROOT / "docs" / "generative_models.md").read_text()
+    for table in baselines.table(rows).split("\n\n"):
+        assert table.strip() in page
