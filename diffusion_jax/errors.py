@@ -1,8 +1,9 @@
 """The two ways in which a run ends early on purpose, each one sentence without a stack trace, and parts of sentences."""
 
+import contextlib
 import importlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -12,6 +13,15 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """The run cannot go on: one sentence with what happened and what to do."""
+
+
+@contextlib.contextmanager
+def of(subject: str) -> Iterator[None]:
+    """Puts what a sentence is about before each `UserError` of this context: with errors.of("config field edit."): ..."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{subject}{error}") from error
 
 
 def needed(module: str, sentence: str) -> Any:

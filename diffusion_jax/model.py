@@ -201,12 +201,10 @@ def with_guide(model: Model) -> Model:
     if not name:
         return model
     workdir, step = (model.workdir, int(name)) if name.isdecimal() else (name, -1)
-    try:
+    with errors.of(f"config field sample.guide = {name!r}: "):
         config = model.config if name.isdecimal() else stored.read_config(storage.path(workdir))
         guiding.check_guide(model.config, config)
         return model._replace(guide=restore(storage.path(workdir), config.with_values("sample", step=step)))
-    except UserError as error:
-        raise UserError(f"config field sample.guide = {name!r}: {error}") from error
 
 
 def _checked(model: Model) -> Model:

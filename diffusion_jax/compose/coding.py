@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import networks, process
+from diffusion_jax import errors, networks, process
 from diffusion_jax.autoencoding import Coder
 from diffusion_jax.compose import processes, stored, weights
 from diffusion_jax.compose.choices import MEDIA
@@ -17,7 +17,6 @@ from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs
 from diffusion_jax.data.codecs import Codec
 from diffusion_jax.data.feed import Batch
-from diffusion_jax.errors import UserError
 from diffusion_jax.networks import efficientnet
 from diffusion_jax.runs import storage
 from diffusion_jax.weights import features
@@ -76,11 +75,9 @@ def first_stage(workdir: str) -> tuple[Config, Any]:
 
     Raises UserError where they do not exist.
     """
-    try:
+    with errors.of(f"config field data.codec = {workdir!r}: "):
         config = stored.read_config(folder := storage.path(workdir))
         return config, jax.tree.map(np.asarray, weights.restored(folder, config)[1])
-    except UserError as error:
-        raise UserError(f"config field data.codec = {workdir!r}: {error}") from error
 
 
 @functools.lru_cache(maxsize=2)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import editing, process, streams
+from diffusion_jax import editing, errors, process, streams
 from diffusion_jax.compose import checks, coding, guiding, inputs, processes, sampling, tasks
 from diffusion_jax.compose.choices import CLIPS, EDITS, chosen, taken
 from diffusion_jax.compose.config import Config
@@ -46,10 +46,8 @@ def settled(config: Config) -> Config:
 
 def _visited(config: Config, task: Task) -> np.ndarray:
     """Returns the times that a task visits; UserError where it cannot."""
-    try:
+    with errors.of("config field edit."):
         return task.visit(sampling.grid_times(config))
-    except UserError as error:
-        raise UserError(f"config field edit.{error}") from error
 
 
 def _label(config: Config) -> int:
@@ -69,10 +67,8 @@ def _label(config: Config) -> int:
 
 def task_of(config: Config) -> Task:
     """Returns the task that the section `edit` names."""
-    try:
+    with errors.of("config field edit."):
         return chosen(EDITS[config.edit.task], config.edit)
-    except UserError as error:
-        raise UserError(f"config field edit.{error}") from error
 
 
 def make_edit(config: Config, guide: Config | None = None) -> Callable[[Any, Array, Array, Batch], dict[str, Array]]:

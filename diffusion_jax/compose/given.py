@@ -83,10 +83,8 @@ def _given_shape(config: Config, task: Task) -> tuple[int, ...]:
     shape = processes.image_shape(config)
     if task.operator is None:
         return shape
-    try:
+    with errors.of(f"{config.show('edit.task')} does not fit this model: "):
         return jax.eval_shape(task.operator.apply, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
-    except UserError as error:
-        raise UserError(f"config field edit.task = {config.edit.task!r} does not fit this model: {error}") from error
 
 
 def _greyed(config: Config, task: Task, images: Sequence[np.ndarray], wanted: tuple[int, ...]) -> Sequence[np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from diffusion_jax import errors
 from diffusion_jax.compose import coding, conditions, texts
 from diffusion_jax.compose.choices import FEATURES, MEDIA, NETWORKS, SOURCES, chosen, named
 from diffusion_jax.compose.config import Config
@@ -142,10 +143,8 @@ def held_out(config: Config) -> Source | None:
     """Returns the held-out set, of which losses and likelihoods are taken, or None."""
     if not (split := config.data.held_out):
         return None
-    try:
+    with errors.of(f"config field data.held_out = {split!r}: "):
         found = _source(config, split=split)
-    except UserError as error:
-        raise UserError(f"config field data.held_out = {split!r}: {error}") from error
     if config.model.num_classes and found.class_names and found.class_names != _unchecked(config).class_names:
         raise UserError(
             f"config field data.held_out = {split!r} has classes other than those of the training set: "

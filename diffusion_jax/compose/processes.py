@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from diffusion_jax import denoiser, learned_schedule, networks
+from diffusion_jax import denoiser, errors, learned_schedule, networks
 from diffusion_jax.autoencoding import Coder
 from diffusion_jax.compose import choices, conditions, stored, texts
 from diffusion_jax.compose.choices import MEDIA, PARAMETERIZATIONS, PROCESSES, chosen, named
@@ -57,15 +57,13 @@ def codec_config(config: Config) -> Config:
     Raises UserError where it does not exist, is no autoencoder or does not take such images.
     """
     path, shape = config.data.codec, image_shape(config)
-    try:
+    with errors.of(f"config field data.codec = {path!r}: "):
         found = stored.read_config(storage.path(path))
         if found.data.channels != shape[2]:
             raise UserError(f"it takes images of {found.data.channels} channel(s), and data.channels = {shape[2]}.")
         multiple = first_stage(found).parts.multiple_of
         if any(size % multiple for size in shape[:2]):
             raise UserError(f"it takes multiples of {multiple}, and data.image_size = {shape[:2]!r}.")
-    except UserError as error:
-        raise UserError(f"config field data.codec = {path!r}: {error}") from error
     return found.with_values("data", image_size=shape[:2])
 
 
@@ -101,10 +99,8 @@ def _network(config: Config) -> networks.Network | Autoencoder:
     kind, values = config.model.kind, dict(config.model) | {"cond_channels": conditions.num_channels(config)}
     values |= {"text_width": texts.shape(config)[1], "augmented": config.data.augment_rate > 0}
     of = shape(config)
-    try:
+    with errors.of("config field model."):
         return NETWORKS[kind](of, **{name: values[name] for name in fields_of(kind) & values.keys()})
-    except UserError as error:
-        raise UserError(f"config field model.{error}") from error
 
 
 def fields_of(kind: str) -> set[str]:
@@ -188,10 +184,8 @@ def process_of(config: Config) -> Process:
     where its schedule needs more steps.
     """
     section = config.process
-    try:
+    with errors.of("config field process."):
         found = chosen(PROCESSES[section.kind], section, interpolation=config.sample.interpolation)
-    except UserError as error:
-        raise UserError(f"config field process.{error}") from error
     draws = not (is_classifier(config) or is_autoencoder(config))
     if config.predicts in ("eps", "scaled_score", "score") and draws and not has_signal(found):
         raise UserError(

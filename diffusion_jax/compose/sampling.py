@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import grids, process, samplers, streams
+from diffusion_jax import errors, grids, process, samplers, streams
 from diffusion_jax.compose import coding, guiding, processes, sample_conditions
 from diffusion_jax.compose.choices import CLIPS, CORRECTORS, GRIDS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
@@ -143,14 +143,12 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
     """
     settings, of = config.sample, processes.process_of(config)
     num_steps = settings.num_steps + (settings.last_level == "min_noise")
-    try:
+    steps = "" if settings.times else f" with sample.num_steps = {settings.num_steps}"
+    with errors.of(f"config field sample.grid = {settings.grid!r}{steps} does not fit the process: "):
         if settings.sampler == "ode":
             times = grids.uniform(of, num_stops) if num_stops > 1 else grids.ends(of)
         else:
             times = chosen(GRIDS[settings.grid], settings, process=of, num_steps=num_steps)
-    except UserError as error:
-        steps = "" if settings.times else f" with sample.num_steps = {settings.num_steps}"
-        raise UserError(f"config field sample.grid = {settings.grid!r}{steps} does not fit the process: {error}") from error
     return times[:-1] if settings.last_level == "min_noise" else times
 
 

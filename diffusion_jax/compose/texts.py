@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax import errors
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.sources import Record, Source
 from diffusion_jax.errors import UserError
@@ -32,10 +33,8 @@ def _sizes(name: str, folder: str) -> tuple[int, int]:
     """Returns the width of a token's vector, and how many tokens a text may have."""
     if name != "folder":
         return MINILM if name == "minilm" else (0, 0)
-    try:
+    with errors.of("config field model.text_folder: "):
         _, network = text.network_of(storage.path(folder))
-    except UserError as error:
-        raise UserError(f"config field model.text_folder: {error}") from error
     return network.width, network.most_tokens
 
 

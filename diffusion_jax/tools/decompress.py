@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax import bits_back, model
+from diffusion_jax import bits_back, errors, model
 from diffusion_jax.ans import Stack
 from diffusion_jax.compose import checks, command, stored
 from diffusion_jax.errors import RunError, UserError
@@ -32,12 +32,10 @@ def run(workdir: storage.Path, file: storage.Path, out: storage.Path) -> int:
     head, content = read(file)
     settings = head["sample"] | {"times": tuple(head["sample"]["times"])}
     config = stored.read_config(workdir)
-    try:
+    with errors.of(f"flag --file = {str(file)!r} does not fit the run in {str(workdir)!r}: "):
         config = config.with_values("sample", **settings)
         checks.check(config)
         trained = model.restore(workdir, config)
-    except UserError as error:
-        raise UserError(f"flag --file = {str(file)!r} does not fit the run in {str(workdir)!r}: {error}") from error
     if (own := compress.weights_of(trained)) != head["weights"]:
         raise UserError(
             f"flag --file = {str(file)!r} is of other weights, {head['weights']}; those of {str(workdir)!r} are {own}."

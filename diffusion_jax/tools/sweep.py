@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from diffusion_jax import jobs
+from diffusion_jax import errors, jobs
 from diffusion_jax.compose import checks, command, evaluating, sections, stored
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
@@ -128,10 +128,8 @@ def plan(config: Config, grid: str, workdir: storage.Path, *, num_seeds: int) ->
     for changes in combinations(grid):
         cell = Config.of_flat(config.flat() | changes)
         settings = {name: cell.flat()[name] for name in sorted(changes)}
-        try:
+        with errors.of(f"of the cell {_shown(settings)}: "):
             checks.check(cell)
-        except UserError as error:
-            raise UserError(f"of the cell {_shown(settings)}: {error}") from error
         cells[_shown(settings)] = settings, cell
     runs = [_run(*cell, seed, workdir) for seed in range(num_seeds) for cell in cells.values()]
     for each in runs:
