@@ -60,6 +60,13 @@ def test_a_terminal_shows_a_bar_whose_place_a_line_takes(monkeypatch, capsys):
     assert shown.getvalue().endswith("\r\033[K") and capsys.readouterr().out == "done        10 steps\n"
 
 
+def test_items_come_with_a_bar_that_is_wiped_at_the_end(monkeypatch):
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    assert list(logs.with_progress("abc", "images")) == ["a", "b", "c"]
+    assert "1/3 images" in shown.getvalue() and "\r\033[K" in shown.getvalue()
+
+
 def test_elsewhere_there_is_no_bar(capsys):
     progress = logs.Progress("steps", total=10)
     progress.update(3, "48 images")

@@ -214,15 +214,20 @@ def is_resident(config: Config, num_images: int) -> bool:
 
 
 def records(config: Config, source: Source, mesh: Mesh) -> feed.Records | None:
-    """Returns all images of a source on every device, while a terminal shows how far it is; None if they are too many."""
+    """Returns all images of a source on every device; None if they are too many."""
     if not is_resident(config, source.num_images):
         feed.import_grain()
         source.read(0)  # what is wrong with all images is said now
         return None
+    return sharding.put_global(read(source), sharding.replicated(mesh))
+
+
+def read(source: Source) -> feed.Records:
+    """Returns all images of a source, while a terminal shows how far it is."""
     progress = logs.Progress("images read", total=source.num_images)
     found = feed.read(source, on_progress=progress.update)
     logs.clear_progress()
-    return sharding.put_global(found, sharding.replicated(mesh))
+    return found
 
 
 def held_out_batches(config: Config, source: Source | None, mesh: Mesh) -> feed.Batch | None:

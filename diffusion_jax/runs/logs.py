@@ -4,9 +4,9 @@ import contextlib
 import datetime
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 import tqdm
@@ -17,6 +17,7 @@ from diffusion_jax.runs.writers import Writer
 # of a bar of tqdm: on a terminal alone, in one place, wiped at its end
 DRAWN = {"disable": None, "position": 0, "leave": False, "dynamic_ncols": True, "mininterval": 0.5, "miniters": 1}
 DRAWN |= {"bar_format": "{percentage:3.0f}%|{bar}| {desc}"}
+Item = TypeVar("Item")
 CONSOLE_FAULTS = (OSError, ValueError, RuntimeError)  # full, closed, interrupted by a signal that prints
 
 
@@ -152,6 +153,15 @@ class Progress:
         rate = (self._done - first) / max(time.monotonic() - start, 1e-9)
         eta = datetime.timedelta(seconds=round((self._total - self._done) / rate))
         return f"{text}  {rate:{'.1f' if rate >= 1 else '.2g'}} {self._unit}/s  ETA {eta}"
+
+
+def with_progress(items: Collection[Item], unit: str) -> Iterator[Item]:
+    """Yields items, while the line of a terminal says how many are done."""
+    progress = Progress(unit, total=len(items))
+    for done, item in enumerate(items, start=1):
+        yield item
+        progress.update(done)
+    clear_progress()
 
 
 def progress_by_shard(label: str, num_images: int, shard_size: int) -> Callable[[int], None]:

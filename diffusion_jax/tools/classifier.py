@@ -70,12 +70,9 @@ def trained(network: classifier.FeatureNetwork, data: Data, num_steps: int) -> A
     params = jax.jit(network.init)(streams.key(SEED, "init"))  # runs no forward pass
     state, update = optimizer.init(params), _make_update(network, optimizer)
     order = feed.make_order(len(data.images), batch_size=BATCH_SIZE, seed=SEED)
-    progress = logs.Progress("steps", total=num_steps)
-    for step in range(num_steps):
+    for step in logs.with_progress(range(num_steps), "steps"):
         batch = order(step)
         params, state = update(params, state, data.images[batch], data.labels[batch])
-        progress.update(step + 1)
-    logs.clear_progress()
     return params
 
 
@@ -123,9 +120,7 @@ def _data(config: Config) -> tuple[Data, Data]:
 
 
 def _read(source: Source) -> Data:
-    progress = logs.Progress("images read", total=source.num_images)
-    records = feed.read(source, on_progress=progress.update)
-    logs.clear_progress()
+    records = inputs.read(source)
     return Data(records["x"], records["cond"]["label"])
 
 

@@ -85,11 +85,9 @@ def make_coder(trained: model.Model) -> Coder:
 
 def pushed(images: Iterable[np.ndarray], coder: Coder) -> ans.Stack:
     """Returns a stack with images, the first at the bottom. # uint8 [N, H, W, C]"""
-    stack, progress = ans.Stack(images[0].size), logs.Progress("images", total=len(images))
-    for number, image in enumerate(images):
+    stack = ans.Stack(images[0].size)
+    for image in logs.with_progress(images, "images"):
         bits_back.push(stack, image.ravel(), *coder)
-        progress.update(number + 1)
-    logs.clear_progress()
     return stack
 
 

@@ -42,11 +42,9 @@ def run(workdir: storage.Path, file: storage.Path, out: storage.Path) -> int:
         )
     shape = tuple(head["images"])
     stack, coder = Stack.of_bytes(content, math.prod(shape[1:])), compress.make_coder(trained)
-    images, progress = np.empty(shape, np.uint8), logs.Progress("images", total=shape[0])
-    for number in reversed(range(shape[0])):
+    images = np.empty(shape, np.uint8)
+    for number in logs.with_progress(range(shape[0])[::-1], "images"):
         images[number] = bits_back.pop(stack, *coder).reshape(shape[1:])
-        progress.update(shape[0] - number)
-    logs.clear_progress()
     if zlib.crc32(images.tobytes()) != head["crc32"]:
         raise RunError(
             f"the images in {str(file)!r} do not come out as they were: the network's numbers differ here in their last "

@@ -114,11 +114,8 @@ def _drawn(folder: str, seeds: list[str], size: int) -> tuple[list[dict[str, Any
 
 
 def _pictures(stream: BinaryIO, seeds: list[str], size: int) -> Iterator[Picture]:
-    progress = logs.Progress("images", total=len(seeds))
-    for number, seed in enumerate(seeds):
+    for number, seed in enumerate(logs.with_progress(seeds, "images")):
         pixels = np.frombuffer(stream.read(4 * size * size), np.uint8)
         if pixels.size < 4 * size * size:
             return
         yield Picture(seed, STYLES[number % len(STYLES)], pixels.reshape(size, size, 4)[..., :3].copy())
-        progress.update(number + 1)
-    logs.clear_progress()

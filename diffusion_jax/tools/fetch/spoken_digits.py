@@ -42,18 +42,16 @@ def make(*, package: str = "") -> Made:
     if package:
         raise UserError("flag --package does nothing for the set 'spoken_digits', which a program makes.")
     takes = list(itertools.product(VOICES, VARIANTS, PITCHES, SPEEDS, range(len(WORDS))))
-    progress, sounds = logs.Progress("sounds", total=len(takes)), []
+    sounds = []
     with tempfile.TemporaryDirectory() as folder:
         told = re.search(r"\d+(\.\d+)+", packages.ask([PROGRAM, "--version"], folder))
         about = {"program": PROGRAM, "version": told[0] if told else "unknown"}
-        for number, (voice, variant, pitch, speed, digit) in enumerate(takes):
+        for voice, variant, pitch, speed, digit in logs.with_progress(takes, "sounds"):
             name = f"{voice}+{variant} {pitch} {speed} {digit}"
             said = ["-v", f"{voice}+{variant}", "-p", str(pitch), "-s", str(speed), "-w", "said.wav", WORDS[digit]]
             packages.ask([PROGRAM, *said], folder)
             with packages.understood(f"{PROGRAM}: {name}"):
                 sounds.append(Picture(name, str(digit), fitted(storage.read_bytes(storage.path(folder) / "said.wav"))))
-            progress.update(number + 1)
-    logs.clear_progress()
     if about["version"] != TRIED:
         logs.say("warning", f"{PROGRAM} is of version {about['version']}; the documents speak of {TRIED}.")
     about |= {"sample_rate": SAMPLE_RATE, "held_out": HELD_OUT}
