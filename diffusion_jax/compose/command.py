@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import functools
 import importlib
 import importlib.util
 import os
@@ -28,18 +29,18 @@ RUN_FAILED, BAD_INPUT = 1, 2
 PACKAGE, ABOVE = storage.path(__file__).parents[1:3]
 CONFIGS = (PACKAGE if (PACKAGE / "configs").is_dir() else ABOVE) / "configs"  # of an installed package; of a clone
 RESUMABLE = "all written files are complete; the same command resumes."
+Job = Callable[[list[str]], int]  # argv, as of the process -> exit code; what it raises becomes a sentence
 Flags = Mapping[str, str]  # name -> value
 Changes = Mapping[str, Any]  # field of the config -> value
 UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # what ast.literal_eval raises
 
 
-def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[str]], int]) -> int:
+def answer(argv: list[str], help_text: Callable[[], str], job: Job) -> int:
     """Prints help where the user asks for it, or runs a job.
 
     Args:
         argv: as of the process.
         help_text: gives what to print.
-        job: argv -> exit code; what it raises becomes a sentence.
 
     Returns:
         The exit code: the job's; 2 for bad input, 1 for a failure, 128 + the number of a signal: 130 for Ctrl-C.
@@ -56,6 +57,15 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Callable[[list[st
     except Exception as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, UserError) else RUN_FAILED
+
+
+def program(help_text: str) -> Callable[[Job], Job]:
+    """Returns a decorator by which a job becomes the `main` of a program: it answers as `answer` does."""
+
+    def decorated(job: Job) -> Job:
+        return functools.wraps(job)(lambda argv: answer(argv, lambda: help_text, job))
+
+    return decorated
 
 
 def interrupt(number: int, frame: Any) -> None:

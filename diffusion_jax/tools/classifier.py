@@ -124,12 +124,9 @@ def _read(source: Source) -> Data:
     return Data(records["x"], records["cond"]["label"])
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Trains; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"workdir": "", "out": ""}, fields=WITH_EFFECT)
     if not flags["out"].endswith(".safetensors"):
         raise UserError(

@@ -96,12 +96,9 @@ def weights_of(trained: model.Model) -> str:
     return model.provenance(trained)["weights_sha256"][:16]
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Compresses; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"workdir": "", "images": "", "out": ""})
     wanted = {"workdir": "the folder of a run", "images": "an .npz file or a folder of images", "out": "the file to write"}
     command.check_given(flags, wanted)

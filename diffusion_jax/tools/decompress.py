@@ -72,12 +72,9 @@ def read(file: storage.Path) -> tuple[dict[str, Any], bytes]:
     return head, content
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Decompresses; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, _ = command.parse(argv, {"workdir": "", "file": "", "out": ""}, fields=())
     wanted = {"workdir": "the folder of a run", "file": "what tools.compress wrote", "out": "the .npz file to write"}
     command.check_given(flags, wanted)

@@ -50,12 +50,9 @@ def rounds(config: Config, workdir: storage.Path, *, last: int) -> list[Config]:
     return found
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Trains all rounds; the exit code is 0, 2 for bad input, 1 for a failure, 128 + n for what signal n stopped."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     compiling.pin_numerics()
     flags, changes = command.parse(argv, {"workdir": "", "last": "1"})
     command.check_given(flags, {"workdir": "the folder for the rounds"})

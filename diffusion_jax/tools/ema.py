@@ -79,12 +79,9 @@ def _said(row: dict[str, float]) -> str:
     return f"{row['sigma_rel']:g}  {figures}{doubt if row['profile_error'] > MOST_ERROR else ''}"
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Measures and writes; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"workdir": "", "out": "", "sigma_rel": ""})
     command.check_given(flags, {"workdir": "the folder of a run", "out": "the folder to make"})
     config, out = command.config_of(flags, changes, flags["workdir"]), storage.path(flags["out"])

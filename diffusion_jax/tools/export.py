@@ -180,12 +180,9 @@ WRITERS: dict[str, Callable[[model.Model, storage.Path], str]] = {
 PROGRAMS: dict[str, Callable[[model.Model, storage.Path], str]] = {"jax": _write_jax, "onnx": _write_onnx}
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Exports; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"workdir": "", "out": "", "to": "workdir", "round": ""})
     command.check_given(flags, {"workdir": "the folder of a run", "out": "the folder to make"})
     if flags["to"] not in (known := WRITERS | PROGRAMS):

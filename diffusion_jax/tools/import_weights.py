@@ -102,12 +102,9 @@ def _to_try(workdir: storage.Path, config: Config) -> str:
     return f": python main.py --mode=sample {flags}"
 
 
+@command.program(__doc__.format(formats=", ".join(formats.FORMATS)))
 def main(argv: list[str]) -> int:
     """Imports; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, lambda: __doc__.format(formats=", ".join(formats.FORMATS)), _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"from": "", "workdir": "", "format": "", "clip": ""})
     command.check_given(flags, {"from": "the weights: a path, a URL or a name of the hub", "workdir": "the folder to make"})
     clip = storage.path(flags["clip"]) if flags["clip"] else None

@@ -81,12 +81,9 @@ def _write_png(config: Config, images: Images, out: storage.Path) -> None:
 WRITERS = {"statistics": _write_statistics, "images": _write_images, "png": _write_png}
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Writes the file; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, FLAGS)
     for name, allowed in {"split": evaluating.SPLITS, "to": tuple(WRITERS)}.items():
         if flags[name] not in allowed:

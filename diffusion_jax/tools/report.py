@@ -26,12 +26,9 @@ def run(workdirs: Sequence[storage.Path], out: storage.Path) -> int:
     return 0
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Writes the page; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, _ = command.parse(argv, {"workdir": "", "out": "report.html"}, fields=())
     workdirs = [storage.path(value) for name, value in command.pairs(argv[1:]) if name == "workdir" and value]
     out = storage.path(flags["out"])

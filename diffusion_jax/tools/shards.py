@@ -109,12 +109,9 @@ def _packed(source: Source, numbers: range) -> Iterator[tuple[int, bytes, int | 
             yield from zip(some, pool.map(pictures.encode_png, records["x"]), labels, strict=True)
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Writes the shards; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, FLAGS)
     if flags["split"] not in evaluating.SPLITS:
         allowed = ", ".join(evaluating.SPLITS)

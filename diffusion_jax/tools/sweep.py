@@ -246,12 +246,9 @@ def mean(values: Sequence[float]) -> dict[str, Any] | None:
     return {"mean": found.value, "standard_error": found.standard_error, "num_seeds": len(values)}
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Makes the table; the exit code is 0, 2 for bad input, 1 for a failure, 128 + n for what signal n stopped."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     compiling.pin_numerics()
     flags, changes = command.parse(argv, {"workdir": "", "grid": "", "seeds": "1", "shard": "0/1"})
     command.check_given(flags, {"workdir": "the folder for the table and the workdirs"})

@@ -173,12 +173,9 @@ def _complete(out: storage.Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return found if files and sizes == files else {}
 
 
+@command.program(help_text())
 def main(argv: list[str]) -> int:
     """Fetches a set; the exit code is 0, 2 for bad input, 1 for a failure."""
-    return command.answer(argv, help_text, _main)
-
-
-def _main(argv: list[str]) -> int:
     if len(argv) > 1 and not argv[1].startswith("-"):
         argv = [argv[0], f"--name={argv[1]}", *argv[2:]]
     numbers = {"size": "0", "num_images": "0"}

@@ -214,12 +214,9 @@ def _advice(config: Config, chip: hardware.Chip, mesh: Mesh) -> str:
     return f"set {lever}, or a smaller data.device_cache_gib or sample.batch_per_device."
 
 
+@command.program(__doc__)
 def main(argv: list[str]) -> int:
     """Prints the plan; the exit code is 0 where it fits, 1 where it does not, 2 for bad input."""
-    return command.answer(argv, lambda: __doc__, _main)
-
-
-def _main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"topology": "", "out": "", "sampler": "True"})
     config = command.config_of(flags, changes)
     checks.check(config)
