@@ -136,7 +136,7 @@ def test_shards_lie_in_an_object_store(folder, object_store):  # noqa: F811
     [
         (["--num_shards=2"], "flag --out is missing; it must be the folder to make"),
         (["--out=OUT"], "flag --num_shards = '' is not allowed; it must be a whole number from 1 on"),
-        (["--out=OUT", "--num_shards=0"], "flag --num_shards = 0 is not allowed; it must be from 1 to 1,797"),
+        (["--out=OUT", "--num_shards=1798"], "flag --num_shards = 1798 is not allowed; it must be from 1 to 1,797"),
         (
             ["--out=OUT", "--num_shards=2", "--split=test"],
             "flag --split = 'test' is not allowed; it must be one of training",

@@ -32,6 +32,7 @@ RESUMABLE = "all written files are complete; the same command resumes."
 Job = Callable[[list[str]], int]  # argv, as of the process -> exit code; what it raises becomes a sentence
 Flags = Mapping[str, str]  # name -> value
 Changes = Mapping[str, Any]  # field of the config -> value
+MOST_DIGITS = 9  # of a whole number
 UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # what ast.literal_eval raises
 
 
@@ -126,11 +127,23 @@ def check_given(flags: Flags, allowed: Mapping[str, str]) -> None:
             raise UserError(f"flag --{name} is missing; it must be {wanted}.")
 
 
-def whole_number(flags: Flags, name: str) -> int:
-    """Returns a flag that is a whole number from 1; UserError where it is something else."""
-    if not flags[name].isdecimal() or int(flags[name]) < 1:
-        raise UserError(f"flag --{name} = {flags[name]!r} is not allowed; it must be a whole number from 1.")
-    return int(flags[name])
+def check_allowed(flags: Flags, name: str, is_allowed: bool, wanted: str) -> None:
+    """Raises UserError, with what a flag must be, where its value is not allowed."""
+    if not is_allowed:
+        raise UserError(f"flag --{name} = {flags[name]!r} is not allowed; it must be {wanted}.")
+
+
+def check_one_of(flags: Flags, name: str, allowed: Collection[str]) -> None:
+    """Raises UserError where a flag is not one of some words."""
+    check_allowed(flags, name, flags[name] in allowed, f"one of {', '.join(allowed)}")
+
+
+def whole_number(flags: Flags, name: str, *, low: int = 1) -> int:
+    """Returns a flag that is a whole number of at most nine digits; UserError where it is something else, or below `low`."""
+    text = flags[name]
+    is_allowed = text.isdecimal() and len(text) <= MOST_DIGITS and int(text) >= low
+    check_allowed(flags, name, is_allowed, f"a whole number from {low} on")
+    return int(text)
 
 
 def config_of(flags: Flags, changes: Changes, workdir: str = "") -> Config:

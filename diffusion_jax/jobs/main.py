@@ -84,8 +84,7 @@ def parse(argv: list[str]) -> tuple[Flags, Config, Changes]:
 
 
 def _check(flags: Flags) -> None:
-    if flags["mode"] not in MODES:
-        raise UserError(f"flag --mode = {flags['mode']!r} is not allowed; it must be one of {', '.join(MODES)}.")
+    command.check_one_of(flags, "mode", MODES)
     if flags["mode"] == "verify" and not flags["config"]:
         raise UserError(f"flag --config is missing; it must be a config with published figures: {published.CONFIGS}.")
     if not flags["workdir"] and flags["mode"] not in ("evaluate", "verify"):

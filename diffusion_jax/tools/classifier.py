@@ -128,10 +128,8 @@ def _read(source: Source) -> Data:
 def main(argv: list[str]) -> int:
     """Trains; the exit code is 0, 2 for bad input, 1 for a failure."""
     flags, changes = command.parse(argv, {"workdir": "", "out": ""}, fields=WITH_EFFECT)
-    if not flags["out"].endswith(".safetensors"):
-        raise UserError(
-            f"flag --out = {flags['out']!r} is not allowed; it must be a file to write that ends in .safetensors."
-        )
+    is_file = flags["out"].endswith(".safetensors")
+    command.check_allowed(flags, "out", is_file, "a file to write that ends in .safetensors")
     return run(command.config_of(flags, changes, flags["workdir"]), storage.path(flags["out"]))
 
 

@@ -87,19 +87,17 @@ def main(argv: list[str]) -> int:
     config, out = command.config_of(flags, changes, flags["workdir"]), storage.path(flags["out"])
     storage.check_folder(out)
     checks.check(config)
-    return run(storage.path(flags["workdir"]), config, out, _widths(flags["sigma_rel"]))
+    return run(storage.path(flags["workdir"]), config, out, _widths(flags))
 
 
-def _widths(text: str) -> list[float]:
+def _widths(flags: command.Flags) -> list[float]:
     try:
-        found = [float(word) for word in text.split(",")]
+        found = [float(word) for word in flags["sigma_rel"].split(",")]
     except ValueError:
         found = []
-    if not found or not all(0 < width <= averages.MOST_SIGMA_REL for width in found):
-        raise UserError(
-            f"flag --sigma_rel = {text!r} is not allowed; it must be numbers above 0, to {averages.MOST_SIGMA_REL}, such as "
-            "0.05,0.1."
-        )
+    are_allowed = bool(found) and all(0 < width <= averages.MOST_SIGMA_REL for width in found)
+    wanted = f"numbers above 0, to {averages.MOST_SIGMA_REL}, such as 0.05,0.1"
+    command.check_allowed(flags, "sigma_rel", are_allowed, wanted)
     return found
 
 

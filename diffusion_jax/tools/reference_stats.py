@@ -85,14 +85,13 @@ WRITERS = {"statistics": _write_statistics, "images": _write_images, "png": _wri
 def main(argv: list[str]) -> int:
     """Writes the file; the exit code is 0, 2 for bad input, 1 for a failure."""
     flags, changes = command.parse(argv, FLAGS)
-    for name, allowed in {"split": evaluating.SPLITS, "to": tuple(WRITERS)}.items():
-        if flags[name] not in allowed:
-            raise UserError(f"flag --{name} = {flags[name]!r} is not allowed; it must be one of {', '.join(allowed)}.")
+    command.check_one_of(flags, "split", evaluating.SPLITS)
+    command.check_one_of(flags, "to", WRITERS)
     if flags["dump"] and not storage.path(flags["dump"]).exists():
         raise UserError(f"flag --dump = {flags['dump']!r} does not exist; it must be an .npz file or a folder of images.")
     command.check_given(flags, {"out": "the .npz file to write, or for --to=png a folder"})
-    if flags["to"] != "png" and not flags["out"].endswith(".npz"):
-        raise UserError(f"flag --out = {flags['out']!r} is not allowed; it must be an .npz file, or for --to=png a folder.")
+    is_fit = flags["to"] == "png" or flags["out"].endswith(".npz")
+    command.check_allowed(flags, "out", is_fit, "an .npz file, or for --to=png a folder")
     storage.check_folder(storage.path(flags["out"]).parent)
     config = command.config_of(flags, changes, flags["workdir"])
     config = config.with_values("evaluate", dump=flags["dump"] or config.evaluate.dump)

@@ -36,8 +36,7 @@ def main(argv: list[str]) -> int:
         raise UserError("flag --config does nothing here: each workdir has its config.")
     if not workdirs:
         raise UserError("flag --workdir is missing; it must be the folder of a run.")
-    if out.suffix != ".html" or out.is_dir():
-        raise UserError(f"flag --out = {flags['out']!r} is not allowed; it must be a file such as report.html.")
+    command.check_allowed(flags, "out", out.suffix == ".html" and not out.is_dir(), "a file such as report.html")
     if not storage.is_object_store(out) and not out.parent.is_dir():
         raise UserError(f"flag --out = {flags['out']!r} is not possible: there is no folder {str(out.parent)!r}.")
     return run(workdirs, out)

@@ -113,15 +113,12 @@ def _packed(source: Source, numbers: range) -> Iterator[tuple[int, bytes, int | 
 def main(argv: list[str]) -> int:
     """Writes the shards; the exit code is 0, 2 for bad input, 1 for a failure."""
     flags, changes = command.parse(argv, FLAGS)
-    if flags["split"] not in evaluating.SPLITS:
-        allowed = ", ".join(evaluating.SPLITS)
-        raise UserError(f"flag --split = {flags['split']!r} is not allowed; it must be one of {allowed}.")
+    command.check_one_of(flags, "split", evaluating.SPLITS)
     command.check_given(flags, {"out": "the folder to make"})
-    if not flags["num_shards"].isdecimal() or len(flags["num_shards"]) > 9:
-        raise UserError(f"flag --num_shards = {flags['num_shards']!r} is not allowed; it must be a whole number from 1 on.")
+    num_shards = command.whole_number(flags, "num_shards")
     config = command.config_of(flags, changes)
     checks.check(config)
-    return run(config, storage.path(flags["out"]), num_shards=int(flags["num_shards"]), split=flags["split"])
+    return run(config, storage.path(flags["out"]), num_shards=num_shards, split=flags["split"])
 
 
 if __name__ == "__main__":

@@ -253,8 +253,9 @@ def main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"workdir": "", "grid": "", "seeds": "1", "shard": "0/1"})
     command.check_given(flags, {"workdir": "the folder for the table and the workdirs"})
     num_seeds, workdir = command.whole_number(flags, "seeds"), storage.path(flags["workdir"])
-    if not (match := re.fullmatch(r"(\d+)/(\d+)", flags["shard"])) or int(match[1]) >= int(match[2]):
-        raise UserError(f"flag --shard = {flags['shard']!r} is not allowed; it must be i/n with i from 0 to n - 1, as 0/2.")
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", flags["shard"])
+    is_part = bool(match) and int(match[1]) < int(match[2])
+    command.check_allowed(flags, "shard", is_part, "i/n with i from 0 to n - 1, as 0/2")
     storage.allow_files()
     storage.check_folder(storage.absolute(workdir))
     config = command.config_of(flags, changes)

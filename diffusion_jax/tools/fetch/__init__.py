@@ -184,12 +184,6 @@ def main(argv: list[str]) -> int:
         raise UserError("flag --config does nothing here: fetching a set needs no config.")
     if not flags["name"] or not flags["out"]:
         raise UserError(f"the set or flag --out is missing: fetch NAME --out=DIR, where NAME is {', '.join(SETS)}.")
-    settings = {name: _number(name, flags[name]) for name in numbers}
+    settings = {name: command.whole_number(flags, name, low=0) for name in numbers}
     run(flags["name"], storage.path(flags["out"]), package=flags["package"], **settings)
     return 0
-
-
-def _number(name: str, text: str) -> int:
-    if not text.isdecimal() or len(text) > 9:
-        raise UserError(f"flag --{name} = {text!r} is not allowed; it must be a whole number.")
-    return int(text)

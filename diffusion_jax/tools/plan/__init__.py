@@ -221,8 +221,7 @@ def main(argv: list[str]) -> int:
     config = command.config_of(flags, changes)
     checks.check(config)
     command.check_given(flags, {"topology": "a TPU slice, such as v5e:4x4, or local"})
-    if flags["sampler"] not in ("True", "False"):
-        raise UserError(f"flag --sampler = {flags['sampler']!r} is not allowed; it must be True or False.")
+    command.check_allowed(flags, "sampler", flags["sampler"] in ("True", "False"), "True or False")
     found = run(config, flags["topology"], with_sampler=flags["sampler"] == "True")
     if flags["out"]:
         storage.write_text(storage.path(flags["out"]), json.dumps(found, indent=2) + "\n")
