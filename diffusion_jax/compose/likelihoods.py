@@ -11,10 +11,14 @@ from jax import Array
 from diffusion_jax import errors, likelihood, streams
 from diffusion_jax.compose import choices, inputs, processes, sampling
 from diffusion_jax.compose.config import Config
+from diffusion_jax.data.feed import Batch
+from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks.conditioning import Cond
 from diffusion_jax.process import Gaussian, Level
 
-Measure = Callable[[Any, Array, Array, dict[str, Any]], dict[str, Array]]
+Measure = Callable[[Any, Array, Array, Batch], dict[str, Array]]
+Measured = Callable[[Denoiser, Array, Cond, Array], dict[str, Array]]  # (denoise, x_0 [B, ...], cond, keys [B]) -> figures
 
 
 def likelihood_of(config: Config) -> Measure:
@@ -25,8 +29,15 @@ def likelihood_of(config: Config) -> Measure:
     latents have none.
     """
     check(config)
-    measures = {"bound": _bound, "continuous": _continuous, "pf_ode": _pf_ode}
-    return measures[config.likelihood.kind](config.with_values("model", precision="highest"))
+    config = config.with_values("model", precision="highest")
+    measured = {"bound": _bound, "continuous": _continuous, "pf_ode": _pf_ode}[config.likelihood.kind](config)
+    denoiser_of, encode = processes.denoiser_of(config), inputs.encode(config)
+
+    def measure(params: Any, seed: Array, numbers: Array, batch: Batch) -> dict[str, Array]:
+        x_0, cond = encode(batch, streams.keys(seed, "condition", numbers))
+        return measured(denoiser_of(params, cond), x_0, cond, streams.keys(seed, "evaluate", numbers))
+
+    return measure
 
 
 def check(config: Config) -> None:
@@ -43,22 +54,16 @@ def check(config: Config) -> None:
         )
 
 
-def _bound(config: Config) -> Measure:
-    grid, settings = _chain(config), config.sample
-    denoiser_of, limited = processes.denoiser_of(config), choices.CLIPS[settings.clip]
-    encode = inputs.encode(config)
+def _bound(config: Config) -> Measured:
+    grid, limited, variance = _chain(config), choices.CLIPS[config.sample.clip], config.sample.variance
 
-    def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
-        keys = streams.keys(seed, "evaluate", numbers)
-        x_0, cond = encode(batch, streams.keys(seed, "condition", numbers))
-
+    def measured(denoise: Denoiser, x_0: Array, cond: Cond, keys: Array) -> dict[str, Array]:
         def noise(step: Array) -> Array:
             return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), x_0.shape[1:]))(keys)
 
-        denoise = limited(denoiser_of(params, cond))
-        return likelihood.bound(denoise, x_0, grid, noise, variance=settings.variance)._asdict()
+        return likelihood.bound(limited(denoise), x_0, grid, noise, variance=variance)._asdict()
 
-    return measure
+    return measured
 
 
 def chain_of(config: Config) -> tuple[Level, Callable[[Any, Array, Array], Gaussian]]:
@@ -84,13 +89,13 @@ def _chain(config: Config) -> Level:
     """Returns the levels of the chain that is bounded; UserError where the config has none."""
     if not processes.process_of(config).num_steps:
         raise UserError(
-            f"config field process.kind = {config.process.kind!r} has no steps to bound, as 'discrete' and 'learned' have; "
+            f"{config.show('process.kind')} has no steps to bound, as 'discrete' and 'learned' have; "
             "likelihood.kind = 'continuous' and 'pf_ode' are of every process."
         )
     if config.sample.sampler != "ancestral":
         raise UserError(
-            f"config field sample.sampler = {config.sample.sampler!r} does not sample from a chain of Gaussians, "
-            "and so has no variational bound; set 'ancestral'."
+            f"{config.show('sample.sampler')} does not sample from a chain of Gaussians, and so has no variational bound; "
+            "set 'ancestral'."
         )
     return _grid(config)
 
@@ -105,19 +110,15 @@ def _grid(config: Config) -> Level:
     return grid
 
 
-def _continuous(config: Config) -> Measure:
+def _continuous(config: Config) -> Measured:
     process, grid = processes.process_of(config), _grid(config)
     if not grid.alpha[0] > 0:
         raise UserError(
             "config field likelihood.kind = 'continuous' is impossible from a level without signal; set sample.grid = "
             "'explicit' and let sample.times begin below it."
         )
-    denoiser_of, encode = processes.denoiser_of(config), inputs.encode(config)
 
-    def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
-        keys = streams.keys(seed, "evaluate", numbers)
-        x_0, cond = encode(batch, streams.keys(seed, "condition", numbers))
-
+    def measured(denoise: Denoiser, x_0: Array, cond: Cond, keys: Array) -> dict[str, Array]:
         def noise(step: Array) -> tuple[Array, Array]:
             def draws(key: Array) -> tuple[Array, Array]:
                 key_share, key_eps = jax.random.split(jax.random.fold_in(key, step))
@@ -125,23 +126,18 @@ def _continuous(config: Config) -> Measure:
 
             return jax.vmap(draws)(keys)
 
-        return likelihood.continuous_bound(denoiser_of(params, cond), x_0, grid, process, noise)._asdict()
+        return likelihood.continuous_bound(denoise, x_0, grid, process, noise)._asdict()
 
-    return measure
+    return measured
 
 
-def _pf_ode(config: Config) -> Measure:
+def _pf_ode(config: Config) -> Measured:
     process = processes.process_of(config)
     processes.check_signal(process, "likelihood.kind = 'pf_ode'")
-    denoiser_of, settings = processes.denoiser_of(config), config.likelihood
-    medium = choices.MEDIA[config.data.medium]
-    width = medium.bin_width
-    draw_probe, encode = choices.PROBES[settings.probes], inputs.encode(config)
+    settings, medium = config.likelihood, choices.MEDIA[config.data.medium]
+    draw_probe, width = choices.PROBES[settings.probes], medium.bin_width
 
-    def measure(params: Any, seed: Array, numbers: Array, batch: dict[str, Any]) -> dict[str, Array]:
-        keys = streams.keys(seed, "evaluate", numbers)
-        x_0, cond = encode(batch, streams.keys(seed, "condition", numbers))
-
+    def measured(denoise: Denoiser, x_0: Array, cond: Cond, keys: Array) -> dict[str, Array]:
         def draws(key: Array) -> tuple[Array, Array]:
             key_bin, key_probes = jax.random.split(key)
             shape = x_0.shape[1:]
@@ -152,15 +148,10 @@ def _pf_ode(config: Config) -> Measure:
         if medium.project:
             probes = jax.vmap(lambda v: medium.project(v, cond["label"]))(probes)
             num_values = medium.num_values(cond["label"])
-        found = likelihood.log_density(
-            denoiser_of(params, cond),
-            likelihood.dequantise(x_0, uniform, width) if width else x_0,
-            process,
-            probes=probes,
-            tolerance=settings.tolerance,
-            num_values=num_values,
-        )
+        x = likelihood.dequantise(x_0, uniform, width) if width else x_0
+        options = {"probes": probes, "tolerance": settings.tolerance, "num_values": num_values}
+        found = likelihood.log_density(denoise, x, process, **options)
         bits = likelihood.bits_per_dim(found.log_density, num_values, width or 1.0)
         return {"bits": bits, "num_evaluations": found.num_evaluations, "reached_end": found.reached_end}
 
-    return measure
+    return measured
