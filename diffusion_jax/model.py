@@ -83,7 +83,7 @@ class Model(NamedTuple):
         Raises:
             UserError: where the network is no classifier; for what is not a label.
         """
-        return processes.log_prob_of(self.config)(self.params, self._cond(label=label, image=None))
+        return processes.log_prob_of(self.config)(self.params, self._cond(label=label))
 
     def _cond(self, **given: Array | None) -> dict[str, Array]:
         spec, num_classes = inputs.conditioning(self.config).spec(1), self.config.model.num_classes

@@ -167,6 +167,11 @@ def make_predictor(config: Config) -> Callable[[Callable[..., Array], Any], Deno
     return (lambda network, cond: denoiser.make_log_prob(network)) if is_classifier(config) else make_denoiser(config)
 
 
+def draws(config: Config) -> bool:
+    """Returns whether the network draws images, as all but classifiers and autoencoders do."""
+    return not (is_classifier(config) or is_autoencoder(config))
+
+
 def is_autoencoder(config: Config) -> bool:
     """Returns whether the network makes images small and large again, and draws none."""
     return config.model.kind in FIRST_STAGES
@@ -186,8 +191,7 @@ def process_of(config: Config) -> Process:
     section = config.process
     with errors.of("config field process."):
         found = chosen(PROCESSES[section.kind], section, interpolation=config.sample.interpolation)
-    draws = not (is_classifier(config) or is_autoencoder(config))
-    if config.predicts in ("eps", "scaled_score", "score") and draws and not has_signal(found):
+    if config.predicts in ("eps", "scaled_score", "score") and draws(config) and not has_signal(found):
         raise UserError(
             f"config field predicts = {config.predicts!r} is impossible with {_noise_alone(config)}: x_T is the noise "
             "itself and does not determine x_0; use 'v', 'velocity', 'edm' or 'x_0'."

@@ -42,7 +42,7 @@ MIN_DDIM_STEPS = 20  # published: FID 4.7 with 50, 6.8 with 20, 13.4 with 10 [So
 
 def warnings(config: Config) -> list[str]:
     """Returns a sentence for every setting of the section `sample` that may be, but gives poor images."""
-    if processes.is_autoencoder(config):
+    if not processes.draws(config):
         return []
     levels, found = grid(config), []
     if (snr := float(np.exp(levels.log_snr[0]))) > MAX_FIRST_SNR:

@@ -20,7 +20,6 @@ def start(config: Config, changed: Collection[str]) -> None:
     checks.check(config)
     sharding.join_processes()
     sharding.start_devices()
-    for sentence in checks.without_effect(config, changed):
-        logs.say("warning", sentence)
+    logs.say("warning", *checks.without_effect(config, changed))
     if config.compilation_cache:
         compiling.keep_compiled()

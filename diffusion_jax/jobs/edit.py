@@ -33,8 +33,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     out = out or workdir / "edits" / f"{config.edit.task}_step_{trained.step:07d}_{shards.digest(manifest)}"
     inputs.check_apart(config, out)
     logs.say("editing", f"{len(names):,} images by {config.edit.task}, into {out}")
-    for sentence in sampling.warnings(config):
-        logs.say("warning", sentence)
+    logs.say("warning", *sampling.warnings(config))
     num_images, size = len(names), config.sample.shard_size
     make = functools.partial(model.edited, trained, batch)
     on_progress = logs.progress_by_shard("edit", num_images, size)

@@ -148,8 +148,7 @@ def _judged(config: Config, workdir: storage.Path | None, out: storage.Path) -> 
     steps = checkpoint.steps(workdir) if config.evaluate.checkpoints == "all" else [config.sample.step]
     if not steps:
         raise UserError(f"{str(workdir)!r} does not have a checkpoint yet.")
-    for sentence in sampling.warnings(config):
-        logs.say("warning", sentence)
+    logs.say("warning", *sampling.warnings(config))
     for step in steps:
         trained = model.with_guide(model.restore(workdir, config.with_values("sample", step=step)))
         found = _generated(trained)
@@ -231,8 +230,7 @@ def _figures(generated: Found, real: Real, others: Found | None) -> dict[str, Co
     num_images, num_values = generated.features["features"].shape
     if isinstance(real.found, Found):
         num_images = min(num_images, len(real.found.features["features"]))
-    for sentence in compare.warnings(num_images, num_values, has_floor=isinstance(real.found, Found)):
-        logs.say("warning", sentence)
+    logs.say("warning", *compare.warnings(num_images, num_values, has_floor=isinstance(real.found, Found)))
     if isinstance(real.found, Statistics):
         return compare.compare_with_statistics(generated.features, real.found.moments)
     found = compare.compare(generated.features, real.found.features, others and others.features)

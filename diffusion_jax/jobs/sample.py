@@ -24,8 +24,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     out = out or workdir / "samples" / _name(trained, manifest)
     inputs.check_apart(config, out)
     logs.say("sampling", f"{settings.num_images:,} images into {out}")
-    for sentence in sampling.warnings(config):
-        logs.say("warning", sentence)
+    logs.say("warning", *sampling.warnings(config))
     result = model.write_dump(trained, out, manifest)
     logs.say("done", f"{result}; a picture is {out / 'grid.png'}")
     if settings.strip and sharding.is_first():

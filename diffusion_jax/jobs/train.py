@@ -217,10 +217,8 @@ def print_summary(config: Config, source: Source, mesh: Mesh, state: TrainState,
     logs.say("steps", f"{span}, {train.batch_size} images each, {per_call} step{'s' * (per_call > 1)} a call")
     if state.step >= train.num_steps:
         logs.say("note", "all train.num_steps are done; set a larger value to go on.")
-    for sentence in training.notes(config):
-        logs.say("note", sentence)
-    for sentence in [] if processes.is_classifier(config) else sampling.warnings(config):
-        logs.say("warning", sentence)
+    logs.say("note", *training.notes(config))
+    logs.say("warning", *sampling.warnings(config))
     logs.say("note", "Ctrl-C is safe: it finishes the step and saves; the same command resumes.")
 
 

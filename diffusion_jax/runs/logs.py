@@ -49,10 +49,10 @@ def guard_console() -> None:
             setattr(sys, name, Console(stream))
 
 
-def say(label: str, text: str) -> None:
-    """Prints a labelled line, in the first process, in the place of a `Progress`."""
+def say(label: str, *texts: str) -> None:
+    """Prints a labelled line for each text, in the first process, in the place of a `Progress`."""
     clear_progress()
-    if sharding.is_first():
+    for text in texts if sharding.is_first() else ():
         print(f"{label:<12}{text}", flush=True)
 
 

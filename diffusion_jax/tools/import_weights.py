@@ -45,8 +45,7 @@ def run(
         published = imported.recognised(source := sources.read(place), format)
         changes = _parts(place, source, clip, storage.path(folder), changes) | changes
         config, params, notes = _written(published, workdir, changes)
-    for note in (*published.notes, *notes):
-        logs.say("note", note)
+    logs.say("note", *published.notes, *notes)
     leaves = jax.tree.leaves(params)
     num_params = f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays"
     logs.say("done", f"{num_params}; try{_to_try(workdir, config)}")

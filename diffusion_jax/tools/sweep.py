@@ -261,8 +261,8 @@ def main(argv: list[str]) -> int:
     config = command.config_of(flags, changes)
     runs = plan(config, flags["grid"], workdir, num_seeds=num_seeds)
     jobs.start(runs[0].config, changes)
-    for sentence in dict.fromkeys(itertools.chain(*(checks.without_effect(each.config, each.settings) for each in runs))):
-        logs.say("warning", sentence)
+    idle = itertools.chain(*(checks.without_effect(each.config, each.settings) for each in runs))
+    logs.say("warning", *dict.fromkeys(idle))
     for each in {str(each.config.evaluate): each for each in runs}.values():
         evaluating.extractor(each.config)  # which may lack its weights: better said now
     with loop.handling_signals(command.interrupt):  # a training has its own answer

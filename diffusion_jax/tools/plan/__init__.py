@@ -69,7 +69,7 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     found = {"topology": topology, "devices": f"{mesh.size} x {devices[0].device_kind}", "dtype": config.model.dtype}
     logs.say("devices", found["devices"])
     config = _of_latents(config) if config.data.codec else config
-    draws = with_sampler and not (processes.is_classifier(config) or processes.is_autoencoder(config))
+    draws = with_sampler and processes.draws(config)
     programs = {"training": (_training, config.train.batch_size)}
     programs |= {"sampling": (_sampling, config.sample.batch_per_device * mesh.size)} if draws else {}
     for name, (make, num_images) in programs.items():
