@@ -91,10 +91,10 @@ def c_noise(log_snr: Times) -> Times:
     return 1000 * (LOG_SNR - log_snr) / SPAN
 
 
-def knots(params: dict[str, Any], num: int = 257) -> tuple[float, ...]:
-    """Returns the log-SNRs at `num` even times from 0 to 1, rounded to 1e-6."""
+def knots(params: dict[str, Any]) -> tuple[float, ...]:
+    """Returns the log-SNRs at 257 even times from 0 to 1, rounded to 1e-6."""
     first, last = params["ends"]
-    found = first + (last - first) * share(params["monotone"], jnp.linspace(0.0, 1.0, num))
+    found = first + (last - first) * share(params["monotone"], jnp.linspace(0.0, 1.0, 257))
     return tuple(np.round(np.asarray(found, np.float64), 6).tolist())
 
 

@@ -121,11 +121,8 @@ def warnings(config: Config) -> list[str]:
     """Returns a sentence for every setting that has no effect without guidance."""
     if config.sample.guidance != 1:
         return []
-    flat, names = (
-        config.flat(),
-        ("sample.guide", "sample.guidance_interval", "sample.negative_label", "sample.negative_prompt"),
-    )
-    unused = [name for name in names if flat[name] != FIELDS[name].default]
+    names = [f"sample.{name}" for name in ("guide", "guidance_interval", "negative_label", "negative_prompt")]
+    unused = [name for name in names if config.flat()[name] != FIELDS[name].default]
     return [f"{config.show(name)} does nothing: sample.guidance is 1, which is off." for name in unused]
 
 

@@ -41,22 +41,19 @@ def images(config: Config, workdir: storage.Path) -> Images:
     shape = processes.first_stage(processes.codec_config(config)).shape
     if config.data.latent_shape not in ((), shape):
         raise UserError(f"{config.show('data.latent_shape')} is not that of data.codec = {config.data.codec!r}, {shape!r}.")
-    training, held_out = _latents(config, workdir, "training"), None
-    if config.data.held_out:
-        held_out = _latents(config, workdir, "held_out").source
-    scale = config.data.latent_scale or 1 / training.std
+    training, std = _latents(config, workdir, "training")
+    held_out = _latents(config, workdir, "held_out")[0] if config.data.held_out else None
+    scale = config.data.latent_scale or 1 / std
     config = config.with_values("data", latent_shape=shape, latent_scale=scale)
     logs.say("latents", f"{' x '.join(map(str, config.data.latent_shape))}, times {scale:.4g}; of {config.data.codec}")
-    return Images(config, training.source, held_out)
+    return Images(config, training, held_out)
 
 
-class _Latents(NamedTuple):
-    source: Source
-    std: float  # of all values
+def _latents(config: Config, workdir: storage.Path, split: str) -> tuple[Source, float]:
+    """Returns (the latents of a split's images, the standard deviation of all values).
 
-
-def _latents(config: Config, workdir: storage.Path, split: str) -> _Latents:
-    """Returns the latents of a split's images, [V, h, w, c] each: of the image, and where there are flips of its mirror."""
+    Those of an image are [V, h, w, c]: of itself, and where there are flips of its mirror.
+    """
     of, (own, params) = inputs.of_split(config, split), coding.first_stage(config.data.codec)
     manifest = {
         "codec_sha256": features.sha256(params),
@@ -79,7 +76,7 @@ def _latents(config: Config, workdir: storage.Path, split: str) -> _Latents:
     on_progress = logs.progress_by_shard("latents", of.num_images, SHARD_SIZE)
     rows = shards.read_all(shards.by_image(folder, manifest, of.num_images, SHARD_SIZE, make, on_progress=on_progress))
     source = of._replace(read=_reader(rows))
-    return _Latents(texts.captioned(config, source) if source.captions else source, _std(rows["x"]))
+    return texts.captioned(config, source) if source.captions else source, _std(rows["x"])
 
 
 def _std(x: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,11 +130,8 @@ def _picture(file: storage.Path) -> str:
 
 def _files(folder: storage.Path, pattern: str) -> list[storage.Path]:
     """Returns the files of a folder and its sub-folders whose names match, by path; none where there is no folder."""
-
-    def listed() -> Iterator[storage.Path]:
-        yield from storage.files(folder, SUFFIXES) if folder.exists() else ()
-
-    return sorted(file for file in listed() if re.fullmatch(pattern, file.name))
+    found = storage.files(folder, SUFFIXES) if folder.exists() else ()
+    return sorted(file for file in found if re.fullmatch(pattern, file.name))
 
 
 def _read(file: storage.Path, parse: Callable[[bytes], Any]) -> Any:

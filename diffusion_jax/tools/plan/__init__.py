@@ -96,12 +96,9 @@ def devices_of(topology: str) -> list[jax.Device]:
     """Returns the devices of a slice that this machine need not have."""
     if topology == "local":
         return jax.devices()
-    os.environ |= {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    }  # libtpu asks
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no lock file, which a killed run would leave behind
+    # libtpu asks; and no lock file, which a killed run would leave behind
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     jax.config.update("jax_platforms", "cpu")
     options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
     options |= {"chips_per_host_bounds": (1, 1, 1)} if re.search(r":1(x1)+$", topology) else {}
@@ -175,12 +172,9 @@ def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) ->
     least, limit = max((seconds, name) for name, seconds in bounds.items())
     fits = plan.memory + config.data.device_cache_gib * GIB <= chip.memory
     sent = ", ".join(f"{kind} {size / MIB:,.1f} MiB" for kind, size in plan.collectives.items()) or "nothing"
-    logs.say(
-        "  memory", f"{plan.memory / GIB:.2f} of {chip.memory / GIB:.0f} GiB a chip, {plan.state / GIB:.2f} of it state"
-    )
-    logs.say(
-        "", f"and {config.data.device_cache_gib:g} GiB at most for the data set (data.device_cache_gib), counted in full"
-    )
+    used, cache = f"{plan.memory / GIB:.2f} of {chip.memory / GIB:.0f} GiB", config.data.device_cache_gib
+    logs.say("  memory", f"{used} a chip, {plan.state / GIB:.2f} of it state")
+    logs.say("", f"and {cache:g} GiB at most for the data set (data.device_cache_gib), counted in full")
     logs.say("  compute", f"{plan.flops / 1e9:,.1f} GFLOP a chip, {plan.traffic / GIB:.2f} GiB read and written")
     logs.say("  sent", sent)
     if least:
