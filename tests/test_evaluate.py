@@ -267,9 +267,14 @@ def test_a_data_set_and_a_dump_become_files_for_other_evaluators(sets, tmp_path)
     assert write_reference(f"--out={tmp_path / 'all.npz'}", "--to=images") == 0
     with np.load(tmp_path / "all.npz", allow_pickle=False) as stored:
         np.testing.assert_array_equal(stored["arr_0"], digits(1797))
-    assert write_reference(f"--out={tmp_path / 'png'}", "--to=png", f"--dump={sets[0]}") == 0
-    files = sorted((tmp_path / "png").iterdir())
+    left = tmp_path / "png" / ".000001.png.7.tmp"  # by a killed command
+    left.parent.mkdir()
+    left.touch()
+    assert write_reference(f"--out={left.parent}", "--to=png", f"--dump={sets[0]}") == 0
+    files = sorted(left.parent.glob("[0-9]*"))
     np.testing.assert_array_equal([np.asarray(Image.open(file)) for file in files], digits(40)[..., 0])
+    (left.parent / "notes.txt").touch()
+    assert write_reference(f"--out={left.parent}", "--to=png", f"--dump={sets[0]}") == 2
 
 
 @pytest.mark.parametrize(

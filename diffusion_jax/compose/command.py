@@ -146,6 +146,14 @@ def whole_number(flags: Flags, name: str, *, low: int = 1) -> int:
     return int(text)
 
 
+def make_out(out: storage.Path, names: Collection[str]) -> None:
+    """Makes the folder --out for files of some names; UserError where it has others than what a killed command left."""
+    storage.check_folder(out)
+    storage.make_dir(out)
+    if others := sorted(file.name for file in out.iterdir() if file.name not in names and not file.name.startswith(".")):
+        raise UserError(f"flag --out = {str(out)!r} has other files, such as {others[0]!r}; choose another folder.")
+
+
 def config_of(flags: Flags, changes: Changes, workdir: str = "") -> Config:
     """Returns the config of the file that --config names, or else that of the run in a workdir, with changes.
 

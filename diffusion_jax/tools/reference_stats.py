@@ -70,12 +70,10 @@ def _write_images(config: Config, images: Images, out: storage.Path) -> None:
 def _write_png(config: Config, images: Images, out: storage.Path) -> None:
     """Writes 000000.png, 000001.png, ...; a file that is there is written again with the same bytes."""
     digits = max(6, len(str(images.num_images)))
-    names = {f"{number:0{digits}d}.png" for number in range(images.num_images)}
-    storage.make_dir(out)
-    if others := sorted(file.name for file in out.iterdir() if file.name not in names):
-        raise UserError(f"flag --out = {str(out)!r} has other files, such as {others[0]}; choose another folder.")
-    for number, image in enumerate(itertools.chain.from_iterable(images.pieces(0))):
-        storage.write_bytes(out / f"{number:0{digits}d}.png", pictures.encode_png(image))
+    names = [f"{number:0{digits}d}.png" for number in range(images.num_images)]
+    command.make_out(out, set(names))
+    for name, image in zip(names, itertools.chain.from_iterable(images.pieces(0)), strict=True):
+        storage.write_bytes(out / name, pictures.encode_png(image))
 
 
 WRITERS = {"statistics": _write_statistics, "images": _write_images, "png": _write_png}

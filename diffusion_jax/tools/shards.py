@@ -20,7 +20,7 @@ Flags:
 import io
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent import futures
 from typing import BinaryIO
 
@@ -57,7 +57,7 @@ def run(config: Config, out: storage.Path, *, num_shards: int, split: str = "tra
     if not 1 <= num_shards <= source.num_images:
         raise UserError(f"flag --num_shards = {num_shards} is not allowed; it must be from 1 to {source.num_images:,}.")
     names = [f"{number:05d}-of-{num_shards:05d}.tar" for number in range(num_shards)]
-    _check_out(out, names)
+    command.make_out(out, names)
     members, progress = [], logs.Progress("images", total=source.num_images)
     for number, name in enumerate(names):
         own = range(*(part * source.num_images // num_shards for part in (number, number + 1)))
@@ -68,14 +68,6 @@ def run(config: Config, out: storage.Path, *, num_shards: int, split: str = "tra
     tar.write_index(out, tar.index(names, members, source.class_names if num_classes else ()))
     logs.say("done", f"{source.num_images:,} images in {num_shards:,} shards: {out}")
     return 0
-
-
-def _check_out(out: storage.Path, names: Sequence[str]) -> None:
-    """Raises UserError where a folder has more than what a killed command left."""
-    storage.check_folder(out)
-    storage.make_dir(out)
-    if others := sorted(file.name for file in out.iterdir() if file.name not in names and not file.name.startswith(".")):
-        raise UserError(f"flag --out = {str(out)!r} has other files, such as {others[0]!r}; choose another folder.")
 
 
 def _write(file: BinaryIO, source: Source, numbers: range) -> list[Member]:
