@@ -30,9 +30,8 @@ def recognised(source: Source, format: str = "") -> Published:
 def _left_out(source: Source, published: Published) -> Iterator[str]:
     """Yields a sentence where a file holds more than one set of weights, as that of a training does."""
     used = {id(tensor) for tensor in published.tensors.values()}
-    kept, left = (
-        {name.split(".")[0] for name, of in source.tensors.items() if (id(of) in used) is has} for has in (True, False)
-    )
+    kept = {name.split(".")[0] for name, of in source.tensors.items() if id(of) in used}
+    left = {name.split(".")[0] for name, of in source.tensors.items() if id(of) not in used}
     left -= set(latent_diffusion.OTHER_PARTS)
     alone = kept & {name.split(".")[0] for name in published.tensors}  # no name of a set stands before those of the network
     if kept and left - kept and not alone:

@@ -77,17 +77,15 @@ def network_program(config: Config, params: Any) -> tuple[bytes, float]:
     def output(x_t: Any, c_noise: Any, *cond: Any) -> Any:
         return network.apply(params, x_t, c_noise, dict(zip(names, cond, strict=True)), train=False, rngs=None)
 
-    return _onnx(
-        output, specs, params, high={"c_noise": sampling.grid(config).c_noise.max(), "label": config.model.num_classes}
-    )
+    high = {"c_noise": sampling.grid(config).c_noise.max(), "label": config.model.num_classes}
+    return _onnx(output, specs, params, high)
 
 
 def decoder_program(config: Config) -> tuple[bytes, float]:
     """Returns x_0, which are latents, -> images in [-1, 1], as ONNX; else as `network_program`."""
-    coder, specs = coding.coder(config.data.codec), {"x_0": network_specs(config)["x_t"]}
-    return _onnx(
-        lambda x_0: coder.decode(coding.latents_of(config, x_0)), specs, coding.first_stage(config.data.codec)[1], {}
-    )
+    codec, specs = config.data.codec, {"x_0": network_specs(config)["x_t"]}
+    decode, (_, params) = coding.coder(codec).decode, coding.first_stage(codec)
+    return _onnx(lambda x_0: decode(coding.latents_of(config, x_0)), specs, params, {})
 
 
 def levels(config: Config) -> dict[str, list[float | None]]:

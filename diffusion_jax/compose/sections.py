@@ -111,9 +111,11 @@ def integer(low: int, high: int = MOST) -> Any:
 def integers(low: int, high: int = MOST, *, lengths: range = range(MOST_ITEMS + 1), count: str = "") -> Any:
     """Returns the type of a tuple of whole numbers; `count` says in words how many."""
     allowed = f"a tuple of {count}whole numbers, each " + (f"at least {low}" if high == MOST else f"from {low} to {high}")
-    return _allowed(
-        tuple[int, ...], allowed, lambda items: len(items) in lengths and all(low <= item <= high for item in items)
-    )
+
+    def admits(items: tuple[int, ...]) -> bool:
+        return len(items) in lengths and all(low <= item <= high for item in items)
+
+    return _allowed(tuple[int, ...], allowed, admits)
 
 
 def _numbers(allowed: str, admits: Callable[[float], bool], lengths: range = range(MOST)) -> Any:

@@ -279,11 +279,10 @@ def _spread(rows: np.ndarray) -> np.ndarray:
 
 
 def _as_json(figures: Mapping[str, Compared]) -> dict[str, Any]:
-    as_pairs = {name: found._asdict().items() for name, found in figures.items()}
-    return {
-        name: {part: each._asdict() if part in PARTS and each else each for part, each in pairs}
-        for name, pairs in as_pairs.items()
-    }
+    found = {name: compared._asdict() for name, compared in figures.items()}
+    for parts in found.values():
+        parts |= {part: parts[part]._asdict() for part in PARTS if parts[part]}
+    return found
 
 
 def _say(reference: str, figures: Mapping[str, Compared], network: str) -> None:
