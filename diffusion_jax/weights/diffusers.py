@@ -164,13 +164,11 @@ def map_of(like: Any, *, cosines_first: bool = False) -> maps.Map:
     places = BLOCKS | maps.of_stages(like, of_stage)
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
-        name = f"{maps.name_of(module, places, PARTS)}.{'bias' if leaf == 'bias' else 'weight'}"
-        if leaf == "embedding":
-            return maps.same(name, shape)
-        found = maps.torch(name, shape)
+        takes_cosines = cosines_first and module == "embedding_0"
+        found = maps.torch(maps.name_of(module, places, PARTS), leaf, shape, cosines_first=takes_cosines)
         if re.fullmatch(r".*attention\.(query|key|value|out)", module) and leaf == "kernel":
             found = found._replace(shape=found.shape[:2], view=maps.of_torch)  # linear layers, where ours are convolutions
-        return found._replace(view=maps.sines_first) if cosines_first and name == "time_embedding.linear_1.weight" else found
+        return found
 
     return maps.of_leaves(like, entry)
 

@@ -171,7 +171,7 @@ def of_halves(like: Any, of_half: Callable[[Any], maps.Map]) -> maps.Map:
         inside = {name: of for name, of in like[half].items() if name != "quant_conv"}
         outside = {name: of for name, of in like[half].items() if name == "quant_conv"}
         entries = {path: entry._replace(name=f"{half}.{entry.name}") for path, entry in of_half(inside).items()}
-        entries |= maps.of_leaves(outside, lambda module, leaf, shape, quant=quant: _torch(quant, leaf, shape))
+        entries |= maps.of_leaves(outside, lambda module, leaf, shape, quant=quant: maps.torch(quant, leaf, shape))
         found |= {f"{half}.{path}": entry for path, entry in entries.items()}
     return found
 
@@ -187,7 +187,7 @@ def tiny_map_of(like: Any, model: Mapping[str, Any]) -> maps.Map:
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         half, name, *convs = module.split(".")
         parts = [f".conv.{2 * int(conv.removeprefix('conv')) - 2}" for conv in convs]
-        return _torch("".join([places[f"{half}.{name}"], *parts]), leaf, shape)
+        return maps.torch("".join([places[f"{half}.{name}"], *parts]), leaf, shape)
 
     return maps.of_leaves(like, entry)
 
@@ -200,7 +200,3 @@ def _orders(num_blocks: list[int]) -> dict[str, list[str]]:
     for i, num in reversed(list(enumerate(num_blocks))):
         up += [f"up_{i}_{j}" for j in range(num)] + ["", f"up_{i}_sample"] * (i > 0)
     return {"encoder": [*down, "conv_out"], "decoder": [*up, "conv_out"]}
-
-
-def _torch(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
-    return maps.torch(f"{module}.{'bias' if leaf == 'bias' else 'weight'}", shape)

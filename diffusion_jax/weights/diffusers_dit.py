@@ -115,8 +115,7 @@ def map_of(like: Any, model: Any = None) -> maps.Map:
     places = PLACES | {name: _of_block(name) for name in like if name.startswith("block_")}
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
-        name = f"{maps.name_of(module, places, PARTS)}.{'bias' if leaf == 'bias' else 'weight'}"
-        return entry_of(name, module, leaf, shape)
+        return entry_of(maps.name_of(module, places, PARTS), module, leaf, shape)
 
     return maps.of_leaves(like, entry)
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.networks.dit import QKV, SIZES, positions
-from diffusion_jax.weights import maps, openai, sources
+from diffusion_jax.networks.dit import SIZES, positions
+from diffusion_jax.weights import maps, sources
 from diffusion_jax.weights.sources import Published, Source
 
 TABLE = "pos_embed"  # of positions, a constant that is stored among the weights
@@ -72,25 +72,18 @@ def map_of(like: Any, model: Any = None) -> maps.Map:
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         parent, _, part = module.rpartition(".")
-        suffix = "bias" if leaf == "bias" else "weight"
-        if part in QKV:
-            fused = 3 * shape[-1], *shape[:-1]
-            view = openai.part_of_qkv(QKV.index(part), 1, heads_first=False)  # heads lie one after the other in ours too
-            return maps.Entry(f"{places[parent]}.attn.qkv.{suffix}", fused, view)
-        name = f"{maps.name_of(module, places, PARTS)}.{suffix}"
-        return entry_of(name, module, leaf, shape)
+        if part in maps.QKV:  # whose heads lie one after the other, as in ours
+            return maps.torch_qkv(f"{places[parent]}.attn.qkv", leaf, shape, part, num_heads=1, heads_first=False)
+        return entry_of(maps.name_of(module, places, PARTS), module, leaf, shape)
 
     return maps.of_leaves(like, entry)
 
 
-def entry_of(name: str, module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
-    """Returns the entry of a tensor that is one parameter of ours, whatever the code base calls it."""
-    if leaf == "embedding":
-        return maps.same(name, shape)
+def entry_of(theirs: str, module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
+    """Returns the entry of a tensor that is one parameter of ours, in the module that the code base names `theirs`."""
     if module == "out":
-        return _of_patches(name, shape)
-    found = maps.torch(name, shape)
-    return found._replace(view=maps.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+        return _of_patches(f"{theirs}.{maps.TORCH[leaf]}", shape)
+    return maps.torch(theirs, leaf, shape, cosines_first=module == "embedding_0")
 
 
 def _of_patches(name: str, shape: tuple[int, ...]) -> maps.Entry:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_jax.weights import maps, openai, sources
+from diffusion_jax.weights import maps, sources
 from diffusion_jax.weights.sources import Published, Source
 
 PARTS = {"norm1": "norm0", "conv1": "conv0", "embedding": "affine", "norm2": "norm1", "conv2": "conv1", "shortcut": "skip"}
@@ -69,12 +69,9 @@ def map_of(like: Any, *, resolution: int) -> maps.Map:
         name, part = f"model.{maps.name_of(module, places, PARTS)}", module.rpartition(".")[2]
         if leaf == "frequencies":
             return maps.same(f"{name}.freqs", shape)
-        name += ".bias" if leaf == "bias" else ".weight"
-        if part not in openai.QKV:
-            return maps.torch(name, shape)
-        channels = shape[-1]  # theirs has q, k and v of a channel side by side, as if each channel were a head
-        fused = (3 * channels,) if leaf == "bias" else (3 * channels, channels, 1, 1)
-        return maps.Entry(name, fused, openai.part_of_qkv(openai.QKV.index(part), channels, heads_first=True))
+        if part in maps.QKV:  # theirs has q, k and v of a channel side by side, as if each channel were a head
+            return maps.torch_qkv(name, leaf, shape, part, num_heads=shape[-1], heads_first=True)
+        return maps.torch(name, leaf, shape)
 
     return maps.of_leaves(like, entry)
 

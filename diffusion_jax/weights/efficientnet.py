@@ -4,7 +4,6 @@ from typing import Any
 
 from diffusion_jax.weights import maps
 
-NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 CONVS = {"expand": "_expand_conv", "depthwise": "_depthwise_conv", "project": "_project_conv"}
 NORMS = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
 OUTER = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
@@ -18,16 +17,16 @@ def read(tensors: maps.Tensors, like: Any) -> Any:
 
 def map_of(like: Any) -> maps.Map:
     """Returns the map of the network's parameters."""
-    return maps.of_leaves(like, lambda module, leaf, shape: maps.torch(_name(module, leaf), shape))
+    return maps.of_leaves(like, lambda module, leaf, shape: maps.torch(_name(module), leaf, shape))
 
 
-def _name(module: str, leaf: str) -> str:
+def _name(module: str) -> str:
     if module == "logits":
-        return f"_fc.{'bias' if leaf == 'bias' else 'weight'}"
+        return "_fc"
     block, *inner, part = module.split(".")
     if inner:
         place = f"_blocks.{block.removeprefix('block_')}."
         conv, norm = CONVS[inner[0]], NORMS[inner[0]]
     else:
         place, (conv, norm) = "", OUTER[block]
-    return f"{place}{conv}.weight" if part == "conv" else f"{place}{norm}.{NORM[leaf]}"
+    return place + (conv if part == "conv" else norm)

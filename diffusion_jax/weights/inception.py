@@ -9,9 +9,6 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks.inception import NUM_LOGITS
 from diffusion_jax.weights import maps
 
-TORCH = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-JAX = {"kernel": "kernel", "scale": "scale", "bias": "bias", "mean": "mean", "var": "var"}
-
 
 def read(tensors: maps.Tensors, like: Any) -> Any:
     """Returns the parameters of either; errors as for `maps.read`, and UserError for torchvision's own training."""
@@ -22,17 +19,21 @@ def read(tensors: maps.Tensors, like: Any) -> Any:
             f"those of FID, whose network of 2015 has {NUM_LOGITS:,}."
         )
     kept = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
-    theirs = map_of(like) if "fc.weight" in tensors else map_of(like, leaves=JAX, made=maps.same)
+    theirs = map_of(like) if "fc.weight" in tensors else map_of(like, _of_jax_fid)
     return maps.read(kept, like, theirs)
 
 
-def map_of(like: Any, *, leaves: maps.Names = TORCH, made: Callable[..., maps.Entry] = maps.torch) -> maps.Map:
-    """Returns the map of the network's parameters; torch's unless the others are asked for."""
+def map_of(like: Any, made: Callable[[str, str, tuple[int, ...]], maps.Entry] = maps.torch) -> maps.Map:
+    """Returns the map of the network's parameters; `made` makes an entry as `maps.torch` does."""
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         if leaf == "fc_bias":
-            return made("fc.bias", shape)
+            return made("fc", "bias", shape)
         parent, _, part = module.rpartition(".")
-        return made(f"{parent}.bn.{leaves[leaf]}" if part == "norm" else f"{module}.{leaves[leaf]}", shape)
+        return made(f"{parent}.bn" if part == "norm" else module, leaf, shape)
 
     return maps.of_leaves(like, entry)
+
+
+def _of_jax_fid(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
+    return maps.same(f"{module}.{leaf}", shape)

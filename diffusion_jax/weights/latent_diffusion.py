@@ -90,8 +90,7 @@ def map_of_network(like: Any, model: Any = None) -> maps.Map:
     places = openai.places_of(like)
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
-        found = maps.torch(f"{maps.name_of(module, places, PARTS)}.{'bias' if leaf == 'bias' else 'weight'}", shape)
-        return found._replace(view=maps.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+        return maps.torch(maps.name_of(module, places, PARTS), leaf, shape, cosines_first=module == "embedding_0")
 
     return maps.of_leaves(like, entry)
 

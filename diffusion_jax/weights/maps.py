@@ -28,6 +28,9 @@ class Entry(NamedTuple):
 
 Map = dict[str, Entry]  # our path, such as 'down_0_1.conv1.kernel' -> `Entry`
 
+TORCH = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}  # our leaves -> torch's
+TORCH |= {"mean": "running_mean", "var": "running_var"}
+QKV = ("query", "key", "value")
 RES = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}  # parts of a block; most code bases agree
 
 
@@ -76,9 +79,42 @@ def same(name: str, shape: tuple[int, ...]) -> Entry:
     return Entry(name, shape, lambda tensor: tensor)
 
 
-def torch(name: str, shape: tuple[int, ...]) -> Entry:
-    """Returns the entry of a torch tensor, [out, in, ...], where ours is [..., in, out]."""
-    return Entry(name, (*shape[-2:][::-1], *shape[:-2]), of_torch)
+def torch(module: str, leaf: str, shape: tuple[int, ...], *, cosines_first: bool = False) -> Entry:
+    """Returns the entry of a torch module's tensor, [out, in, ...], where ours is [..., in, out]; embeddings are alike.
+
+    Args:
+        module: its name in torch.
+        leaf: our name of the tensor in it, of `TORCH`.
+        shape: of ours.
+        cosines_first: whether the module takes [cos, sin] of c_noise, where ours takes [sin, cos].
+    """
+    name = f"{module}.{TORCH[leaf]}"
+    if leaf == "embedding":
+        return same(name, shape)
+    view = _sines_first if cosines_first and leaf == "kernel" else of_torch
+    return Entry(name, (*shape[-2:][::-1], *shape[:-2]), view)
+
+
+def torch_qkv(module: str, leaf: str, shape: tuple[int, ...], part: str, *, num_heads: int, heads_first: bool) -> Entry:
+    """Returns the entry of a part, of `QKV`, of a torch module that projects to q, k and v at once, [3 C, in, ...].
+
+    Args:
+        module: its name in torch.
+        leaf: our name of the tensor in it: 'kernel' or 'bias'.
+        shape: of ours, [..., in, C] or [C].
+        part: which of the three it is.
+        num_heads: of the attention.
+        heads_first: whether its rows are q, k and v of one head after the other; else q of all heads comes first, then k.
+    """
+    index = QKV.index(part)
+
+    def view(fused: np.ndarray) -> np.ndarray:
+        rows = fused.reshape(*((num_heads, 3) if heads_first else (3, num_heads)), -1, *fused.shape[1:])
+        found = rows[:, index] if heads_first else rows[index]
+        return found if fused.ndim < 2 else np.moveaxis(found, (0, 1), (-2, -1))
+
+    name, (channels, *others), _ = torch(module, leaf, shape)
+    return Entry(name, (3 * channels, *others), view)
 
 
 def of_torch(tensor: np.ndarray) -> np.ndarray:
@@ -86,7 +122,7 @@ def of_torch(tensor: np.ndarray) -> np.ndarray:
     return tensor if tensor.ndim < 2 else np.moveaxis(tensor, (0, 1), (-1, -2))
 
 
-def sines_first(kernel: np.ndarray) -> np.ndarray:
+def _sines_first(kernel: np.ndarray) -> np.ndarray:
     """Returns a torch layer of the embedding, [out, in], that takes [cos, sin], as one of [sin, cos]: [2, in / 2, out]."""
     return np.moveaxis(kernel.reshape(len(kernel), 2, -1)[:, ::-1], 0, -1)
 

@@ -4,13 +4,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from diffusion_jax.weights import maps
 
 PARTS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "embedding": "emb_layers.1", "norm2": "out_layers.0"}
 PARTS |= {"conv2": "out_layers.3", "shortcut": "skip_connection", "norm": "norm", "out": "proj_out"}
-QKV = ("query", "key", "value")
 
 
 def map_of(like: Any, *, num_heads: Callable[[int, str], int], split_heads_first: bool) -> maps.Map:
@@ -26,32 +23,17 @@ def map_of(like: Any, *, num_heads: Callable[[int, str], int], split_heads_first
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         parent, _, part = module.rpartition(".")
-        suffix = "bias" if leaf == "bias" else "weight"
-        if part in QKV:
-            of_pool = parent == "pool"  # whose heads never come first
-            heads_first = split_heads_first and not of_pool
-            view = part_of_qkv(QKV.index(part), num_heads(shape[-1], parent), heads_first=heads_first)
-            fused = (3 * shape[-1],) if leaf == "bias" else (3 * shape[-1], shape[-2], 1)
-            return maps.Entry(f"{places[parent]}.{'qkv_proj' if of_pool else 'qkv'}.{suffix}", fused, view)
+        if part in maps.QKV:
+            name, heads_first = f"{places[parent]}.qkv", split_heads_first
+            if parent == "pool":
+                name, heads_first = f"{places[parent]}.qkv_proj", False
+            heads = num_heads(shape[-1], parent)
+            return maps.torch_qkv(name, leaf, shape, part, num_heads=heads, heads_first=heads_first)
         if leaf == "places":
-            return maps.Entry(f"{places[module]}.positional_embedding", shape[::-1], np.transpose)
-        name = f"{maps.name_of(module, places, PARTS)}.{suffix}"
-        found = maps.same(name, shape) if leaf == "embedding" else maps.torch(name, shape)
-        return found._replace(view=maps.sines_first) if (module, leaf) == ("embedding_0", "kernel") else found
+            return maps.Entry(f"{places[module]}.positional_embedding", shape[::-1], maps.of_torch)
+        return maps.torch(maps.name_of(module, places, PARTS), leaf, shape, cosines_first=module == "embedding_0")
 
     return maps.of_leaves(like, entry)
-
-
-def part_of_qkv(part: int, num_heads: int, *, heads_first: bool) -> maps.View:
-    """Returns the view of q, k or v (part 0, 1 or 2) in a fused projection, [3 C, ...]: [..., heads, C / heads]."""
-
-    def view(fused: np.ndarray) -> np.ndarray:
-        split = (num_heads, 3) if heads_first else (3, num_heads)
-        rows = fused.reshape(*split, -1, *fused.shape[1:])
-        found = rows[:, part] if heads_first else rows[part]
-        return found if fused.ndim < 2 else np.moveaxis(found, (0, 1), (-2, -1))
-
-    return view
 
 
 def places_of(like: Any) -> maps.Names:

@@ -25,7 +25,7 @@ def map_of(like: Any, model: Any = None) -> maps.Map:
     places = BLOCKS | maps.of_stages(like, _of_stage)
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
-        return maps.torch(f"{maps.name_of(module, places, ho.PARTS)}.{'bias' if leaf == 'bias' else 'weight'}", shape)
+        return maps.torch(maps.name_of(module, places, ho.PARTS), leaf, shape)
 
     return maps.of_leaves(like, entry)
 

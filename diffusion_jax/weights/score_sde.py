@@ -166,7 +166,7 @@ def map_of(like: Any) -> maps.Map:
             return maps.same(f"{name}.W", shape)
         if "NIN" in name:
             return maps.same(f"{name}.{'b' if leaf == 'bias' else 'W'}", shape[-2:])
-        return maps.torch(f"{name}.{'bias' if leaf == 'bias' else 'weight'}", shape)
+        return maps.torch(name, leaf, shape)
 
     return maps.of_leaves(like, entry)
 

@@ -160,8 +160,7 @@ def map_of(kind: str, like: Any) -> maps.Map:
         if name is None:
             _, number, part = module.split("_", 2)
             name = f"{stored.of_block.format(number)}.{stored.parts[part]}"
-        name += ".bias" if leaf == "bias" else ".weight"
-        return maps.same(name, shape) if leaf == "embedding" else maps.torch(name, shape)
+        return maps.torch(name, leaf, shape)
 
     return maps.of_leaves(like, entry)
 
