@@ -35,18 +35,15 @@ def fields_of(widths: dict[str, int], names: set[str], ends: list[int]) -> tuple
         names: of all tensors.
         ends: channels of the image, of the first layer and of the output.
     """
-    blocks = {tuple(map(int, match.groups())): widths[name] for name in widths if (match := _at(name, "down", "block"))}
-    attended = sorted({int(match[1]) for name in names if (match := _at(name, "down", "attn"))})
-    num_stages, (given, channels, out) = 1 + max(stage for stage, _ in blocks), ends
+    attended = sorted({int(match[1]) for name in names if (match := _at(name, "attn"))})
+    given, channels, out = ends
     size = ATTENDED << attended[0] if len(attended) == 1 else 0
     if not size:
         raise UserError(f"the weights have attention in stages {attended}; Ho et al. have it at {ATTENDED} pixels alone.")
     return {
         "data.image_size": (size, size),
         "data.channels": given,
-        "model.channels": channels,
-        "model.multipliers": tuple(blocks[stage, 0] / channels for stage in range(num_stages)),
-        "model.num_res_blocks": len(blocks) // num_stages,
+        **of_stages(widths, channels),
         "model.attention_stages": tuple(attended),
         "model.learned_variance": out == 2 * given,
         "loss.name": "hybrid" if out == 2 * given else "simple",
@@ -55,14 +52,25 @@ def fields_of(widths: dict[str, int], names: set[str], ends: list[int]) -> tuple
     }, (f"images are taken to have {size} x {size} pixels: of those the network has attention at {ATTENDED} pixels.",)
 
 
-def _at(name: str, way: str, kind: str) -> re.Match | None:
+def of_stages(widths: dict[str, int], channels: int) -> dict[str, Any]:
+    """Returns the fields of the stages; `widths` as for `fields_of`, `channels` of the first layer."""
+    blocks = {tuple(map(int, match.groups())): widths[name] for name in widths if (match := _at(name, "block"))}
+    num_stages = 1 + max(stage for stage, _ in blocks)
+    return {
+        "model.channels": channels,
+        "model.multipliers": tuple(blocks[stage, 0] / channels for stage in range(num_stages)),
+        "model.num_res_blocks": len(blocks) // num_stages,
+    }
+
+
+def _at(name: str, kind: str) -> re.Match | None:
     """Returns the match of a name like 'down_0/block_1/...' or 'down.0.block.1....': (stage, place)."""
-    return re.match(rf"{way}[_.](\d+)[/.]{kind}[_.](\d+)[/.]", name)
+    return re.match(rf"down[_.](\d+)[/.]{kind}[_.](\d+)[/.]", name)
 
 
 def map_of(like: Any, model: Any = None) -> maps.Map:
     """Returns the map of a network's parameters."""
-    places = BLOCKS | maps.of_stages(like, _of_stage)
+    places = BLOCKS | maps.of_stages(like, name_of)
 
     def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
         is_norm = module.split(".")[-1].startswith("norm")
@@ -72,6 +80,7 @@ def map_of(like: Any, model: Any = None) -> maps.Map:
     return maps.of_leaves(like, entry)
 
 
-def _of_stage(way: str, stage: str, place: str, *attention: str) -> str:
+def name_of(way: str, stage: str, place: str, *attention: str) -> str:
+    """Returns their name of a block, as `maps.of_stages` asks for it."""
     block = f"{way}sample/conv" if place == "sample" else f"{'attn' if attention else 'block'}_{place}"
     return f"{way}_{stage}/{block}"

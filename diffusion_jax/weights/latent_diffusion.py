@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.weights import diffusers, maps, openai, openai_models, pesser, schedulers, sources, stable_diffusion
+from diffusion_jax.weights import diffusers, ho, maps, openai, openai_models, pesser, schedulers, sources, stable_diffusion
 from diffusion_jax.weights.diffusers_autoencoder import QUANT, of_halves
 from diffusion_jax.weights.sources import Published, Source
 
@@ -30,18 +30,14 @@ def published(source: Source) -> Published | None:
         return None
     if attended := sorted(name for name in found if re.match(r"(encoder\.down|decoder\.up)\.\d+\.attn\.", name)):
         raise UserError(f"the weights have attention in stages, as {attended[0]!r}; they must have it in the middle alone.")
-    widths = {
-        _place(name): len(of) for name, of in found.items() if name.startswith("encoder.down.") and "conv1.weight" in name
-    }
+    firsts = [name for name in found if name.startswith("encoder.down.") and name.endswith("conv1.weight")]
+    widths = {name.removeprefix("encoder."): len(found[name]) for name in firsts}
     channels, given = found["encoder.conv_in.weight"].shape[:2]
-    num_stages = 1 + max(stage for stage, _ in widths)
     fields = {
         "data.image_size": (SIZE, SIZE),
         "data.channels": given,
         "model.kind": "autoencoder_kl",
-        "model.channels": channels,
-        "model.multipliers": tuple(widths[stage, 0] / channels for stage in range(num_stages)),
-        "model.num_res_blocks": len(widths) // num_stages,
+        **ho.of_stages(widths, channels),
         "model.num_groups": 32,
         "model.norm_epsilon": 1e-6,
         "model.latent_channels": found["decoder.conv_in.weight"].shape[1],
@@ -52,12 +48,6 @@ def published(source: Source) -> Published | None:
     tensors = {name: of for name, of in found.items() if not name.startswith(WITHOUT)}
     note = f"images are taken to have {SIZE} x {SIZE} pixels, which changes no weight."
     return Published(fields, tensors, map_of, (note,))
-
-
-def _place(name: str) -> tuple[int, int]:
-    """Returns stage and place of a block: (0, 1) of 'encoder.down.0.block.1.conv1.weight'."""
-    _, _, stage, _, place, *_ = name.split(".")
-    return int(stage), int(place)
 
 
 def map_of(like: Any, model: Any = None) -> maps.Map:

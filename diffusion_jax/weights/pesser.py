@@ -1,5 +1,6 @@
 """Weights of Ho et al.'s network in PyTorch: pesser/pytorch_diffusion and ermongroup/ddim, which agree in all names."""
 
+import re
 from typing import Any
 
 from diffusion_jax.weights import ho, maps, sources
@@ -30,6 +31,5 @@ def map_of(like: Any, model: Any = None) -> maps.Map:
     return maps.of_leaves(like, entry)
 
 
-def _of_stage(way: str, stage: str, place: str, *attention: str) -> str:
-    block = f"{way}sample.conv" if place == "sample" else f"{'attn' if attention else 'block'}.{place}"
-    return f"{way}.{stage}.{block}"
+def _of_stage(*parts: str) -> str:
+    return re.sub("[/_]", ".", ho.name_of(*parts))
