@@ -99,16 +99,12 @@ def options_of(source: Source, kind: str, defaults: Mapping[str, Any]) -> dict[s
 
 def check(options: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
     """Raises UserError for the first option that is not what our network computes."""
-    for name, value in needed.items():
-        if options[name] != value:
-            raise UserError(f"config.json has {name} = {options[name]!r}; it must be {value!r}.")
+    sources.check_options(options, {name: (value,) for name, value in needed.items()})
 
 
 def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of the sections `model` and `data` that the options of a UNet2DModel mean."""
-    for name, allowed in ALLOWED.items():
-        if options[name] not in allowed:
-            raise UserError(f"config.json has {name} = {options[name]!r}; it must be {' or '.join(map(repr, allowed))}.")
+    sources.check_options(options, ALLOWED)
     try:
         widths, size = options["block_out_channels"], options["sample_size"]
         channels, given = options["out_channels"], options["in_channels"]
@@ -174,7 +170,7 @@ def map_of(like: Any, *, cosines_first: bool = False) -> maps.Map:
 
 
 def write(params: Any) -> dict[str, np.ndarray]:
-    """Returns the state dict of a model with sines first: the inverse of `read`."""
+    """Returns the state dict of a model with sines first: the inverse of `maps.read`."""
     return maps.write(params, map_of(params))
 
 

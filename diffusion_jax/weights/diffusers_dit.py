@@ -12,7 +12,7 @@ import numpy as np
 from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 from diffusion_jax.weights import maps, schedulers, sources
-from diffusion_jax.weights.diffusers import check_counterparts
+from diffusion_jax.weights.diffusers import check, check_counterparts
 from diffusion_jax.weights.dit import entry_of, fields_of, notes_on
 from diffusion_jax.weights.sources import Published, Source
 
@@ -47,9 +47,7 @@ def published(source: Source) -> Published | None:
     if "config" not in source.settings:
         raise UserError(f"flag --from = {source.name!r} must be the folder with config.json beside the weights.")
     options = ALLOWED | DEFAULTS | dict(source.settings["config"])
-    for name, allowed in ALLOWED.items():
-        if options[name] != allowed:
-            raise UserError(f"config.json has {name} = {options[name]!r}; it must be {allowed!r}.")
+    check(options, ALLOWED)
     channels, heads, size = options["in_channels"], options["num_attention_heads"], options["sample_size"]
     sizes = heads * options["attention_head_dim"], channels, options["patch_size"], options["out_channels"] or channels
     fields, notes = schedulers.fields(source.settings.get("scheduler_config"))

