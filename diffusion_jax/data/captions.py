@@ -9,7 +9,6 @@ from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import storage
 
 METADATA = "metadata.jsonl"  # {"file_name": of an image in the folder, "text": its caption}, as Hugging Face's imagefolder
-MOST_NAMED = 10  # files in one sentence
 
 
 def of_files(root: storage.Path, files: Sequence[storage.Path], field: str) -> tuple[str, ...]:
@@ -27,7 +26,7 @@ def of_files(root: storage.Path, files: Sequence[storage.Path], field: str) -> t
     if missing := [repr(str(file.relative_to(root))) for file, text in zip(files, captions, strict=True) if text is None]:
         raise UserError(
             f"config field {field} = {str(root)!r} has no caption for {len(missing):,} of {len(files):,} images: "
-            f'{some(missing, MOST_NAMED)}; each needs a line {{"file_name": ..., "text": ...}} of {METADATA}, or where that '
+            f'{some(missing)}; each needs a line {{"file_name": ..., "text": ...}} of {METADATA}, or where that '
             "is not there a .txt file of its name."
         )
     return tuple(captions)

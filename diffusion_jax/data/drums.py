@@ -3,11 +3,9 @@
 import numpy as np
 
 from diffusion_jax.data import audio
-from diffusion_jax.data.sources import Record, Source, labelled
-from diffusion_jax.errors import UserError
+from diffusion_jax.data.sources import Record, Source, labelled, seed_of_split
 
 NUM_SOUNDS = 8000  # of each split
-SEEDS = {"": 0, "test": 1}  # of each split
 CLASSES = ("hat", "kick", "snare", "tone")
 TONE = (150.0, 1200.0)  # Hz; the logarithm of a tone's frequency is uniform between them
 FADE = 0.002  # seconds, in which each begins and ends
@@ -23,12 +21,11 @@ def drums(*, image_size: tuple[int], sample_rate: int, split: str = "") -> Sourc
         sample_rate: samples a second.
         split: of the set.
     """
-    if split not in SEEDS:
-        raise UserError(f"split {split!r} is unknown; data.source = 'drums' has 'test' beside the training set.")
+    seed = seed_of_split("drums", split)
 
     def read(number: int) -> Record:
         label = number % len(CLASSES)
-        rng = np.random.default_rng([SEEDS[split], number])
+        rng = np.random.default_rng([seed, number])
         return labelled(drum(CLASSES[label], rng, length=image_size[0], sample_rate=sample_rate), label)
 
     return Source(NUM_SOUNDS, read, CLASSES, len(CLASSES))

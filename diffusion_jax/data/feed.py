@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax import errors, streams
 from diffusion_jax.data import sources
-from diffusion_jax.data.sources import Record, Source, UnreadableError
+from diffusion_jax.data.sources import Source, UnreadableError
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import sharding
 
@@ -100,7 +100,7 @@ def read(
     numbers = range(source.num_images) if numbers is None else numbers
     records, failures = {}, []
     with futures.ThreadPoolExecutor(sources.NUM_THREADS) as pool:
-        for i, record in enumerate(pool.map(functools.partial(_record_or_failure, source), numbers)):
+        for i, record in enumerate(pool.map(functools.partial(sources.attempted, source.read), numbers)):
             if isinstance(record, UnreadableError):
                 failures.append(record)
             else:
@@ -113,13 +113,6 @@ def read(
         advice = "mend or remove them, or set data.skip_broken = True to leave them out."
         raise failures[0] if len(failures) == 1 else UserError(f"{listed}; {advice}")
     return records
-
-
-def _record_or_failure(source: Source, number: int) -> Record | UnreadableError:
-    try:
-        return source.read(number)
-    except UnreadableError as error:
-        return error
 
 
 def _column(num_records: int, value: Any) -> np.ndarray:

@@ -7,7 +7,6 @@ from diffusion_jax.data.sources import Record, Source, labelled
 from diffusion_jax.errors import UserError
 
 NUM_VIDEOS = 9000  # of each split
-SEEDS = {"": 0, "test": 1}  # of each split
 NUM_HELD_OUT = 297  # of the 1,797 digits, which move in the split 'test' alone
 SIDE = 8  # of a digit, in pixels
 DIRECTIONS = np.array([(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)])  # pixels in each frame: the classes
@@ -23,8 +22,7 @@ def moving_digits(*, image_size: tuple[int, int, int], split: str = "") -> Sourc
         image_size: (frames, height, width).
         split: of the set.
     """
-    if split not in SEEDS:
-        raise UserError(f"split {split!r} is unknown; data.source = 'moving_digits' has 'test' beside the training set.")
+    seed = sources.seed_of_split("moving_digits", split)
     num_frames, height, width = image_size
     if min(height, width) < SIDE + num_frames - 1:
         raise UserError(
@@ -35,7 +33,7 @@ def moving_digits(*, image_size: tuple[int, int, int], split: str = "") -> Sourc
     first, last = (digits.num_images - NUM_HELD_OUT, digits.num_images) if split else (0, digits.num_images - NUM_HELD_OUT)
 
     def read(number: int) -> Record:
-        rng, label = np.random.default_rng([SEEDS[split], number]), number % len(DIRECTIONS)
+        rng, label = np.random.default_rng([seed, number]), number % len(DIRECTIONS)
         way = (num_frames - 1) * DIRECTIONS[label]
         room = np.array([height, width]) - SIDE - np.abs(way)
         start = rng.integers(0, room + 1) + np.maximum(0, -way)

@@ -4,11 +4,10 @@ import math
 
 import numpy as np
 
-from diffusion_jax.data.sources import Record, Source
-from diffusion_jax.errors import UserError
+from diffusion_jax.data import sources
+from diffusion_jax.data.sources import Source
 
 NUM_POINTS = 20_000
-SEEDS = {"": 0, "test": 1}  # of each split
 STD = 0.15  # of the noise around the moons
 # A moon is half a circle of radius 1. They lie about the origin, and x_0 has a standard deviation of about 1.
 CENTRES, SIDES = np.array([[-0.5, -0.25], [0.5, 0.25]]), np.array([1.0, -1.0])
@@ -20,17 +19,11 @@ def two_moons(*, split: str = "") -> Source:
 
     The density is `two_moons_log_density`. Raises UserError for a split other than '' and 'test', which has other points.
     """
-    if split not in SEEDS:
-        raise UserError(f"split {split!r} is unknown; data.source = 'two_moons' has 'test' beside the training set.")
-    rng = np.random.default_rng(SEEDS[split])
+    rng = np.random.default_rng(sources.seed_of_split("two_moons", split))
     labels = np.arange(NUM_POINTS) % 2
     angles = math.pi * rng.random(NUM_POINTS)
     points = (_arc(angles, labels) + STD * rng.standard_normal((NUM_POINTS, 2))).astype(np.float32)
-
-    def read(number: int) -> Record:
-        return {"x": points[number], "cond": {"label": int(labels[number])}}
-
-    return Source(NUM_POINTS, read, class_names=("upper", "lower"), num_classes=2)
+    return sources.of_arrays(points, labels)._replace(class_names=("upper", "lower"))
 
 
 def two_moons_log_density(points: np.ndarray, *, label: int | None = None) -> np.ndarray:

@@ -21,13 +21,11 @@ from diffusion_jax.errors import UserError, needed, some
 from diffusion_jax.runs import arrays, logs, storage
 
 UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
-IMAGE_SUFFIXES = media.IMAGES.suffixes
 # And no other, whatever the suffix: Pillow has Ghostscript execute PostScript.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 INT32 = np.iinfo(np.int32)
 NUM_THREADS = 16  # that read and decode files; Pillow and TFDS release the interpreter while they do
 MOST_NAMED = 10  # files in one sentence
-NO_IMAGE = "not an image"
 FETCHED = "such as one by python -m diffusion_jax.tools.fetch (--help lists the sets)"
 # {"x": as its medium has it, uint8 [H, W, C] of images, "cond": {"label": its class, "image": uint8 [H, W, any]}, or less}
 Record = dict[str, Any]
@@ -61,11 +59,17 @@ def labelled(pixels: np.ndarray, label: int) -> Record:
     return {"x": pixels, "cond": {"label": label}}
 
 
-def _of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
-    def read(number: int) -> Record:
-        return labelled(images[number], int(labels[number]))
+def of_arrays(images: np.ndarray, labels: np.ndarray) -> Source:
+    """Returns arrays in memory, and the class of each, as a source."""
+    num_classes = max(0, int(labels.max()) + 1)
+    return Source(len(images), lambda number: labelled(images[number], int(labels[number])), num_classes=num_classes)
 
-    return Source(len(images), read, num_classes=max(0, int(labels.max()) + 1))
+
+def seed_of_split(name: str, split: str) -> int:
+    """Returns what decides a split of the set `name`, which a formula makes; UserError for one but '' and 'test'."""
+    if split not in ("", "test"):
+        raise UserError(f"split {split!r} is unknown; data.source = {name!r} has 'test' beside the training set.")
+    return int(split == "test")
 
 
 def digits(*, split: str = "") -> Source:
@@ -77,7 +81,7 @@ def digits(*, split: str = "") -> Source:
         raise UserError("data.source = 'digits' does not have splits; use \"\" to turn the held-out loss off.")
     sentence = "config field data.source = 'digits' needs a package: pip install scikit-learn."
     stored = needed("sklearn.datasets", sentence).load_digits()
-    return _of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
+    return of_arrays(np.round(stored.images * (255 / 16)).astype(np.uint8)[..., None], stored.target)
 
 
 def npz(*, path: str, medium: Medium = media.IMAGES, captions: bool = False, field: str = "data.path") -> Source:
@@ -97,8 +101,7 @@ def npz(*, path: str, medium: Medium = media.IMAGES, captions: bool = False, fie
         raise UserError(f"config field {field} = {path!r} is not a file; it must be an .npz file, {FETCHED}.")
     wanted = ("images", "arr_0", "labels", "arr_1", "label_names", "captions")
     stored = arrays.of_user(file, field, lambda opened: arrays.read_npz(opened, wanted))
-    images = next((stored[name] for name in ("images", "arr_0") if name in stored), None)
-    labels = next((stored[name] for name in ("labels", "arr_1") if name in stored), None)
+    images, labels = stored.get("images", stored.get("arr_0")), stored.get("labels", stored.get("arr_1"))
     if images is None or not medium.fits(images):
         found = "no such array" if images is None else f"{images.dtype} {list(images.shape)}"
         raise UserError(f"config field {field} = {path!r} must hold 'images' or 'arr_0' as {medium.stored}; found {found}.")
@@ -112,7 +115,7 @@ def npz(*, path: str, medium: Medium = media.IMAGES, captions: bool = False, fie
     name = f"config field {field} = {path!r}"
     texts = captions_of.of_array(stored.get("captions"), len(images), name) if captions else ()
     if labels is None:
-        return _of_arrays(images, np.zeros(len(images), np.int32))._replace(num_classes=0, captions=texts)
+        return of_arrays(images, np.zeros(len(images), np.int32))._replace(num_classes=0, captions=texts)
     is_whole = labels.dtype.kind in "iu" and INT32.min <= labels.min(initial=0) and labels.max(initial=0) <= INT32.max
     if not is_whole or labels.shape != images.shape[:1]:
         raise UserError(
@@ -120,7 +123,7 @@ def npz(*, path: str, medium: Medium = media.IMAGES, captions: bool = False, fie
             f"found {labels.dtype} {list(labels.shape)}."
         )
     class_names = _label_names(name, stored["label_names"], labels) if "label_names" in stored else ()
-    found = _of_arrays(images, labels)._replace(captions=texts)
+    found = of_arrays(images, labels)._replace(captions=texts)
     return found._replace(class_names=class_names, num_classes=max(found.num_classes, len(class_names)))
 
 
@@ -151,7 +154,7 @@ def idx(*, path: str, split: str = "train") -> Source:
     labels = _idx_array(path, f"{prefixes[split]}-labels-idx1-ubyte", num_dimensions=1)
     if len(images) != len(labels):
         raise UserError(f"data.path = {path!r} has {len(images)} images, but {len(labels)} labels.")
-    return _of_arrays(images[..., None], labels)
+    return of_arrays(images[..., None], labels)
 
 
 def _idx_array(path: str, name: str, *, num_dimensions: int) -> np.ndarray:
@@ -214,7 +217,8 @@ def folder(
     """
     root = storage.path(path)
     files, left_out = image_files(path, field, medium)
-    kinds = [_class_of(root, file) for file in files]
+    paths = [file.relative_to(root).parts for file in files]
+    kinds = [folder if inside else "." for folder, *inside in paths]
     class_names = sorted(set(kinds))
     number = {name: label for label, name in enumerate(class_names)}
     labels = {file: number[kind] for file, kind in zip(files, kinds, strict=True)}
@@ -240,7 +244,7 @@ def _pairs(root: storage.Path, files: Sequence[storage.Path], path: str, field: 
     if missing := [name for name in named if name not in found]:
         raise UserError(
             f"config field {field} = {path!r} has no image for {len(missing):,} of the {len(files):,} images: "
-            f"{some(list(map(repr, missing)), MOST_NAMED)}; each needs one of its name, whatever the suffix."
+            f"{some(list(map(repr, missing)))}; each needs one of its name, whatever the suffix."
         )
     return {file: found[name] for name, file in named.items()}
 
@@ -271,19 +275,19 @@ def _whole(files: Sequence[storage.Path], read: Callable[[storage.Path], Any]) -
     """Returns (the files that can be read, how many cannot and why), while a terminal shows how far it is."""
     whole, failures, progress = [], [], logs.Progress("files checked", total=len(files))
     with futures.ThreadPoolExecutor(NUM_THREADS) as pool:
-        for file, failure in zip(files, pool.map(functools.partial(_failure, read), files), strict=True):
-            failures.append(failure) if failure else whole.append(file)
+        for file, found in zip(files, pool.map(functools.partial(attempted, read), files), strict=True):
+            failures.append(found) if isinstance(found, UnreadableError) else whole.append(file)
             progress.update(len(whole) + len(failures))
     logs.clear_progress()
     return whole, by_reason(failures, len(files)) if failures else ""
 
 
-def _failure(read: Callable[[storage.Path], Any], file: storage.Path) -> UnreadableError | None:
+def attempted(read: Callable[[Any], Record], what: Any) -> Record | UnreadableError:
+    """Returns what `read` returns, or the UnreadableError that it raises."""
     try:
-        read(file)
+        return read(what)
     except UnreadableError as error:
         return error
-    return None
 
 
 def by_reason(failures: Sequence[UnreadableError], num_images: int) -> str:
@@ -299,7 +303,7 @@ def by_reason(failures: Sequence[UnreadableError], num_images: int) -> str:
 def image_files(path: str, field: str = "data.path", medium: Medium = media.IMAGES) -> tuple[list[storage.Path], str]:
     """Returns (the images of a folder and its sub-folders in the order of their names, what is left out).
 
-    Raises UserError where there is no such folder, it cannot be read, or no image is in it. So it is of other media.
+    Of another medium they are its files. Raises UserError where there is no such folder, it cannot be read, or it has none.
     """
     root, suffixes = storage.path(path), medium.suffixes
     if not path or not root.is_dir():
@@ -331,12 +335,6 @@ def _read(file: storage.Path, medium: Medium, shape: Sequence[int], sample_rate:
         raise UnreadableError(str(file), f"cannot be read ({reason}); remove", reason, medium.kind) from error
 
 
-def _class_of(root: storage.Path, file: storage.Path) -> str:
-    """Returns the name of the sub-folder of the root in which a file lies, at whatever depth; "." for none."""
-    parts = file.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else "."
-
-
 def decode(file: storage.Path, part: tuple[int, int] | None = None, *, draft_size: int = 0) -> np.ndarray:
     """Returns an image file, rotated as its EXIF data says, in sRGB, on white. # uint8 [H, W, 1] or [H, W, 3]
 
@@ -358,7 +356,8 @@ def decode(file: storage.Path, part: tuple[int, int] | None = None, *, draft_siz
             ImageOps.exif_transpose(image, in_place=True)
     except (*UNREADABLE, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = _reason(error)
-        said = reason if reason == NO_IMAGE else f"{type(error).__name__}: {error}"  # Pillow repeats what it was given
+        repeats = isinstance(error, UnidentifiedImageError)  # Pillow's words are what it was given
+        said = reason if repeats else f"{type(error).__name__}: {error}"
         raise UnreadableError(str(file), f"cannot be read ({said}); remove", reason) from error
     if image.mode.startswith(("I", "F")):
         fault = "more than 8 bits a colour"
@@ -376,7 +375,7 @@ def decode(file: storage.Path, part: tuple[int, int] | None = None, *, draft_siz
 def _reason(error: Exception) -> str:
     """Returns in words that many files share why one cannot be read."""
     if isinstance(error, UnidentifiedImageError):
-        return NO_IMAGE
+        return "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return "too large"
     if isinstance(error, OSError) and error.strerror:  # of the system: no such file, no permission

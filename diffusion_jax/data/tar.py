@@ -1,6 +1,6 @@
 """Images in shards, uncompressed .tar files as webdataset has them, each image read from its place when it is needed.
 
-A member NAME.png (or of another suffix of `sources.IMAGE_SUFFIXES`) is an image. NAME.cls beside it is its class, a whole
+A member NAME.png (or of another suffix of `media.IMAGES.suffixes`) is an image. NAME.cls beside it is its class, a whole
 number as text, and NAME.txt its caption; without that NAME.json may have it, as "caption" or "text". The images are in the
 order of the shards' names, and in a shard in the order of its members.
 """
@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.data import sources
+from diffusion_jax.data import media, sources
 from diffusion_jax.data.sources import INT32, Record, Source, UnreadableError
 from diffusion_jax.errors import UserError, first_line
 from diffusion_jax.runs import arrays, logs, storage
@@ -128,7 +128,7 @@ def _images(shard: BinaryIO, captions: bool) -> list[Member]:
         stem, _, suffix = name.rpartition(".")
         if name.rpartition("/")[2].startswith("."):  # hidden, as what macOS keeps of a file in ._NAME
             continue
-        if f".{suffix.lower()}" in sources.IMAGE_SUFFIXES:
+        if f".{suffix.lower()}" in media.IMAGES.suffixes:
             places.append((stem, start, size))
         elif suffix == "cls":
             shard.seek(start)
@@ -218,7 +218,7 @@ def _scanned(root: storage.Path, captions: bool) -> Index:
     if not any(found):
         raise UserError(
             f"config field data.path = {str(root)!r} has no images in uncompressed .tar files; it must have some, with "
-            f"{', '.join(sources.IMAGE_SUFFIXES)} files in them."
+            f"{', '.join(media.IMAGES.suffixes)} files in them."
         )
     return index(shards, found)
 
