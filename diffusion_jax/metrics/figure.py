@@ -18,8 +18,8 @@ class Figure(NamedTuple):
     standard_error: float
 
 
-def of_mean(values: np.ndarray) -> Figure:
-    """Returns the mean of what is measured of each image by itself, with the error sd / sqrt(N). # values: [N], N > 1"""
+def of_mean(values: np.ndarray | Sequence[float]) -> Figure:
+    """Returns the mean of what is measured of each image, or split, by itself, with the error sd / sqrt(N). # [N], N > 1"""
     values = np.asarray(values, np.float64)
     return Figure(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))))
 

@@ -18,8 +18,7 @@ def inception_score(logits: np.ndarray, *, num_splits: int = figure.NUM_GROUPS) 
         num_splits: 10 in all that is published. A score of fewer images in each split is lower.
     """
     bounds = np.arange(num_splits + 1) * len(logits) // num_splits
-    scores = [_score(logits[start:end].astype(np.float64)) for start, end in itertools.pairwise(bounds)]
-    return Figure(float(np.mean(scores)), float(np.std(scores, ddof=1) / np.sqrt(num_splits)))
+    return figure.of_mean([_score(logits[start:end].astype(np.float64)) for start, end in itertools.pairwise(bounds)])
 
 
 def _score(logits: np.ndarray) -> float:
