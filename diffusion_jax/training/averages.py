@@ -4,7 +4,8 @@ The weight of a step tau <= t in a power function's average at step t is proport
 the standard deviation of tau / t. [Karras et al. 2024, EDM2, section 3]
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,17 +31,10 @@ def exponential(rates: Sequence[float], *, warmup: bool = False) -> Ema:
         warmup: whether after n steps the rate is at most (1 + n) / (10 + n), so that the start is forgotten soon.
     """
 
-    def init(params: Any) -> dict[str, Any]:
-        return {ema_name(rate): jax.tree.map(jnp.copy, params) for rate in rates}
+    def kept(rate: float, step: Array) -> Array | float:
+        return jnp.minimum(rate, (1 + step) / (10 + step)) if warmup else rate
 
-    def update(ema: dict[str, Any], params: Any, step: Array) -> dict[str, Any]:
-        def moved(rate: float, weights: Any) -> Any:
-            rate = jnp.minimum(rate, (1 + step) / (10 + step)) if warmup else rate
-            return jax.tree.map(lambda average, p: average + (1 - rate) * (p - average), weights, params)
-
-        return {ema_name(rate): moved(rate, ema[ema_name(rate)]) for rate in rates}
-
-    return Ema(init, update)
+    return _moving({ema_name(rate): functools.partial(kept, rate) for rate in rates})
 
 
 def ema_name(rate: float) -> str:
@@ -57,15 +51,23 @@ def power(sigma_rels: Sequence[float]) -> Ema:
         sigma_rels: the width of each, in (0, 0.28].
     """
 
+    def kept(exponent: float, step: Array) -> Array:
+        return (1 - 1 / (step + 1)) ** (exponent + 1)
+
+    return _moving({power_name(width): functools.partial(kept, gamma(width)) for width in sigma_rels})
+
+
+def _moving(kept: Mapping[str, Callable[[Array], Array | float]]) -> Ema:
+    """Returns averages that begin as the parameters, from {name: steps before a step -> the share that the step keeps}."""
+
     def init(params: Any) -> dict[str, Any]:
-        return {power_name(sigma_rel): jax.tree.map(jnp.copy, params) for sigma_rel in sigma_rels}
+        return {name: jax.tree.map(jnp.copy, params) for name in kept}
 
     def update(ema: dict[str, Any], params: Any, step: Array) -> dict[str, Any]:
-        def moved(sigma_rel: float, weights: Any) -> Any:
-            kept = (1 - 1 / (step + 1)) ** (gamma(sigma_rel) + 1)
-            return jax.tree.map(lambda average, p: average + (1 - kept) * (p - average), weights, params)
+        def moved(share: Array | float, weights: Any) -> Any:
+            return jax.tree.map(lambda average, p: average + (1 - share) * (p - average), weights, params)
 
-        return {power_name(sigma_rel): moved(sigma_rel, ema[power_name(sigma_rel)]) for sigma_rel in sigma_rels}
+        return {name: moved(of(step), ema[name]) for name, of in kept.items()}
 
     return Ema(init, update)
 
