@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -140,9 +140,12 @@ class Stages(NamedTuple):
     def _over_frames(self, h: Array, stage: int, name: str) -> Array:
         if not self.num_frames:
             return h
-        again = nn.remat if stage < self.num_remat_stages else lambda kind: kind
         heads = self.heads(h.shape[-1], self.num_heads)
-        return again(attention.OverFrames)(self.num_frames, heads, self.style(), name=name)(h)
+        return self._again(attention.OverFrames, stage)(self.num_frames, heads, self.style(), name=name)(h)
+
+    def _again(self, kind: type[nn.Module], stage: int, **options: Any) -> type[nn.Module]:
+        """Returns a kind of block, in the first stages as one that is computed again in the backward pass."""
+        return nn.remat(kind, **options) if stage < self.num_remat_stages else kind
 
     def by_frame(self, of: Array | None, num_axes: int) -> Array | None:
         """Returns what belongs to a video as what belongs to each of its frames, one after the other; others as they are.
@@ -165,8 +168,7 @@ class Stages(NamedTuple):
         resample: Callable[[Array], Array] | None = None,
     ) -> Array:
         """Returns a residual block's output; `resample` as `layers.ResBlock` has it."""
-        again = stage < self.num_remat_stages
-        block = nn.remat(layers.ResBlock, static_argnums=(3,)) if again else layers.ResBlock
+        block = self._again(layers.ResBlock, stage, static_argnums=(3,))
         return block(self.width(stage), self.style(), resample, name=name)(h, emb, train)
 
     def norm_out(self, h: Array) -> Array:
@@ -187,14 +189,14 @@ class Stages(NamedTuple):
 
     def attention(self, h: Array, stage: int, name: str, num_heads: int, text: Array | None = None) -> Array:
         """Returns an attention's output, with attention to the text after it where there is one; see `text_block`."""
-        again, heads = (nn.remat if stage < self.num_remat_stages else lambda kind: kind), self.heads(h.shape[-1], num_heads)
+        heads = self.heads(h.shape[-1], num_heads)
         if self.text_block == "transformer":
-            return again(attention.TextTransformer)(heads, self.style(), name=name)(h, text)
-        h = again(attention.Attention)(heads, self.style(), name=name)(h)
+            return self._again(attention.TextTransformer, stage)(heads, self.style(), name=name)(h, text)
+        h = self._again(attention.Attention, stage)(heads, self.style(), name=name)(h)
         if text is None:
             return h
         normed = layers.norm(self.style(), name=f"{name}_text_norm")(h)
-        return h + again(attention.CrossAttention)(heads, self.dtype, name=f"{name}_text")(normed, text)
+        return h + self._again(attention.CrossAttention, stage)(heads, self.dtype, name=f"{name}_text")(normed, text)
 
     def upsample(self, h: Array, emb: Array | None, stage: int, train: bool) -> Array:
         """Returns h at twice the size."""
