@@ -33,43 +33,21 @@ def labels(num_classes: int, null_label: bool = False, *, label: int = -1) -> Co
         label: with which to generate images; with -1 image i has the label i % K.
     """
 
-    def spec(num_images: int) -> Cond:
-        return {"label": jax.ShapeDtypeStruct((num_images,), jnp.int32)}
-
-    def null(cond: Cond) -> Cond:
-        return {**cond, "label": jnp.full_like(cond["label"], num_classes)}
-
-    def drop(cond: Cond, key: Array, rate: float) -> Cond:
-        is_dropped = jax.random.bernoulli(key, rate, cond["label"].shape)
-        return {**cond, "label": jnp.where(is_dropped, num_classes, cond["label"])}
-
     def of_image(numbers: Array) -> Cond:
         return {"label": numbers % num_classes if label < 0 else numbers * 0 + label}
 
-    return Conditioning(spec, null if null_label else None, drop, of_image)
+    found = _with(unconditional(), "label", jax.ShapeDtypeStruct((), jnp.int32), lambda: num_classes, of_image)
+    return found if null_label else found._replace(null=None)
 
 
 def with_image(of: Conditioning, shape: tuple[int, int, int]) -> Conditioning:
     """Returns a conditioning with an image too: cond has "image", float32 [B, H, W, k]. Zeros mean that none is shown.
 
-    An image is dropped together with what else is given, by the same draw. [Ho & Salimans 2022, algorithm 1]
-
     Args:
         of: what else the network is given.
         shape: of one image, (H, W, k).
     """
-
-    def spec(num_images: int) -> Cond:
-        return {**of.spec(num_images), "image": jax.ShapeDtypeStruct((num_images, *shape), jnp.float32)}
-
-    def null(cond: Cond) -> Cond:
-        return {**of.null(cond), "image": jnp.zeros_like(cond["image"])}
-
-    def drop(cond: Cond, key: Array, rate: float) -> Cond:
-        is_dropped = jax.random.bernoulli(key, rate, cond["image"].shape[:1])
-        return {**of.drop(cond, key, rate), "image": jnp.where(is_dropped[:, None, None, None], 0, cond["image"])}
-
-    return Conditioning(spec, null if of.null else None, drop, of.of_image)
+    return _with(of, "image", jax.ShapeDtypeStruct(shape, jnp.float32), lambda: 0, of.of_image)
 
 
 def with_text(
@@ -77,7 +55,7 @@ def with_text(
 ) -> Conditioning:
     """Returns a conditioning with a text too: cond has "text", float16 [B, L, D]. A token of zeros is padding.
 
-    The null is the empty text. A text is dropped together with what else is given, by the same draw.
+    The null is the empty text.
 
     Args:
         of: what else the network is given.
@@ -86,18 +64,29 @@ def with_text(
         prompts: gives those with which to generate images, [n, L, D]; image i has number i % n.
     """
 
-    def spec(num_images: int) -> Cond:
-        return {**of.spec(num_images), "text": jax.ShapeDtypeStruct((num_images, *shape), jnp.float16)}
-
-    def null(cond: Cond) -> Cond:
-        return {**of.null(cond), "text": jnp.broadcast_to(empty(), cond["text"].shape)}
-
-    def drop(cond: Cond, key: Array, rate: float) -> Cond:
-        is_dropped = jax.random.bernoulli(key, rate, cond["text"].shape[:1])
-        return {**of.drop(cond, key, rate), "text": jnp.where(is_dropped[:, None, None], empty(), cond["text"])}
-
     def of_image(numbers: Array) -> Cond:
         texts = jnp.asarray(prompts())
         return {**of.of_image(numbers), "text": texts[numbers % len(texts)]}
+
+    return _with(of, "text", jax.ShapeDtypeStruct(shape, jnp.float16), empty, of_image)
+
+
+def _with(
+    of: Conditioning, name: str, one: jax.ShapeDtypeStruct, nothing: Callable[[], Any], of_image: Callable[[Array], Cond]
+) -> Conditioning:
+    """Returns a conditioning with an array `name` too, like `one` for each image; `nothing` gives its null.
+
+    It is dropped together with what else is given, by the same draw. [Ho & Salimans 2022, algorithm 1]
+    """
+
+    def spec(num_images: int) -> Cond:
+        return {**of.spec(num_images), name: jax.ShapeDtypeStruct((num_images, *one.shape), one.dtype)}
+
+    def null(cond: Cond) -> Cond:
+        return {**of.null(cond), name: jnp.full_like(cond[name], nothing())}
+
+    def drop(cond: Cond, key: Array, rate: float) -> Cond:
+        is_dropped = jax.random.bernoulli(key, rate, (len(cond[name]), *[1] * len(one.shape)))
+        return {**of.drop(cond, key, rate), name: jnp.where(is_dropped, nothing(), cond[name])}
 
     return Conditioning(spec, null if of.null else None, drop, of_image)
