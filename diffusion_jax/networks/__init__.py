@@ -69,7 +69,9 @@ def unet(
             there, 'highest' is float32 everywhere.
         learned_variance: whether the output has twice the channels.
         cond_channels: channels of cond['image']; 0 for none.
-        num_heads_up: see `UNet`, as for num_classes, null_label, jumps and fourier_exponents.
+        num_heads_up: see `UNet`, as for jumps and fourier_exponents.
+        num_classes: labels 0 .. num_classes - 1 are an input; 0 for none.
+        null_label: whether there is one more label, num_classes, for "unknown".
         text_width: numbers of each token of cond['text']; 0 for no text.
         augmented: whether cond['augmentation'] says how images were moved, as `augmentation.augment` does.
         **options: the other attributes of `Stages`.
@@ -77,7 +79,7 @@ def unet(
     num_frames = image_shape[0] if len(image_shape) == 4 else 0
     stages = Stages(dtype=jnp.dtype(dtype), num_frames=num_frames, **options)
     check(stages, num_heads_up=num_heads_up)
-    ways = (num_heads_up, num_classes, null_label, jumps, tuple(fourier_exponents))
+    ways = (num_heads_up, _num_labels(num_classes, null_label), jumps, tuple(fourier_exponents))
     module = UNet((1 + learned_variance) * image_shape[-1], stages, *ways)
     cond = _cond(image_shape, cond_channels, num_classes, text_width, augmented)
     return _of_module(module, image_shape, cond, stages, precision=precision)
@@ -115,17 +117,11 @@ def dit(
         dropout: see `Blocks`.
         embedding_spacing: see `Blocks`.
         num_remat_stages: see `Blocks`.
-        precision: as for `unet`, as for the arguments that follow.
-        learned_variance: whether the output has twice the channels.
-        cond_channels: channels of cond['image']; 0 for none.
-        num_classes: labels that are an input; 0 for none.
-        null_label: whether there is one more.
-        jumps: see `UNet`.
-        text_width: as for `unet`, as is augmented.
+        precision: as for `unet`, as are all the others.
     """
     blocks = Blocks(channels, depth, num_heads, patch_size, dropout, jnp.dtype(dtype), embedding_spacing, num_remat_stages)
     check_blocks(blocks)
-    module = DiT((1 + learned_variance) * image_shape[-1], blocks, num_classes, null_label, jumps)
+    module = DiT((1 + learned_variance) * image_shape[-1], blocks, _num_labels(num_classes, null_label), jumps)
     cond = _cond(image_shape, cond_channels, num_classes, text_width, augmented)
     return _of_module(module, image_shape, cond, blocks, precision=precision, draw=lambda params, key: params)
 
@@ -213,12 +209,12 @@ def mlp(
         depth: how many blocks.
         dtype: 'float32' or 'bfloat16'.
         precision: as for `unet`, as is learned_variance.
-        learned_variance: whether the output has twice the channels.
-        num_classes: see `MLP`, as for null_label and jumps.
+        num_classes: as for `unet`, as is null_label.
+        jumps: see `UNet`.
     """
     _check_even(channels)
     parts = Layers(channels, depth, jnp.dtype(dtype))
-    module = MLP((1 + learned_variance) * shape[-1], parts, num_classes, null_label, jumps)
+    module = MLP((1 + learned_variance) * shape[-1], parts, _num_labels(num_classes, null_label), jumps)
     return _of_module(module, shape, _cond(shape, 0, num_classes), parts, precision=precision)
 
 
@@ -246,6 +242,10 @@ def egnn(
         raise UserError(f"num_classes = {num_classes} must be {shape[0] + 1}: the label is the number of atoms.")
     parts = Layers(channels, depth, jnp.dtype(dtype))
     return _of_module(EGNN(parts), shape, _cond(shape, 0, num_classes), parts, precision=precision)
+
+
+def _num_labels(num_classes: int, null_label: bool) -> int:
+    return num_classes + null_label if num_classes else 0
 
 
 def _check_even(channels: int) -> None:

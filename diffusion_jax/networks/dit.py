@@ -72,15 +72,13 @@ class DiT(nn.Module):
     Attributes:
         out_channels: channels of the output.
         blocks: what they are.
-        num_classes: labels 0 .. num_classes - 1 are an input; 0 for none.
-        null_label: whether there is one more label, num_classes, for "unknown".
+        num_labels: labels 0 .. num_labels - 1 are an input, the last maybe "unknown"; 0 for none.
         jumps: see `UNet`.
     """
 
     out_channels: int
     blocks: Blocks
-    num_classes: int = 0
-    null_label: bool = False
+    num_labels: int = 0
     jumps: bool = False
 
     @nn.compact
@@ -106,10 +104,7 @@ class DiT(nn.Module):
         emb = dense(name="embedding_1")(nn.swish(dense(name="embedding_0")(emb)))
         emb = emb + layers.Jump(emb.shape[-1], self.blocks.dtype, name="jump")(c_noise) if self.jumps else emb
         emb = emb if text is None else emb + attention.pooled(text, emb.shape[-1], emb.dtype, name="text")
-        if not self.num_classes:
-            return emb
-        rows = self.num_classes + self.null_label
-        return emb + nn.Embed(rows, emb.shape[-1], dtype=emb.dtype, embedding_init=NORMAL, name="label")(label)
+        return layers.with_label(emb, label, self.num_labels, embedding_init=NORMAL)
 
 
 class Block(nn.Module):

@@ -275,6 +275,16 @@ def fourier_features(x: Array, exponents: Sequence[int]) -> Array:
     return jnp.concatenate([wave(angle) for wave in (jnp.sin, jnp.cos) for angle in angles], axis=-1)
 
 
+def with_label(emb: Array, label: Array | None, num_labels: int, **options: Any) -> Array:
+    """Returns an embedding with that of a label, int [B]; the embedding itself where there are no labels. # [B, features]
+
+    The options are those of `nn.Embed`.
+    """
+    if not num_labels:
+        return emb
+    return emb + nn.Embed(num_labels, emb.shape[-1], dtype=emb.dtype, **options, name="label")(label)
+
+
 def with_moves(emb: Array, cond: Mapping[str, Array]) -> Array:
     """Returns an embedding with a linear function, at first zero, of how images were moved. # [B, features]
 

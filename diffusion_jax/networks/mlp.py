@@ -47,15 +47,13 @@ class MLP(nn.Module):
     Attributes:
         out_channels: channels of the output.
         parts: what they are.
-        num_classes: labels 0 .. num_classes - 1 are an input; 0 for none.
-        null_label: whether there is one more label, num_classes, for "unknown".
+        num_labels: labels 0 .. num_labels - 1 are an input, the last maybe "unknown"; 0 for none.
         jumps: see `UNet`.
     """
 
     out_channels: int
     parts: Layers
-    num_classes: int = 0
-    null_label: bool = False
+    num_labels: int = 0
     jumps: bool = False
 
     @nn.compact
@@ -78,6 +76,4 @@ class MLP(nn.Module):
         emb = layers.embed_c_noise(layers.start_of_jump(c_noise), width, spacing="closed")
         emb = nn.swish(layers.dense(width, dtype, name="embedding_0")(emb))
         emb = emb + layers.Jump(width, dtype, name="jump")(c_noise) if self.jumps else emb
-        if not self.num_classes:
-            return emb
-        return emb + nn.Embed(self.num_classes + self.null_label, width, dtype=dtype, name="label")(label)
+        return layers.with_label(emb, label, self.num_labels)

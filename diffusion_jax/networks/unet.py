@@ -17,8 +17,7 @@ class UNet(nn.Module):
         out_channels: channels of the output.
         stages: what they are.
         num_heads_up: heads of attention going up; 0 is as many as going down.
-        num_classes: labels 0 .. num_classes - 1 are an input; 0 for none.
-        null_label: whether there is one more label, num_classes, for "unknown".
+        num_labels: labels 0 .. num_labels - 1 are an input, the last maybe "unknown"; 0 for none.
         jumps: whether c_noise may be of two levels, as `process.jump` has it.
         fourier_exponents: n of the `layers.fourier_features` of x_t that go with it into the first layer.
     """
@@ -26,8 +25,7 @@ class UNet(nn.Module):
     out_channels: int
     stages: Stages
     num_heads_up: int = 0
-    num_classes: int = 0
-    null_label: bool = False
+    num_labels: int = 0
     jumps: bool = False
     fourier_exponents: Sequence[int] = ()
 
@@ -69,7 +67,4 @@ class UNet(nn.Module):
         emb = emb + layers.Jump(emb.shape[-1], self.stages.dtype, name="jump")(c_noise) if self.jumps else emb
         if text is not None and self.stages.text_block == "attention":
             emb = emb + attention.pooled(text, emb.shape[-1], self.stages.dtype, name="text")
-        if not self.num_classes:
-            return emb
-        rows = self.num_classes + self.null_label
-        return emb + nn.Embed(rows, emb.shape[-1], dtype=self.stages.dtype, name="label")(label)
+        return layers.with_label(emb, label, self.num_labels)
