@@ -9,7 +9,6 @@ from diffusion_jax.networks import features, layers
 from diffusion_jax.networks.features import FeatureNetwork
 
 WIDTHS = (16, 32, 64, 128)  # of the stages; each but the first begins with halving the image
-NUM_FEATURES = WIDTHS[-1]
 
 
 def classifier(num_classes: int) -> FeatureNetwork:
