@@ -40,10 +40,12 @@ def main() -> None:
     parser.add_argument("--progressive", help="folder of tools.distill")
     parser.add_argument("--name", required=True, help="of the result")
     parser.add_argument("--num_images", type=int, default=2000)
+    parser.add_argument("--num_real", type=int, default=0, help="of the training set, drawn at random; 0 for all")
     parser.add_argument("--features", default="mlp", help="mlp, or as evaluate.features")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags = parser.parse_args()
-    measure, result = quality_vs_steps.reference(model.load(flags.teacher).config, flags.num_images, flags.features)
+    config = model.load(flags.teacher).config
+    measure, result = quality_vs_steps.reference(config, flags.num_images, flags.features, flags.num_real)
     result["conditions"] |= {"command": " ".join(["python", "benchmarks/few_steps.py", *sys.argv[1:]]), "seeds": flags.seeds}
     rows, strips = [], []
     for method, workdir, settings in settings_of(flags):

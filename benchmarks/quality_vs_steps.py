@@ -154,10 +154,11 @@ def row(trained: model.Model, sampler: str, grid: str, num: int, flags: argparse
     }
 
 
-def reference(config: Config, num_images: int, features: str):
-    """Returns (images -> distances to the training set by name, what is known of them)."""
-    source = inputs.source(config)
-    pixels = feed.read(source)["x"]
+def reference(config: Config, num_images: int, features: str, num_real: int = 0):
+    """Returns (images -> distances to the training set, or so many of it, by name; what is known of them)."""
+    pixels = feed.read(inputs.source(config))["x"]
+    if 0 < num_real < len(pixels):
+        pixels = pixels[np.random.default_rng(1).permutation(len(pixels))[:num_real]]
     if features == "mlp":
         of, known = hidden_units(config)
     else:
@@ -167,7 +168,7 @@ def reference(config: Config, num_images: int, features: str):
     half = np.random.default_rng(0).permutation(len(real))[: 2 * min(num_images, len(real) // 2)]
     one, two = np.array_split(half, 2)
     floor = {name: round(value, 5) for name, value in distances_to(real[two])(real[one]).items()}
-    known |= {"real": {"num_images": len(one), **floor}, "conditions": conditions()}
+    known |= {"real": {"num_images": len(one), **floor}, "num_real": len(real), "conditions": conditions()}
     to_real = distances_to(real)
     return (lambda images: to_real(of(images))), known
 

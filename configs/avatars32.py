@@ -11,7 +11,8 @@ Cost: 6,000 steps of 32 images; 31 minutes on two CPU cores that had other work 
 Expected: a held-out loss of 0.088, and the faces of docs/gallery.md.
 
 Differs from the paper as configs/fashion_mnist.py does, in labels, of which a tenth is replaced by "no label" in training,
-and in 20 steps of UniPC with guidance. No image is mirrored, since some styles look to one side.
+and in 20 steps of SDE-DPM-Solver++ with guidance. UniPC leaves more wrong pixels, which the noise of each step takes away.
+No image is mirrored, since some styles look to one side.
 """
 
 from ml_collections import ConfigDict
@@ -25,5 +26,5 @@ def get_config() -> ConfigDict:
     config.data.update(image_size=(32, 32), channels=3)
     config.model.update(num_classes=13, null_label=True)
     config.train.update(num_steps=6000, label_dropout=0.1)
-    config.sample.update(sampler="unipc", num_steps=20, guidance=1.5)
+    config.sample.update(sampler="dpm_solver_sde", num_steps=20, guidance=1.5)
     return config
