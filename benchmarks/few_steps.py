@@ -11,12 +11,14 @@ docs/images/few_steps_<name>.png.
 """
 
 import argparse
+import io
 import json
 import pathlib
 import sys
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -90,7 +92,10 @@ def write(name: str, result: dict, strips: np.ndarray) -> None:
         lines.append(f"| {each['method']} | {each['evaluations']} | {' | '.join(cells)} |")
     (ROOT / "benchmarks" / f"few_steps_{name}.md").write_text("\n".join(lines) + "\n")
     labels = [f"{each['method']}, {each['evaluations']}" for each in result["rows"]]
-    draw(strips, labels).savefig(ROOT / "docs" / "images" / f"few_steps_{name}.png", dpi=90)
+    picture = io.BytesIO()
+    draw(strips, labels).savefig(picture, dpi=90)
+    mode = "L" if strips.shape[-1] == 1 else "RGB"
+    Image.open(picture).convert(mode).save(ROOT / "docs" / "images" / f"few_steps_{name}.png", optimize=True)
 
 
 def draw(strips: np.ndarray, labels: list[str]) -> Figure:
