@@ -9,7 +9,8 @@ is examples/digits, of one training, which draws with other seeds; the others ha
 The divergence is the mean of log p - log q over 2,000 held-out points: for the flow exact, for diffusion by its probability
 flow. For the VAE it is at most this, since log q is bounded from below with 500 draws. A GAN has none. The other figures
 are those of diffusion_jax.evaluate; `truth` has them of real points or images in the place of drawn ones. Processor time
-counts all cores, and compilation. Writes benchmarks/baselines.json after every row, and docs/images/baselines.png.
+counts all cores, and compilation. Writes benchmarks/baselines.json after every row, where rows of
+other seeds are kept, and docs/images/baselines.png.
 """
 
 import argparse
@@ -75,7 +76,7 @@ Density = Callable[[np.ndarray], np.ndarray]  # points [N, 2] -> log density in 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of training; rows of others are kept")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of training; none prints the tables alone")
     parser.add_argument("--points_steps", type=int, default=3000, help="of all four on two moons")
     parser.add_argument("--digits_steps", type=int, default=5000, help="of the GAN, the VAE and the flow on digits")
     flags = parser.parse_args()

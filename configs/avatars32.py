@@ -11,8 +11,8 @@ Cost: 6,000 steps of 32 images; 31 minutes on two CPU cores that had other work 
 Expected: a held-out loss of 0.088, and the faces of docs/gallery.md.
 
 Differs from the paper as configs/fashion_mnist.py does, in labels, of which a tenth is replaced by "no label" in training,
-and in 20 steps of SDE-DPM-Solver++ with guidance. UniPC leaves more wrong pixels, which the noise of each step takes away.
-No image is mirrored, since some styles look to one side.
+and in 20 steps of SDE-DPM-Solver++ with guidance, whose images have fewer wrong pixels than UniPC's. No image is mirrored,
+since some styles look to one side.
 """
 
 from ml_collections import ConfigDict

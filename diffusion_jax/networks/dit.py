@@ -22,7 +22,6 @@ SIZES: dict[str, dict[str, int]] = {  # those of the paper; its DiT-XL/2 is "XL"
     "L": {"channels": 1024, "depth": 24, "num_heads": 16},
     "XL": {"channels": 1152, "depth": 28, "num_heads": 16},
 }
-QKV = ("query", "key", "value")
 ZEROS, NORMAL = nn.initializers.zeros, nn.initializers.normal(0.02)
 OF_THREE = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")  # as of one layer for query, key and value
 
@@ -132,7 +131,8 @@ class Block(nn.Module):
     def _attention(self, x: Array) -> Array:
         blocks, channels = self.blocks, self.blocks.channels
         heads = x.shape[0], -1, blocks.num_heads, channels // blocks.num_heads
-        q, k, v = (_dense(blocks, channels, kernel_init=OF_THREE, name=name)(x).reshape(heads) for name in QKV)
+        names = ("query", "key", "value")
+        q, k, v = (_dense(blocks, channels, kernel_init=OF_THREE, name=name)(x).reshape(heads) for name in names)
         return _dense(blocks, channels, name="out")(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
 
     def _mlp(self, x: Array) -> Array:

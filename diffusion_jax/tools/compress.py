@@ -19,7 +19,7 @@ import functools
 import json
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -83,7 +83,7 @@ def make_coder(trained: model.Model) -> Coder:
     return bits_back.chain(grid), law
 
 
-def pushed(images: Iterable[np.ndarray], coder: Coder) -> ans.Stack:
+def pushed(images: Sequence[np.ndarray], coder: Coder) -> ans.Stack:
     """Returns a stack with images, the first at the bottom. # uint8 [N, H, W, C]"""
     stack = ans.Stack(images[0].size)
     for image in logs.with_progress(images, "images"):
