@@ -20,8 +20,9 @@ def get_config() -> ConfigDict:
     config = cifar10_edm.get_config()
     config.model.dropout = 0.2
     config.data.augment_rate = 0.0
-    config.loss.update(name="consistency", ratio=2.0, stage_steps=25_000, time_mean=-1.1, time_std=2.0)
     config.train.update(init_from="runs/cifar10_edm", num_steps=200_000, batch_size=128, learning_rate=1e-4)
+    stage_steps = config.train.get_ref("num_steps") // 8  # also of a number of steps that is set by a flag
+    config.loss.update(name="consistency", ratio=2.0, stage_steps=stage_steps, time_mean=-1.1, time_std=2.0)
     config.train.ema_rates = (0.9999,)
     config.sample.update(sampler="consistency", grid="explicit", times=(80.0, 0.821, 0.0), num_steps=2)
     return config

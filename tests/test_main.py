@@ -52,9 +52,9 @@ def run(*arguments, **options):
 
 
 def test_train_then_resume_then_sample(tmp_path):
-    """The README's path, with a relative workdir and TensorBoard, and not one line on stderr."""
+    """The README's path, with a relative workdir, and not one line on stderr."""
     workdir = pathlib.Path(os.path.relpath(tmp_path / "run", ROOT))
-    code, out, err = run(*tiny.flags(workdir, num_steps=4, checkpoint_every=4, tensorboard=True))
+    code, out, err = run(*tiny.flags(workdir, num_steps=4, checkpoint_every=4))
     assert (code, err) == (0, "")
     labels = [line.split()[0] for line in out.splitlines()]
     assert labels[:8] == ["devices", "mesh", "data", "images", "network", "steps", "note", "started"]
@@ -69,7 +69,6 @@ def test_train_then_resume_then_sample(tmp_path):
     assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["4", "8"]
     assert Image.open(tmp_path / "run" / "loss.png").size == (600, 400)
     assert Image.open(tmp_path / "run" / "previews" / "step_0000008_ema0.99.png").mode == "L"
-    assert any(name.startswith("events") for name in os.listdir(tmp_path / "run" / "tensorboard"))
 
     out_dir = tmp_path / "dump"
     code, out, err = run("--mode=sample", f"--workdir={workdir}", f"--out={out_dir}", "--config.sample.num_images=5")
@@ -83,7 +82,9 @@ def test_train_then_resume_then_sample(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number, capsys, one_device):
-    command = tiny.flags(tmp_path / "run", num_steps=100_000, log_every=10_000, checkpoint_every=10_000, sample_every=10_000)
+    """With TensorBoard, and not one other line on stderr."""
+    rarely = {"log_every": 10_000, "checkpoint_every": 10_000, "sample_every": 10_000}
+    command = tiny.flags(tmp_path / "run", num_steps=100_000, tensorboard=True, **rarely)
     process = start(*command)
     while "started" not in process.stdout.readline():  # the first step is taken
         assert process.poll() is None
@@ -93,6 +94,7 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number, capsys, o
     [stopped] = [line for line in out.splitlines() if line.startswith("stopped")]
     step = int(stopped.split("saved at step ")[1].split(";")[0].replace(",", ""))
     assert os.listdir(tmp_path / "run" / "checkpoints") == [str(step)]
+    assert any(name.startswith("events") for name in os.listdir(tmp_path / "run" / "tensorboard"))
     more = tiny.flags(tmp_path / "run", num_steps=step + 2, log_every=1, checkpoint_every=2, sample_every=10_000)
     assert main.main(["main.py", *more]) == 0 and f"resumed     at step {step:,}" in capsys.readouterr().out
 
@@ -401,6 +403,21 @@ def test_a_dump_is_the_same_on_one_device_and_on_eight(tmp_path, trained):
     dump("more", 8, num_images=30)
     with np.load(tmp_path / "more" / "samples_30x8x8x1.npz") as more, np.load(io.BytesIO(one)) as fewer:
         np.testing.assert_array_equal(more["arr_0"][:23], fewer["arr_0"])
+
+
+def ect(*words):
+    """Returns the config of configs/digits_ect.py with changes."""
+    return command.config_of(*command.parse(["", "--config=configs/digits_ect.py", *words], {}))
+
+
+def test_a_field_that_refers_to_another_follows_its_change():
+    """The stages of consistency tuning, each an eighth of the run; a change of their own counts more."""
+    assert ect().loss.stage_steps == 1000
+    assert ect("--config.train.num_steps=80_000").loss.stage_steps == 10_000
+    more = ["--config.train.num_steps=16_000", "--config.loss.stage_steps=1000"]
+    assert [ect(*words).loss.stage_steps for words in (more, more[::-1])] == [1000, 1000]
+    with pytest.raises(UserError, match="^config field train.num_steps = 'many' is not allowed; it must be a whole number"):
+        ect("--config.train.num_steps=many")
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def config_of(flags: Flags, changes: Changes, workdir: str = "") -> Config:
         UserError: where there is neither, or for a value that is not allowed.
     """
     if flags["config"]:
-        base = flatten(_load(flags["config"]))
+        base = _load(flags["config"], changes)
     elif workdir:
         base = stored.read_config(storage.path(workdir)).flat()
     else:
@@ -227,8 +227,8 @@ def _hint_of_configs(name: str) -> str:
     return f"{meant}configs/ has {', '.join(known)}."
 
 
-def _load(given: str) -> dict[str, Any]:
-    """Returns the nested config of a Python file, FILE or FILE:ARGUMENT for its get_config()."""
+def _load(given: str, changes: Changes) -> dict[str, Any]:
+    """Returns the flat config of a Python file, FILE or FILE:ARGUMENT for its get_config()."""
     name, colon, argument = given.partition(":")
     if not (file := storage.path(name)).exists() and name.startswith("configs/"):
         file = CONFIGS / name.removeprefix("configs/")
@@ -243,10 +243,19 @@ def _load(given: str) -> dict[str, Any]:
     try:
         spec.loader.exec_module(module)
         config = module.get_config(*[argument] * bool(colon))
+        if not isinstance(config, ConfigDict):
+            raise UserError(f"flag --config = {given!r}: its get_config() must return a ConfigDict.")
+        return _with_references(config, changes)
     except UserError:
         raise
     except Exception as error:  # whatever a user's own file raises
         raise UserError(f"flag --config = {given!r} cannot be loaded ({type(error).__name__}: {error}).") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"flag --config = {given!r}: its get_config() must return a ConfigDict.")
-    return config.to_dict()
+
+
+def _with_references(config: ConfigDict, changes: Changes) -> dict[str, Any]:
+    """Returns the flat config whose references, such as config.train.get_ref("num_steps") // 8, are of changed fields."""
+    before = flatten(config.to_dict())
+    Config.of_flat(before | changes)  # what is not allowed is a sentence here, and no error of a reference
+    with config.ignore_type():
+        config.update_from_flattened_dict({name: value for name, value in changes.items() if name in before})
+    return flatten(config.to_dict())
