@@ -92,6 +92,7 @@ def test_the_published_network_is_ours_with_its_weights(name):
     np.testing.assert_allclose(output_of(name, params, x_t, condition, cond), stored["out"], rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name != "ho_unet"])
 def test_in_float64(name, x64):
     """1e-7, since jax.nn.dot_product_attention has its softmax in float32; diffusers' embedding is float32, hence 1e-5."""

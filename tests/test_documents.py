@@ -144,7 +144,8 @@ def test_the_first_lines_of_the_readme_run(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "document", [pytest.param("README.md", marks=pytest.mark.slow), "docs/own_network.md", "docs/guidance.md"]
+    "document",
+    ["docs/own_network.md", *(pytest.param(name, marks=pytest.mark.slow) for name in ("README.md", "docs/guidance.md"))],
 )
 def test_the_python_of_a_document_runs(document, monkeypatch):
     """All blocks in one go, as a reader would paste them."""

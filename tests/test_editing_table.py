@@ -113,7 +113,14 @@ def check_free(x):
     np.testing.assert_allclose(np.std(x), oracles.STD, atol=0.05)
 
 
-@pytest.mark.parametrize(("way", "sampler"), [cell for cell, text in CELLS.items() if text == "yes"])
+def is_slow(sampler):
+    """Of the solvers one is tried always."""
+    return [pytest.mark.slow] * (sampler in ("adaptive", "dpm_solver", "dpm_solver_singlestep"))
+
+
+@pytest.mark.parametrize(
+    ("way", "sampler"), [pytest.param(*cell, marks=is_slow(cell[1])) for cell, text in CELLS.items() if text == "yes"]
+)
 def test_a_way_works_with_a_sampler(way, sampler):
     """Data of independent pixels: free ones keep their law, known ones are known."""
     got, (image, noise, _, _) = found(way, sampler), draws()

@@ -72,6 +72,7 @@ def test_guidance_leads_away_from_no_label(model):
     assert differences(found, by_hand(model, guided)) <= 1 < differences(found, drawn(model))
 
 
+@pytest.mark.slow
 def test_or_from_another_label(model):
     def guided(label):
         return dj.guidance.autoguidance(model.denoiser(label), model.denoiser(jnp.full_like(label, 1)), scale=2.5)
@@ -136,6 +137,7 @@ def test_a_run_whose_own_images_were_guided_is_loaded_without(workdirs, tmp_path
     np.testing.assert_array_equal(drawn(dj.load(run)), drawn(dj.load(workdirs / "no_classes")))
 
 
+@pytest.mark.slow
 def test_in_an_interval_alone(model):
     levels = sampling.grid(model.config)
     middle = float(levels.sigma[1] / levels.alpha[1])
@@ -165,6 +167,7 @@ def test_scale_1_is_the_unguided_program(workdirs, model):
     assert without == program(params) != program((params, guide.params), guide.config, guidance=2.0)
 
 
+@pytest.mark.slow
 def test_a_dump_says_what_guided_it(workdirs, tmp_path, one_device, capsys):
     command = ["main.py", "--mode=sample", f"--workdir={workdirs / 'run'}", "--config.sample.num_images=6"]
     command += ["--config.sample.batch_per_device=6", "--config.sample.guidance=2.5", "--config.sample.guide=2"]

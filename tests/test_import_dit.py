@@ -56,6 +56,7 @@ def test_a_published_file_becomes_a_workdir(tmp_path, capsys):
     assert (flat["data.image_size"], flat["sample.grid"], flat["sample.num_steps"]) == ((8, 8), "iddpm", 250)
 
 
+@pytest.mark.slow
 def test_with_a_codec_a_published_transformer_draws_images(tmp_path, capsys):
     """Of 16 x 16 pixels, whose latents are the 8 x 8 x 4 that it knows; with the codec in its own workdir."""
     codec, file = write_codec(tmp_path / "codec", 0, **{"model.latent_channels": 4}), tmp_path / "0400000.safetensors"

@@ -105,6 +105,7 @@ def test_latents_are_made_once_and_anew_for_another_codec(of_codec, tmp_path, mo
     assert len(list((tmp_path / "latents").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_workdir_needs_neither_the_codecs_folder_nor_its_own_old_place(trained, tmp_path):
     moved = shutil.copytree(trained, tmp_path / "moved")
     config = stored.read_config(storage.path(moved))
@@ -117,6 +118,7 @@ def test_a_workdir_needs_neither_the_codecs_folder_nor_its_own_old_place(trained
     np.testing.assert_array_equal(images, dj.load(trained).sample(4))
 
 
+@pytest.mark.slow
 def test_predictions_on_the_way_are_images_too(trained):
     model = dj.load(trained)
     strip = dj.model.strip(model._replace(config=model.config.with_values("sample", strip=3)), 4)
@@ -124,6 +126,7 @@ def test_predictions_on_the_way_are_images_too(trained):
     np.testing.assert_array_equal(strip[-1], model.sample(4))
 
 
+@pytest.mark.slow
 def test_latents_are_decoded_by_no_other_codec_than_the_runs(trained, tmp_path):
     other, config = write_codec(tmp_path / "other", seed=1), stored.read_config(storage.path(trained))
     wanted = coding.sha256(config.data.codec)[:8]
@@ -141,6 +144,7 @@ def test_latents_are_decoded_by_no_other_codec_than_the_runs(trained, tmp_path):
         dj.load(moved)
 
 
+@pytest.mark.slow
 def test_the_codec_goes_with_exported_weights(trained, tmp_path):
     from diffusion_jax.tools import export
 
@@ -148,6 +152,7 @@ def test_the_codec_goes_with_exported_weights(trained, tmp_path):
     np.testing.assert_array_equal(dj.load(tmp_path / "out").sample(2), dj.load(trained).sample(2))
 
 
+@pytest.mark.slow
 def test_a_shift_of_latents_has_no_counterpart_in_diffusers(trained, tmp_path, capsys):
     from diffusion_jax.tools import export
 
@@ -158,6 +163,7 @@ def test_a_shift_of_latents_has_no_counterpart_in_diffusers(trained, tmp_path, c
     assert "data.latent_shift = 0.5 has no counterpart in diffusers' pipelines; it must be 0." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_codec_goes_to_diffusers_with_the_network_of_latents(trained, tmp_path):
     """As an LDMPipeline, which divides latents by the scale of its autoencoder."""
     from diffusion_jax.tools import export
@@ -176,16 +182,16 @@ def test_the_codec_goes_to_diffusers_with_the_network_of_latents(trained, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_and_refuses_another_codec(trained, codec, tmp_path, capsys):
+def test_a_run_goes_on_without_its_codecs_folder_and_refuses_another_codec(trained, tmp_path, capsys):
     workdir = shutil.copytree(trained, tmp_path / "run")
     other = write_codec(tmp_path / "other", seed=1)
     assert main.main(flags(workdir, other)) == 2
     assert re.search("data.codec = '.*other' has not the weights that workdir .* was trained with", capsys.readouterr().err)
-    for steps, place in ((3, codec), (4, "gone")):
-        assert main.main(flags(workdir, place, **{"train.num_steps": steps})) == 0
-        assert f"resumed     at step {steps - 1}" in capsys.readouterr().out
+    assert main.main(flags(workdir, "gone", **{"train.num_steps": 3})) == 0
+    assert "resumed     at step 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_known_of_an_image_stays_and_the_rest_follows_its_latents(trained):
     model, images = dj.load(trained), np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
     mask = np.zeros((8, 8, 1), np.uint8)
@@ -248,6 +254,7 @@ def test_what_does_not_fit_is_said_in_one_sentence(codec, tmp_path, capsys, fiel
     assert re.search(sentence, line), line
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_images_is_refused(trained, capsys):
     assert main.main(["main.py", "--mode=likelihood", f"--workdir={trained}"]) == 2
     assert "the likelihood of images does not follow from that of their latents" in capsys.readouterr().err

@@ -38,6 +38,7 @@ def test_more_images_begin_with_the_same_ones(workdir):
     assert np.any(model.sample(3, seed=1) != model.sample(3))
 
 
+@pytest.mark.slow
 def test_grids_of_one_length_have_one_program(workdir):
     """And each has images of its own: those of a program that knows the grid when it is compiled."""
     chunked.compiled.cache_clear()
@@ -230,6 +231,7 @@ def test_drawing_may_begin_anywhere(workdir):
         np.testing.assert_array_equal(np.concatenate(pieces), whole[first:])
 
 
+@pytest.mark.slow
 def test_a_strip_ends_with_the_image_and_begins_far_from_it(workdir):
     model = dj.load(workdir)
     config = dj.model.with_settings(model.config, num_steps=10, strip=4)

@@ -199,6 +199,7 @@ def test_rematerialised_stages_are_the_same_function():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), none, every)
 
 
+@pytest.mark.slow
 def test_rematerialised_stages_take_less_memory():
     """Each keeps less for the backward pass, all of them less than half."""
     params, kept = alive(networks.unet((8, 8, 1), **SMALL)), []
@@ -300,6 +301,7 @@ def test_a_shape_that_the_stages_do_not_divide_is_refused():
         jax.eval_shape(lambda p, x: network.apply(p, x, jnp.ones(1), {}), params, jnp.zeros((1, 8, 7, 1)))
 
 
+@pytest.mark.slow
 def test_a_fresh_network_told_two_levels_is_the_one_told_the_first_and_learns_to_tell_them_apart():
     """So a network that was told one level is a start. A jump to the level itself is as being told that alone."""
     for make, options in ((networks.unet, SMALL), (networks.dit, DIT)):

@@ -51,7 +51,8 @@ def test_the_published_classifier_is_ours_with_its_weights(name):
     np.testing.assert_allclose(guidance(network, params, x_t, c_noise), stored["cond_fn"], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", [pytest.param("adaptive", marks=pytest.mark.slow), "attnpool"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adaptive", "attnpool"])
 def test_in_float64(name, x64):
     """1e-7, since jax.nn.dot_product_attention has its softmax in float32."""
     network, *inputs, stored = recorded_of(name, "float64")

@@ -89,6 +89,7 @@ def test_guidance_with_the_empty_prompt_is_unconditional_bit_for_bit(model):
     assert np.any(draw(model, guidance=4.0, prompt="cat") != draw(model, prompt="cat"))
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_is_led_away_from(model):
     guided = draw(model, guidance=4.0, prompt="cat")
     away = draw(model, guidance=4.0, prompt="cat", negative_prompt="blue heart")
@@ -106,6 +107,7 @@ def test_a_negative_prompt_is_led_away_from(model):
     np.testing.assert_allclose(found.x_0, denoise(x_t, level).x_0, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_edits_know_the_prompt(model):
     images = np.full((2, 8, 8, 1), 100, np.uint8)
     changes = {"task": "vary", "strength": 0.5, "batch_per_device": 2}

@@ -46,7 +46,7 @@ def wait_for_a_line(process, workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])  # the others: test_main.py
 def test_a_run_saves_and_stops_at_a_signal_and_goes_on(tmp_path, name):
     number = getattr(signal, name)
     process = started(tmp_path / "run", num_steps=10**6)

@@ -70,6 +70,7 @@ def test_a_prompt_has_the_tokens_and_the_vectors_of_the_pipeline(imported):
     np.testing.assert_allclose(found, said(name, "vectors"), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_in_float64_ten_guided_steps_are_those_of_the_pipeline(imported):
     """1e-6 of the numbers' size, since the softmax of attention is float32."""
     name, workdir = imported

@@ -28,6 +28,7 @@ def drawn(of, num):
     return np.stack([of.read(number)["x"] for number in range(num)])
 
 
+@pytest.mark.slow
 def test_a_new_video_network_is_its_image_network_frame_by_frame_until_frames_are_told_of_each_other():
     of_images, of_videos = (networks.unet(shape, dtype="float32", **TINY) for shape in ((8, 8, 1), (3, 8, 8, 1)))
     alive = jax.jit(of_images.init)(jax.random.key(0))
