@@ -44,7 +44,7 @@ def bits(log_density):
 
 
 @pytest.mark.parametrize("of", PROCESSES)
-def test_the_density_of_gaussian_data_is_that_which_its_linear_flow_carries(of, precision):
+def test_the_density_of_gaussian_data_is_that_which_its_linear_flow_carries(of, x64):
     """The flow keeps (x - alpha mean) / std of the marginal, and so the density is the prior's, scaled."""
     x = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), SHAPE)
     found, first = measured(oracles.gaussian(), x, of=of, tolerance=1e-6)

@@ -100,7 +100,7 @@ def test_a_sampler_is_for_any_number_of_images_and_for_every_platform(case):
         assert np.max(np.abs(found - wanted[few])) <= 1 and np.std(wanted) > 5
 
 
-@pytest.mark.parametrize("predicts", ["eps", "v", "edm"])
+@pytest.mark.parametrize("predicts", ["v", *(pytest.param(name, marks=pytest.mark.slow) for name in ("eps", "edm"))])
 def test_a_manifest_is_enough_to_sample(predicts):
     """Its levels, and a network that is a black box, give DDIM's images in NumPy: in another language it is the same."""
     config = tiny.config_of({"predicts": predicts, "sample.sampler": "ddim", "sample.clip": "none", "sample.num_steps": 5})
