@@ -142,7 +142,7 @@ def whole_number(flags: Flags, name: str, *, low: int = 1) -> int:
     """Returns a flag that is a whole number of at most nine digits; UserError where it is something else, or below `low`."""
     text = flags[name]
     is_allowed = text.isdecimal() and len(text) <= MOST_DIGITS and int(text) >= low
-    check_allowed(flags, name, is_allowed, f"a whole number from {low} on")
+    check_allowed(flags, name, is_allowed, f"a whole number from {low} on, of at most {MOST_DIGITS} digits")
     return int(text)
 
 
