@@ -119,6 +119,13 @@ def test_a_manifest_is_enough_to_sample(predicts):
     assert levels["log_snr"][-1] is None and np.all(np.diff(levels["log_snr"][:-1].astype(float)) > 0)
 
 
+def test_without_flatbuffers_one_sentence_says_what_to_install(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    assert export.main(["export", f"--workdir={trained}", f"--out={tmp_path / 'out'}", "--to=jax"]) == 2
+    assert capsys.readouterr().err == "error: jax.export writes its programs by a package: pip install flatbuffers.\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_exported_is_said(trained, tmp_path, monkeypatch, capsys):
     config = tiny.config_of({"model.kind": "noisy_classifier", "model.num_classes": 10})
     for program in (lambda: portable.sampler_program([config], {}), lambda: portable.network_program(config, {})):

@@ -10,6 +10,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax import errors
 from diffusion_jax.compose import coding, guiding, inputs, processes, sampling
 from diffusion_jax.compose.choices import PARAMETERIZATIONS
 from diffusion_jax.compose.config import Config
@@ -47,8 +48,9 @@ def sampler_program(configs: Sequence[Config], weights: Any) -> bytes:
         weights: as `guiding.denoiser_of` takes them for these configs.
 
     Raises:
-        UserError: where the network draws no images, or is too large for one file.
+        UserError: where the network draws no images, or is too large for one file, or a package is missing.
     """
+    errors.needed("flatbuffers", "jax.export writes its programs by a package: pip install flatbuffers.")
     processes.make_denoiser(configs[0])
     _check_size(weights)
     generate, levels = sampling.make_generate_given(*configs), sampling.grid(configs[0])
