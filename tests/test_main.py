@@ -94,9 +94,9 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number, capsys, o
     [stopped] = [line for line in out.splitlines() if line.startswith("stopped")]
     step = int(stopped.split("saved at step ")[1].split(";")[0].replace(",", ""))
     assert os.listdir(tmp_path / "run" / "checkpoints") == [str(step)]
-    assert any(name.startswith("events") for name in os.listdir(tmp_path / "run" / "tensorboard"))
-    more = tiny.flags(tmp_path / "run", num_steps=step + 2, log_every=1, checkpoint_every=2, sample_every=10_000)
+    more = tiny.flags(tmp_path / "run", num_steps=step + 2, log_every=1, tensorboard=True)
     assert main.main(["main.py", *more]) == 0 and f"resumed     at step {step:,}" in capsys.readouterr().out
+    assert any(name.startswith("events") for name in os.listdir(tmp_path / "run" / "tensorboard"))
 
 
 @pytest.mark.slow
