@@ -432,7 +432,10 @@ def given(tmp_path_factory):
         ),
         (["sprites", "--out=x", "--size=64"], "flag --size = 64 does nothing for the set 'sprites'."),
         (["emoji", "--out=x", "--size=48"], "flag --size = 48 is not allowed for the set 'emoji'; it must be 32 or 64."),
-        (["emoji", "--out=x", "--size=-1"], "flag --size = '-1' is not allowed; it must be a whole number from 0 on, of at"),
+        (
+            ["emoji", "--out=x", "--size=-1"],
+            "flag --size = '-1' is not allowed; it must be a whole number from 0 on, of at most 9 digits.",
+        ),
         (
             ["avatars", "--out=x", "--num_images=9"],
             "flag --num_images = 9 is not allowed for the set 'avatars'; it must be 100",

@@ -88,8 +88,8 @@ def test_consistency_is_tuned_in_stages_and_draws_in_any_number_of_steps(trained
     [
         (["--config.loss.name=simple"], "config field loss.name = 'simple' is not allowed here; it must be 'progressive'."),
         (["--last=3"], "flag --last = 3 must be config field loss.num_steps = 2 or a half of it, a half of that, ..."),
-        (["--last=0"], "flag --last = '0' is not allowed; it must be a whole number from 1 on, of at"),
-        (["--last=half"], "flag --last = 'half' is not allowed; it must be a whole number from 1 on, of at"),
+        (["--last=0"], "flag --last = '0' is not allowed; it must be a whole number from 1 on, of at most 9 digits."),
+        (["--last=half"], "flag --last = 'half' is not allowed; it must be a whole number from 1 on, of at most 9 digits."),
         (["--config.train.init_from="], "loss.name = 'progressive' needs train.init_from, the workdir of the teacher."),
         (["--config.loss.num_steps=16"], "loss.num_steps = 16 must be at most half of process.num_steps = 20."),
         (["--config.predicts=x_0"], "config field predicts is (v) in "),

@@ -244,10 +244,10 @@ def true_draws(row):
     return means[which] + stds[which] * rng.standard_normal(NUM)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*[name for name in SOME if name in FLOW and name != "runge_kutta_2"], "ddim eta 1", "sde_dpm_solver", "churned heun"],
-)
+DRAWN = [*sorted(FLOW.keys() - {"runge_kutta_2", "unipc 2 bh1"}), "ddim eta 1", "sde_dpm_solver", "churned heun"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in SOME)) for name in DRAWN])
 def test_the_distribution_is_the_datas(name):
     """20,000 values of each law. False alarms, were the seed not fixed: mean and variance, 4 standard errors, 6e-5 each;
     two-sample Kolmogorov-Smirnov 1e-4. What the steps leave is at most two standard errors, 2% of the variance."""

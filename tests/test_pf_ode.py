@@ -43,8 +43,9 @@ def bits(log_density):
     return likelihood.bits_per_dim(log_density, math.prod(SHAPE[1:]))
 
 
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True)
 @pytest.mark.parametrize("of", PROCESSES)
-def test_the_density_of_gaussian_data_is_that_which_its_linear_flow_carries(of, x64):
+def test_the_density_of_gaussian_data_is_that_which_its_linear_flow_carries(of, precision):
     """The flow keeps (x - alpha mean) / std of the marginal, and so the density is the prior's, scaled."""
     x = oracles.MEAN + oracles.STD * jax.random.normal(jax.random.key(0), SHAPE)
     found, first = measured(oracles.gaussian(), x, of=of, tolerance=1e-6)

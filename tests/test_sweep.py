@@ -174,8 +174,16 @@ def test_a_table_of_nothing_has_its_rows(tmp_path):
             [],
             "of the cell loss.name=hybrid: config field model.learned_variance = False does not",
         ),
-        ("predicts=v", ["--seeds=0"], "flag --seeds = '0' is not allowed; it must be a whole number from 1 on, of at"),
-        ("predicts=v", ["--seeds=" + "9" * 5000], "of at most 9 digits."),
+        (
+            "predicts=v",
+            ["--seeds=0"],
+            "flag --seeds = '0' is not allowed; it must be a whole number from 1 on, of at most 9 digits.",
+        ),
+        (
+            "predicts=v",
+            ["--seeds=" + "9" * 5000],
+            "is not allowed; it must be a whole number from 1 on, of at most 9 digits.",
+        ),
         ("predicts=v", ["--shard=2/2"], "flag --shard = '2/2' is not allowed; it must be i/n with i from 0 to n - 1"),
         ("predicts=v", ["--workdir="], "flag --workdir is missing; it must be the folder for the table"),
     ],

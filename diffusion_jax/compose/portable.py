@@ -10,11 +10,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import errors
 from diffusion_jax.compose import coding, guiding, inputs, processes, sampling
 from diffusion_jax.compose.choices import PARAMETERIZATIONS
 from diffusion_jax.compose.config import Config
-from diffusion_jax.errors import RunError, UserError, first_line
+from diffusion_jax.errors import RunError, UserError, first_line, needed
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MOST_BYTES = 2**31 - 2**20  # of the weights: both formats count the bytes of a file in 31 bits
@@ -50,7 +49,7 @@ def sampler_program(configs: Sequence[Config], weights: Any) -> bytes:
     Raises:
         UserError: where the network draws no images, or is too large for one file, or a package is missing.
     """
-    errors.needed("flatbuffers", "jax.export writes its programs by a package: pip install flatbuffers.")
+    needed("flatbuffers", "jax.export writes its programs by a package: pip install flatbuffers.")
     processes.make_denoiser(configs[0])
     _check_size(weights)
     generate, levels = sampling.make_generate_given(*configs), sampling.grid(configs[0])
