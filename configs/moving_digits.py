@@ -16,8 +16,9 @@ from configs import digits
 def get_config() -> ConfigDict:
     config = digits.get_config()
     config.data.update(source="moving_digits", medium="videos", held_out="test", image_size=(6, 16, 16))
-    config.model.update(num_classes=9, null_label=True)
-    config.train.update(num_steps=1500, batch_size=16, label_dropout=0.1)
+    config.model.update(num_classes=9, null_label=True, multipliers=(1, 2, 4), attention_stages=(2,))
+    config.model.update(scale_shift_norm=True, head_channels=8)
+    config.train.update(num_steps=3600, batch_size=16, learning_rate=1e-3, label_dropout=0.1)
     config.sample.update(sampler="unipc", num_steps=20, num_images=450, batch_per_device=45)
     config.evaluate.update(features="pixels", num_images=450)
     return config

@@ -56,6 +56,14 @@ def test_the_present_format_needs_every_field():
         stored.from_json(text)
 
 
+def test_an_earlier_run_on_videos_is_refused_with_the_reason():
+    flat = {name: field.default for name, field in FIELDS.items()} | {"data.medium": "videos"}
+    expected = "format_version = 15, of a network of videos that this version of diffusion_jax does not have any more"
+    with pytest.raises(UserError, match=expected):
+        stored.from_json(json.dumps({"format_version": 15, "config": flat}))
+    assert stored.from_json(json.dumps({"format_version": 16, "config": flat})).data.medium == "videos"
+
+
 @pytest.mark.parametrize("file", STORED, ids=lambda file: file.stem)
 def test_an_earlier_run_is_loaded_and_drawn_from(workdir, one_device):
     assert dj.load(workdir).sample(2, batch_per_device=1).shape == (2, 8, 8, 1)

@@ -14,18 +14,33 @@ import main
 from diffusion_jax import editing, networks, operators, samplers, streams
 from diffusion_jax.data import media, moving, videos
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks import attention, layers
 from diffusion_jax.training import start
 
 CONFIG = "--config=configs/moving_digits.py"
-SMALL = ["model.channels=8", "model.multipliers=(1,)", "train.num_steps=2", "train.log_every=2", "train.sample_every=2"]
-SMALL += ["train.checkpoint_every=2", "train.tensorboard=False", "train.batch_size=2", "data.image_size=(2,9,9)"]
-SMALL += ["sample.num_images=3", "sample.batch_per_device=3", "sample.num_steps=2", "sample.strip=2"]
+SMALL = ["model.channels=8", "model.multipliers=(1,)", "model.attention_stages=()", "train.batch_size=2"]
+SMALL += ["train.num_steps=2", "train.log_every=2", "train.sample_every=2", "train.checkpoint_every=2"]
+SMALL += ["train.tensorboard=False", "data.image_size=(2,9,9)", "sample.num_images=3", "sample.batch_per_device=3"]
+SMALL += ["sample.num_steps=2", "sample.strip=2"]
 FLAGS = [f"--config.{flag}" for flag in SMALL]
 TINY = {"channels": 8, "multipliers": (1, 2), "num_res_blocks": 1, "attention_stages": (1,), "dropout": 0.0, "num_groups": 2}
 
 
 def drawn(of, num):
     return np.stack([of.read(number)["x"] for number in range(num)])
+
+
+def test_frames_know_their_order_while_attention_is_uniform():
+    """Identical frames, the same weight for each: what still differs between them is which frame they are."""
+    style = layers.Style(num_groups=2, norm_epsilon=1e-6, scale_shift_norm=False, dropout=0.0, dtype=jnp.float32)
+    branch = attention.OverFrames(num_frames=3, num_heads=1, style=style)
+    x = jnp.broadcast_to(jax.random.normal(jax.random.key(0), (2, 2, 4)), (3, 2, 2, 4))
+    params = branch.init(jax.random.key(1), x)["params"]
+    params = {name: jax.tree.map(jnp.zeros_like, of) if name == "query" else of for name, of in params.items()}
+    params["out"]["kernel"] = jax.random.normal(jax.random.key(2), params["out"]["kernel"].shape)
+    told = branch.apply({"params": params}, x)
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert np.max(np.abs(told[one] - told[other])) > 0.1
 
 
 @pytest.mark.slow

@@ -15,10 +15,8 @@ KIND = "the workdir of a run: train first"  # what the folder must be
 OWN_FOLDERS = {"data.codec": "codec", "model.text_folder": "text_encoder"}  # field -> the copy of its folder in a workdir
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 MOST_SHOWN = 4  # fields that differ
-ADVICE = (  # where they do
-    "use the stored values, as other modes than train do without --config, or another workdir. If that run is of no use, "
-    "remove the folder first."
-)
+ADVICE = "leave these fields and --config out, since the workdir has its own config."  # where they do, and none is trained
+ADVICE_TO_TRAIN = "use the stored values, or another workdir. If that run is of no use, remove the folder first."
 LEFT_OPEN = {  # fields and the values with which they leave the choice to a run, once
     "train.batch_size": 0,
     "train.ema_warmup": "auto",
@@ -27,8 +25,9 @@ LEFT_OPEN = {  # fields and the values with which they leave the choice to a run
     "data.latent_shape": (),
     "data.latent_scale": 0.0,
 }
-FORMAT_VERSION = 15  # of config.json and of the checkpoints beside it
+FORMAT_VERSION = 16  # of config.json and of the checkpoints beside it
 OLDEST_FORMAT = 2
+VIDEOS_SINCE = 16  # the oldest format of runs on videos: before, frames were told of each other by attention alone
 RENAMED = {  # in an earlier format -> now
     "process.rescale_condition": "process.rescale_c_noise",
     "model.attention_levels": "model.attention_stages",
@@ -59,6 +58,11 @@ def from_json(text: str) -> Config:
         raise UserError(
             f"config.json has format_version = {errors.shown(version)}; this version of diffusion_jax reads "
             f"{OLDEST_FORMAT} to {FORMAT_VERSION}."
+        )
+    if version < VIDEOS_SINCE and flat.get("data.medium") == "videos":
+        raise UserError(
+            f"config.json has format_version = {version}, of a network of videos that this version of diffusion_jax does "
+            f"not have any more; it reads those of {VIDEOS_SINCE} to {FORMAT_VERSION}. Train in another workdir."
         )
     return Config.of_flat(flat if version == FORMAT_VERSION else _migrated(flat))
 

@@ -96,10 +96,11 @@ class TextTransformer(nn.Module):
 
 
 class OverFrames(nn.Module):
-    """What the frames of a video tell each other at each place: a convolution over time, then attention.
+    """What the frames of a video tell each other at each place: by convolution over time, and by attention.
 
-    It is a residual branch that is at first zero, so that a network of images gives the same frames. [Ho et al. 2022, video
-    diffusion, section 3]
+    Both, and which frame it is, go into a residual branch that is at first zero, so that a network of images gives the same
+    frames. Attention alone would not do: as long as it is uniform, all frames are told the same, and their order is lost.
+    [after Ho et al. 2022, video diffusion, section 3]
 
     Attributes:
         num_frames: F.
@@ -122,7 +123,7 @@ class OverFrames(nn.Module):
         h += layers.embed_c_noise(jnp.arange(self.num_frames, dtype=h.dtype), channels, spacing="half_open")
         heads = (*h.shape[:2], self.num_heads, channels // self.num_heads)
         q, k, v = (layers.dense(channels, dtype, name=name)(h).reshape(heads) for name in ("query", "key", "value"))
-        h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        h = jnp.concatenate([h, jax.nn.dot_product_attention(q, k, v).reshape(h.shape)], axis=-1)
         h = nn.Dense(channels, dtype=dtype, kernel_init=nn.initializers.zeros, name="out")(h)
         return x + h.reshape(-1, by_frame[2], self.num_frames, channels).swapaxes(1, 2).reshape(x.shape)
 
