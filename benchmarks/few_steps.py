@@ -6,8 +6,8 @@
         --reflow=runs/digits_reflow --name=digits_flows
 
 Each row is the mean over seeds of the distances of `quality_vs_steps` to the training set, and their standard deviation. All
-rows of a seed start from the same x_T. Writes benchmarks/few_steps_<name>.json and .md, and the first images of each row as
-docs/images/few_steps_<name>.png.
+rows of a seed start from the same x_T. None is guided: that would be two evaluations a step. Writes
+benchmarks/few_steps_<name>.json and .md, and the first images of each row as docs/images/few_steps_<name>.png.
 """
 
 import argparse
@@ -73,10 +73,8 @@ def settings_of(flags: argparse.Namespace) -> list[tuple[str, str, dict]]:
 
 def row(trained: model.Model, settings: dict, flags: argparse.Namespace, measure) -> tuple[dict, np.ndarray]:
     """Returns the figures of one row, and the images of the first seed."""
-    drawn = [
-        np.asarray(trained.sample(flags.num_images, seed=seed, batch_per_device=quality_vs_steps.BATCH, **settings))
-        for seed in flags.seeds
-    ]
+    settings |= {"guidance": 1.0, "batch_per_device": quality_vs_steps.BATCH}
+    drawn = [np.asarray(trained.sample(flags.num_images, seed=seed, **settings)) for seed in flags.seeds]
     columns = {name: [found[name] for found in map(measure, drawn)] for name in quality_vs_steps.FIGURES}
     means = {name: float(np.mean(column)) for name, column in columns.items()}
     deviations = {f"{name}_deviation": float(np.std(column, ddof=1)) for name, column in columns.items() if len(column) > 1}
@@ -94,8 +92,10 @@ def write(name: str, result: dict, strips: np.ndarray) -> None:
     labels = [f"{each['method']}, {each['evaluations']}" for each in result["rows"]]
     picture = io.BytesIO()
     draw(strips, labels).savefig(picture, dpi=90)
-    mode = "L" if strips.shape[-1] == 1 else "RGB"
-    Image.open(picture).convert(mode).save(ROOT / "docs" / "images" / f"few_steps_{name}.png", optimize=True)
+    page = Image.open(picture).convert("L" if strips.shape[-1] == 1 else "RGB")
+    if page.mode == "RGB":  # of all colours the file would be four times as large
+        page = page.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    page.save(ROOT / "docs" / "images" / f"few_steps_{name}.png", optimize=True)
 
 
 def draw(strips: np.ndarray, labels: list[str]) -> Figure:

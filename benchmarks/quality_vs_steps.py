@@ -187,7 +187,8 @@ def distances_to(real: np.ndarray):
 
 def hidden_units(config: Config):
     """Returns (images -> the 64 hidden units of a classifier of the training set, what is known of it)."""
-    records = feed.read(inputs.source(config.with_values("model", num_classes=10)))  # with its labels
+    num_classes = config.model.num_classes or 10  # of a model without labels: digits or clothes
+    records = feed.read(inputs.source(config.with_values("model", num_classes=num_classes)))
     flat, labels = records["x"].reshape(len(records["x"]), -1) / 255.0, records["cond"]["label"]
     classifier = MLPClassifier((64,), random_state=0, max_iter=20 if len(flat) > 10_000 else 100)
     with warnings.catch_warnings():
