@@ -24,5 +24,6 @@ def get_config() -> ConfigDict:
     config.train.update(num_steps=2000, batch_size=64, learning_rate=2e-3, decay="cosine", warmup_steps=100)
     config.train.update(ema_rates=(0.99,), log_every=100, checkpoint_every=500, sample_every=500)
     config.sample.update(num_steps=100, variance="small", num_images=1000, batch_per_device=250)
+    config.evaluate.num_images = 1000
     config.likelihood.held_out = False
     return config

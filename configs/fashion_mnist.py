@@ -30,4 +30,5 @@ def get_config() -> ConfigDict:
     config.train.update(num_steps=8000, batch_size=32, learning_rate=1e-3, decay="cosine", warmup_steps=200)
     config.train.update(ema_rates=(0.999,), log_every=100, checkpoint_every=1000, sample_every=2000)
     config.sample.update(num_steps=100, variance="small", num_images=1000, batch_per_device=100)
+    config.evaluate.num_images = 1000
     return config

@@ -221,7 +221,7 @@ def runge_kutta_2(of: Process, *, stage: float = 1.0) -> Sampler:
         stage: where in a step the slope is taken again, EDM's alpha: 1 is Heun's method, 1/2 the midpoint's, 2/3 Ralston's.
 
     Raises:
-        ValueError: for a chain, or a stage outside (0, 1].
+        UserError: for a chain, or a stage outside (0, 1].
     """
     process.check_process(of, in_real_time=True)
     if not 0 < stage <= 1:

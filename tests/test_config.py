@@ -195,7 +195,10 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
         (CLASSIFIER | {"model.num_heads_up": 2}, "model.num_heads_up = 2 is for networks that draw"),
         (CLASSIFIER | {"train.evaluate_every": 2}, "train.evaluate_every = 2 is of generated images, and .* set 0"),
         (CLASSIFIER | {"model.learned_variance": True}, "learned_variance = True does not fit loss.name = 'cross_entropy'"),
-        ({"sample.label": 0}, "sample.label = 0 is not a label of model.num_classes = 0; -1 goes through all"),
+        (
+            {"sample.label": 0},
+            "sample.label = 0 is not a label of .*; the network knows no classes; set -1, or sample.guide",
+        ),
         ({"process.kind": "vp", "process.zero_terminal_snr": True}, "process.kind = 'vp' does not use a schedule"),
         (
             {"process.kind": "vp", "loss.name": "vlb", "model.learned_variance": True},

@@ -245,7 +245,10 @@ MISTAKES = {
     "a missing mask": ({"mask": "masks"}, "edit.mask = 'masks' has no mask for 'some/0'"),
     "mask and box": ({"box": "(0,0,2,2)"}, "needs either edit.mask or edit.box; both are given"),
     "neither": ({"mask": ""}, "needs either edit.mask or edit.box; neither is given"),
-    "a large box": ({"mask": "", "box": "(6,0,3,2)"}, "edit.box = (6, 0, 3, 2) is (top, left, height, width), and leaves"),
+    "a large box": (
+        {"mask": "", "box": "(6,0,3,2)"},
+        "edit.box = (6, 0, 3, 2) is (top, left, height, width), and reaches beyond",
+    ),
     "half a box": ({"mask": "", "box": "(6,0)"}, "edit.box = (6, 0) is not allowed; it must be a tuple of 0 or 4 whole"),
     "far sides": (
         {"task": "outpaint", "sides": "(0,1025,0,0)"},

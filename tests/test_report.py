@@ -137,7 +137,7 @@ def test_what_is_damaged_is_named_and_left_out(two, capsys):
         ([], "flag --workdir is missing"),
         (["--workdir=none"], "flag --workdir = 'none' is not there"),
         (["--workdir=empty"], "flag --workdir = 'empty' is not the folder of a run: it has no metrics.jsonl."),
-        (["--workdir=begun"], "workdir 'begun' has no metrics yet"),
+        (["--workdir=begun"], "workdir 'begun' has no metrics: a run writes a line"),
         (["--workdir=a/run", "--workdir=a/../a/run"], "flag --workdir = 'a/run' is given twice"),
         (["--workdir=a/run", "--out=none/r.html"], "there is no folder 'none'"),
         (["--workdir=a/run", "--out=a/run/config.json"], "must be a file such as report.html"),

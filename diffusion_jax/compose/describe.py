@@ -18,10 +18,11 @@ This page is made from `diffusion_jax/compose/fields.py` by `python -m diffusion
 
 
 def as_text() -> str:
-    """Returns two lines for each field: name, default and meaning, then what is allowed."""
+    """Returns two lines for each field: name, default and meaning, then what is allowed, and whether it may change."""
     lines = []
     for name, field in FIELDS.items():
-        lines += [f"    {name} = {field.default!r}: {field.meaning}", f"        {field.allowed}"]
+        free = "; may change when a run is resumed" if field.free else ""
+        lines += [f"    {name} = {field.default!r}: {field.meaning}", f"        {field.allowed}{free}"]
     return "\n".join(lines)
 
 

@@ -136,7 +136,8 @@ def _of_box(config: Config, size: tuple[int, ...]) -> np.ndarray:
     top, left, height, width = config.edit.box
     if top + height > size[0] or left + width > size[1]:
         raise UserError(
-            f"{config.show('edit.box')} is (top, left, height, width), and leaves images of {size[0]} x {size[1]}."
+            f"{config.show('edit.box')} is (top, left, height, width), and reaches beyond the images, "
+            f"which are {size[0]} x {size[1]}."
         )
     mask = np.zeros((*size, 1), bool)
     mask[top : top + height, left : left + width] = True

@@ -62,7 +62,8 @@ def _too_few(config: Config, num_steps: int) -> list[str]:
     few = f"config field sample.{'times' if settings.times else 'num_steps'}: {num_steps} steps are few"
     if settings.sampler == "ancestral":
         return [f"{few} for ancestral sampling of {num_levels} levels: below {least} images are noisy; DDIM needs fewer."]
-    return [f"{few} for DDIM: below {least} images lose detail; 'dpm_solver' needs fewer."]
+    advice = "" if config.edit.images else "; 'dpm_solver' needs fewer"  # but a task brings its own sampler
+    return [f"{few} for DDIM: below {least} images lose detail{advice}."]
 
 
 def make_generate(config: Config, guide: Config | None = None) -> Callable[..., tuple[Array, Array]]:
@@ -206,7 +207,10 @@ def contradictions(config: Config) -> Iterator[str]:
     num_labels = model.num_classes + (model.null_label and model.num_classes > 0)
     if sample.label >= num_labels and model.num_classes != -1 and not is_of_guide:
         known = f"model.num_classes = {model.num_classes}"
-        yield f"{config.show('sample.label')} is not a label of {known}; -1 goes through all."
+        advice = (
+            "-1 goes through all" if num_labels else "the network knows no classes; set -1, or sample.guide to a classifier"
+        )
+        yield f"{config.show('sample.label')} is not a label of {known}; {advice}."
     if sample.num_images > MOST_SHARDS * sample.shard_size:
         yield f"{config.show('sample.shard_size')} makes more than {MOST_SHARDS:,} files of {sample.num_images:,} images."
     if not model.learned_variance and sample.variance == "learned_range":

@@ -32,7 +32,10 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     manifest = {**model.manifest_of_images(trained), "edit": edits.made_from(config, batch)}
     out = out or workdir / "edits" / f"{config.edit.task}_step_{trained.step:07d}_{shards.digest(manifest)}"
     inputs.check_apart(config, out)
-    logs.say("editing", f"{len(names):,} images by {config.edit.task}, into {out}")
+    logs.say(
+        "editing",
+        f"{len(names):,} images by {config.edit.task}, which takes the sampler {config.sample.sampler}, into {out}",
+    )
     logs.say("warning", *sampling.warnings(config))
     num_images, size = len(names), config.sample.shard_size
     make = functools.partial(model.edited, trained, batch)

@@ -132,7 +132,7 @@ def _agreed(config: Config, workdir: storage.Path, mesh: Mesh) -> Config:
     """
     if stored.has_config(workdir):
         stored.check_resumable(workdir)
-        config = stored.agreed_config(workdir, config)
+        config = stored.agreed_config(workdir, config, advice=stored.ADVICE_TO_TRAIN)
         frozen.check(config, workdir)
         config = stored.with_own_folders(config, workdir)
         if changed := stored.changed_since(workdir, sharding.device_name()):

@@ -55,7 +55,9 @@ def _run(workdir: storage.Path, name: str, most: int) -> dict[str, Any]:
     if not (curves := _curves(writers.read_metrics(workdir / "metrics.jsonl"))):
         if not any((workdir / name).exists() for name in ("checkpoints", "config.json")):
             raise UserError(f"flag --workdir = {str(workdir)!r} is not the folder of a run: it has no metrics.jsonl.")
-        raise UserError(f"workdir {str(workdir)!r} has no metrics yet; a run writes a line every train.log_every steps.")
+        raise UserError(
+            f"workdir {str(workdir)!r} has no metrics: a run writes a line every train.log_every steps, an export none."
+        )
     stored = _read(workdir / "config.json", lambda text: flatten(json.loads(text))) or {}
     shown = {field: json.dumps(value) for field, value in stored.items()}
     config = {field.removeprefix("config."): text for field, text in shown.items() if field.startswith("config.")}

@@ -134,7 +134,7 @@ def plan(config: Config, grid: str, workdir: storage.Path, *, num_seeds: int) ->
     runs = [_run(*cell, seed, workdir) for seed in range(num_seeds) for cell in cells.values()]
     for each in runs:
         if stored.has_config(each.workdir):
-            stored.agreed_config(each.workdir, each.config)
+            stored.agreed_config(each.workdir, each.config, advice=stored.ADVICE_TO_TRAIN)
     return runs
 
 
