@@ -233,7 +233,7 @@ def test_a_run_with_any_sampler_may_edit():
 
 
 MISTAKES = {
-    "no images": ({"images": ""}, "edit.images = '' does not exist; it must be an image file, a folder or an .npz file"),
+    "no images": ({"images": ""}, "edit.images = '' is missing; it must be an image file, a folder or an .npz file"),
     "no such file": ({"mask": "/nowhere.png"}, "edit.mask = '/nowhere.png' does not exist"),
     "not an image": ({"mask": "broken.png"}, "edit.mask: image file 'broken.png' cannot be used (not an image)"),
     "an empty folder": ({"images": "empty"}, "edit.images = 'empty' does not contain images"),

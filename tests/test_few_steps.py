@@ -102,6 +102,12 @@ def test_what_cannot_be_distilled_is_said(more, sentence, trained, tmp_path, cap
     assert not list(tmp_path.rglob("config.json"))
 
 
+def test_rounds_in_the_workdir_of_a_run_are_refused(trained, capsys, one_device):
+    assert distill.main(words(trained, trained, *PROGRESSIVE)) == 2
+    assert f"flag --workdir = {str(trained)!r} is the workdir of a run; give another folder" in capsys.readouterr().err
+    assert not list(trained.glob("steps_*"))
+
+
 FLOW = ["--config.process.kind=rectified_flow", "--config.process.c_noise_scale=1.0", "--config.predicts=velocity"]
 FLOW += ["--config.sample.clip=none"]
 

@@ -165,7 +165,8 @@ def _read(config: Config, name: str) -> Given:
     file = storage.path(path)
     if not path or not file.exists():
         raise UserError(
-            f"config field {field} = {path!r} does not exist; it must be an image file, a folder or an .npz file."
+            f"config field {field} = {path!r} {'does not exist' if path else 'is missing'}; it must be an image file, "
+            "a folder or an .npz file."
         )
     if file.is_dir():
         files = sources.image_files(path, field)[0]

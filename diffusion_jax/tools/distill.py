@@ -15,7 +15,7 @@ Flags:
 import sys
 
 from diffusion_jax import jobs
-from diffusion_jax.compose import command
+from diffusion_jax.compose import command, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.jobs import train
@@ -59,6 +59,8 @@ def main(argv: list[str]) -> int:
     last = command.whole_number(flags, "last")
     storage.allow_files()
     config, workdir = command.config_of(flags, changes), storage.path(flags["workdir"])
+    if stored.has_config(workdir):
+        raise UserError(f"flag --workdir = {str(workdir)!r} is the workdir of a run; give another folder for the rounds.")
     first, *_ = rounds(config, workdir, last=last)
     jobs.start(first, changes)
     code = run(config, workdir, last=last)
