@@ -4,8 +4,8 @@
 
 The law of the motion is known, so that what was learned can be compared with it: docs/other_arrays.md.
 
-Cost: 1,500 steps of 16 videos; 24 minutes on two CPU cores with much other work.
-Expected: digits that move, and change on the way. Longer training was not measured.
+Cost: 3,600 steps of 16 videos; 2,095 of them took 28 minutes on two CPU cores with much other work.
+Expected: after 2,595 steps 96% of the frames move in the direction asked for. The rest of the run was not measured.
 """
 
 from ml_collections import ConfigDict
