@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from PIL import Image
 
 from diffusion_jax import editing, grids, multistep, operators, process, samplers, schedules, streams
 from diffusion_jax.errors import UserError
@@ -142,10 +143,16 @@ def test_a_way_is_refused_where_the_table_says_so(way, sampler):
 
 
 @pytest.mark.slow
-def test_the_python_of_the_document_runs(monkeypatch, one_device):
+def test_the_python_of_the_document_runs(monkeypatch, tmp_path, one_device):
     import diffusion_jax as dj
 
-    with_model, snippet = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    files, with_model, snippet = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(files, {})
+    sizes = {str(file.relative_to(tmp_path)): Image.open(file).size for file in tmp_path.rglob("*.png")}
+    photos = {f"photos/{number}.png": (8, 8) for number in range(4)}
+    tops = {f"tops/{number}.png": (8, 4) for number in range(4)}
+    assert sizes == photos | tops | {"small.png": (4, 4), "mask.png": (8, 8)}
     monkeypatch.chdir(DOCUMENT.parents[1])
     names = {"dj": dj, "images": np.full((2, 8, 8, 1), 200, np.uint8), "mask": np.asarray(MASK)}
     exec(with_model.replace("num_steps=100", "num_steps=2"), names)
