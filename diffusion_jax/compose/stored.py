@@ -48,7 +48,10 @@ VALUES_RENAMED = [  # field, in an earlier format, now
 
 
 def from_json(text: str) -> Config:
-    """Returns the config in the text of a config.json, of any format so far; UserError where it is something else."""
+    """Returns the config in the text of a config.json, of any format so far.
+
+    Raises UserError where it is something else, or of a network of videos that is not there any more.
+    """
     stored = _parsed(text)
     try:
         version, flat = stored["format_version"], flatten(_tuples(stored["config"]))
