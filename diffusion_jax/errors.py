@@ -1,9 +1,10 @@
 """The two ways in which a run ends early on purpose, each one sentence without a stack trace, and parts of sentences."""
 
 import contextlib
+import difflib
 import importlib
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 
@@ -52,6 +53,12 @@ def check_share(name: str, value: Any) -> None:
 def instead(value: Any) -> str:
     """Returns how to write a float that is a whole number as one, ': write 50', or '' for anything else."""
     return f": write {int(value)}" if isinstance(value, float) and value.is_integer() else ""
+
+
+def it(word: Any, names: Collection[str]) -> str:
+    """Returns the subject of a sentence on a wrong word: "did you mean ...? It", or "it" where no name is like it."""
+    close = difflib.get_close_matches(word, names, n=1) if isinstance(word, str) else []
+    return f"did you mean {close[0]}? It" if close else "it"
 
 
 def shown(value: Any) -> str:

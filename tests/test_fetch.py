@@ -16,7 +16,7 @@ from PIL import Image
 from diffusion_jax.compose import command
 from diffusion_jax.data import audio, media, sources
 from diffusion_jax.tools import fetch
-from diffusion_jax.tools.fetch import archives, avatars, collection, emoji, spoken_digits, sprites
+from diffusion_jax.tools.fetch import animated_emoji, archives, avatars, collection, emoji, spoken_digits, sprites
 
 NAMES = [f"./arch/{kind}/{number}.111" for kind in ("monster", "wall") for number in range(30)]
 LICENCE = b"Free for all, under some conditions."
@@ -263,6 +263,46 @@ def test_fashion_mnist_is_laid_out_for_the_idx_source(tmp_path, capsys):
     assert sources.idx(path=str(tmp_path), split="test").num_images == 10
 
 
+def animation(seed, num_frames) -> bytes:
+    frames = [Image.open(io.BytesIO(made.png((seed, frame), 64, 64))) for frame in range(num_frames)]
+    frames[0].save(file := io.BytesIO(), format="WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    return file.getvalue()
+
+
+@pytest.fixture
+def npm(tmp_path, monkeypatch):
+    names = [f"{number:04x}{tone}" for number in range(32) for tone in ("", "-1f3fb")]
+    for part, name in enumerate(animated_emoji.PACKAGES):
+        contents = {f"assets/{names[k]}.webp": animation(k, 11) for k in range(16 * part, 16 * part + 16)}
+        contents |= {
+            "assets/.gitkeep": b"",
+            "assets/still.webp": animation(99, 1),
+            "README.md": b"# x\nThis project is free.\n",
+        }
+        (tmp_path / name.rpartition("/")[2]).write_bytes(made.tgz(name, animated_emoji.TRIED, contents))
+    program = tmp_path / "npm"
+    program.write_text(f'#!/bin/sh\nname=${{4#*/}}\ncp "{tmp_path}/${{name%@*}}" package.tgz\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    return names
+
+
+def test_animated_emoji_are_videos_whose_tones_are_on_one_side(tmp_path, capsys, npm):
+    code, said, _ = run(capsys, "animated_emoji", f"--out={tmp_path / 'out'}")
+    parts = [stored(tmp_path / "out" / f"animated_emoji{suffix}.npz") for suffix in ("", "_test")]
+    assert code == 0 and said.count("16 emoji that move") == 4
+    assert sorted(name for part in parts for name in part["names"]) == npm
+    training, held_out = ({name[:4] for name in part["names"]} for part in parts)
+    assert not training & held_out and training | held_out == {name[:4] for name in npm}
+    seed = npm.index(parts[0]["names"][0])
+    for frame, pixels in zip(range(0, 11, 2), parts[0]["images"][0], strict=True):
+        whole = np.asarray(Image.open(io.BytesIO(made.png((seed, frame), 64, 64))), float)
+        assert np.abs(pixels - whole.reshape(32, 2, 32, 2, 3).mean((1, 3))).max() <= 1
+    source = sources.npz(path=str(tmp_path / "out" / "animated_emoji_test.npz"), medium=media.VIDEOS)
+    assert source.num_images == len(parts[1]["names"])
+    assert (tmp_path / "out" / "LICENCE.txt").read_text().count(": This project is free.\n") == 4
+
+
 class Node:
     """Stands for npm and node: leaves a lock, and draws so many faces."""
 
@@ -382,6 +422,7 @@ def test_help_lists_every_set(capsys):
         ("sprites", "apt-get"),
         ("openclipart", "apt-get"),
         ("emoji", "npm"),
+        ("animated_emoji", "npm"),
         ("avatars", "npm"),
         ("spoken_digits", "espeak-ng"),
     ],
@@ -424,11 +465,12 @@ def given(tmp_path_factory):
         (["sprites"], "the set or flag --out is missing"),
         (
             ["cifar10", "--out=x"],
-            "set 'cifar10' is unknown; it must be sprites, emoji, openclipart, fashion_mnist, qm9, spoken_digits, avatars.",
+            "set 'cifar10' is unknown; it must be sprites, emoji, animated_emoji, openclipart, fashion_mnist, qm9, "
+            "spoken_digits, avatars.",
         ),
         (
             ["sprite", "--out=x"],
-            "set 'sprite' is unknown; did you mean sprites? It must be sprites, emoji, openclipart, ",
+            "set 'sprite' is unknown; did you mean sprites? It must be sprites, emoji, animated_emoji, ",
         ),
         (["sprites", "--out=x", "--size=64"], "flag --size = 64 does nothing for the set 'sprites'."),
         (["emoji", "--out=x", "--size=48"], "flag --size = 48 is not allowed for the set 'emoji'; it must be 32 or 64."),
@@ -441,6 +483,10 @@ def given(tmp_path_factory):
             "flag --num_images = 9 is not allowed for the set 'avatars'; it must be 100",
         ),
         (["avatars", "--out=x", "--package=a.tgz"], "flag --package does nothing for the set 'avatars'"),
+        (
+            ["animated_emoji", "--out=x", "--package=a.tgz"],
+            "flag --package does nothing for the set 'animated_emoji', which",
+        ),
         (["spoken_digits", "--out=x", "--package=a.deb"], "flag --package does nothing for the set 'spoken_digits'"),
         (["sprites", "--out=x", "--config=configs/digits.py"], "flag --config does nothing here"),
         (

@@ -208,7 +208,7 @@ MISTAKES = {
     ),
     "unknown value": (
         [DIGITS, "--workdir=x", "--config.process.schedule=cosin"],
-        "config field process.schedule = 'cosin' is not allowed; it must be one of constant, cosine, jsd, ",
+        "config field process.schedule = 'cosin' is not allowed; did you mean cosine? It must be one of constant, cosine, ",
     ),
     "not a number": (
         [DIGITS, "--workdir=x", "--config.train.num_steps=abc"],
@@ -242,7 +242,8 @@ MISTAKES = {
     "field of several sections": ([DIGITS, "--workdir=x", "--seed=1"], "by --config.train.seed or --config.sample.seed."),
     "unknown mode": (
         [DIGITS, "--workdir=x", "--mode=trian"],
-        "flag --mode = 'trian' is not allowed; it must be one of train, sample, edit, evaluate, likelihood, verify.",
+        "flag --mode = 'trian' is not allowed; did you mean train? It must be one of train, sample, edit, "
+        "evaluate, likelihood, verify.",
     ),
     "stray word": ([DIGITS, "--workdir=x", "hello"], "argument 'hello' is not understood"),
     "no config": (["--workdir=x"], "flag --config is missing; it must be a file of configs/"),

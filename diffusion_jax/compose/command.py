@@ -130,12 +130,13 @@ def check_given(flags: Flags, allowed: Mapping[str, str]) -> None:
 def check_allowed(flags: Flags, name: str, is_allowed: bool, wanted: str) -> None:
     """Raises UserError, with what a flag must be, where its value is not allowed."""
     if not is_allowed:
-        raise UserError(f"flag --{name} = {flags[name]!r} is not allowed; it must be {wanted}.")
+        it = errors.it(flags[name], sections.names_in(wanted))
+        raise UserError(f"flag --{name} = {flags[name]!r} is not allowed; {it} must be {wanted}.")
 
 
 def check_one_of(flags: Flags, name: str, allowed: Collection[str]) -> None:
     """Raises UserError where a flag is not one of some words."""
-    check_allowed(flags, name, flags[name] in allowed, f"one of {', '.join(allowed)}")
+    check_allowed(flags, name, flags[name] in allowed, sections.ONE_OF + ", ".join(allowed))
 
 
 def whole_number(flags: Flags, name: str, *, low: int = 1) -> int:

@@ -52,7 +52,8 @@ class Config(Section):
         value, allowed, instead = errors.shown(flat[name]), FIELDS[name].allowed, errors.instead(flat[name])
         if instead and cls._takes(flat | {name: int(flat[name])}):
             allowed += instead
-        raise UserError(f"config field {name} = {value} is not allowed; it must be {allowed}.")
+        it = errors.it(flat[name], sections.names_in(allowed))
+        raise UserError(f"config field {name} = {value} is not allowed; {it} must be {allowed}.")
 
     def _settled(self) -> "Config":
         """Returns the config with a value for the fields that leave it to others."""

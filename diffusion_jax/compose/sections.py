@@ -17,6 +17,7 @@ MOST_PIXELS = 1024  # of a kernel and beside an image: tables and canvases are m
 MOST_AT_ONCE = 2**20  # images that a device takes
 MOST_IMAGES = 10**8  # to generate: a list of their numbers is made
 MOST = 2**31 - 1
+ONE_OF = "one of "  # before the names of a choice
 SYNONYMS = {  # field -> what other code bases call it
     "process.num_steps": "t timesteps num_timesteps diffusion_steps noise_steps num_train_timesteps",
     "process.schedule": "scheduler beta_schedule noise_schedule betas",
@@ -99,7 +100,12 @@ def _allowed(kind: Any, allowed: str, admits: Callable[[Any], bool] = lambda val
 
 def one_of(names: Collection[str]) -> Any:
     """Returns the type of a choice between names, such as the keys of a table."""
-    return _allowed(str, "one of " + ", ".join(sorted(names)), lambda value: value in names)
+    return _allowed(str, ONE_OF + ", ".join(sorted(names)), lambda value: value in names)
+
+
+def names_in(allowed: str) -> list[str]:
+    """Returns the names that `one_of` allows, from its words; [] from those of another type."""
+    return allowed.removeprefix(ONE_OF).split(", ") if allowed.startswith(ONE_OF) else []
 
 
 def integer(low: int, high: int = MOST) -> Any:

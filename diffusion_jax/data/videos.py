@@ -44,6 +44,12 @@ def read(file: BinaryIO, *, shape: tuple[int, int, int, int], **_: int) -> np.nd
     return np.stack(fitted).reshape(shape)
 
 
+def is_still(file: BinaryIO) -> bool:
+    """Returns whether an image file has one frame alone; raises what Pillow does for a damaged one."""
+    with Image.open(file, formats=FORMATS) as image:
+        return getattr(image, "n_frames", 1) == 1
+
+
 def _on_white(frame: Image.Image) -> Image.Image:
     frame = frame.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", frame.size, "white"), frame).convert("RGB")

@@ -17,20 +17,20 @@ Sets:
 {sets}
 Flags:
     --out           the folder to make
-    --size          side of the images of emoji (32, or 64) and avatars (64, or 32 or 128), in pixels
+    --size          side of the images of emoji and animated_emoji (32, or 64) and avatars (64, or 32 or 128), in pixels
     --num_images    how many avatars to draw, a tenth of them held out; by default 10,000
     --package       the package's file, where it is on this machine already
 """
 
-import difflib
 import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+from diffusion_jax import errors
 from diffusion_jax.compose import command
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import logs, storage
-from diffusion_jax.tools.fetch import avatars, emoji, fashion_mnist, openclipart, qm9, spoken_digits, sprites
+from diffusion_jax.tools.fetch import animated_emoji, avatars, emoji, fashion_mnist, openclipart, qm9, spoken_digits, sprites
 from diffusion_jax.tools.fetch.collection import Made
 
 ABOUT = "about.json"
@@ -44,6 +44,7 @@ class Set(NamedTuple):
     licence: str
     source: str  # client and package
     settings: Mapping[str, tuple[int, Collection[int]]] = {}  # name -> its default, and the values that are allowed
+    is_one_package: bool = True  # which `make` also takes as a file
 
 
 SETS = {
@@ -59,6 +60,14 @@ SETS = {
         "images Apache-2.0, package MIT",
         "npm: emoji-datasource-google 16.0.0, 74 MB",
         {"size": (32, (32, 64))},
+    ),
+    "animated_emoji": Set(
+        animated_emoji.make,
+        "2,109 emoji by Microsoft that move, 6 frames, 32 or 64 px: data.medium = 'videos'",
+        "MIT, as the packages say",
+        "npm: @lobehub/fluent-emoji-anim-1 to -4 1.0.0, 730 MB",
+        {"size": (32, (32, 64))},
+        is_one_package=False,
     ),
     "openclipart": Set(
         openclipart.make,
@@ -83,6 +92,7 @@ SETS = {
         "7,555 spoken digits, 8 accents of 8 speakers: data.medium = 'sounds'",
         "GPL-3 the program, not what it says",
         "espeak-ng: apt install espeak-ng",
+        is_one_package=False,
     ),
     "avatars": Set(
         avatars.make,
@@ -90,6 +100,7 @@ SETS = {
         "CC0 or CC BY 4.0, by class",
         "npm and node: @dicebear/collection 9.4.3, @resvg/resvg-js 2.6.2",
         {"size": (64, (32, 64, 128)), "num_images": (10_000, range(100, 200_001))},
+        is_one_package=False,
     ),
 }
 
@@ -114,15 +125,15 @@ def run(name: str, out: storage.Path, *, package: str = "", **settings: int) -> 
         settings: of this set: `size`, `num_images`; 0 for the default.
     """
     if name not in SETS:
-        close = difflib.get_close_matches(name, SETS, n=1)
-        question = f"did you mean {close[0]}? It" if close else "it"
-        raise UserError(f"set {name!r} is unknown; {question} must be {', '.join(SETS)}.")
+        raise UserError(f"set {name!r} is unknown; {errors.it(name, SETS)} must be {', '.join(SETS)}.")
+    if package and not SETS[name].is_one_package:
+        raise UserError(f"flag --package does nothing for the set {name!r}, which is not of one package.")
     chosen = _settled(name, settings)
     if found := _complete(out, wanted := {"set": name, **chosen}):
         logs.say("complete", f"{out} has {summary(found)} already")
         return found
     logs.say("set", f"{name}: {SETS[name].says}; {SETS[name].source}")
-    made = SETS[name].make(**chosen, package=package)
+    made = SETS[name].make(**chosen, **({"package": package} if package else {}))
     about = wanted | made.about
     flags = "".join(f" --{key}={value}" for key, value in chosen.items())
     about |= {"licence": SETS[name].licence, "command": f"python -m diffusion_jax.tools.fetch {name} --out={out}{flags}"}

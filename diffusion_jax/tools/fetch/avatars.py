@@ -39,7 +39,7 @@ seeds.forEach((seed, number) => {
 """
 
 
-def make(*, size: int, num_images: int, package: str = "") -> Made:
+def make(*, size: int, num_images: int) -> Made:
     """Returns faces with the style as their class; of equal ones the first is kept, so that there may be a few less.
 
     Raises UserError where npm or node is missing, RunError where they fail.
@@ -47,10 +47,7 @@ def make(*, size: int, num_images: int, package: str = "") -> Made:
     Args:
         size: side of the images.
         num_images: to draw, a tenth of them held out.
-        package: not possible here.
     """
-    if package:
-        raise UserError("flag --package does nothing for the set 'avatars', which is of many packages.")
     num_held_out = num_images // HELD_OUT_PART
     seeds = [f"training {number}" for number in range(num_images - num_held_out)]
     seeds += [f"held out {number}" for number in range(num_held_out)]

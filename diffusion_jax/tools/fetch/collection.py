@@ -19,7 +19,7 @@ class Picture(NamedTuple):
 
     name: str  # that no other has
     kind: str  # its class
-    pixels: np.ndarray  # uint8 [H, W, 3]
+    pixels: np.ndarray  # uint8 [H, W, 3], of a video [F, H, W, 3]
     caption: str = ""  # where the pictures of a set have some
 
 

@@ -12,7 +12,6 @@ import wave
 import numpy as np
 
 from diffusion_jax.data import audio
-from diffusion_jax.errors import UserError
 from diffusion_jax.runs import logs, storage
 from diffusion_jax.tools.fetch import collection, packages
 from diffusion_jax.tools.fetch.collection import Made, Picture
@@ -30,17 +29,12 @@ QUIET = round(32767 * 10 ** (-40 / 20))  # -40 dB of full scale: what begins and
 LICENCE = "Made on this machine by {program} {version}. Its licence, GPL-3, is that of the program, not of what it says.\n"
 
 
-def make(*, package: str = "") -> Made:
+def make() -> Made:
     """Returns sounds at 8 kHz, int16 [4096, 1], with the digit as their class.
 
     The held-out ones are of eight pairs of an accent and a speaker. Each accent and each speaker is in the training set, but
     not these two together. Raises UserError where espeak-ng is missing or says something too long, RunError where it fails.
-
-    Args:
-        package: not possible here.
     """
-    if package:
-        raise UserError("flag --package does nothing for the set 'spoken_digits', which a program makes.")
     takes = list(itertools.product(VOICES, VARIANTS, PITCHES, SPEEDS, range(len(WORDS))))
     sounds = []
     with tempfile.TemporaryDirectory() as folder:

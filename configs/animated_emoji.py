@@ -1,0 +1,20 @@
+"""Emoji that move, 6 frames of 32 x 32 pixels in colour: a small video diffusion. [after Ho et al. 2022, video diffusion]
+
+python -m diffusion_jax.tools.fetch animated_emoji --out=data/animated_emoji
+python main.py --config=configs/animated_emoji.py --workdir=runs/animated_emoji
+python main.py --mode=sample --workdir=runs/animated_emoji --config.sample.num_images=16
+"""
+
+from ml_collections import ConfigDict
+
+from configs import moving_digits
+
+
+def get_config() -> ConfigDict:
+    config = moving_digits.get_config()
+    config.data.update(source="npz", path="data/animated_emoji/animated_emoji.npz", channels=3, image_size=(6, 32, 32))
+    config.data.held_out = "data/animated_emoji/animated_emoji_test.npz"
+    config.model.update(num_classes=0, null_label=False, channels=16)
+    config.train.update(num_steps=4000, batch_size=8, ema_rates=(0.999,), label_dropout=0.0)
+    config.sample.update(num_images=64, batch_per_device=16)
+    return config
