@@ -156,6 +156,20 @@ def test_sub_folders_that_are_not_used_are_said(messy):
     )
 
 
+def test_images_that_will_be_learned_by_heart_are_said(messy):
+    config = of(messy)
+    source = inputs.source(config)
+
+    def notes(num_images, **data):
+        changed = config.with_values("data", **data)
+        return [text for label, text in inputs.summary(changed, source._replace(num_images=num_images)) if label == "note"]
+
+    assert notes(999) == [
+        "so few images are soon learned by heart and drawn again; docs/recipes.md, Few images, has an answer."
+    ]
+    assert notes(1000) == notes(999, augment_rate=0.12, random_flip=False) == []
+
+
 @pytest.mark.parametrize(("size", "picked"), [((70, 90), 64), ((20, 300), 32), ((600, 256), 256), ((255, 255), 128)])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_on_accelerators_the_network_follows_from_the_images(tmp_path, size, picked, mode, monkeypatch):

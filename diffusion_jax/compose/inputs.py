@@ -23,6 +23,7 @@ from diffusion_jax.networks import conditioning as conditionings
 from diffusion_jax.networks.conditioning import Conditioning
 from diffusion_jax.runs import logs, sharding, storage
 
+FEW_IMAGES = 1000  # of 300 digits a network draws 97% again (docs/recipes.md)
 OF_CONDITIONS = ("condition", "condition_factor", "condition_path", "condition_held_out")  # fields of the section `data`
 OF_CODECS = ("codec", "latents", "latent_shape", "latent_scale", "latent_shift")  # likewise
 MEDIA_OF = {
@@ -252,6 +253,8 @@ def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
     size = " x ".join(map(str, image_shape(config)))
     yield "data", f"{data.source}: {source.num_images:,} {data.medium}, {size}, {where}"
     yield from _summary_of_images(config) if data.medium == "images" else ()
+    if data.medium == "images" and source.num_images < FEW_IMAGES and not data.augment_rate:
+        yield "note", "so few images are soon learned by heart and drawn again; docs/recipes.md, Few images, has an answer."
     if source.captions:
         distinct, name = len(set(source.captions)), config.model.text_folder or config.model.text
         yield "captions", f"{distinct:,} distinct, as {config.model.text_length} tokens of {name}"
