@@ -56,7 +56,8 @@ def pseudoinverse_guided(denoise: Denoiser, y: Array, operator: Operator, *, noi
 
     with eps so that both still explain x_t: the score given y, in any process. The paper's algorithm also weighs it over
     the steps. Exact for data N(m, I). A level without signal (alpha = 0) is not guided. An evaluation includes its
-    gradient: about three times the cost.
+    gradient: about three times the cost. A limit of x_0 belongs outside, `clip_x_0(pseudoinverse_guided(...))`: a value that
+    it has changed has no gradient, and leads nowhere.
 
     Args:
         y: as for `consistent`.

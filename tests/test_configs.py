@@ -21,6 +21,7 @@ from diffusion_jax.training import start
 from diffusion_jax.training import step as training_step
 
 NUM_PARAMETERS = {
+    "animated_emoji": 882_099,
     "avatars32": 688_243,
     "celeba64": 78_700_803,
     "celebahq256": 113_673_219,  # "114 million", Ho et al. 2020, appendix B

@@ -96,6 +96,18 @@ def test_pseudoinverse_guidance_is_exact_for_white_data(operator, of, x64):
     np.testing.assert_allclose(level.alpha * found.x_0 + level.sigma * found.eps, x_t, atol=1e-12)
 
 
+def test_a_limit_outside_of_pseudoinverse_guidance_lets_limited_pixels_lead():
+    """And one inside does not: here all of x_0 is limited."""
+    x_t, level = jnp.full((1, *SHAPE), 9.0), CHAIN.level(np.array([100]))
+    denoise, y = smooth()[2], jnp.zeros((1, *SHAPE))
+    assert np.min(denoise(x_t, level).x_0) > 1
+    plain = denoiser.clip_x_0(denoise)(x_t, level)
+    inside = editing.pseudoinverse_guided(denoiser.clip_x_0(denoise), y, OPERATORS["known"])(x_t, level)
+    outside = denoiser.clip_x_0(editing.pseudoinverse_guided(denoise, y, OPERATORS["known"]))(x_t, level)
+    np.testing.assert_array_equal(inside.x_0, plain.x_0)
+    assert np.mean(outside.x_0 < 0.9) > 0.1
+
+
 def test_pseudoinverse_guidance_leaves_a_level_without_signal_as_it_is():
     level = process.rectified_flow().level(np.array([1.0, 0.5]))
     x_t, image = jax.random.normal(jax.random.key(0), (2, *SHAPE)), smooth()[3].astype(np.float32)
