@@ -11,6 +11,8 @@
 from typing import TYPE_CHECKING
 
 from diffusion_jax import (
+    augmentation,
+    autoencoding,
     denoiser,
     distillation,
     editing,
@@ -24,6 +26,7 @@ from diffusion_jax import (
     process,
     samplers,
     schedules,
+    sde,
     streams,
     timesteps,
 )
@@ -56,6 +59,8 @@ __all__ = [
     "Samples",
     "V",
     "ancestral",
+    "augmentation",
+    "autoencoding",
     "chain",
     "clip_x_0",
     "cosine",
@@ -86,6 +91,7 @@ __all__ = [
     "sample",
     "samplers",
     "schedules",
+    "sde",
     "simple",
     "streams",
     "timesteps",

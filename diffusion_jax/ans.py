@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 PRECISION = 28  # bits of a probability
 TOTAL = 1 << PRECISION
-WORD = 32  # bits; a head has one of them at least, and two at most
+WORD = 32  # bits of a word; a head has between one word and two
 STIR = 165902235  # odd, near TOTAL over the golden ratio: multiples of consecutive numbers are spread evenly
 UNSTIR = pow(STIR, -1, TOTAL)
 

@@ -75,7 +75,7 @@ def make_denoiser(network: Network, parameterization: Parameterization, *, learn
     Args:
         network: any function (x_t, c_noise) -> output; x_t [B, ..., C], c_noise [B], output shaped like x_t.
         parameterization: what the output is, such as `EPS`, `V` or `edm()`. At a level that keeps nothing of the data,
-            alpha = 0, `EPS` and `SCORE` do not determine x_0, and the prediction is NaN: use `V` or `X_0` there.
+            alpha = 0, `EPS`, `SCORE` and `SCALED_SCORE` do not determine x_0, and the prediction is NaN: use `V` or `X_0`.
         learned_variance: whether the output has a second half of channels, for the variance.
 
     Raises:
@@ -202,7 +202,8 @@ def _needed(learned: Array | None, kind: str) -> Array:
 
 
 def limit_x_0(denoise: Denoiser, limit: Callable[[Array], Array], *, recompute_eps: bool = True) -> Denoiser:
-    """Returns the denoiser with x_0 limited, such as to the range of images. Apply it outermost.
+    """Returns the denoiser with x_0 limited, such as to the range of images. Apply it outermost, but for
+    `editing.consistent` with recompute_eps=False.
 
     Args:
         denoise: any denoiser.

@@ -56,8 +56,8 @@ def pseudoinverse_guided(denoise: Denoiser, y: Array, operator: Operator, *, noi
 
     with eps so that both still explain x_t: the score given y, in any process. The paper's algorithm also weighs it over
     the steps. Exact for data N(m, I). A level without signal (alpha = 0) is not guided. An evaluation includes its
-    gradient: about three times the cost. A limit of x_0 belongs outside, `clip_x_0(pseudoinverse_guided(...))`: a value that
-    it has changed has no gradient, and leads nowhere.
+    gradient: about three times the cost. A limit of x_0 belongs outside, `clip_x_0(pseudoinverse_guided(...))`: a limited
+    value has gradient 0, and then guides nothing.
 
     Args:
         y: as for `consistent`.
@@ -211,7 +211,7 @@ def mixed(
 
     Args:
         images: two, each [1, ..., C] or [N, ..., C].
-        noises: theirs, likewise; one noise for both keeps alpha_t^2 + sigma_t^2 at its value in between.
+        noises: theirs, likewise; one noise for both keeps its variance in between, where that of two falls to half.
         weights: of the second image, in [0, 1], [N].
         grid, keys, strength: as for `from_image`, for N images.
     """
@@ -234,7 +234,7 @@ def _of_images(weights: Array, x: Array) -> Array:
 def inverted(denoise: Denoiser, sampler: Sampler, image: Array, grid: Level) -> Samples:
     """Returns the latents of images: the probability flow upwards, from the grid's least noisy level to its first.
 
-    The image stands for x at that level. The same sampler on the same grid gives the image back.
+    The image stands for x at that level. The same sampler on the same grid gives the image back, but for the solver's error.
     [Song et al. 2021, DDIM, section 5.4]
 
     Args:

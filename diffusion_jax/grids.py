@@ -12,7 +12,7 @@ from diffusion_jax import errors
 from diffusion_jax.errors import UserError
 from diffusion_jax.process import Process, check_process
 
-CLOSEST = 1e-9  # that neighbours of a grid may be, as a share of their times
+CLOSEST = 1e-9  # the least difference of neighbours of a grid, as a share of their times
 
 
 def trailing(process: Process, num_steps: int) -> np.ndarray:
@@ -119,7 +119,7 @@ def karras(process: Process, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
     return _times_of_log_snr(process, -2 * rho * np.log(np.linspace(last, first, _at_least_one(num_steps))))
 
 
-def polyexponential(process: Process, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
+def polyexponential(process: Process, num_steps: int, *, rho: float = 1.0) -> np.ndarray:
     """Returns times whose log-SNRs fall short of the first's by shares (1 - k / (S - 1))^rho, and 0. [k-diffusion]
 
     rho = 1 is `log_snr`; a larger one takes more steps where there is little noise, and soon of no length.

@@ -114,7 +114,9 @@ def projected(*, parallel: float = 0.0, max_norm: float = math.inf) -> Extrapola
 
 
 def autoguidance(denoise: Denoiser, worse: Denoiser, *, scale: Scale, extrapolate: Extrapolation = linear) -> Denoiser:
-    """Returns the denoiser led away from a worse one: x_0 of the worse + scale times the difference. [Karras et al. 2024]
+    """Returns the denoiser led away from a worse one: x_0 of the worse + scale times the difference.
+
+    [Karras et al. 2024, autoguidance]
 
     Args:
         denoise: of the network that shall draw.

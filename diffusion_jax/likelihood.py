@@ -98,8 +98,8 @@ def continuous_bound(
     """Returns the variational bound in the limit of infinitely many steps, estimated without bias.
 
     Each interval of the grid, from log-SNR l_t up to l_s, costs the mean over l of (l_s - l_t) |eps - eps_hat(x_l)|^2 / 2
-    nats, of which one l is drawn in each: draws of low discrepancy. So the value does not depend on the grid between its
-    ends, and its variance does. [Kingma et al. 2021, VDM, eqs. 15 to 18]
+    nats, of which one l is drawn in each: draws of low discrepancy. So the expected value depends on the ends of the
+    grid alone, and its variance on the levels between. [Kingma et al. 2021, VDM, eqs. 15 to 18]
 
     The last interval is the decoder's, p(x_0 | x) of x at the least noisy level: `decoder_term`, which asks no network. The
     prior is N(0, alpha^2 + sigma^2).
@@ -107,13 +107,13 @@ def continuous_bound(
     Args:
         denoise: the denoiser, not limited: as it was trained.
         x_0: images, uint8 values in [-1, 1], [B, ...].
-        grid: `Level` of [S + 1], from the noisiest down to the data; the one above the data should resolve the 256 values,
-            which takes a log-SNR of 12 or more.
+        grid: `Level` of [S + 1], from the noisiest, which has signal, down to the data; the one above the data should
+            resolve the 256 values, which takes a log-SNR of 12 or more.
         of: the process, which has the levels between.
         noise: number of the step -> (where l is in the interval, uniform in [0, 1), [B]; standard normal draws, [B, ...]).
 
     Raises:
-        ValueError: as for `bound`.
+        ValueError: as for `bound`; for a first level without signal.
 
     Example:
         >>> process, x_0 = dj.chain(dj.linear(1000)), -jnp.ones((4, 8, 8, 1))
@@ -126,6 +126,8 @@ def continuous_bound(
     """
     _check_asked(grid, noise)
     process.check_process(of)
+    if not isinstance(grid.alpha, jax.core.Tracer) and np.asarray(grid.alpha)[0] == 0:
+        raise ValueError("the grid is not allowed; its first level must have signal, alpha above 0.")
 
     def step(_, index: Array) -> tuple[None, tuple[Array, Array, Array]]:
         t, s = process.rows(grid, index), process.rows(grid, index + 1)
@@ -183,8 +185,9 @@ def bound_term(
         decoder: `decoder_log_variance` of the chain.
     """
     is_last = s.sigma == 0
-    truth = process.posterior(x_0, x_t, t, s)
-    truth = truth._replace(log_variance=process.expand(jnp.where(is_last, decoder, truth.log_variance), x_0))  # not -inf
+    truth = _reverse_law(
+        prediction._replace(x_0=x_0), x_t, t, s, "small", decoder
+    )  # the posterior, but at the data not -inf
     model = _reverse_law(prediction, x_t, t, s, variance, decoder)
     log_decoder = log_discretized_gaussian(x_0, model)
     return _mean(jnp.where(process.expand(is_last, x_0), -log_decoder, gaussian_kl(truth, model))) / math.log(2)
@@ -281,7 +284,7 @@ def log_density(
     Args:
         denoise: the denoiser. It must not limit x_0: the flow must be smooth.
         x: images, continuous in [-1, 1], as they are at the first time of the process, [B, ...].
-        of: the process; at its last time the density is that of `process.prior`.
+        of: the process; at its last time the density is that of `process.prior`. A chain must leave signal there.
         probes: v, the same all the way, [K, B, ...]; Rademacher's signs are exact where the Jacobian is diagonal. Where x
             and the denoiser's x_0 lie in a subspace, projections onto it give the density there.
         num_values: dimensions of that subspace, [B]; 0 for those of x.
@@ -330,7 +333,7 @@ def dequantise(x_0: Array, uniform: Array, width: float = UINT8_BIN) -> Array:
 def bits_per_dim(log_density: Array, num_values: int | Array, width: float = UINT8_BIN) -> Array:
     """Returns the bits per dimension of whole numbers from the log-density of their dequantised values. # [B]
 
-    -log2 p / D - log2(width). On average over the dequantisation it is an upper bound of that of the model made discrete.
+    -log2 p / D - log2(width). On average over the dequantisation it is an upper bound of the bits of whole numbers.
     [Theis et al. 2016, section 3.1] With width 1 it is the differential entropy of values that are real numbers.
 
     Args:

@@ -12,8 +12,9 @@ from diffusion_jax.denoiser import Denoiser, LogProb, Prediction, VarianceKind, 
 from diffusion_jax.learned_schedule import Moment
 from diffusion_jax.process import Level
 
-# (denoiser, of `cross_entropy` a log-probability, of `autoencoding.reconstruction` a `Coder`; x_0; level, of `vdm` a
-# `Moment`; eps: standard normal, of x_0's shape)
+# (denoiser, x_0, level, eps: standard normal, of x_0's shape) -> (loss of each image, terms). Instead of a denoiser
+# `cross_entropy` takes a log-probability and `autoencoding.reconstruction` a `Coder`. Instead of a level `vdm` takes a
+# `Moment`.
 Loss = Callable[[Denoiser | LogProb, Array, Level, Array], tuple[Array, dict[str, Array]]]
 Weighting = Callable[[Array], Array]  # SNR -> weight of the squared error of x_0
 

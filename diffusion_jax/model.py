@@ -157,7 +157,7 @@ def load(
         ema_rate: which EMA weights, 0 for the parameters themselves; None is the config's `sample.ema_rate`.
         guide: a worse network, from which `sample(..., guidance=2.0)` leads away, or a noisy classifier, which leads towards
             the label: a workdir, or a step of this run's checkpoints. Without it guidance leads away from this network
-            without a label. [Karras et al. 2024; Dhariwal & Nichol 2021]
+            without a label. [Karras et al. 2024, autoguidance; Dhariwal & Nichol 2021]
 
     Raises:
         UserError: if the run, the checkpoint or the EMA does not exist, or the guide is of another process or other images.

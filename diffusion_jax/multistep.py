@@ -59,8 +59,8 @@ def dpm_solver(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_fin
     and its copies) takes half of the second difference, and so stays of order 2.
 
     Args:
-        order: 1 to 3, and 1 is DDIM. The first steps have fewer predictions: where x_0 already moves at the noisiest level
-            (above a log-SNR of about -8) they leave order 2 of order 3.
+        order: 1 to 3, and 1 is DDIM. The first steps have fewer predictions. Where x_0 already moves at the noisiest level
+            (a log-SNR above about -8) order 3 becomes order 2 by them.
         solves_for: which prediction the polynomial is of; 'x_0' where a level has no signal. Limits on x_0 act on either.
         lower_order_final: whether the last steps go down to order 1, which is steadier for fewer than about 15 steps. A step
             to the data always has order 1: no polynomial reaches there.

@@ -11,8 +11,8 @@ from jax import Array
 from diffusion_jax import process
 
 # Stage i is taken at t + C[i] h from the slopes before it, weighted by A[i]. The last stage is the new point itself, whose
-# slope begins the next step; ERROR is the difference of the solutions of fifth and of fourth order. JAX remembers how it
-# once rounded such an array, so each use makes one of its own precision.
+# slope begins the next step; ERROR is the difference of the solutions of fifth and of fourth order. JAX caches the
+# rounded copy of a NumPy array, so each use first casts the table to its own precision.
 C = np.array([0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1])
 A = np.array(
     [

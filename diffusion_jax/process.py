@@ -387,7 +387,7 @@ def log_variance(t: Level, s: Level, kind: Literal["small", "large"]) -> Array:
     """Returns the log-variance of a reverse step: the two extremes of [Ho et al. 2020, section 3.2].
 
     'small' is sigma_s^2 c, the posterior's own (tilde beta_t; right for data that is one point); 'large' is sigma_t^2 c
-    (beta_t; right for data that is N(0, I)).
+    (beta_t; right for data that is N(0, I), where alpha^2 + sigma^2 = 1).
     """
     sigma = {"small": s.sigma, "large": t.sigma}[kind]
     return 2 * jnp.log(sigma) + jnp.log(-jnp.expm1(log_snr_gap(t, s)))

@@ -121,7 +121,9 @@ def ancestral(*, variance: VarianceKind) -> Sampler:
         t, s = interval.t, interval.s
         prediction = denoise(x, t)
         mean = process.posterior(prediction.x_0, x, t, s).mean
-        log_variance = reverse_log_variance(prediction.variance, x, t, s, variance, decoder=0.0)  # finite: see its gradient
+        log_variance = reverse_log_variance(
+            prediction.variance, x, t, s, variance, decoder=0.0
+        )  # finite: the gradient through -inf is NaN
         return mean + process.std(log_variance, s) * noise(0), 1
 
     return Sampler(step)
@@ -249,8 +251,8 @@ def runge_kutta_2(of: Process, *, stage: float = 1.0) -> Sampler:
 def ancestral_2s() -> Sampler:
     """Returns DPM++ 2S ancestral of k-diffusion: `ancestral(variance="small")` with x_0 from the point where DDIM leads.
 
-    It follows the flow from t for twice the log-SNR on the way to s, whose middle is s, and adds noise up to s. So its weak
-    order is 2. The step to the data takes x_0, so that S steps take 2 S - 1 evaluations.
+    In log-SNR it follows the flow twice as far as s is from t, so that s is the middle, and then adds noise to come back to
+    s. So its weak order is 2. The step to the data takes x_0, so that S steps take 2 S - 1 evaluations.
     """
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, Array]:
@@ -315,7 +317,7 @@ def adaptive(of: Process, *, tolerance: float = 1e-5) -> Sampler:
     Forward-mode derivatives alone go through it.
 
     Args:
-        of: the process. The denoiser must not limit x_0: the flow must be smooth.
+        of: the process; a chain must leave signal at T. The denoiser must not limit x_0: the flow must be smooth.
         tolerance: of the error of y in a step, relative and absolute.
     """
     process.check_process(of)

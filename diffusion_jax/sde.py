@@ -86,7 +86,7 @@ def corrected(sampler: Sampler, corrector: Corrector, *, num_corrections: int = 
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, Array | int]:
         for k in range(num_corrections):
-            x = corrector(denoise, x, interval, noise(2 + k))  # `samplers` and `samplers.churn` have 0 and 1
+            x = corrector(denoise, x, interval, noise(3 + k))  # a sampler has 0, `churn` 1, `editing.replaced` 2
         x, num_evaluations = sampler.step(denoise, x, interval, noise)
         return x, num_evaluations + num_corrections
 

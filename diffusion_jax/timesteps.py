@@ -17,7 +17,7 @@ class Timesteps(NamedTuple):
     # (state, key, batch size B) -> (t [B], of `pairs` [B, 2], importance weight [B]); int32 in 1 .. T for a chain, else real
     draw: Callable[[Any, Array, int], tuple[Array, Array]]
     update: Callable[[Any, Array, Array], Any]  # (state, t [B], losses [B]) -> state
-    # u in (0, 1) -> the t below which a share u of all weighted draws is, of `pairs` their larger ones; None: not known
+    # u in (0, 1) -> the quantile u of t over the weighted draws, of `pairs` of the larger t; None: not known
     quantile: Callable[[Array], Array] | None = None
 
 

@@ -9,7 +9,7 @@ import oracles
 import pytest
 import recorded
 
-from diffusion_jax import denoiser, editing, grids, multistep, operators, process, samplers, schedules, streams
+from diffusion_jax import denoiser, editing, grids, multistep, operators, process, samplers, schedules, sde, streams
 from diffusion_jax.errors import UserError
 
 SHAPE = (4, 4, 1)
@@ -204,6 +204,23 @@ def test_posterior_sampling_stays_finite_where_y_is_met():
 
 
 # ---- replacement and RePaint
+
+
+def test_no_two_parts_of_a_step_share_a_draw():
+    """The sampler, churn, the known pixels and the corrections each have noise of their own."""
+    asked = set()
+
+    def noise(k):
+        assert k not in asked
+        asked.add(k)
+        return jnp.zeros((1, *SHAPE))
+
+    sampler = sde.corrected(samplers.ddim(eta=1), sde.langevin(snr=0.1), num_corrections=2)
+    sampler = editing.replaced(samplers.churn(sampler, CHAIN, amount=4), jnp.zeros((1, *SHAPE)), MASK)
+    interval = samplers.Interval(CHAIN.level(500), CHAIN.level(480), jnp.array(0), jnp.array(0))
+    with jax.disable_jit():
+        sampler.step(oracles.point(0.0), jnp.ones((1, *SHAPE)), interval, noise)
+    assert len(asked) == 5
 
 
 def test_known_pixels_are_draws_around_the_image_at_every_level(x64):

@@ -4,6 +4,7 @@ In float64 within rounding, as it adds up over a chain; where a key says float32
 references' own float32 from their float64, as a share of the largest value. Images there are [B, C, H, W].
 """
 
+import functools
 import math
 import re
 
@@ -430,13 +431,14 @@ def test_runge_kutta_of_order_2_is_edms_algorithm_3(key):
     np.testing.assert_allclose(nchw(euler), G4D[key], rtol=1e-7, atol=1e-9)
 
 
+POLYEXPONENTIAL = functools.partial(grids.polyexponential, rho=7)
 SIGMAS = {
     "sig.karras.n10_0.03_14.6_rho7": (grids.karras, process.ve(sigma_min=0.03, sigma_max=14.6), 10),
     "sig.karras.n18_0.002_80_rho7": (grids.karras, process.ve(), 18),
     "sig.exp.n10_0.03_14.6": (grids.log_snr, process.ve(sigma_min=0.03, sigma_max=14.6), 10),
     "sig.exp.n18_0.002_80": (grids.log_snr, process.ve(), 18),
-    "sig.poly.n10_0.03_14.6_rho7": (grids.polyexponential, process.ve(sigma_min=0.03, sigma_max=14.6), 10),
-    "sig.poly.n18_0.002_80_rho7": (grids.polyexponential, process.ve(), 18),
+    "sig.poly.n10_0.03_14.6_rho7": (POLYEXPONENTIAL, process.ve(sigma_min=0.03, sigma_max=14.6), 10),
+    "sig.poly.n18_0.002_80_rho7": (POLYEXPONENTIAL, process.ve(), 18),
     "sig.vp.n12": (grids.uniform, process.vp(), 12),
 }
 

@@ -80,6 +80,12 @@ def test_a_grid_of_jax_arrays_may_be_used_under_jit():
     assert np.all(np.isfinite(got))
 
 
+def test_a_bound_in_continuous_time_from_a_level_without_signal_is_refused():
+    of, x_0 = process.rectified_flow(), jnp.zeros((2, 4, 4, 1))
+    with pytest.raises(ValueError, match="its first level must have signal, alpha above 0"):
+        likelihood.continuous_bound(oracles.gaussian(), x_0, of.level(np.array([1.0, 0.5, 0.0])), of, lambda step: (0, x_0))
+
+
 @pytest.mark.parametrize(
     ("rows", "variance", "sentence"),
     [

@@ -43,7 +43,7 @@ def ema_name(rate: float) -> str:
 
 
 def power(sigma_rels: Sequence[float]) -> Ema:
-    """Returns averages whose weight of step tau is proportional to tau^gamma. [Karras et al. 2024, section 3.1]
+    """Returns averages whose weight of step tau is proportional to tau^gamma. [Karras et al. 2024, EDM2, section 3.1]
 
     Step t moves them by 1 - (1 - 1 / t)^(gamma + 1) towards the parameters; the first makes them the parameters.
 
@@ -98,7 +98,7 @@ def gamma(sigma_rel: float) -> float:
 def posthoc(steps: np.ndarray, sigma_rels: np.ndarray, *, step: int, sigma_rel: float) -> tuple[np.ndarray, float]:
     """Returns the coefficients with which kept averages give another one, and how far its profile then is from the wanted.
 
-    The profiles' difference is least in the squares; the coefficients sum to 1. [Karras et al. 2024, section 3.2]
+    The profiles' difference is least in the squares; the coefficients sum to 1. [Karras et al. 2024, EDM2, section 3.2]
 
     Args:
         steps: at which the averages were kept, [N].

@@ -1,7 +1,6 @@
 """Microsoft's animated emoji, as LobeHub publishes them: WebP files in four npm packages."""
 
 import io
-import pathlib
 import re
 
 from diffusion_jax.data import videos
@@ -49,5 +48,5 @@ def _unpacked(got: Package, size: int) -> tuple[list[Picture], str]:
             licence = " ".join(said)
         elif not videos.is_still(file := io.BytesIO(content)):
             pixels = videos.read(file, shape=(NUM_FRAMES, size, size, 3))
-            moving.append(Picture(pathlib.PurePosixPath(path).stem, "emoji", pixels))
+            moving.append(Picture(path.rpartition("/")[2].removesuffix(".webp"), "emoji", pixels))
     return moving, licence
