@@ -15,6 +15,6 @@ def get_config() -> ConfigDict:
     config.data.update(source="npz", path="data/animated_emoji/animated_emoji.npz", channels=3, image_size=(6, 32, 32))
     config.data.held_out = "data/animated_emoji/animated_emoji_test.npz"
     config.model.update(num_classes=0, null_label=False, channels=16)
-    config.train.update(num_steps=4000, batch_size=8, ema_rates=(0.999,), label_dropout=0.0)
+    config.train.update(num_steps=5000, batch_size=8, ema_rates=(0.999,), label_dropout=0.0)
     config.sample.update(num_images=64, batch_per_device=16)
     return config
