@@ -210,6 +210,11 @@ MISTAKES = {
         [DIGITS, "--workdir=x", "--config.process.schedule=cosin"],
         "config field process.schedule = 'cosin' is not allowed; did you mean cosine? It must be one of constant, cosine, ",
     ),
+    "not a tuple": (
+        [DIGITS, "--workdir=x", "--config.data.image_size=32"],
+        "data.image_size = 32 is not allowed; it must be a tuple of 0 to 3 whole numbers, each at least 1, in a shell as "
+        "'--config.data.image_size=(32, 32)'.",
+    ),
     "not a number": (
         [DIGITS, "--workdir=x", "--config.train.num_steps=abc"],
         "config field train.num_steps = 'abc' is not allowed; it must be a whole number from 1 on, below 2^31.",

@@ -52,6 +52,8 @@ class Config(Section):
         value, allowed, instead = errors.shown(flat[name]), FIELDS[name].allowed, errors.instead(flat[name])
         if instead and cls._takes(flat | {name: int(flat[name])}):
             allowed += instead
+        if isinstance(FIELDS[name].default, tuple) and not isinstance(flat[name], tuple):
+            allowed += f", in a shell as '--config.{name}={FIELDS[name].default}'"
         it = errors.it(flat[name], sections.names_in(allowed))
         raise UserError(f"config field {name} = {value} is not allowed; {it} must be {allowed}.")
 
