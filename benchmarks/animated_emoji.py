@@ -10,7 +10,7 @@ of each training video in the features of EfficientNet-lite0. What changes from 
 difference of neighbours, in levels of 0 to 255, in training videos, held-out ones, generated ones, and frames of different
 videos.
 
-Writes benchmarks/animated_emoji.json, and docs/images/animated_emoji.png with the first 24 videos, two in a row.
+Writes benchmarks/animated_emoji.json, and docs/images/animated_emoji.png with the first 20 videos, two in a row.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from diffusion_jax.data import videos
 from diffusion_jax.metrics import memorisation
 from diffusion_jax.runs import pictures
 
-NUM_VIDEOS, NUM_SHOWN, IN_A_ROW = 192, 24, 2
+NUM_VIDEOS, NUM_SHOWN, IN_A_ROW = 192, 20, 2
 FIGURES = ("frechet_distance", "kernel_distance", "precision", "recall")
 
 

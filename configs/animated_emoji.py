@@ -1,8 +1,13 @@
 """Emoji that move, 6 frames of 32 x 32 pixels in colour: a small video diffusion. [after Ho et al. 2022, video diffusion]
 
-python -m diffusion_jax.tools.fetch animated_emoji --out=data/animated_emoji
-python main.py --config=configs/animated_emoji.py --workdir=runs/animated_emoji
-python main.py --mode=sample --workdir=runs/animated_emoji --config.sample.num_images=16
+    python -m diffusion_jax.tools.fetch animated_emoji --out=data/animated_emoji
+    python main.py --config=configs/animated_emoji.py --workdir=runs/animated_emoji
+    python main.py --mode=sample --workdir=runs/animated_emoji
+
+The first command needs npm. The data have no classes.
+
+Cost: 5,000 steps of 8 videos; about 95 minutes on one to two CPU cores.
+Expected: figures that move and are seldom recognisable, as docs/other_arrays.md shows; a held-out loss of 0.083.
 """
 
 from ml_collections import ConfigDict
