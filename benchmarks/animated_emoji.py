@@ -8,7 +8,7 @@
 Draws 192 videos. One frame of each, the first of the first, the second of the second and so on, is compared with one frame
 of each training video in the features of EfficientNet-lite0. What changes from frame to frame is the mean absolute
 difference of neighbours, in levels of 0 to 255, in training videos, held-out ones, generated ones, and frames of different
-videos.
+videos. Whole videos are compared with those of the training set, of which they might be copies.
 
 Writes benchmarks/animated_emoji.json, and docs/images/animated_emoji.png with the first 20 videos, two in a row.
 """
@@ -43,7 +43,9 @@ def main() -> None:
     figures = dj.evaluate(*map(frames, (generated, training, held_out)))
     sets = {"training": training, "held out": held_out, "generated": generated}
     changes = {name: change(x) for name, x in sets.items()}
-    changes["training, frames of different videos"] = change(np.stack([np.roll(training, k, 0)[:, k] for k in range(6)], 1))
+    changes["training, frames of different videos"] = change(
+        np.stack([np.roll(training, k, 0)[:, k] for k in range(training.shape[1])], 1)
+    )
     result = {
         "command": "python benchmarks/animated_emoji.py",
         "hardware": f"{platform.machine()}, CPU",
@@ -51,7 +53,7 @@ def main() -> None:
         "num_videos": {name: len(x) for name, x in sets.items()},
         "frames": {name: {key: of._asdict() for key, of in pair(figures[name]).items()} for name in FIGURES},
         "change_from_frame_to_frame": changes,
-        "to_the_training_set": {name: closeness(x, training) for name, x in sets.items() if name != "training"},
+        "to_the_training_set": closeness(training, {name: sets[name] for name in ("held out", "generated")}),
     }
     (ROOT / "benchmarks" / "animated_emoji.json").write_text(json.dumps(result, indent=2) + "\n")
     rows = generated[:NUM_SHOWN].reshape(NUM_SHOWN // IN_A_ROW, -1, *generated.shape[2:])
@@ -76,15 +78,16 @@ def pair(compared) -> dict:
     return {"generated": compared.matched, "floor": compared.floor}
 
 
-def closeness(x: np.ndarray, training: np.ndarray) -> dict:
+def closeness(training: np.ndarray, sets: dict[str, np.ndarray]) -> dict:
     """Returns how near whole videos are to those of the training set, by their pixels; see `metrics.memorisation`."""
-    x, training = (each.reshape(len(each), -1, *each.shape[3:]) for each in (x, training))
-    found = memorisation.closeness(x, training, memorisation.own_distances(training))
-    return {name: of._asdict() for name, of in memorisation.figures(found).items()}
+    training, *others = (each.reshape(len(each), -1, *each.shape[3:]) for each in (training, *sets.values()))
+    own = memorisation.own_distances(training)
+    found = (memorisation.figures(memorisation.closeness(x, training, own)) for x in others)
+    return {name: {key: of._asdict() for key, of in figures.items()} for name, figures in zip(sets, found, strict=True)}
 
 
 def change(x: np.ndarray) -> dict[str, float]:
-    """Returns by how much neighbouring frames differ, in grey levels: quartiles and mean over videos."""
+    """Returns by how much neighbouring frames differ, in levels: quartiles and mean over videos."""
     each = np.mean(np.abs(np.diff(x.astype(np.float32), axis=1)), axis=(1, 2, 3, 4))
     lower, median, upper = np.quantile(each, (0.25, 0.5, 0.75))
     return {"mean": float(np.mean(each)), "quartiles": [float(lower), float(median), float(upper)]}

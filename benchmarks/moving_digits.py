@@ -21,7 +21,7 @@ import json
 import pathlib
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ def law(x: np.ndarray, labels: np.ndarray, first: int = 0) -> dict[str, float]:
     }
 
 
-def continued(trained: dj.Model, real: np.ndarray, labels: np.ndarray):
+def continued(trained: dj.Model, real: np.ndarray, labels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (how, videos that begin with the first frames of real ones); of 'no label' they begin with noise.
 
     The law of 'no label' is that all frames move as the first does.
@@ -109,8 +109,8 @@ def continued(trained: dj.Model, real: np.ndarray, labels: np.ndarray):
     yield "continued by pseudoinverse_guided, no label", np.asarray(dj.to_uint8(looped(guided, x_T, grid, keys)))
 
 
-def looped(denoise: Callable, x: Array, grid: process.Level, keys: Array) -> Array:
-    """Returns what `dj.sample` does by `SMALL`, in a loop: on a CPU jax.lax.scan makes the gradient of convolutions slow."""
+def looped(denoise: dj.Denoiser, x: Array, grid: process.Level, keys: Array) -> Array:
+    """Returns images by `SMALL`, as `dj.sample`, in a loop: on a CPU jax.lax.scan makes gradients of convolutions slow."""
     num_steps = len(grid.alpha) - 1
 
     @jax.jit

@@ -202,8 +202,9 @@ def _needed(learned: Array | None, kind: str) -> Array:
 
 
 def limit_x_0(denoise: Denoiser, limit: Callable[[Array], Array], *, recompute_eps: bool = True) -> Denoiser:
-    """Returns the denoiser with x_0 limited, such as to the range of images. Apply it outermost, but for
-    `editing.consistent` with recompute_eps=False.
+    """Returns the denoiser with x_0 limited, such as to the range of images.
+
+    Apply it outermost, or inside of `editing.consistent` where that has recompute_eps=False.
 
     Args:
         denoise: any denoiser.

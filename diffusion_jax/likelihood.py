@@ -185,9 +185,7 @@ def bound_term(
         decoder: `decoder_log_variance` of the chain.
     """
     is_last = s.sigma == 0
-    truth = _reverse_law(
-        prediction._replace(x_0=x_0), x_t, t, s, "small", decoder
-    )  # the posterior, but at the data not -inf
+    truth = _reverse_law(prediction._replace(x_0=x_0), x_t, t, s, "small", decoder)  # the posterior, at the data not -inf
     model = _reverse_law(prediction, x_t, t, s, variance, decoder)
     log_decoder = log_discretized_gaussian(x_0, model)
     return _mean(jnp.where(process.expand(is_last, x_0), -log_decoder, gaussian_kl(truth, model))) / math.log(2)

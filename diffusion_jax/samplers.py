@@ -121,9 +121,7 @@ def ancestral(*, variance: VarianceKind) -> Sampler:
         t, s = interval.t, interval.s
         prediction = denoise(x, t)
         mean = process.posterior(prediction.x_0, x, t, s).mean
-        log_variance = reverse_log_variance(
-            prediction.variance, x, t, s, variance, decoder=0.0
-        )  # finite: the gradient through -inf is NaN
+        log_variance = reverse_log_variance(prediction.variance, x, t, s, variance, decoder=0.0)  # finite, for its gradient
         return mean + process.std(log_variance, s) * noise(0), 1
 
     return Sampler(step)

@@ -271,6 +271,7 @@ def animation(seed, num_frames) -> bytes:
 
 @pytest.fixture
 def npm(tmp_path, monkeypatch):
+    """Stands for npm: leaves the package that it is asked for, of 8 emoji that move, in two tones, and one that is still."""
     names = [f"{number:04x}{tone}" for number in range(32) for tone in ("", "-1f3fb")]
     for part, name in enumerate(animated_emoji.PACKAGES):
         contents = {f"assets/{names[k]}.webp": animation(k, 11) for k in range(16 * part, 16 * part + 16)}

@@ -164,9 +164,7 @@ def test_images_that_will_be_learned_by_heart_are_said(messy):
         changed = config.with_values("data", **data)
         return [text for label, text in inputs.summary(changed, source._replace(num_images=num_images)) if label == "note"]
 
-    assert notes(999) == [
-        "so few images are soon learned by heart and drawn again; docs/recipes.md, Few images, has an answer."
-    ]
+    assert notes(999) == ["so few images are soon learned by heart; docs/recipes.md, Few images, has an answer."]
     assert notes(1000) == notes(999, augment_rate=0.12, random_flip=False) == []
 
 

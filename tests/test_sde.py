@@ -148,18 +148,19 @@ NOISE = jax.random.normal(jax.random.key(0), (64, 8, 8, 1))
 def drawn(sampler, noise=NOISE):
     of = RECORDED["vp"]
     grid = of.level(grids.uniform(of, 20))
-    keys = jax.random.split(jax.random.key(1), len(NOISE))[: len(noise)]
+    keys = jax.random.split(jax.random.key(1), max(len(noise), len(NOISE)))[: len(noise)]
     return samplers.sample(oracles.gaussian(), sampler, process.prior(process.rows(grid, 0), noise), grid, keys)
 
 
 @pytest.mark.parametrize("corrector", choices.CORRECTORS)
 def test_corrections_bring_the_spread_nearer_to_the_datas(corrector):
-    """Twenty steps of a predictor leave a spread wrong by 0.070; corrections at the same levels mend two fifths or more."""
-    alone = drawn(sde.reverse_diffusion())
+    """Twenty steps of a predictor leave a spread wrong by 0.08; corrections at the same levels mend half of it or more."""
+    many = jax.random.normal(jax.random.key(0), (1024, 8, 8, 1))
+    alone = drawn(sde.reverse_diffusion(), many)
     make = choices.CORRECTORS[corrector]
-    corrected = drawn(make(sde.reverse_diffusion(), correction_snr=0.3, num_corrections=5))
+    corrected = drawn(make(sde.reverse_diffusion(), correction_snr=0.3, num_corrections=5), many)
     errors = [abs(float(jnp.std(found.x)) - oracles.STD) for found in (alone, corrected)]
-    assert errors[1] < 0.6 * errors[0]
+    assert errors[1] < 0.5 * errors[0]
     assert (int(alone.num_evaluations), int(corrected.num_evaluations)) == (20, 120)
 
 

@@ -127,16 +127,16 @@ def check_given(flags: Flags, allowed: Mapping[str, str]) -> None:
             raise UserError(f"flag --{name} is missing; it must be {wanted}.")
 
 
-def check_allowed(flags: Flags, name: str, is_allowed: bool, wanted: str) -> None:
-    """Raises UserError, with what a flag must be, where its value is not allowed."""
+def check_allowed(flags: Flags, name: str, is_allowed: bool, wanted: str, *, it: str = "it") -> None:
+    """Raises UserError, with what a flag must be, where its value is not allowed; `it` as of `errors.it`."""
     if not is_allowed:
-        it = errors.it(flags[name], sections.names_in(wanted))
         raise UserError(f"flag --{name} = {flags[name]!r} is not allowed; {it} must be {wanted}.")
 
 
 def check_one_of(flags: Flags, name: str, allowed: Collection[str]) -> None:
     """Raises UserError where a flag is not one of some words."""
-    check_allowed(flags, name, flags[name] in allowed, sections.ONE_OF + ", ".join(allowed))
+    wanted, it = f"one of {', '.join(allowed)}", errors.it(flags[name], allowed)
+    check_allowed(flags, name, flags[name] in allowed, wanted, it=it)
 
 
 def whole_number(flags: Flags, name: str, *, low: int = 1) -> int:

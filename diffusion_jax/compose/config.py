@@ -54,7 +54,7 @@ class Config(Section):
             allowed += instead
         if isinstance(FIELDS[name].default, tuple) and not isinstance(flat[name], tuple):
             allowed += f", in a shell as '--config.{name}={FIELDS[name].default}'"
-        it = errors.it(flat[name], sections.names_in(allowed))
+        it = errors.it(flat[name], FIELDS[name].names)
         raise UserError(f"config field {name} = {value} is not allowed; {it} must be {allowed}.")
 
     def _settled(self) -> "Config":

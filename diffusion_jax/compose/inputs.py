@@ -254,7 +254,7 @@ def summary(config: Config, source: Source) -> Iterator[tuple[str, str]]:
     yield "data", f"{data.source}: {source.num_images:,} {data.medium}, {size}, {where}"
     yield from _summary_of_images(config) if data.medium == "images" else ()
     if data.medium == "images" and source.num_images < FEW_IMAGES and not data.augment_rate:
-        yield "note", "so few images are soon learned by heart and drawn again; docs/recipes.md, Few images, has an answer."
+        yield "note", "so few images are soon learned by heart; docs/recipes.md, Few images, has an answer."
     if source.captions:
         distinct, name = len(set(source.captions)), config.model.text_folder or config.model.text
         yield "captions", f"{distinct:,} distinct, as {config.model.text_length} tokens of {name}"

@@ -17,7 +17,6 @@ MOST_PIXELS = 1024  # of a kernel and beside an image: tables and canvases are m
 MOST_AT_ONCE = 2**20  # images that a device takes
 MOST_IMAGES = 10**8  # to generate: a list of their numbers is made
 MOST = 2**31 - 1
-ONE_OF = "one of "  # before the names of a choice
 SYNONYMS = {  # field -> what other code bases call it
     "process.num_steps": "t timesteps num_timesteps diffusion_steps noise_steps num_train_timesteps",
     "process.schedule": "scheduler beta_schedule noise_schedule betas",
@@ -67,6 +66,7 @@ class Field(NamedTuple):
     allowed: str  # in words, what it takes
     meaning: str  # in words, what it does
     free: bool  # whether it may change when a run is resumed
+    names: tuple[str, ...] = ()  # that it takes, where it is a choice
 
 
 def field(default: Any, meaning: str, *, free: bool = False) -> Any:
@@ -83,7 +83,8 @@ def fields_of(section: type[Section], *, prefix: str = "", free: bool = False) -
             found |= fields_of(type(info.default), prefix=f"{name}.", free=is_free)
         else:
             [allowed] = [item for item in info.metadata if isinstance(item, str)]
-            found[prefix + name] = Field(info.default, allowed, info.description, is_free)
+            names = next((item for item in info.metadata if isinstance(item, tuple)), ())
+            found[prefix + name] = Field(info.default, allowed, info.description, is_free, names)
     return found
 
 
@@ -100,12 +101,7 @@ def _allowed(kind: Any, allowed: str, admits: Callable[[Any], bool] = lambda val
 
 def one_of(names: Collection[str]) -> Any:
     """Returns the type of a choice between names, such as the keys of a table."""
-    return _allowed(str, ONE_OF + ", ".join(sorted(names)), lambda value: value in names)
-
-
-def names_in(allowed: str) -> list[str]:
-    """Returns the names that `one_of` allows, from its words; [] from those of another type."""
-    return allowed.removeprefix(ONE_OF).split(", ") if allowed.startswith(ONE_OF) else []
+    return Annotated[_allowed(str, "one of " + ", ".join(sorted(names)), lambda value: value in names), tuple(names)]
 
 
 def integer(low: int, high: int = MOST) -> Any:
