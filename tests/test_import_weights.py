@@ -20,7 +20,7 @@ from test_convert import SMALL
 
 import diffusion_jax as dj
 import main
-from diffusion_jax import networks
+from diffusion_jax import grids, networks, process, schedules
 from diffusion_jax.compose import processes, stored
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import storage
@@ -241,6 +241,10 @@ def test_the_scheduler_becomes_the_process_and_the_sampler():
     assert (found["process.zero_terminal_snr"], found["process.num_steps"]) == (True, 500)
     assert fields("UniPCMultistep")["sample.sampler"] == "unipc" and fields("UniPCMultistep")["sample.clip"] == "none"
     assert fields("UniPCMultistep", solver_type="bh1")["sample.sampler"] == "unipc_bh1"
+    assert fields("UniPCMultistep", solver_order=3)["sample.order"] == 3
+    saved = fields("DPMSolverMultistep", variance_type=None, trained_betas=None)  # as diffusers saves it
+    assert (saved["sample.sampler"], saved["sample.order"], saved["sample.variance"]) == ("dpm_solver", 2, "small")
+    assert fields("DPMSolverMultistep", algorithm_type="sde-dpmsolver++")["sample.sampler"] == "dpm_solver_sde"
     _, (note,) = schedulers.fields({"_class_name": "PNDMScheduler"})
     assert note.startswith("the scheduler PNDMScheduler is replaced by DDIM")
     for options, sentence in (
@@ -248,9 +252,37 @@ def test_the_scheduler_becomes_the_process_and_the_sampler():
         ({"trained_betas": [0.1]}, "has trained_betas"),
         ({"prediction_type": "flow"}, "has prediction_type = 'flow'; known: epsilon, sample, v_prediction"),
         ({"clip_sample_range": 2.0}, "has clip_sample_range = 2.0; it must be 1"),
+        ({"use_flow_sigmas": True}, "has use_flow_sigmas = True: a rectified flow"),
     ):
         with pytest.raises(UserError, match=sentence):
             fields("DDPM", **options)
+
+
+@pytest.mark.parametrize("num_steps", (10, 20, 50))
+def test_a_multistep_scheduler_visits_the_rows_of_diffusers_within_one(num_steps):
+    """Of diffusers' set_timesteps: S of S + 1 rows, evenly spaced from T - 1 to 0, without the last."""
+    settings = {"_class_name": "DPMSolverMultistepScheduler"}
+    assert schedulers.fields(settings)[0]["sample.grid"] == "trailing"
+    theirs = np.linspace(0, 999, num_steps + 1).round()[::-1][:-1]
+    ours = grids.trailing(process.chain(schedules.linear(1000)), num_steps)[:-1] - 1
+    assert np.max(np.abs(ours - theirs)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"use_karras_sigmas": True}, "has use_karras_sigmas, which is left out; sample.grid says which levels"),
+        (
+            {"timestep_spacing": "leading"},
+            "of S steps the scheduler's stride is T // (S + 1); that of the grid 'leading' is T // S",
+        ),
+        ({"final_sigmas_type": "sigma_min"}, "the scheduler stops at the least noise; the sampler goes to the data"),
+        ({"algorithm_type": "dpmsolver"}, "algorithm_type = 'dpmsolver' is replaced by 'dpmsolver++'"),
+    ],
+)
+def test_what_a_scheduler_says_and_the_import_does_not_heed_is_noted(options, sentence):
+    _, (note,) = schedulers.fields({"_class_name": "DPMSolverMultistepScheduler", **options})
+    assert sentence in note
 
 
 def without(tensors, name):

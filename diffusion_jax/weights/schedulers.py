@@ -21,7 +21,7 @@ DEFAULTS = {
     "steps_offset": 0,
     "set_alpha_to_one": True,
 }
-OF_MULTISTEP = {"clip_sample": False, "timestep_spacing": "linspace"}
+OF_MULTISTEP = {"clip_sample": False, "timestep_spacing": "linspace", "solver_order": 2}
 OF_PNDM = {"clip_sample": False, "set_alpha_to_one": False}
 SCHEDULES = {  # (beta_schedule, beta_start, beta_end) -> ours; the cosine has no ends
     ("linear", 1e-4, 0.02): "linear_raw",
@@ -35,6 +35,7 @@ VARIANCES |= {"learned_range": "learned_range"}
 SAMPLERS = {"DDPMScheduler": "ancestral", "DDIMScheduler": "ddim"}
 MULTISTEP = {"UniPCMultistepScheduler": "unipc", "DPMSolverMultistepScheduler": "dpm_solver"}
 FEW_STEPS = 50  # of samplers that need not take all
+UNHEEDED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "euler_at_final")
 
 
 def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -46,9 +47,12 @@ def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[st
         return {}, ("there is no scheduler_config.json: the process is taken to be DDPM's.",)
     kind = settings.get("_class_name", "DDPMScheduler")
     unsaid = OF_MULTISTEP if kind in MULTISTEP else OF_PNDM if kind == "PNDMScheduler" else {}
-    options = DEFAULTS | unsaid | dict(settings)
-    sampler = (SAMPLERS | MULTISTEP).get(kind, "ddim")
-    sampler = "unipc_bh1" if sampler == "unipc" and options.get("solver_type") == "bh1" else sampler
+    options = DEFAULTS | unsaid | {name: value for name, value in settings.items() if value is not None}
+    if options.get("use_flow_sigmas"):
+        raise UserError(
+            "scheduler_config.json has use_flow_sigmas = True: a rectified flow, which this import does not know."
+        )
+    sampler = _sampler(kind, options)
     return {
         "process.num_steps": options["num_train_timesteps"],
         "process.schedule": _schedule(options),
@@ -56,22 +60,42 @@ def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[st
         "predicts": _one_of(options, "prediction_type", PREDICTS),
         "sample.sampler": sampler,
         "sample.num_steps": 0 if sampler == "ancestral" else FEW_STEPS,
+        **({"sample.order": options["solver_order"]} if kind in MULTISTEP else {}),
         **_grid(kind, options),
         "sample.variance": _one_of(options, "variance_type", VARIANCES),
         "sample.clip": _clip(options, sampler),
     }, tuple(_notes(kind, options))
 
 
+def _sampler(kind: str, options: Mapping[str, Any]) -> str:
+    if kind == "UniPCMultistepScheduler" and options.get("solver_type") == "bh1":
+        return "unipc_bh1"
+    if kind == "DPMSolverMultistepScheduler" and options.get("algorithm_type", "").startswith("sde"):
+        return "dpm_solver_sde"
+    return (SAMPLERS | MULTISTEP).get(kind, "ddim")
+
+
 def _notes(kind: str, options: Mapping[str, Any]) -> Iterator[str]:
     if kind not in SAMPLERS | MULTISTEP:
         yield f"the scheduler {kind} is replaced by DDIM with {FEW_STEPS} steps, of the same process."
-    if options["steps_offset"] and not _ends_at_row_1(kind, options):
-        yield f"the scheduler adds {options['steps_offset']} to each t; the grid {options['timestep_spacing']!r} does not."
+    if options["steps_offset"] and options["timestep_spacing"] == "leading" and not _ends_at_row_1(kind, options):
+        yield f"the scheduler adds {options['steps_offset']} to each t; the grid 'leading' does not."
+    if kind in MULTISTEP and options["timestep_spacing"] == "leading":
+        yield "of S steps the scheduler's stride is T // (S + 1); that of the grid 'leading' is T // S."
+    if kind in MULTISTEP and options.get("final_sigmas_type") == "sigma_min":
+        yield "the scheduler stops at the least noise; the sampler goes to the data."
+    if (algorithm := options.get("algorithm_type")) in ("dpmsolver", "sde-dpmsolver"):
+        yield f"the scheduler's algorithm_type = {algorithm!r} is replaced by '{algorithm}++'."
+    for name in UNHEEDED:
+        if options.get(name):
+            yield f"the scheduler has {name}, which is left out; sample.grid says which levels are visited."
 
 
 def _grid(kind: str, options: Mapping[str, Any]) -> dict[str, str]:
     if _ends_at_row_1(kind, options):
         return {"sample.grid": "leading_offset", "sample.last_level": "min_noise"}
+    if kind in MULTISTEP and options["timestep_spacing"] == "linspace":
+        return {"sample.grid": "trailing"}  # their rows are S of S + 1 evenly spaced ones, without the first
     return {"sample.grid": options["timestep_spacing"]}
 
 
