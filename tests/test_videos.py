@@ -43,6 +43,14 @@ def test_frames_know_their_order_while_attention_is_uniform():
         assert np.max(np.abs(told[one] - told[other])) > 0.1
 
 
+@pytest.mark.parametrize("shape", [(16, 2), (3, 8, 8, 1)])
+def test_a_network_of_sounds_or_videos_may_be_shown_another(shape):
+    network = networks.unet(shape, dtype="float32", cond_channels=2, **TINY)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    x_t, shown = jnp.zeros((1, *shape)), {"image": jnp.zeros((1, *shape[:-1], 2))}
+    assert jax.eval_shape(network.apply, params, x_t, jnp.zeros(1), shown).shape == (1, *shape)
+
+
 @pytest.mark.slow
 def test_a_new_video_network_is_its_image_network_frame_by_frame_until_frames_are_told_of_each_other():
     of_images, of_videos = (networks.unet(shape, dtype="float32", **TINY) for shape in ((8, 8, 1), (3, 8, 8, 1)))

@@ -187,10 +187,11 @@ def in_training(config: Config) -> Callable[[np.ndarray], dict[str, float]]:
     network, few = extractor(config), config.with_values("evaluate", num_real=MOST_IN_TRAINING)
     images = of_data_set(few, "held_out" if config.data.held_out else "training")
     real = network.extract(images.read(range(images.num_images)))["features"] if sharding.is_first() else None
+    kernel_distance = None if real is None else kernel.distance_to(real)
 
     def figures(images: np.ndarray) -> dict[str, float]:
         features = network.extract(images)["features"]
-        found = {"kernel_distance": kernel.kernel_distance(features, real)}
+        found = {"kernel_distance": kernel_distance(features)}
         found |= {"sliced_wasserstein": sliced.sliced_wasserstein(features, real)}
         errors = {f"{name}_standard_error": figure.standard_error for name, figure in found.items()}
         return {name: figure.value for name, figure in found.items()} | errors

@@ -14,11 +14,6 @@ from diffusion_jax.metrics.figure import Figure
 BLOCK = 2**25  # values of a kernel matrix at once
 
 
-def kernel_distance(generated: np.ndarray, real: np.ndarray) -> Figure:
-    """Returns the kernel distance of generated images' features to real ones: see `distance_to`. # [N, D], [M, D]"""
-    return distance_to(real)(generated)
-
-
 def distance_to(real: np.ndarray) -> Callable[[np.ndarray], Figure]:
     """Returns features -> the unbiased squared maximum mean discrepancy of the kernel (x.y / D + 1)^3, with its error.
 
@@ -26,7 +21,7 @@ def distance_to(real: np.ndarray) -> Callable[[np.ndarray], Figure]:
     below 0. [Binkowski et al. 2018, section 4]
 
     Args:
-        real: features, [M, D], whose own pairs are summed once for all that is compared with them.
+        real: features, [M, D], whose own pairs are summed once for all features, [N, D], that are compared with them.
     """
     on_device = jnp.asarray(real)  # once, for all blocks
     among_real = (_sum(real, on_device) - _sum_of_squares(real)) / (len(real) * (len(real) - 1))

@@ -260,7 +260,7 @@ def _cond(
     cond = {"augmentation": jnp.zeros((1, augmentation.NUM_TOLD))} if augmented else {}
     cond |= {"label": jnp.zeros(1, jnp.int32)} if num_classes else {}
     cond |= {"text": jnp.zeros((1, 1, text_width))} if text_width else {}
-    return cond | ({"image": jnp.zeros((1, *image_shape[:2], cond_channels))} if cond_channels else {})
+    return cond | ({"image": jnp.zeros((1, *image_shape[:-1], cond_channels))} if cond_channels else {})
 
 
 def _of_module(

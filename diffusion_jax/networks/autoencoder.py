@@ -250,11 +250,10 @@ def _of_modules(
     shape = height // parts.multiple_of, width // parts.multiple_of, latent_channels
 
     def init(key):
-        key_kernels, *keys = jax.random.split(key, 3)
-        ends = {"encoder": (encoder, image_shape), "decoder": (decoder, shape)}
+        key_kernels, key_encoder, key_decoder = jax.random.split(key, 3)
         params = {
-            name: module.init(key_module, jnp.zeros((1, *of)))["params"]
-            for (name, (module, of)), key_module in zip(ends.items(), keys, strict=True)
+            "encoder": encoder.init(key_encoder, jnp.zeros((1, *image_shape)))["params"],
+            "decoder": decoder.init(key_decoder, jnp.zeros((1, *shape)))["params"],
         }
         return layers.draw_kernels(params, key_kernels)
 

@@ -34,7 +34,7 @@ def labels(num_classes: int, null_label: bool = False, *, label: int = -1) -> Co
     """
 
     def of_image(numbers: Array) -> Cond:
-        return {"label": numbers % num_classes if label < 0 else numbers * 0 + label}
+        return {"label": numbers % num_classes if label < 0 else jnp.full_like(numbers, label)}
 
     found = _with(unconditional(), "label", jax.ShapeDtypeStruct((), jnp.int32), lambda: num_classes, of_image)
     return found if null_label else found._replace(null=None)

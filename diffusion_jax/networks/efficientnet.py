@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion_jax.networks import features, layers
-from diffusion_jax.networks.features import EPSILON, ConvNorm, FeatureNetwork, Norm
+from diffusion_jax.networks.features import ConvNorm, FeatureNetwork, Norm
 
 # (how often, kernel, stride of the first, expansion, width) of the inverted residual blocks
 STAGES = (
@@ -104,7 +104,7 @@ class Depthwise(nn.Module):
             [slice(i, i + (num - 1) * self.stride + 1, self.stride) for i in window] for num in (span[1] for span in spans)
         )
         summed = sum(x[:, rows[i], columns[j]] * weights[i, j, 0] for i in window for j in window)
-        return Norm(EPSILON, name="norm")(summed)
+        return Norm(name="norm")(summed)
 
     def _span(self, size: int) -> tuple[tuple[int, int], int]:
         """Returns (padding before and after, size of the result) of one axis."""

@@ -80,34 +80,22 @@ class ConvNorm(nn.Module):
         kernel: (height, width) of the window.
         stride: of both axes.
         padding: as `nn.Conv` takes it.
-        epsilon: added to the variances.
     """
 
     features: int
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
     padding: Any = "SAME"
-    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns (conv(x) - mean) scale / sqrt(var + epsilon) + bias. # [B, H, W, features]"""
-        conv = nn.Conv(
-            self.features,
-            self.kernel,
-            strides=self.stride,
-            padding=self.padding,
-            use_bias=False,
-            kernel_init=layers.half_width(1.0),
-            name="conv",
-        )
-        return Norm(self.epsilon, name="norm")(conv(x))
+        options = {"strides": self.stride, "padding": self.padding, "use_bias": False, "kernel_init": layers.half_width(1.0)}
+        return Norm(name="norm")(nn.Conv(self.features, self.kernel, **options, name="conv")(x))
 
 
 class Norm(nn.Module):
     """Batch normalisation with the statistics of training, which are parameters like others."""
-
-    epsilon: float
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -115,5 +103,5 @@ class Norm(nn.Module):
         start = {"scale": nn.initializers.ones, "bias": nn.initializers.zeros}
         start |= {"mean": nn.initializers.zeros, "var": nn.initializers.ones}
         scale, bias, mean, var = (self.param(name, made, x.shape[-1:]) for name, made in start.items())
-        factor = scale / jnp.sqrt(var + self.epsilon)
+        factor = scale / jnp.sqrt(var + EPSILON)
         return x * factor + (bias - mean * factor)

@@ -58,12 +58,10 @@ def _copy(answer: BinaryIO, out: BinaryIO, total: int) -> None:
 
 def _of_hub(name: str) -> storage.Path:
     """Returns the folder of a model of the hub; of its weights .safetensors are preferred to .bin."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise UserError(
-            f"flag --from = {name!r} is no path here; if it is a model of the Hugging Face hub: pip install huggingface_hub."
-        ) from error
+    missing = (
+        f"flag --from = {name!r} is no path here; if it is a model of the Hugging Face hub: pip install huggingface_hub."
+    )
+    huggingface_hub = errors.needed("huggingface_hub", missing)
     try:
         for kind in ("*.safetensors", "*.bin"):
             wanted = ["*.json", "*/merges.txt", kind]

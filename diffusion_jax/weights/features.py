@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from diffusion_jax import errors
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.networks import classifier, efficientnet, features, inception
 from diffusion_jax.networks.features import FeatureNetwork
@@ -136,10 +137,8 @@ def _classifier(file: str, size: int) -> tuple[FeatureNetwork, Any]:
 
 def _of_file(file: str, name: str, read: Callable[..., Any], found: maps.Tensors, network: FeatureNetwork) -> Any:
     """Returns parameters of the tensors found in a file; UserError, which names it, where they are of another network."""
-    try:
+    with errors.of(f"file of weights {file!r} cannot be used for features {name!r}: "):
         return read(found, jax.eval_shape(network.init, jax.random.key(0)))
-    except UserError as error:
-        raise UserError(f"file of weights {file!r} cannot be used for features {name!r}: {error}") from error
 
 
 def _pixels(file: str, size: int) -> tuple[FeatureNetwork, Any]:

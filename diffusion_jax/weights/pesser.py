@@ -24,11 +24,7 @@ def published(source: Source) -> Published | None:
 def map_of(like: Any, model: Any = None) -> maps.Map:
     """Returns the map of a network's parameters."""
     places = BLOCKS | maps.of_stages(like, _of_stage)
-
-    def entry(module: str, leaf: str, shape: tuple[int, ...]) -> maps.Entry:
-        return maps.torch(maps.name_of(module, places, ho.PARTS), leaf, shape)
-
-    return maps.of_leaves(like, entry)
+    return maps.of_leaves(like, lambda module, leaf, shape: maps.torch(maps.name_of(module, places, ho.PARTS), leaf, shape))
 
 
 def _of_stage(*parts: str) -> str:

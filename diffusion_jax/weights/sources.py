@@ -56,22 +56,18 @@ def read(place: storage.Path) -> Source:
 
 def _of_tensorflow(prefix: storage.Path) -> maps.Tensors:
     """Returns the variables of a TensorFlow checkpoint, of each its EMA where there is one."""
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise UserError(
-            f"{str(prefix)!r} is a checkpoint of TensorFlow, which reads it: pip install tensorflow-cpu."
-        ) from error
+    missing = f"{str(prefix)!r} is a checkpoint of TensorFlow, which reads it: pip install tensorflow-cpu."
+    tensorflow = errors.needed("tensorflow", missing)
     try:
         reader = tensorflow.train.load_checkpoint(str(prefix))
         names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/")]
-        read = {name: reader.get_tensor(name) for name in sorted(names)}
+        variables = {name: reader.get_tensor(name) for name in sorted(names)}
     except Exception as error:  # TensorFlow has many names for a file that is cut short or missing
         raise UserError(
             f"checkpoint {str(prefix)!r} cannot be read ({type(error).__name__}: {errors.first_line(error)})."
         ) from error
-    averaged = {name.removesuffix(EMA): tensor for name, tensor in read.items() if name.endswith(EMA)}
-    return averaged or {name: tensor for name, tensor in read.items() if not name.endswith(SLOTS)}
+    averaged = {name.removesuffix(EMA): tensor for name, tensor in variables.items() if name.endswith(EMA)}
+    return averaged or {name: tensor for name, tensor in variables.items() if not name.endswith(SLOTS)}
 
 
 def _of_folder(folder: storage.Path) -> maps.Tensors:

@@ -35,12 +35,8 @@ NEEDED = {  # what our network computes, and what a UNet2DConditionModel is wher
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
 }
-TYPES = {  # of its blocks -> those of a UNet2DModel, which have attention in the same places
-    "CrossAttnDownBlock2D": "AttnDownBlock2D",
-    "CrossAttnUpBlock2D": "AttnUpBlock2D",
-    "DownBlock2D": "DownBlock2D",
-    "UpBlock2D": "UpBlock2D",
-}
+# of its blocks -> those of a UNet2DModel, which have attention in the same places; others have the same names
+TYPES = {"CrossAttnDownBlock2D": "AttnDownBlock2D", "CrossAttnUpBlock2D": "AttnUpBlock2D"}
 NUM_TOKENS = 77  # of CLIP's texts
 END = "<|endoftext|>"
 TOKENS = {"bos_token": "<|startoftext|>", "eos_token": END, "pad_token": END}  # unless a tokenizer's settings say others

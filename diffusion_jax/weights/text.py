@@ -122,10 +122,8 @@ def load(folder: storage.Path) -> TextEncoder:
     tokenizer = tokenizer_of(said, str(folder / "tokenizer.json"))
     if not file.exists():
         raise UserError(f"folder of a text encoder {str(folder)!r} has no model.safetensors; it must be {FILES}.")
-    try:
+    with errors.of(f"file of weights {str(file)!r} cannot be used as a text encoder: "):
         params = read(kind, tensors.read(file), jax.eval_shape(network.init, jax.random.key(0)))
-    except UserError as error:
-        raise UserError(f"file of weights {str(file)!r} cannot be used as a text encoder: {error}") from error
     digest = hashlib.sha256((features.sha256(params) + said).encode()).hexdigest()
     filler = tokenizer.padding["pad_id"] if tokenizer.padding and KINDS[kind].is_filled else None
     return TextEncoder(network, params, tokenizer, digest, filler)
@@ -133,12 +131,9 @@ def load(folder: storage.Path) -> TextEncoder:
 
 def tokenizer_of(said: str, file: str) -> Any:
     """Returns the tokenizer that a tokenizer.json describes; UserError where that, or the package for it, is not there."""
+    tokenizers = errors.needed("tokenizers", "models of text need a package: pip install tokenizers.")
     try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UserError("models of text need a package: pip install tokenizers.") from error
-    try:
-        return Tokenizer.from_str(said)
+        return tokenizers.Tokenizer.from_str(said)
     except Exception as error:  # the package has one kind for all faults
         raise UserError(f"file {file!r} cannot be read as a tokenizer ({errors.first_line(error)}).") from error
 
