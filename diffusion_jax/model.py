@@ -35,7 +35,7 @@ from diffusion_jax.data.feed import Batch
 from diffusion_jax.data.sources import Source
 from diffusion_jax.denoiser import Denoiser, LogProb
 from diffusion_jax.errors import RunError, UserError
-from diffusion_jax.runs import dump, logs, sharding, shards, storage
+from diffusion_jax.runs import dump, sharding, shards, storage
 
 
 class Model(NamedTuple):
@@ -277,7 +277,6 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
         labels=sample_conditions.labels(config, source),
         look=dump.Look(*shape, medium.grid, medium.num_pictured, write_one, medium.written),
         beside=sample_conditions.pictured(model.config, source),
-        on_progress=logs.progress_by_shard("sample", settings.num_images, settings.shard_size),
     )
 
 
@@ -342,7 +341,7 @@ def _generated(model: Model, numbers: np.ndarray, read: Callable) -> Iterator[tu
     """
     if processes.is_autoencoder(model.config):
         return _drawn(coding.make_reconstruct, model, numbers, read)
-    levels, config = sampling.grid(model.config), model.config.with_values("sample", **sampling.OF_GRID, **sampling.READ)
+    levels, config = sampling.grid(model.config), model.config.with_values("sample", **sampling.OF_GIVEN)
     return _drawn(sampling.make_generate_on, model._replace(config=config), numbers, read, levels)
 
 

@@ -85,6 +85,13 @@ def test_what_has_no_chain_is_refused(packed, capsys, change, sentence):
     assert sentence in said(capsys)
 
 
+def test_a_config_has_no_effect_on_unpacking(packed, capsys):
+    workdir, _, file = packed
+    flags = [f"--workdir={workdir}", f"--file={file}", f"--out={file.parent / 'again'}", "--config=configs/digits.py"]
+    assert decompress.main(["decompress", *flags]) == 2
+    assert "flag --config has no effect on this program; leave it out." in said(capsys)
+
+
 def said(capsys) -> str:
     return capsys.readouterr().err.strip()
 

@@ -36,7 +36,6 @@ def write(out, drawer, *, shard_size=4, manifest=None, labels=None):
         shard_size=shard_size,
         manifest=manifest or {"seed": 0},
         labels=labels,
-        on_progress=lambda done: None,
     )
 
 

@@ -9,6 +9,8 @@ import tiny
 
 import diffusion_jax as dj
 import main
+from diffusion_jax.compose import evaluating
+from diffusion_jax.compose.config import Config
 from diffusion_jax.data import sources
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import statistics, storage
@@ -302,6 +304,20 @@ def test_a_run_logs_figures_of_its_images_while_it_trains(tmp_path, capsys, one_
     assert [line["step"] for line in found] == [2, 4]
     assert all(line["sliced_wasserstein_ema0.5"] > line["sliced_wasserstein_standard_error_ema0.5"] > 0 for line in found)
     assert "evaluated   kernel_distance_ema0.5" in capsys.readouterr().out
+
+
+def test_figures_in_training_take_as_many_real_images_as_the_config_says(monkeypatch):
+    taken = []
+
+    def of_data_set(config, split):
+        taken.append((split, config.evaluate.num_real))
+        raise UserError("enough")
+
+    monkeypatch.setattr(evaluating, "of_data_set", of_data_set)
+    for num_real in (0, 100, 5000):
+        with pytest.raises(UserError, match="enough"):
+            evaluating.in_training(Config().with_values("evaluate", features="pixels", num_real=num_real))
+    assert taken == [("held_out", 2000), ("held_out", 100), ("held_out", 2000)]
 
 
 def test_figures_in_training_need_a_network(tmp_path, capsys):

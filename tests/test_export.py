@@ -64,9 +64,12 @@ def test_another_run_starts_from_it_but_it_cannot_be_resumed(trained, tmp_path, 
         (["--workdir={run}", "--out={run}"], "exists already; choose another."),
         (
             ["--workdir={run}", "--out=x", "--to=torch"],
-            "flag --to = 'torch' is unknown; known: diffusers, safetensors, workdir, jax, onnx.",
+            "flag --to = 'torch' is not allowed; it must be one of diffusers, safetensors, workdir, jax, onnx.",
         ),
-        (["--workdir={run}", "--out=x", "--round=int8"], "flag --round = 'int8' is unknown; known: bfloat16, float16."),
+        (
+            ["--workdir={run}", "--out=x", "--round=int8"],
+            "flag --round = 'int8' is not allowed; it must be bfloat16 or float16.",
+        ),
         (["--workdir={run}", "--out={run}", "--to=diffusers"], "exists already; choose another."),
         (["--workdir={run}", "--out=x", "--config.sample.step=7"], "does not have a checkpoint of step 7; it has 2."),
         (

@@ -489,7 +489,7 @@ def given(tmp_path_factory):
             "flag --package does nothing for the set 'animated_emoji', which",
         ),
         (["spoken_digits", "--out=x", "--package=a.deb"], "flag --package does nothing for the set 'spoken_digits'"),
-        (["sprites", "--out=x", "--config=configs/digits.py"], "flag --config does nothing here"),
+        (["sprites", "--out=x", "--config=configs/digits.py"], "flag --config has no effect on this program"),
         (
             ["sprites", "--out=x", "--package=nowhere.deb"],
             "flag --package = 'nowhere.deb' does not exist; it must be the package",

@@ -68,7 +68,7 @@ def agree(folder):
 
 
 def continue_dump(folder):
-    options = {"num_images": 8, "shard_size": 4, "manifest": MANIFEST, "on_progress": lambda done: None}
+    options = {"num_images": 8, "shard_size": 4, "manifest": MANIFEST}
     result = dump.write(folder, lambda first: iter(()), look=dump.Look(num_pictured=8), **options)
     with np.load(result, allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["arr_0"], IMAGES.repeat(2, axis=0))

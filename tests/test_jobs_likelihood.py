@@ -152,7 +152,7 @@ def test_noises_belong_to_images(model):
 def test_what_cannot_be_measured_is_said(workdir, tmp_path):
     with pytest.raises(UserError, match="sample.sampler = 'ddim' does not sample from a chain of Gaussians"):
         measure(workdir, tmp_path, sample__sampler="ddim")
-    with pytest.raises(UserError, match="data.held_out = '' is empty; set it, or set likelihood.held_out = False"):
+    with pytest.raises(UserError, match="is empty; set it to the held-out images, or set likelihood.held_out = False"):
         measure(workdir, tmp_path, likelihood__held_out=True)
     assert not list(tmp_path.iterdir())
     measure(workdir, tmp_path)

@@ -172,6 +172,8 @@ def test_progress_tells_rate_and_time_left(monkeypatch):
     assert progress.text() == "1,010/2,000 steps  100.0 steps/s  ETA 0:00:10"
     monkeypatch.setattr(logs.time, "monotonic", lambda: 30_100.0)
     assert progress.text() == "1,010/2,000 steps  0.033 steps/s  ETA 8:15:00"
+    progress.update(2010)  # of a total that was an estimate
+    assert progress.text().endswith("ETA 0:00:00")
 
 
 @pytest.mark.parametrize(("encoding", "cat"), [("ascii", r"\u732b"), ("cp1252", r"\u732b"), ("utf-8", "\u732b")])

@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from diffusion_jax.compose import command
+from diffusion_jax.compose.config import Config
 from diffusion_jax.runs import hardware, sharding
 from diffusion_jax.tools import plan
 from diffusion_jax.tools.plan import collectives, traffic
@@ -117,6 +118,17 @@ def test_what_does_not_fit_is_said_with_what_to_change(capsys, monkeypatch):
         and "verdict     does not fit: set train.shard_optimizer = True, model.num_remat_stages = 1" in out
     )
     assert "ms a step at best, for the" in out and "sampling" not in out
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "seconds"), [("float32", "highest", 6), ("float32", "default", 1), ("bfloat16", "highest", 1)]
+)
+def test_the_least_time_knows_that_float32_products_are_seldom_exact(capsys, dtype, precision, seconds):
+    """By default a TPU multiplies float32 in one pass of bfloat16, and a GPU in TF32."""
+    chip = hardware.Chip(memory=2**34, bfloat16=6e12, float32=1e12)
+    compiled = plan.Plan(2**30, 2**20, 6e12, 0.0, {}, 1.0)
+    found = plan._report(compiled, Config().with_values("model", dtype=dtype, precision=precision), chip, 8)
+    assert found["bounds_s"]["compute"] == seconds and f"compute {seconds}e+03 ms" in capsys.readouterr().out
 
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs libtpu: pip install "jax[tpu]"')

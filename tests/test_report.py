@@ -141,7 +141,7 @@ def test_what_is_damaged_is_named_and_left_out(two, capsys):
         (["--workdir=a/run", "--workdir=a/../a/run"], "flag --workdir = 'a/run' is given twice"),
         (["--workdir=a/run", "--out=none/r.html"], "there is no folder 'none'"),
         (["--workdir=a/run", "--out=a/run/config.json"], "must be a file such as report.html"),
-        (["--workdir=a/run", "--config=configs/digits.py"], "flag --config does nothing here"),
+        (["--workdir=a/run", "--config=configs/digits.py"], "flag --config has no effect on this program"),
         (["--workdir=a/run", "--config.predicts=v"], "config field predicts has no effect"),
     ],
 )

@@ -17,7 +17,7 @@ def squares(first, asked=None):
 
 
 def by_image(out, make=squares, shard_size=4):
-    return shards.by_image(storage.path(out), MANIFEST, 10, shard_size, make)
+    return shards.by_image(storage.path(out), MANIFEST, 10, shard_size, make, label="test")
 
 
 def test_every_image_has_its_row_in_order(tmp_path):

@@ -127,7 +127,7 @@ def test_a_dump_of_sounds_has_a_wav_file_of_each_that_is_pictured(tmp_path):
     sounds, medium = np.random.default_rng(0).integers(-32768, 32768, (20, 64, 2), np.int16), media.SOUNDS
     write_one = functools.partial(medium.write, sample_rate=4000)
     look = dump.Look(medium.dtype, 3, medium.grid, medium.num_pictured, write_one, medium.written)
-    options = {"manifest": {}, "num_images": 20, "shard_size": 8, "on_progress": lambda done: None}
+    options = {"manifest": {}, "num_images": 20, "shard_size": 8}
     file = dump.write(tmp_path / "dump", lambda first: [sounds[first:]], look=look, **options)
     with np.load(file) as stored:
         np.testing.assert_array_equal(stored["arr_0"], sounds)

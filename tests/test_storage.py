@@ -141,3 +141,18 @@ def test_the_whole_job_runs_on_an_object_store(object_store, capsys):
     [dump] = [path for path in object_store.written if path.endswith("samples_5x8x8x1.npz")]
     with epath.Path(dump).open("rb") as file, np.load(file) as stored:
         assert stored["arr_0"].shape == (5, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"{", "is damaged: it is not JSON"),
+        (b"[" * 100_000, "is damaged: it is not JSON"),
+        (b"\xff", "is damaged: it is not text"),
+    ],
+)
+def test_a_json_file_that_cannot_be_read_is_one_sentence(tmp_path, content, sentence):
+    (tmp_path / "found.json").write_bytes(content)
+    with pytest.raises(UserError, match=sentence) as found:
+        storage.read_json(storage.path(str(tmp_path / "found.json")), "results")
+    assert str(found.value).count("found.json") == 1

@@ -226,7 +226,7 @@ CONDITIONS = {  # of x_0, keys [B], and the stored images that belong to it
     "grey": conditions.grey,
     "low_resolution": lambda x_0, condition_factor: conditions.low_resolution(x_0, condition_factor),
     "mask": conditions.random_mask,
-    "paired": lambda images: codecs.from_uint8(images),
+    "paired": codecs.from_uint8,
 }
 
 EDITS = {

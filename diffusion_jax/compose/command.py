@@ -117,6 +117,8 @@ def parse(argv: list[str], defaults: Flags, *, fields: Collection[str] = FIELDS)
         else:
             _check_flag(name, flags, fields)
             flags[name] = text
+    if flags["config"] and not fields:
+        raise UserError("flag --config has no effect on this program; leave it out.")
     return flags, changes
 
 

@@ -25,7 +25,7 @@ def settled(config: Config) -> Config:
 
     Raises UserError where its settings do not fit together.
     """
-    processes.make_denoiser(config)  # the network draws images
+    processes.check_draws(config)
     task = task_of(config)
     processes.check_images(config)
     if config.data.condition != "none":
@@ -35,8 +35,7 @@ def settled(config: Config) -> Config:
     if config.data.codec and task.operator:
         raise UserError(f"{config.show('edit.task')} measures pixels, which a network of latents does not see.")
     values = {"sampler": task.sampler, "eta": 0.0, "churn": (0.0, 0.0, 1e9, 1.0), "variance": "small", "strip": 0}
-    values |= {"corrector": "none"}
-    config = config.with_values("sample", **values, last_level="data", label=_label(config))
+    config = config.with_values("sample", **values, corrector="none", last_level="data", label=_label(config))
     checks.check(config)
     if sampling.grid(config).sigma[-1] > 0:
         raise UserError(f"{config.show('sample.times')} does not lead to the data; end it with 0.")

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -42,11 +41,10 @@ class Images(NamedTuple):
 def extractor(config: Config) -> evaluation.Extractor:
     """Returns the network that the section `evaluate` names; UserError where its weights are missing."""
     settings = config.evaluate
-    if settings.features == "given":
-        return evaluation.Extractor(evaluation.check, {"network": "given", "weights_sha256": "", "size": 0})
-    if config.data.medium != "images":
-        of = _spectra if settings.features == "spectrogram" else _values
-        return evaluation.Extractor(of, {"network": settings.features, "weights_sha256": "", "size": 0})
+    own = {"given": evaluation.check}
+    own |= {} if config.data.medium == "images" else {"pixels": _values, "spectrogram": _spectra}
+    if extract := own.get(settings.features):
+        return evaluation.Extractor(extract, {"network": settings.features, "weights_sha256": "", "size": 0})
     if settings.size and settings.features != "efficientnet_lite0":
         raise UserError(f"{config.show('evaluate.size')} is for evaluate.features = 'efficientnet_lite0' alone; set 0.")
     options = {"weights_file": settings.weights, "size": settings.size, "batch_per_device": settings.batch_per_device}
@@ -78,8 +76,7 @@ def of_data_set(config: Config, split: str) -> Images:
 
     Raises UserError where there is no such set.
     """
-    source = inputs.of_split(config, split)
-    source = transforms.subsampled(source, config.evaluate.num_real or source.num_images)
+    source = transforms.subsampled(inputs.of_split(config, split), config.evaluate.num_real)
     return _of_source(config, split, source, inputs.identity(config, split))
 
 
@@ -143,8 +140,8 @@ def of_images(config: Config, file: storage.Path, name: str = "dump", field: str
     source = sources.npz(path=str(file), medium=MEDIA[config.data.medium], field=field)
     manifest = file.parent / "manifest.json"
     made_from = {"file": str(file), "sha256": _sha256(file)}
-    with contextlib.suppress(UserError, ValueError):  # a dump of ours says how it was made
-        made_from |= {"dump": json.loads(storage.read_text(manifest, "a dump"))} if manifest.exists() else {}
+    with contextlib.suppress(UserError):  # a dump of ours says how it was made
+        made_from |= {"dump": storage.read_json(manifest, "a dump")} if manifest.exists() else {}
     return _of_source(config, name, source, made_from)
 
 
@@ -181,10 +178,11 @@ def _of_one_size(source: Source, field: str) -> Source:
 def in_training(config: Config) -> Callable[[np.ndarray], dict[str, float]]:
     """Returns images -> two figures that few images allow, against the held-out set, or else against the training set.
 
-    The first process alone may call it. Raises UserError where the network's weights are missing, or a real image cannot be
-    read: now, and not when the first figures are due.
+    Of the set at most 2,000 images are taken. The first process alone may call it. Raises UserError where the network's
+    weights are missing, or a real image cannot be read: now, and not when the first figures are due.
     """
-    network, few = extractor(config), config.with_values("evaluate", num_real=MOST_IN_TRAINING)
+    num_real = min(config.evaluate.num_real or MOST_IN_TRAINING, MOST_IN_TRAINING)
+    network, few = extractor(config), config.with_values("evaluate", num_real=num_real)
     images = of_data_set(few, "held_out" if config.data.held_out else "training")
     real = network.extract(images.read(range(images.num_images)))["features"] if sharding.is_first() else None
     kernel_distance = None if real is None else kernel.distance_to(real)

@@ -4,6 +4,8 @@ A workdir has a copy of each, and its config.json their hashes: it draws without
 by other networks of the same names.
 """
 
+from typing import Any
+
 from diffusion_jax.compose import coding, stored, texts, weights
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
@@ -19,11 +21,19 @@ def keep(config: Config, workdir: storage.Path) -> None:
     codec, encoder = (workdir / stored.OWN_FOLDERS[name] for name in ("data.codec", "model.text_folder"))
     if config.data.codec and not stored.has_config(codec):
         found, params = coding.first_stage(config.data.codec)
-        checkpoint.save_weights(codec, 0, params)
-        stored.write_config(codec, weights.alone(found), weights_alone=True)
+        write_alone(codec, 0, params, weights.alone(found))
     if config.model.text_folder and not stored.has_config(encoder):
         for name in text.FILE_NAMES:
             storage.write_bytes(encoder / name, storage.read_bytes(storage.path(config.model.text_folder) / name))
+
+
+def write_alone(workdir: storage.Path, step: int, params: Any, config: Config) -> Config:
+    """Writes a workdir with one set of weights; returns its config, which names its own copies of folders."""
+    checkpoint.save_weights(workdir, step, params)
+    keep(config, workdir)
+    config = stored.with_own_folders(config, workdir)
+    stored.write_config(workdir, config, weights_alone=True, frozen_sha256=hashes(config))
+    return config
 
 
 def hashes(config: Config) -> dict[str, str]:

@@ -169,11 +169,8 @@ def _read(config: Config, name: str) -> Given:
             "a folder or an .npz file."
         )
     if file.is_dir():
-        files = sources.image_files(path, field)[0]
-        names = [str(each.relative_to(file).with_suffix("")) for each in files]
-        if twice := [str(each) for each, name in zip(files, names, strict=True) if names.count(name) > 1]:
-            raise UserError(f"config field {field}: {errors.some(twice, 2)} have the same name; rename one.")
-        return Given(names, [_decoded(each, field) for each in files])
+        named = sources.by_name(file, sources.image_files(path, field)[0])
+        return Given(list(named), [_decoded(each, field) for each in named.values()])
     if file.suffix == ".npz":
         source = sources.npz(path=path, field=field)
         return Given([f"{i:06d}" for i in range(source.num_images)], [source.read(i)["x"] for i in range(source.num_images)])

@@ -154,10 +154,10 @@ def held_out(config: Config) -> Source | None:
     return found
 
 
-def of_split(config: Config, split: str) -> Source:
-    """Returns the 'training' or the 'held_out' set; UserError where the config names none."""
+def of_split(config: Config, split: str, *, otherwise: str = "") -> Source:
+    """Returns the 'training' or the 'held_out' set; UserError where the config names none, with what else may be done."""
     if (found := source(config) if split == "training" else held_out(config)) is None:
-        raise UserError("config field data.held_out = '' is empty; set it to the held-out images.")
+        raise UserError(f"config field data.held_out = '' is empty; set it to the held-out images{otherwise}.")
     return found
 
 
@@ -289,7 +289,8 @@ def _summary_of_images(config: Config) -> Iterator[tuple[str, str]]:
 def data_fingerprint(config: Config, source: Source) -> dict[str, Any]:
     """Returns what must not change about the data when a run resumes: the order and the labels depend on it."""
     classes = list(source.class_names) if config.model.num_classes else []
-    return {"num_images": source.num_images, "class_names": classes, **texts.fingerprint(config, source)}
+    captions = {"captions": texts.digest(source.captions)} if source.captions else {}
+    return {"num_images": source.num_images, "class_names": classes, **captions}
 
 
 def identity(config: Config, split: str) -> dict[str, Any]:
@@ -311,8 +312,7 @@ def digest_of_files(place: storage.Path) -> str:
     if storage.is_object_store(place) or not place.exists():
         return hashlib.sha256(str(place).encode()).hexdigest()
     digest = hashlib.sha256()
-    suffixes = tuple({suffix for medium in MEDIA.values() for suffix in medium.suffixes})
-    for file in sorted(storage.files(place, suffixes)) if place.is_dir() else [place]:
+    for file in sorted(storage.files(place, ())) if place.is_dir() else [place]:
         found = file.stat()
         digest.update(f"{file} {found.length} {found.mtime}\n".encode())
     return digest.hexdigest()
@@ -321,9 +321,6 @@ def digest_of_files(place: storage.Path) -> str:
 def evaluated(config: Config) -> Source:
     """Returns the images to measure, evenly spaced in the held-out set (UserError if there is none) or the training set."""
     settings = config.likelihood
-    found = held_out(config) if settings.held_out else source(config)
-    if found is None:
-        raise UserError(
-            "config field data.held_out = '' is empty; set it, or set likelihood.held_out = False to use the training set."
-        )
-    return transforms.subsampled(found, settings.num_images or found.num_images)
+    otherwise = ", or set likelihood.held_out = False to use the training set"
+    found = of_split(config, "held_out" if settings.held_out else "training", otherwise=otherwise)
+    return transforms.subsampled(found, settings.num_images)

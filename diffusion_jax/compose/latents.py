@@ -1,7 +1,7 @@
 """The images of a config as the latents of its codec: computed once, and kept in shards beside the run."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,14 @@ from diffusion_jax.data import codecs, feed, sources
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import logs, sharding, shards, storage
-from diffusion_jax.weights import features
 
 SHARD_SIZE = 1000  # images in a file: what a kill costs at most
 
 
-class Images(NamedTuple):
-    """What a run is trained on, as it is stored: uint8 images, or latents."""
+def images(config: Config, workdir: storage.Path) -> tuple[Config, Source, Source | None]:
+    """Returns (the config that says what is stored, the training set, the held-out set) of a config.
 
-    config: Config  # which says what they are
-    training: Source
-    held_out: Source | None
-
-
-def images(config: Config, workdir: storage.Path) -> Images:
-    """Returns the images of a config; where it has a codec their latents, after making those that are missing.
+    Where it has a codec they are latents, after making those that are missing.
 
     The latents are in `data.latents`, by default in the workdir, in a folder whose name depends on the codec's weights and
     on the images. The config is then told their shape, and the factor that gives those of the training set a standard
@@ -37,7 +30,7 @@ def images(config: Config, workdir: storage.Path) -> Images:
     Raises UserError where the codec does not exist, or is of other images.
     """
     if not config.data.codec:
-        return Images(config, inputs.source(config), inputs.held_out(config))
+        return config, inputs.source(config), inputs.held_out(config)
     shape = processes.first_stage(processes.codec_config(config)).shape
     if config.data.latent_shape not in ((), shape):
         raise UserError(f"{config.show('data.latent_shape')} is not that of data.codec = {config.data.codec!r}, {shape!r}.")
@@ -46,7 +39,7 @@ def images(config: Config, workdir: storage.Path) -> Images:
     scale = config.data.latent_scale or 1 / std
     config = config.with_values("data", latent_shape=shape, latent_scale=scale)
     logs.say("latents", f"{' x '.join(map(str, config.data.latent_shape))}, times {scale:.4g}; of {config.data.codec}")
-    return Images(config, training, held_out)
+    return config, training, held_out
 
 
 def _latents(config: Config, workdir: storage.Path, split: str) -> tuple[Source, float]:
@@ -56,7 +49,7 @@ def _latents(config: Config, workdir: storage.Path, split: str) -> tuple[Source,
     """
     of, (own, params) = inputs.of_split(config, split), coding.first_stage(config.data.codec)
     manifest = {
-        "codec_sha256": features.sha256(params),
+        "codec_sha256": coding.sha256(config.data.codec),
         "random_flip": config.data.random_flip,
         "num_images": of.num_images,
         **inputs.identity(config, split),
@@ -73,9 +66,12 @@ def _latents(config: Config, workdir: storage.Path, split: str) -> tuple[Source,
             latents = np.concatenate([latents for _, latents in pieces])[: len(numbers)]
             yield {"x": latents, **{name: column for name, column in found["cond"].items() if name != "text"}}
 
-    on_progress = logs.progress_by_shard("latents", of.num_images, SHARD_SIZE)
-    rows = shards.read_all(shards.by_image(folder, manifest, of.num_images, SHARD_SIZE, make, on_progress=on_progress))
-    source = of._replace(read=_reader(rows))
+    rows = shards.read_all(shards.by_image(folder, manifest, of.num_images, SHARD_SIZE, make, label="latents"))
+
+    def read(number: int) -> sources.Record:
+        return {"x": rows["x"][number], "cond": {name: rows[name][number] for name in rows if name != "x"}}
+
+    source = of._replace(read=read)
     return texts.captioned(config, source) if source.captions else source, _std(rows["x"])
 
 
@@ -96,13 +92,6 @@ def make_encode(config: Config) -> Callable[[Any, Array, Array, Array], Array]:
         return jnp.stack([of(params).encode(view).mean for view in views], axis=1)
 
     return encode
-
-
-def _reader(rows: shards.Rows) -> Callable[[int], sources.Record]:
-    def read(number: int) -> sources.Record:
-        return {"x": rows["x"][number], "cond": {name: rows[name][number] for name in rows if name != "x"}}
-
-    return read
 
 
 def contradictions(config: Config) -> Iterator[str]:

@@ -50,7 +50,7 @@ def sampler_program(configs: Sequence[Config], weights: Any) -> bytes:
         UserError: where the network draws no images, or is too large for one file, or a package is missing.
     """
     needed("flatbuffers", "jax.export writes its programs by a package: pip install flatbuffers.")
-    processes.make_denoiser(configs[0])
+    processes.check_draws(configs[0])
     _check_size(weights)
     generate, levels = sampling.make_generate_given(*configs), sampling.grid(configs[0])
     weights = jax.tree.map(np.asarray, weights)  # constants that lie on no device
@@ -70,7 +70,7 @@ def network_program(config: Config, params: Any) -> tuple[bytes, float]:
         UserError: where a package is not installed, the network draws no images, has no counterpart or is too large.
         RunError: where onnxruntime's outputs are further away than `BOUND`.
     """
-    processes.make_denoiser(config)
+    processes.check_draws(config)
     config = config.with_values("model", dtype="float32", num_remat_stages=0)
     network, specs = processes.network(config), network_specs(config)
     params, names = jax.tree.map(np.asarray, params), list(specs)[2:]

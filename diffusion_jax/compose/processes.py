@@ -116,15 +116,9 @@ def make_denoiser(config: Config) -> Callable[[denoiser.Network, Any], Denoiser]
     Where arrays lie in a subspace it knows that x_0 does. What x_t has beside it is then noise to the denoiser, which any
     sampler takes away without a change of what it does in the subspace.
 
-    Raises UserError for a classifier or an autoencoder.
+    Errors as of `check_draws`.
     """
-    if is_autoencoder(config):
-        raise UserError(f"{config.show('model.kind')} is an autoencoder: it draws no images; give it to data.codec.")
-    if is_classifier(config):
-        raise UserError(
-            f"{config.show('model.kind')} is a classifier: it draws no images and has no likelihood, but guides a model "
-            "that draws."
-        )
+    check_draws(config)
     settings = {"parameterization": PARAMETERIZATIONS[config.predicts], "learned_variance": config.model.learned_variance}
     if (project := MEDIA[config.data.medium].project) is None:
         return lambda network, cond: denoiser.make_denoiser(network, **settings)
@@ -135,14 +129,24 @@ def make_denoiser(config: Config) -> Callable[[denoiser.Network, Any], Denoiser]
     return within
 
 
+def check_draws(config: Config) -> None:
+    """Raises UserError for an autoencoder and for a classifier, which draw no images."""
+    if is_autoencoder(config):
+        raise UserError(f"{config.show('model.kind')} is an autoencoder: it draws no images; give it to data.codec.")
+    check_makes_images(config)
+
+
 def check_makes_images(config: Config) -> None:
-    """Raises UserError for a classifier, which makes no images."""
-    if not is_autoencoder(config):
-        make_denoiser(config)
+    """Raises UserError for a classifier, which makes no images: an autoencoder makes them of others."""
+    if is_classifier(config):
+        raise UserError(
+            f"{config.show('model.kind')} is a classifier: it draws no images and has no likelihood, but guides a model "
+            "that draws."
+        )
 
 
 def denoiser_of(config: Config) -> Callable[[Any, Any], Denoiser]:
-    """Returns (params, cond) -> the config's network as a denoiser; its x_0 is not limited. Errors as of `make_denoiser`."""
+    """Returns (params, cond) -> the config's network as a denoiser; its x_0 is not limited. Errors as of `check_draws`."""
     net, make = network(config), make_denoiser(config)
     return lambda params, cond: make(networks.bind(net, net.cast(params), cond), cond)
 

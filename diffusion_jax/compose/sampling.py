@@ -10,7 +10,7 @@ from jax import Array
 
 from diffusion_jax import errors, grids, process, samplers, streams
 from diffusion_jax.compose import coding, guiding, processes, sample_conditions
-from diffusion_jax.compose.choices import CLIPS, CORRECTORS, GRIDS, SAMPLERS, chosen
+from diffusion_jax.compose.choices import CLIPS, CORRECTORS, GRIDS, SAMPLERS, chosen, named
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
@@ -22,8 +22,8 @@ from diffusion_jax.samplers import Sampler, Samples
 SDES = ("sub_vp", "ve", "ve_sde", "vp")  # processes whose drift is finite at every level
 IN_TIME = {"euler_maruyama": SDES, "runge_kutta_2": ("rectified_flow", *SDES)}  # samplers of d/dt -> processes that have it
 MAX_FIRST_SNR = 0.1  # of the noisiest level: a hundred times that of the schedules in use
-OF_GRID = {"grid": "trailing", "times": (), "num_steps": 1, "last_level": "data"}  # what says which levels, at one value
-READ = {"prompt": ""}  # what `sample_conditions.read` finds, and no program depends on
+# at one value, the fields that say which levels, and what `sample_conditions.read` finds: no program depends on them
+OF_GIVEN = {"grid": "trailing", "times": (), "num_steps": 1, "last_level": "data", "prompt": ""}
 # samplers that remember no earlier step and may start from any x_t
 PREDICTORS = (
     "ancestral",
@@ -83,7 +83,7 @@ def make_generate(config: Config, guide: Config | None = None) -> Callable[..., 
 def make_generate_on(config: Config, guide: Config | None = None) -> Callable[..., tuple[Array, Array]]:
     """Returns what `make_generate` does, as a function of (weights, seed, image numbers, batch, levels to visit [S + 1]).
 
-    It does not depend on the fields `OF_GRID`, so that grids of one length have one program.
+    It does not depend on the fields `OF_GIVEN`, so that grids of one length have one program.
     """
     given, cond_of = make_generate_given(config, guide), _cond_of(config, guide)
     return lambda weights, seed, numbers, batch, levels: given(weights, seed, numbers, cond_of(seed, numbers, batch), levels)
@@ -130,8 +130,8 @@ def grid(config: Config, *, num_stops: int = 0) -> Level:
         )
     if found.alpha[0] == 0 and config.sample.sampler == "lms":
         raise UserError("config field sample.sampler = 'lms' is impossible where no signal is left at T; use 'unipc'.")
-    of_order = config.sample.sampler in ("dpm_solver", "dpm_solver_singlestep", "unipc", "unipc_bh1")
-    if of_order and found.alpha[0] == 0 and config.sample.solves_for == "eps":
+    solves = "solves_for" in named(SAMPLERS[config.sample.sampler])
+    if solves and found.alpha[0] == 0 and config.sample.solves_for == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
     samplers.check_grid(found)
     return found

@@ -87,13 +87,6 @@ def identity(config: Config) -> dict[str, Any]:
     return {"text": {"encoder_sha256": encoder(config).sha256, "prompts_sha256": digest}}
 
 
-def fingerprint(config: Config, source: Source) -> dict[str, Any]:
-    """Returns what must not change about captions when a run resumes; {} for none."""
-    if config.model.text == "none":
-        return {}
-    return {"captions": _digest(source.captions)}
-
-
 def captioned(config: Config, source: Source) -> Source:
     """Returns a source whose records have their captions' vectors, cond["text"], float16 [L, D]."""
     length, distinct = shape(config), sorted(set(source.captions))
@@ -133,7 +126,7 @@ def _cached(config: Config, captions: Sequence[str]) -> tuple[np.ndarray, np.nda
     They are kept in a file that is named by what they depend on: the encoder, the captions, and how many tokens each has.
     """
     of, length = encoder(config), config.model.text_length
-    key = _digest([of.sha256, str(length), *captions])
+    key = digest([of.sha256, str(length), *captions])
     kept = storage.user_cache() / "captions" / f"{key}.npz"
     try:
         with storage.reading(kept) as file:
@@ -162,7 +155,7 @@ def _encoded_all(of: TextEncoder, captions: Sequence[str], length: int) -> tuple
     return np.concatenate(found), np.cumsum([0, *map(len, found)])
 
 
-def _digest(texts: Sequence[str]) -> str:
+def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
 
 

@@ -207,11 +207,6 @@ def contradictions(config: Config) -> Iterator[str]:
         )
 
 
-def starts_as_average(config: Config) -> bool:
-    """Returns whether a run takes its first parameters from the EMA of `train.init_from`, as a student from its teacher."""
-    return config.loss.name in FEW_STEPS
-
-
 def _of_few_steps(config: Config) -> Iterator[str]:
     if has_teacher(config) and not config.train.init_from:
         yield f"{config.show('loss.name')} needs train.init_from, the workdir of the teacher."

@@ -18,7 +18,7 @@ from diffusion_jax.data import captions as captions_of
 from diffusion_jax.data import media
 from diffusion_jax.data.media import Medium
 from diffusion_jax.errors import UserError, needed, some
-from diffusion_jax.runs import arrays, logs, storage
+from diffusion_jax.runs import arrays, logs, pictures, storage
 
 UNREADABLE = (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)  # what damaged files raise
 # And no other, whatever the suffix: Pillow has Ghostscript execute PostScript.
@@ -240,7 +240,7 @@ def folder(
 def _pairs(root: storage.Path, files: Sequence[storage.Path], path: str, field: str) -> dict[storage.Path, storage.Path]:
     """Returns {file of a folder: that of another with the same name, but for the suffix}; UserError for one without."""
     other = storage.path(path)
-    found, named = _by_name(other, image_files(path, field)[0]), _by_name(root, files)
+    found, named = by_name(other, image_files(path, field)[0]), by_name(root, files)
     if missing := [name for name in named if name not in found]:
         raise UserError(
             f"config field {field} = {path!r} has no image for {len(missing):,} of the {len(files):,} images: "
@@ -249,14 +249,14 @@ def _pairs(root: storage.Path, files: Sequence[storage.Path], path: str, field: 
     return {file: found[name] for name, file in named.items()}
 
 
-def _by_name(root: storage.Path, files: Sequence[storage.Path]) -> dict[str, storage.Path]:
+def by_name(root: storage.Path, files: Sequence[storage.Path]) -> dict[str, storage.Path]:
     """Returns {name in a folder, without the suffix: file}; UserError where two files have one name."""
     found = {}
     for file in files:
         name = str(file.relative_to(root).with_suffix(""))
         if name in found:
             both = f"{found[name].name!r} and {file.name!r}"
-            raise UserError(f"folder {str(root)!r} has {both}, which differ in the suffix alone; images are paired by name.")
+            raise UserError(f"folder {str(root)!r} has {both}, which differ in the suffix alone; rename one.")
         found[name] = file
     return found
 
@@ -273,12 +273,11 @@ def _with_pair(record: Record, file: storage.Path, other: storage.Path) -> Recor
 
 def _whole(files: Sequence[storage.Path], read: Callable[[storage.Path], Any]) -> tuple[list[storage.Path], str]:
     """Returns (the files that can be read, how many cannot and why), while a terminal shows how far it is."""
-    whole, failures, progress = [], [], logs.Progress("files checked", total=len(files))
+    whole, failures = [], []
     with futures.ThreadPoolExecutor(NUM_THREADS) as pool:
-        for file, found in zip(files, pool.map(functools.partial(attempted, read), files), strict=True):
+        results = pool.map(functools.partial(attempted, read), files)
+        for file, found in zip(logs.with_progress(files, "files checked"), results, strict=True):
             failures.append(found) if isinstance(found, UnreadableError) else whole.append(file)
-            progress.update(len(whole) + len(failures))
-    logs.clear_progress()
     return whole, by_reason(failures, len(files)) if failures else ""
 
 
@@ -365,8 +364,7 @@ def decode(file: storage.Path, part: tuple[int, int] | None = None, *, draft_siz
     is_grey = image.mode in ("1", "L", "LA")
     image = _in_srgb(image)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = pictures.on_white(image)
     mode = "L" if is_grey else "RGB"
     pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels[..., None] if pixels.ndim == 2 else pixels

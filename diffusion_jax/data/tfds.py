@@ -1,6 +1,5 @@
 """Image sets of TensorFlow Datasets."""
 
-import json
 import logging
 import re
 import socket
@@ -75,11 +74,7 @@ def _check_classes(folder: storage.Path) -> None:
     """Raises UserError where a prepared set names a Python class other than TFDS's own, because TFDS would import it."""
     prepared = storage.files(folder, (".json",)) if folder.is_dir() else ()
     for file in [file for file in prepared if file.name == "features.json"]:
-        try:
-            found = json.loads(storage.read_text(file, "a prepared data set"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"file {str(file)!r} is damaged ({type(error).__name__}).") from error
-        for name in _classes(found):
+        for name in _classes(storage.read_json(file, "a prepared data set")):
             if not name.startswith("tensorflow_datasets."):
                 raise UserError(f"file {str(file)!r} names the class {name!r}; it must be one of tensorflow_datasets.")
 

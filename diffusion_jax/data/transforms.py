@@ -47,8 +47,8 @@ def resized(source: Source, *, image_shape: tuple[int, ...], center_crop: int, r
 
 
 def subsampled(source: Source, num_images: int) -> Source:
-    """Returns a source of at most this many images, evenly spaced."""
-    kept = min(num_images, source.num_images)
+    """Returns a source of at most this many images, evenly spaced; 0 for all."""
+    kept = min(num_images or source.num_images, source.num_images)
     captions = tuple(source.captions[number * source.num_images // kept] for number in range(kept if source.captions else 0))
     read = lambda number: source.read(number * source.num_images // kept)  # noqa: E731
     return source._replace(num_images=kept, read=read, captions=captions)

@@ -31,7 +31,7 @@ def read(file: BinaryIO, *, shape: tuple[int, int, int, int], **_: int) -> np.nd
             found = min(getattr(image, "n_frames", 1), MOST_FRAMES)
             wanted = np.round(np.linspace(0, found - 1, num_frames)).astype(int)
             frames = [
-                _on_white(frame)
+                pictures.on_white(frame)
                 for i, frame in enumerate(itertools.islice(ImageSequence.Iterator(image), found))
                 if i in wanted
             ]
@@ -48,11 +48,6 @@ def is_still(file: BinaryIO) -> bool:
     """Returns whether an image file has one frame alone; raises what Pillow does for a damaged one."""
     with Image.open(file, formats=FORMATS) as image:
         return getattr(image, "n_frames", 1) == 1
-
-
-def _on_white(frame: Image.Image) -> Image.Image:
-    frame = frame.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", frame.size, "white"), frame).convert("RGB")
 
 
 def webp(video: np.ndarray, **_: int) -> bytes:

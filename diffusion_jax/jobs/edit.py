@@ -39,8 +39,7 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     logs.say("warning", *sampling.warnings(config))
     num_images, size = len(names), config.sample.shard_size
     make = functools.partial(model.edited, trained, batch)
-    on_progress = logs.progress_by_shard("edit", num_images, size)
-    found = shards.read_all(shards.by_image(out, manifest, num_images, size, make, on_progress=on_progress))
+    found = shards.read_all(shards.by_image(out, manifest, num_images, size, make, label="edit"))
     if sharding.is_first():
         _write(out, names, batch, found["edited"])
         evaluations = int(found["num_evaluations"][0])

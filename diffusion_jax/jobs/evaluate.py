@@ -26,7 +26,7 @@ from diffusion_jax.runs import checkpoint, logs, pictures, plots, sharding, shar
 from diffusion_jax.runs.statistics import Statistics
 
 NUM_PAIRS = 32  # of nearest.png: an image and the nearest of the training set
-MOST_PIXELS = 2**30  # bytes: a set of images that has more is compared by its features alone
+MOST_BYTES = 2**30  # a set of images that has more is compared by its features alone
 MOST_NEAREST = 10_000  # images whose neighbours in the training set are searched
 MOST_VALUES = 10_000  # of a feature: its covariance then takes 800 MB
 PARTS = ("value", "matched", "floor")  # of `Compared`, each a figure with its error
@@ -174,14 +174,13 @@ def _found(images: Images, network: Extractor, config: Config, folder: storage.P
         return Found(images.features)
     num_images, size = images.num_images, config.evaluate.shard_size
     manifest = {"features": network.description, "shard_size": size, **images.made_from}
-    kept = config.data.medium == "images" and num_images * math.prod(images.shape) <= MOST_PIXELS
+    kept = config.data.medium == "images" and num_images * math.prod(images.shape) <= MOST_BYTES
 
     def make(first: int) -> Iterator[shards.Rows]:
         for piece in images.pieces(first):
             yield {**network.extract(piece), **({"pixels": piece} if kept else {})}
 
-    on_progress = logs.progress_by_shard("features", num_images, size)
-    rows = shards.read_all(shards.by_image(folder, manifest, num_images, size, make, on_progress=on_progress))
+    rows = shards.read_all(shards.by_image(folder, manifest, num_images, size, make, label="features"))
     return Found({name: rows[name] for name in rows if name != "pixels"}, rows.get("pixels"))
 
 

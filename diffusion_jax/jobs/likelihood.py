@@ -40,9 +40,8 @@ def run(config: Config, workdir: storage.Path, out: storage.Path | None = None) 
     out = out or workdir / "likelihood" / f"{kind}_step_{trained.step:07d}_{shards.digest(manifest)}"
     logs.say(kind, f"of {source.num_images:,} images, into {out}")
     num_images, shard_size = source.num_images, config.likelihood.shard_size
-    on_progress = logs.progress_by_shard("likelihood", num_images, shard_size)
     make = functools.partial(_by_image, trained, source)
-    by_image = shards.read_all(shards.by_image(out, manifest, num_images, shard_size, make, on_progress=on_progress))
+    by_image = shards.read_all(shards.by_image(out, manifest, num_images, shard_size, make, label="likelihood"))
     if kind == "pf_ode":
         results = _pf_ode_results(by_image, MEDIA[config.data.medium].bin_width)
     else:

@@ -149,7 +149,7 @@ def _prepared(config: Config, state: TrainState) -> TrainState:
         return state
     origin = storage.path(init_from)
     average = model.load(origin)
-    raw = average if training.starts_as_average(config) else model.load(origin, ema_rate=0.0)
+    raw = average if config.loss.name in training.FEW_STEPS else model.load(origin, ema_rate=0.0)
     began = stored.read_config(origin)  # with a learned process as it was before
     for name in ("predicts", "process"):
         if (there := getattr(began, name)) != getattr(config, name):

@@ -95,10 +95,7 @@ def _results(figure: Figure, workdir: storage.Path | None) -> Iterator[tuple[sto
     files = sorted((each / name for each in folder.iterdir()), reverse=True) if folder and folder.exists() else []
     for file in files:
         if file.exists():
-            try:
-                found = json.loads(storage.read_text(file, "results"))
-            except ValueError as error:
-                raise UserError(f"file {str(file)!r} is damaged: it is not JSON ({error}).") from error
+            found = storage.read_json(file, "results")
             yield from ((file, each) for each in (reversed(found) if isinstance(found, list) else [found]))
 
 

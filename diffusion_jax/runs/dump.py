@@ -37,7 +37,6 @@ def write(
     labels: np.ndarray | None = None,
     look: Look = IMAGES,
     beside: Sequence[np.ndarray] = (),
-    on_progress: Callable[[int], None],
 ) -> storage.Path:
     """Writes images to shards/, samples_NxHxWxC.npz (arr_0, labels as arr_1), grid.png and manifest.json; returns the .npz.
 
@@ -53,7 +52,6 @@ def write(
         labels: of the images, int [N], or None.
         look: what the images are, and how they are pictured.
         beside: what to show to the left of the first images, and maybe to the right, uint8 [n, H, W, C] each.
-        on_progress: gets the number of images generated so far.
     """
     made = shards.by_image(
         out,
@@ -61,7 +59,7 @@ def write(
         num_images,
         shard_size,
         lambda first: ({"arr_0": images} for images in generate(first)),
-        on_progress=on_progress,
+        label="sample",
     )
     few = itertools.islice(_images(made, look), -(-look.num_pictured // shard_size))
     pictured = np.concatenate(list(few))[: look.num_pictured]

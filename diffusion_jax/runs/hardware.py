@@ -9,13 +9,13 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What one device can do at most."""
+    """What one device can do at most; where that is unknown it is infinite."""
 
     memory: float  # bytes
-    bfloat16: float  # floating-point operations a second of matrix products in bfloat16, without sparsity
-    float32: float  # the same at the highest precision; on a TPU a float32 product is six in bfloat16
-    bandwidth: float  # bytes a second from its own memory
-    links: float  # bytes a second to other chips, all links of a chip together
+    bfloat16: float = math.inf  # floating-point operations a second of matrix products in bfloat16, without sparsity
+    float32: float = math.inf  # the same at the highest precision; on a TPU a float32 product is six in bfloat16
+    bandwidth: float = math.inf  # bytes a second from its own memory
+    links: float = math.inf  # bytes a second to other chips, all links of a chip together
 
 
 def _tpu(memory_gib: float, tflops: float, gigabytes: float, gigabits: float) -> Chip:
@@ -31,11 +31,6 @@ PUBLISHED = {  # by `device_kind`: the system pages of Cloud TPU, NVIDIA's data 
     "NVIDIA H100 80GB HBM3": Chip(80e9, 989e12, 67e12, 3350e9, 900e9),
     "NVIDIA H200": Chip(141e9, 989e12, 67e12, 4800e9, 900e9),
 }
-
-
-def unknown(memory: float) -> Chip:
-    """Returns a device with known memory and unknown speeds; these are infinite."""
-    return Chip(memory, *[math.inf] * 4)
 
 
 def peak(mesh: Mesh) -> float:

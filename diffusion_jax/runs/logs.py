@@ -151,7 +151,7 @@ class Progress:
         if self._done == first:
             return text
         rate = (self._done - first) / max(time.monotonic() - start, 1e-9)
-        eta = datetime.timedelta(seconds=round((self._total - self._done) / rate))
+        eta = datetime.timedelta(seconds=round(max(self._total - self._done, 0) / rate))
         return f"{text}  {rate:{'.1f' if rate >= 1 else '.2g'}} {self._unit}/s  ETA {eta}"
 
 

@@ -5,6 +5,7 @@ import io
 import math
 
 import numpy as np
+from PIL import Image
 
 MOST_BYTES = 250_000  # of a picture in a page
 MOST_SIDE = 640  # of one made smaller: noise itself then has fewer bytes
@@ -34,14 +35,18 @@ def grid(images: np.ndarray, *, num_columns: int = 0, pad: int = 2, min_size: in
     return np.pad(canvas, ((pad, 0), (pad, 0), (0, 0)), constant_values=255)
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """Returns a picture that may be transparent on white, in RGB."""
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
 def encode_png(image: np.ndarray) -> bytes:
     """Returns a PNG file's bytes.
 
     Args:
         image: uint8 [H, W, C]: of 1 or 2 channels the first is shown as grey, of more the first three as red, green, blue.
     """
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] < 3 else image[..., :3]).save(file, format="PNG", optimize=True)
     return file.getvalue()
@@ -52,8 +57,6 @@ def data_uri(png: bytes) -> str:
 
     Raises ValueError where it is damaged.
     """
-    from PIL import Image
-
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             image.load()

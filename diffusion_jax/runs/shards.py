@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion_jax import errors
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import arrays, sharding, storage
+from diffusion_jax.runs import arrays, logs, sharding, storage
 
 MOST_SHOWN = 4  # settings that differ
 
@@ -32,7 +32,7 @@ def by_image(
     shard_size: int,
     make: Callable[[int], Iterable[Rows]],
     *,
-    on_progress: Callable[[int], None] = lambda done: None,
+    label: str,
 ) -> Shards:
     """Returns the shards of a folder, after making those that are missing; all processes have to ask.
 
@@ -43,13 +43,14 @@ def by_image(
         num_images: N.
         shard_size: images in each shard, but for the last.
         make: number of an image -> what is made for it and for those after it, in pieces of any size, N - number in all.
-        on_progress: gets the number of images made so far.
+        label: of the lines that say how many are made.
     """
     storage.make_dir(out)
     check_or_write_manifest(out, manifest)
     starts = range(0, num_images, shard_size)
     sizes = [min(shard_size, num_images - start) for start in starts]
     files = [out / "shards" / _name(start, size, shard_size) for start, size in zip(starts, sizes, strict=True)]
+    on_progress = logs.progress_by_shard(label, num_images, shard_size)
     for run in consecutive([i for i in my_shards(len(files)) if not files[i].exists()]):
         pieces = _counted(make(starts[run[0]]), starts[run[0]], on_progress)
         for i, rows in zip(run, rechunk(pieces, shard_size), strict=False):  # the pieces may go on behind the run

@@ -7,13 +7,14 @@ late.
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from etils import epath
 
@@ -182,6 +183,15 @@ def read_text(name: Path, kind: str) -> str:
         raise UserError(f"file {str(name)!r} cannot be read ({error}).") from error
     except UnicodeDecodeError as error:
         raise UserError(f"file {str(name)!r} is damaged: it is not text ({error}).") from error
+
+
+def read_json(name: Path, kind: str) -> Any:
+    """Returns what a JSON file holds; UserError where it is damaged, and as for `read_text`."""
+    text = read_text(name, kind)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"file {str(name)!r} is damaged: it is not JSON ({error}).") from error
 
 
 def append_text(name: Path, content: str) -> None:

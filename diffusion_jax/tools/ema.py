@@ -40,7 +40,8 @@ def run(workdir: storage.Path, config: Config, out: storage.Path, sigma_rels: li
     """
     if out.exists():
         raise UserError(f"flag --out = {str(out)!r} exists already; choose another.")
-    trained = model.restore(workdir, model.with_settings(stored.agreed_config(workdir, config), ema_rate=0.0, step=-1))
+    settings = model.with_settings(stored.agreed_config(workdir, config), ema_rate=0.0, step=-1)
+    trained = model.with_guide(model.restore(workdir, settings))
     if not trained.config.train.ema_sigma_rels:
         raise UserError("the run kept no averages of train.ema_sigma_rels; train with (0.05, 0.1), for example.")
     evaluate, rows, best = evaluating.in_training(trained.config), [], None

@@ -42,8 +42,8 @@ from diffusion_jax.compose import (
 )
 from diffusion_jax.compose.choices import MEDIA
 from diffusion_jax.compose.config import Config
-from diffusion_jax.errors import UserError, some
-from diffusion_jax.runs import checkpoint, logs, storage
+from diffusion_jax.errors import UserError
+from diffusion_jax.runs import logs, storage
 from diffusion_jax.weights import diffusers, diffusers_autoencoder, diffusers_dit, maps, schedulers, tensors
 
 MINIMAL_DIFFUSERS = "0.28.0"  # the oldest that has all classes and settings that are written
@@ -71,9 +71,7 @@ def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "wor
 
 def write_workdir(alone: model.Model, out: storage.Path) -> str:
     """Writes a workdir; returns what the user may try, as do the other writers."""
-    checkpoint.save_weights(out, alone.step, alone.params)
-    frozen.keep(alone.config, out)
-    stored.write_config(out, alone.config, weights_alone=True, frozen_sha256=frozen.hashes(alone.config))
+    frozen.write_alone(out, alone.step, alone.params, alone.config)
     return "" if processes.is_classifier(alone.config) else f"; try: python main.py --mode=sample --workdir={out}"
 
 
@@ -185,10 +183,8 @@ def main(argv: list[str]) -> int:
     """Exports; the exit code is 0, 2 for bad input, 1 for a failure."""
     flags, changes = command.parse(argv, {"workdir": "", "out": "", "to": "workdir", "round": ""})
     command.check_given(flags, {"workdir": "the folder of a run", "out": "the folder to make"})
-    if flags["to"] not in (known := WRITERS | PROGRAMS):
-        raise UserError(f"flag --to = {flags['to']!r} is unknown; known: {some(list(known))}.")
-    if flags["round"] not in ROUNDED:
-        raise UserError(f"flag --round = {flags['round']!r} is unknown; known: {some(list(ROUNDED[1:]))}.")
+    command.check_one_of(flags, "to", WRITERS | PROGRAMS)
+    command.check_allowed(flags, "round", flags["round"] in ROUNDED, " or ".join(ROUNDED[1:]))
     config = command.config_of(flags, changes, flags["workdir"])
     checks.check(config)
     return run(storage.path(flags["workdir"]), config, storage.path(flags["out"]), flags["to"], flags["round"])

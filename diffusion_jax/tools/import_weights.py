@@ -25,10 +25,10 @@ from typing import Any
 
 import jax
 
-from diffusion_jax.compose import command, frozen, imported, processes, stored
+from diffusion_jax.compose import command, frozen, imported, processes
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
-from diffusion_jax.runs import checkpoint, logs, storage
+from diffusion_jax.runs import logs, storage
 from diffusion_jax.weights import diffusers_autoencoder, downloads, formats, latent_diffusion, sources, stable_diffusion
 
 
@@ -80,11 +80,7 @@ def _written(published: sources.Published, workdir: storage.Path, changes: comma
     """Returns config, parameters and what was converted of a published model, after writing it as a workdir."""
     config = imported.config_of(published, changes)
     params, notes = imported.params_of(published, config)
-    checkpoint.save_weights(workdir, 0, params)
-    frozen.keep(config, workdir)
-    config = stored.with_own_folders(config, workdir)
-    stored.write_config(workdir, config, weights_alone=True, frozen_sha256=frozen.hashes(config))
-    return config, params, notes
+    return frozen.write_alone(workdir, 0, params, config), params, notes
 
 
 def _to_try(workdir: storage.Path, config: Config) -> str:

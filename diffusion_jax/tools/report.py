@@ -32,8 +32,6 @@ def main(argv: list[str]) -> int:
     flags, _ = command.parse(argv, {"workdir": "", "out": "report.html"}, fields=())
     workdirs = [storage.path(value) for name, value in command.pairs(argv[1:]) if name == "workdir" and value]
     out = storage.path(flags["out"])
-    if flags["config"]:
-        raise UserError("flag --config does nothing here: each workdir has its config.")
     if not workdirs:
         raise UserError("flag --workdir is missing; it must be the folder of a run.")
     command.check_allowed(flags, "out", out.suffix == ".html" and not out.is_dir(), "a file such as report.html")

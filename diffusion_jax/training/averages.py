@@ -17,10 +17,21 @@ MOST_SIGMA_REL = 0.28  # of gamma = 0, the plain mean of all steps, is 0.289
 
 
 class Ema(NamedTuple):
-    """How EMA weights follow the parameters."""
+    """How EMA weights follow the parameters: they begin as these."""
 
-    init: Callable[[Any], dict[str, Any]]  # params -> {name: EMA weights} before the first step
-    update: Callable[[dict[str, Any], Any, Array], dict[str, Any]]  # (ema, params after a step, steps before it) -> ema
+    kept: Mapping[str, Callable[[Array], Array | float]]  # {name: steps before a step -> the share that the step keeps}
+
+    def init(self, params: Any) -> dict[str, Any]:
+        """Returns {name: EMA weights} before the first step."""
+        return {name: jax.tree.map(jnp.copy, params) for name in self.kept}
+
+    def update(self, ema: dict[str, Any], params: Any, step: Array) -> dict[str, Any]:
+        """Returns them after a step that led to these parameters; `step` counts those before it."""
+
+        def moved(share: Array | float, weights: Any) -> Any:
+            return jax.tree.map(lambda average, p: average + (1 - share) * (p - average), weights, params)
+
+        return {name: moved(of(step), ema[name]) for name, of in self.kept.items()}
 
 
 def exponential(rates: Sequence[float], *, warmup: bool = False) -> Ema:
@@ -34,7 +45,7 @@ def exponential(rates: Sequence[float], *, warmup: bool = False) -> Ema:
     def kept(rate: float, step: Array) -> Array | float:
         return jnp.minimum(rate, (1 + step) / (10 + step)) if warmup else rate
 
-    return _moving({ema_name(rate): functools.partial(kept, rate) for rate in rates})
+    return Ema({ema_name(rate): functools.partial(kept, rate) for rate in rates})
 
 
 def ema_name(rate: float) -> str:
@@ -54,34 +65,12 @@ def power(sigma_rels: Sequence[float]) -> Ema:
     def kept(exponent: float, step: Array) -> Array:
         return (1 - 1 / (step + 1)) ** (exponent + 1)
 
-    return _moving({power_name(width): functools.partial(kept, gamma(width)) for width in sigma_rels})
-
-
-def _moving(kept: Mapping[str, Callable[[Array], Array | float]]) -> Ema:
-    """Returns averages that begin as the parameters, from {name: steps before a step -> the share that the step keeps}."""
-
-    def init(params: Any) -> dict[str, Any]:
-        return {name: jax.tree.map(jnp.copy, params) for name in kept}
-
-    def update(ema: dict[str, Any], params: Any, step: Array) -> dict[str, Any]:
-        def moved(share: Array | float, weights: Any) -> Any:
-            return jax.tree.map(lambda average, p: average + (1 - share) * (p - average), weights, params)
-
-        return {name: moved(of(step), ema[name]) for name, of in kept.items()}
-
-    return Ema(init, update)
+    return Ema({power_name(width): functools.partial(kept, gamma(width)) for width in sigma_rels})
 
 
 def together(*kinds: Ema) -> Ema:
     """Returns the averages of several kinds as one."""
-
-    def init(params: Any) -> dict[str, Any]:
-        return {name: weights for kind in kinds for name, weights in kind.init(params).items()}
-
-    def update(ema: dict[str, Any], params: Any, step: Array) -> dict[str, Any]:
-        return {name: weights for kind in kinds for name, weights in kind.update(ema, params, step).items()}
-
-    return Ema(init, update)
+    return Ema({name: of for kind in kinds for name, of in kind.kept.items()})
 
 
 def power_name(sigma_rel: float) -> str:

@@ -39,12 +39,9 @@ def make_optimizer(
         grad_clip: the largest global norm of a gradient; inf does not clip.
         weight_decay: of AdamW, times the rate, of every parameter; 0 is Adam. [Loshchilov & Hutter 2019]
     """
-    schedules = {
-        "constant": lambda: optax.constant_schedule(learning_rate),
-        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, max(num_steps - warmup_steps, 1)),
-    }
-    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    rate = optax.join_schedules([warmup, schedules[decay]()], [warmup_steps])
+    cosine = optax.cosine_decay_schedule(learning_rate, max(num_steps - warmup_steps, 1))
+    after = {"constant": optax.constant_schedule(learning_rate), "cosine": cosine}[decay]
+    rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), after], [warmup_steps])
     adam = optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate)
     return optax.chain(optax.clip_by_global_norm(grad_clip), adam)
 

@@ -145,16 +145,13 @@ def hooks(
     """
     found = [] if held_out is None else [Hook(run.sample_every, _held_out_loss(run, held_out))]
     if generate is not None:
-        generate = _compiled(run, generate)
+        whole, options = sharding.replicated(run.mesh), compiling.options(run.mesh)
+        generate = jax.jit(generate, out_shardings=whole, compiler_options=options)
         found += [Hook(run.sample_every, _preview(run, generate))]
     found += [Hook(run.sample_every, lambda state: run.log.loss_curve())]
     if evaluate is not None:
         found += [Hook(run.evaluate_every, _evaluation(run, generate, evaluate))]
     return [*found, Hook(run.checkpoint_every, save)]
-
-
-def _compiled(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
-    return jax.jit(generate, out_shardings=sharding.replicated(run.mesh), compiler_options=compiling.options(run.mesh))
 
 
 def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable[[TrainState], None]:

@@ -1,6 +1,5 @@
 """A published model as it lies on a disk: the tensors of one file or of several, and the settings beside them."""
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -96,10 +95,7 @@ def _of_shards(folder: storage.Path, index: storage.Path) -> maps.Tensors:
 
 
 def read_json(file: storage.Path) -> dict[str, Any]:
-    try:
-        found = json.loads(storage.read_text(file, "a folder of weights"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"file {str(file)!r} is damaged: it is not JSON ({error}).") from error
+    found = storage.read_json(file, "a folder of weights")
     if not isinstance(found, dict):
         raise UserError(f"file {str(file)!r} is damaged: it is not a dictionary.")
     return found

@@ -190,9 +190,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1 and not argv[1].startswith("-"):
         argv = [argv[0], f"--name={argv[1]}", *argv[2:]]
     numbers = {"size": "0", "num_images": "0"}
-    flags, changes = command.parse(argv, {"name": "", "out": "", "package": "", **numbers})
-    if changes or flags["config"]:
-        raise UserError("flag --config does nothing here: fetching a set needs no config.")
+    flags, _ = command.parse(argv, {"name": "", "out": "", "package": "", **numbers}, fields=())
     if not flags["name"] or not flags["out"]:
         raise UserError(f"the set or flag --out is missing: fetch NAME --out=DIR, where NAME is {', '.join(SETS)}.")
     settings = {name: command.whole_number(flags, name, low=0) for name in numbers}

@@ -21,7 +21,6 @@ PACKAGES = ("@dicebear/core@9.4.3", "@dicebear/collection@9.4.3", "@resvg/resvg-
 # or patterns, have a licence of their own, or repeat themselves.
 STYLES = ("adventurer", "bigEars", "bigSmile", "croodles", "lorelei", "micah", "miniavs", "notionists", "openPeeps")
 STYLES += ("personas", "pixelArt", "thumbs", "toonHead")
-HELD_OUT_PART = 10  # a tenth
 # Writes what the styles say of themselves, as one line of JSON, then the pixels of each image, RGBA.
 SCRIPT = """
 import fs from 'node:fs';
@@ -48,7 +47,7 @@ def make(*, size: int, num_images: int) -> Made:
         size: side of the images.
         num_images: to draw, a tenth of them held out.
     """
-    num_held_out = num_images // HELD_OUT_PART
+    num_held_out = num_images // collection.ONE_IN
     seeds = [f"training {number}" for number in range(num_images - num_held_out)]
     seeds += [f"held out {number}" for number in range(num_held_out)]
     with tempfile.TemporaryDirectory() as name:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from diffusion_jax.runs import pictures
+
 MOST_PIXELS = 2**24  # of a picture
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 ONE_IN = 10  # that is held out
@@ -36,8 +38,7 @@ def on_white(content: bytes) -> Image.Image:
     if not content.startswith(b"\x89PNG\r\n\x1a\n") or width * height > MOST_PIXELS:
         raise ValueError(f"it is not a PNG file of at most {MOST_PIXELS:,} pixels")
     with Image.open(io.BytesIO(content), formats=("PNG",)) as stored:
-        image = stored.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return pictures.on_white(stored)
 
 
 def fitted(image: Image.Image, size: int) -> np.ndarray:

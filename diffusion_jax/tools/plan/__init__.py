@@ -59,7 +59,7 @@ def run(config: Config, topology: str, *, with_sampler: bool = True) -> dict[str
     divide.
     """
     devices = devices_of(topology)
-    chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.unknown(sharding.memory_per_device())
+    chip = hardware.PUBLISHED.get(devices[0].device_kind) or hardware.Chip(sharding.memory_per_device())
     if not chip.memory:
         raise UserError(
             f"flag --topology = {topology!r} cannot be planned: the memory of {devices[0].device_kind} is unknown."
@@ -164,8 +164,9 @@ def _traffic(compiled: jax.stages.Compiled, mesh: Mesh) -> float:
 
 def _report(plan: Plan, config: Config, chip: hardware.Chip, num_images: int) -> dict[str, Any]:
     """Returns a program's figures with the least time that they allow, and prints them."""
+    is_exact = (config.model.dtype, config.model.precision) == ("float32", "highest")  # others are TF32, bfloat16 or several
     bounds = {
-        "compute": plan.flops / getattr(chip, config.model.dtype),
+        "compute": plan.flops / (chip.float32 if is_exact else chip.bfloat16),
         "memory": plan.traffic / chip.bandwidth,
         "links": sum(plan.collectives.values()) / chip.links,
     }

@@ -23,7 +23,7 @@ def moved(text: str) -> dict[str, int]:
     for line in text.splitlines():
         if found := OPERATION.search(line):
             result, kind, started = found.groups()
-            shapes = [found for found in SHAPE.findall(result) if found[0] in BYTES]
+            shapes = [shape for shape in SHAPE.findall(result) if shape[0] in BYTES]
             sizes = [BYTES[name] * math.prod(map(int, filter(None, dims.split(",")))) for name, dims in shapes]
             total[kind] += _largest(sizes, kind, bool(started)) * (_group_size(line) if kind == "reduce-scatter" else 1)
     return dict(total)
