@@ -27,6 +27,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import main as program
+from diffusion_jax import operators
 from diffusion_jax.compose import stored
 from diffusion_jax.runs import pictures
 
@@ -65,8 +66,7 @@ def _mean_of(x: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _halved(x: np.ndarray) -> np.ndarray:
-    num, height, width, channels = x.shape
-    return _as_uint8(x.reshape(num, height // 2, 2, width // 2, 2, channels).mean((2, 4)))
+    return _as_uint8(operators.averaging(2).apply(x))
 
 
 def _grey(x: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 import diffusion_jax as dj
 from benchmarks.hybrid import job
-from benchmarks.latents import figures
+from benchmarks.latents import figures, psnr
 from diffusion_jax import autoencoding, evaluation, operators
 from diffusion_jax.compose import coding, inputs, stored
 from diffusion_jax.data import codecs, feed
@@ -89,11 +89,6 @@ def draw_latents(codec: str, seed: int, flags: argparse.Namespace) -> str:
     changes = [f"--config.{change}" for change in (*own, f"train.seed={seed}", "train.tensorboard=False")]
     job("--config=configs/emoji64_latents.py", f"--workdir={workdir}", *changes)
     return workdir
-
-
-def psnr(images: np.ndarray, real: np.ndarray) -> float:
-    mse = np.mean((images.astype(float) - real) ** 2, axis=(1, 2, 3))
-    return round(float(np.mean(10 * np.log10(255**2 / mse))), 2)
 
 
 def errors(codec: str, images: np.ndarray) -> dict[str, float]:

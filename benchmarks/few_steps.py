@@ -6,8 +6,10 @@
         --reflow=runs/digits_reflow --name=digits_flows
 
 Each row is the mean over seeds of the distances of `quality_vs_steps` to the training set, and their standard deviation. All
-rows of a seed start from the same x_T. None is guided: that would be two evaluations a step. Writes
-benchmarks/few_steps_<name>.json and .md, and the first images of each row as docs/images/few_steps_<name>.png.
+rows of a seed start from the same x_T. None is guided: that would be two evaluations a step. A student may have been trained
+several times, with other seeds. Then the mean is over its workdirs too, and a second standard deviation is that of the
+trainings' means. Writes benchmarks/few_steps_<name>.json and .md, and the first images of each row, of the first workdir, as
+docs/images/few_steps_<name>.png.
 """
 
 import argparse
@@ -38,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True, help="workdir of a model of many steps, which the students began as")
     for loss in ONE_FOR_ALL:
-        parser.add_argument(f"--{loss}", help=f"workdir of a model of loss.name = {loss!r}")
-    parser.add_argument("--progressive", help="folder of tools.distill")
+        parser.add_argument(f"--{loss}", nargs="+", default=[], help=f"workdirs of loss.name = {loss!r}, a training each")
+    parser.add_argument("--progressive", nargs="+", default=[], help="folders of tools.distill, a training each")
     parser.add_argument("--name", required=True, help="of the result")
     parser.add_argument("--num_images", type=int, default=2000)
     parser.add_argument("--num_real", type=int, default=0, help="of the training set, drawn at random; 0 for all")
@@ -50,35 +52,44 @@ def main() -> None:
     measure, result = quality_vs_steps.reference(config, flags.num_images, flags.features, flags.num_real)
     result["conditions"] |= {"command": " ".join(["python", "benchmarks/few_steps.py", *sys.argv[1:]]), "seeds": flags.seeds}
     rows, strips = [], []
-    for method, workdir, settings in settings_of(flags):
-        found, images = row(model.load(workdir), settings, flags, measure)
+    for method, workdirs, settings in settings_of(flags):
+        found, images = row([model.load(workdir) for workdir in workdirs], settings, flags, measure)
         rows.append({"method": method, "evaluations": settings["num_steps"], **found})
         strips.append(images[:NUM_SHOWN])
         print(json.dumps(rows[-1]), flush=True)
     write(flags.name, result | {"num_images": flags.num_images, "rows": rows}, np.stack(strips))
 
 
-def settings_of(flags: argparse.Namespace) -> list[tuple[str, str, dict]]:
-    """Returns (method, workdir, settings of sampling) of each row."""
-    found = [("teacher, DDIM", flags.teacher, {"sampler": "ddim", "num_steps": n}) for n in (1, 2, 4, 8, 50)]
-    found += [("teacher, UniPC", flags.teacher, {"sampler": "unipc", "num_steps": n}) for n in (2, 4, 8)]
+def settings_of(flags: argparse.Namespace) -> list[tuple[str, list[str], dict]]:
+    """Returns (method, a workdir for each training, settings of sampling) of each row."""
+    found = [("teacher, DDIM", [flags.teacher], {"sampler": "ddim", "num_steps": n}) for n in (1, 2, 4, 8, 50)]
+    found += [("teacher, UniPC", [flags.teacher], {"sampler": "unipc", "num_steps": n}) for n in (2, 4, 8)]
     for loss, (name, sampler) in ONE_FOR_ALL.items():
-        if workdir := getattr(flags, loss):
-            found += [(name, workdir, {"sampler": sampler, "num_steps": n}) for n in (1, 2, 4)]
-    folders = pathlib.Path(flags.progressive).iterdir() if flags.progressive else ()
+        if workdirs := getattr(flags, loss):
+            found += [(name, workdirs, {"sampler": sampler, "num_steps": n}) for n in (1, 2, 4)]
+    folders = pathlib.Path(flags.progressive[0]).iterdir() if flags.progressive else ()
     for n in sorted(int(folder.name.removeprefix("steps_")) for folder in folders):
-        found.append(("progressive distillation", f"{flags.progressive}/steps_{n}", {"sampler": "ddim", "num_steps": n}))
+        workdirs = [f"{folder}/steps_{n}" for folder in flags.progressive]
+        found.append(("progressive distillation", workdirs, {"sampler": "ddim", "num_steps": n}))
     return found
 
 
-def row(trained: model.Model, settings: dict, flags: argparse.Namespace, measure) -> tuple[dict, np.ndarray]:
-    """Returns the figures of one row, and the images of the first seed."""
+def row(trained: list[model.Model], settings: dict, flags: argparse.Namespace, measure) -> tuple[dict, np.ndarray]:
+    """Returns the figures of one row, and the images of the first training and seed.
+
+    `_deviation` is that of the seeds of sampling: of one training, or the root of the mean of its square over trainings.
+    """
     settings |= {"guidance": 1.0, "batch_per_device": quality_vs_steps.BATCH}
-    drawn = [np.asarray(trained.sample(flags.num_images, seed=seed, **settings)) for seed in flags.seeds]
-    columns = {name: [found[name] for found in map(measure, drawn)] for name in quality_vs_steps.FIGURES}
-    means = {name: float(np.mean(column)) for name, column in columns.items()}
-    deviations = {f"{name}_deviation": float(np.std(column, ddof=1)) for name, column in columns.items() if len(column) > 1}
-    return {name: round(value, 5) for name, value in (means | deviations).items()}, drawn[0]
+    drawn = [np.asarray(each.sample(flags.num_images, seed=seed, **settings)) for each in trained for seed in flags.seeds]
+    found, measured = {}, [measure(images) for images in drawn]
+    for name in quality_vs_steps.FIGURES:
+        values = np.array([figures[name] for figures in measured]).reshape(len(trained), len(flags.seeds))
+        found[name] = values.mean()
+        if len(flags.seeds) > 1:
+            found[f"{name}_deviation"] = np.sqrt(np.mean(np.var(values, axis=1, ddof=1)))
+        if len(trained) > 1:
+            found[f"{name}_deviation_of_trainings"] = np.std(values.mean(axis=1), ddof=1)
+    return {name: round(float(value), 5) for name, value in found.items()}, drawn[0]
 
 
 def write(name: str, result: dict, strips: np.ndarray) -> None:
@@ -86,7 +97,7 @@ def write(name: str, result: dict, strips: np.ndarray) -> None:
     (ROOT / "benchmarks" / f"few_steps_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     lines = ["| method | evaluations | Frechet distance | kernel distance |", "|---|---|---|---|"]
     for each in result["rows"]:
-        cells = [f"{each[figure]:.3g} ({each[f'{figure}_deviation']:.1g})" for figure in quality_vs_steps.FIGURES[:2]]
+        cells = [cell(each, figure) for figure in quality_vs_steps.FIGURES[:2]]
         lines.append(f"| {each['method']} | {each['evaluations']} | {' | '.join(cells)} |")
     (ROOT / "benchmarks" / f"few_steps_{name}.md").write_text("\n".join(lines) + "\n")
     labels = [f"{each['method']}, {each['evaluations']}" for each in result["rows"]]
@@ -96,6 +107,12 @@ def write(name: str, result: dict, strips: np.ndarray) -> None:
     if page.mode == "RGB":  # of all colours the file would be four times as large
         page = page.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     page.save(ROOT / "docs" / "images" / f"few_steps_{name}.png", optimize=True)
+
+
+def cell(found: dict, figure: str) -> str:
+    """Returns a mean, and its deviations over seeds of sampling and, after a comma, over trainings."""
+    kinds = [found[kind] for kind in (f"{figure}_deviation", f"{figure}_deviation_of_trainings") if kind in found]
+    return f"{found[figure]:.3g}" + (f" ({', '.join(f'{each:.1g}' for each in kinds)})" if kinds else "")
 
 
 def draw(strips: np.ndarray, labels: list[str]) -> Figure:

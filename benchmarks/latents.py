@@ -61,7 +61,6 @@ def main() -> None:
     sets = {"held-out images": held_out, "autoencoder of held-out images": codec.sample(len(held_out))}
     sets |= {row["model"]: dj.load(row["workdir"]).sample(len(held_out), batch_per_device=32) for row in trained}
     rows = [figures(name, images, real, held_out) for name, images in sets.items()]
-    mse = np.mean((sets["autoencoder of held-out images"].astype(float) - held_out) ** 2, axis=(1, 2, 3))
     for row in trained:
         next(found for found in rows if found["model"] == row["model"]).update(row)
     result = {
@@ -69,7 +68,7 @@ def main() -> None:
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
         "versions": stored.versions(),
         "num_images": len(held_out),
-        "psnr_of_autoencoder": round(float(np.mean(10 * np.log10(255**2 / mse))), 2),
+        "psnr_of_autoencoder": psnr(sets["autoencoder of held-out images"], held_out),
         "rows": [{name: value for name, value in row.items() if name != "workdir"} for row in rows],
     }
     write(result, np.stack([sets[row["model"]][:NUM_SHOWN] for row in trained]))
@@ -111,6 +110,12 @@ def figures(name: str, images: np.ndarray, real: np.ndarray, held_out: np.ndarra
     row["kernel_distance_error"] = round(float(found["kernel_distance"].value.standard_error), 4)
     print(json.dumps(row), flush=True)
     return row
+
+
+def psnr(images: np.ndarray, real: np.ndarray) -> float:
+    """Returns the mean peak signal-to-noise ratio in decibels. # uint8 [N, H, W, C] twice"""
+    mse = np.mean((images.astype(float) - real) ** 2, axis=(1, 2, 3))
+    return round(float(np.mean(10 * np.log10(255**2 / mse))), 2)
 
 
 def write(result: dict, strips: np.ndarray) -> None:

@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import diffusion_jax as dj
+from diffusion_jax import operators
 from diffusion_jax.compose import inputs, stored
 from diffusion_jax.data import feed
 
@@ -34,7 +35,10 @@ def main() -> None:
     config = dj.load(flags.workdir).config.with_values("data", held_out=flags.held_out)
     true, factor = feed.read(inputs.held_out(config))["x"].astype(float), config.data.condition_factor
     rows = {pathlib.Path(dump).name: figures(generated(dump), true, factor) for dump in flags.dump}
-    rows |= {kind: figures(enlarged(averages(true, factor), factor, kind), true, factor) for kind in ("nearest", "bicubic")}
+    rows |= {
+        kind: figures(enlarged(operators.averaging(factor).apply(true), factor, kind), true, factor)
+        for kind in ("nearest", "bicubic")
+    }
     result = {
         "command": " ".join(["python", "benchmarks/superres.py", *sys.argv[1:]]),
         "num_true": len(true),
@@ -53,11 +57,6 @@ def generated(dump: str) -> np.ndarray:
         return found["arr_0"].astype(float)
 
 
-def averages(images: np.ndarray, factor: int) -> np.ndarray:
-    num, height, width, channels = images.shape
-    return images.reshape(num, height // factor, factor, width // factor, factor, channels).mean((2, 4))
-
-
 def enlarged(small: np.ndarray, factor: int, kind: str) -> np.ndarray:
     """Returns images of the size that the averages are of, made by Pillow."""
     size = [factor * side for side in small.shape[2:0:-1]]
@@ -68,7 +67,8 @@ def enlarged(small: np.ndarray, factor: int, kind: str) -> np.ndarray:
 def figures(images: np.ndarray, true: np.ndarray, factor: int) -> dict[str, float]:
     """Returns the root mean square of what averages are off, in grey levels of 255, and the mean PSNR of images, in dB."""
     of = true[np.arange(len(images)) % len(true)]
-    off = np.sqrt(np.mean((averages(images, factor) - averages(of, factor)) ** 2))
+    averages = operators.averaging(factor).apply
+    off = np.sqrt(np.mean((averages(images) - averages(of)) ** 2))
     errors = np.mean((images - of) ** 2, axis=(1, 2, 3))
     return {"num_images": len(images), "averages_off": round(float(off), 3), "psnr": round(float(psnr(errors)), 3)}
 
