@@ -113,6 +113,7 @@ def test_the_tool_measures_each_width_and_writes_the_best(averaged, tmp_path, ca
         (["--sigma_rel=wide"], "flag --sigma_rel = 'wide' is not allowed"),
         ([], "flag --sigma_rel = '' is not allowed"),
         (["--sigma_rel=0.1", "--out="], "flag --out is missing; it must be the folder to make."),
+        (["--sigma_rel=0.1", "--config.sample.guide=1"], "sample.guide = '1' is not for averages, which are compared alone"),
     ],
 )
 def test_a_wrong_flag_is_one_sentence(flags, sentence, averaged, tmp_path, capsys):

@@ -263,7 +263,10 @@ MISTAKES = {
     "factor": ({"task": "super_resolve", "factor": 3}, "edit.task = 'super_resolve' does not fit this model: factor = 3"),
     "no colours": ({"task": "colourise"}, "edit.task = 'colourise' does not fit this model: images of [..., 1] have no"),
     "unknown": ({"task": "upscale"}, "edit.task = 'upscale' is not allowed; it must be one of colourise, deblur, inpaint"),
-    "one name": ({"images": "twins"}, "twins/a.bmp, twins/a.png have the same name"),
+    "one name": (
+        {"images": "twins"},
+        "twins' has 'a.bmp' and 'a.png', which differ in the suffix alone; rename one",
+    ),
 }
 
 

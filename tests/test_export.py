@@ -12,7 +12,7 @@ import tiny
 
 import diffusion_jax as dj
 import main
-from diffusion_jax.compose import choices, command
+from diffusion_jax.compose import choices, command, weights
 from diffusion_jax.compose.config import Config
 from diffusion_jax.errors import UserError
 from diffusion_jax.tools import export, import_weights
@@ -31,6 +31,13 @@ def test_the_same_images_from_a_fraction_of_the_bytes(trained, tmp_path, capsys)
     np.testing.assert_array_equal(dj.load(out).sample(3), dj.load(trained).sample(3))
     assert size(out) < 0.6 * size(trained / "checkpoints")
     assert main.main(["main.py", "--mode=sample", f"--workdir={out}", "--config.sample.num_images=2"]) == 0
+
+
+def test_weights_alone_keep_the_guidance_by_their_own_null_label_but_no_other_network():
+    config = Config().with_values("sample", guidance=1.5)
+    assert weights.alone(config).sample.guidance == 1.5
+    alone = weights.alone(config.with_values("sample", guide="runs/other")).sample
+    assert (alone.guide, alone.guidance) == ("", 1.0)
 
 
 @pytest.mark.slow

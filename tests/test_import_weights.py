@@ -245,6 +245,9 @@ def test_the_scheduler_becomes_the_process_and_the_sampler():
     saved = fields("DPMSolverMultistep", variance_type=None, trained_betas=None)  # as diffusers saves it
     assert (saved["sample.sampler"], saved["sample.order"], saved["sample.variance"]) == ("dpm_solver", 2, "small")
     assert fields("DPMSolverMultistep", algorithm_type="sde-dpmsolver++")["sample.sampler"] == "dpm_solver_sde"
+    for kind, options in (("DPMSolver", {"algorithm_type": "dpmsolver"}), ("UniPC", {"predict_x0": False})):
+        assert fields(f"{kind}Multistep")["sample.solves_for"] == "x_0"
+        assert fields(f"{kind}Multistep", **options)["sample.solves_for"] == "eps"
     _, (note,) = schedulers.fields({"_class_name": "PNDMScheduler"})
     assert note.startswith("the scheduler PNDMScheduler is replaced by DDIM")
     for options, sentence in (
@@ -274,10 +277,10 @@ def test_a_multistep_scheduler_visits_the_rows_of_diffusers_within_one(num_steps
         ({"use_karras_sigmas": True}, "has use_karras_sigmas, which is left out; sample.grid says which levels"),
         (
             {"timestep_spacing": "leading"},
-            "of S steps the scheduler's stride is T // (S + 1); that of the grid 'leading' is T // S",
+            "the scheduler's rows are T // (S + 1) apart, without row 0; in the grid 'leading' T // S, with it",
         ),
         ({"final_sigmas_type": "sigma_min"}, "the scheduler stops at the least noise; the sampler goes to the data"),
-        ({"algorithm_type": "dpmsolver"}, "algorithm_type = 'dpmsolver' is replaced by 'dpmsolver++'"),
+        ({"algorithm_type": "sde-dpmsolver"}, "algorithm_type = 'sde-dpmsolver' is replaced by 'sde-dpmsolver++'"),
     ],
 )
 def test_what_a_scheduler_says_and_the_import_does_not_heed_is_noted(options, sentence):
@@ -347,6 +350,8 @@ def test_what_the_weights_do_not_say_must_be_given(tmp_path, capsys):
     assert import_weights.main(["import_weights", f"--from={source}"]) == 2
     assert import_weights.main(["import_weights", f"--from={source}", "--workdir=x", "--format=torch"]) == 2
     assert "flag --format = 'torch' is unknown; known: diffusers_autoencoder, diffusers, " in capsys.readouterr().err
+    assert import_weights.main(["import_weights", f"--from={source}", "--workdir=x", "--config=mine.py"]) == 2
+    assert "flag --config = 'mine.py' is not allowed; it must be left out: the weights say" in capsys.readouterr().err
 
 
 def test_an_imported_run_holds_weights_alone_and_starts_others(tmp_path):

@@ -184,6 +184,8 @@ def in_training(config: Config) -> Callable[[np.ndarray], dict[str, float]]:
     num_real = min(config.evaluate.num_real or MOST_IN_TRAINING, MOST_IN_TRAINING)
     network, few = extractor(config), config.with_values("evaluate", num_real=num_real)
     images = of_data_set(few, "held_out" if config.data.held_out else "training")
+    if images.num_images < 2:
+        raise UserError("config field train.evaluate_every needs real images to compare with, at least 2; set it to 0.")
     real = network.extract(images.read(range(images.num_images)))["features"] if sharding.is_first() else None
     kernel_distance = None if real is None else kernel.distance_to(real)
 

@@ -169,7 +169,9 @@ def _read(config: Config, name: str) -> Given:
             "a folder or an .npz file."
         )
     if file.is_dir():
-        named = sources.by_name(file, sources.image_files(path, field)[0])
+        files = sources.image_files(path, field)[0]
+        with errors.of(f"config field {field}: "):
+            named = sources.by_name(file, files)
         return Given(list(named), [_decoded(each, field) for each in named.values()])
     if file.suffix == ".npz":
         source = sources.npz(path=path, field=field)

@@ -18,9 +18,10 @@ def averages_of(config: Config) -> dict[str, Any]:
 
 
 def alone(config: Config) -> Config:
-    """Returns the config of a run as that of one set of its weights, without averages."""
+    """Returns the config of a run as that of one set of its weights, without averages and without another guide."""
     without = config.with_values("train", ema_rates=(), ema_sigma_rels=())
-    return without.with_values("sample", ema_rate=0.0, step=-1, guide="", guidance=1.0)
+    unguided = {"guide": "", "guidance": 1.0} if config.sample.guide else {}
+    return without.with_values("sample", ema_rate=0.0, step=-1, **unguided)
 
 
 def restored(workdir: storage.Path, config: Config) -> tuple[int, Any]:

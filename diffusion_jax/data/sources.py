@@ -256,7 +256,9 @@ def by_name(root: storage.Path, files: Sequence[storage.Path]) -> dict[str, stor
         name = str(file.relative_to(root).with_suffix(""))
         if name in found:
             both = f"{found[name].name!r} and {file.name!r}"
-            raise UserError(f"folder {str(root)!r} has {both}, which differ in the suffix alone; rename one.")
+            raise UserError(
+                f"folder {str(root)!r} has {both}, which differ in the suffix alone; rename one: names must differ."
+            )
         found[name] = file
     return found
 

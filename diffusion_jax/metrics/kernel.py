@@ -23,17 +23,17 @@ def distance_to(real: np.ndarray) -> Callable[[np.ndarray], Figure]:
     Args:
         real: features, [M, D], whose own pairs are summed once for all features, [N, D], that are compared with them.
     """
-    on_device = jnp.asarray(real)  # once, for all blocks
-    among_real = (_sum(real, on_device) - _sum_of_squares(real)) / (len(real) * (len(real) - 1))
-    return functools.partial(_distance, among_real=among_real, real=on_device)
+    among_real = (_sum(real, jnp.asarray(real)) - _sum_of_squares(real)) / (len(real) * (len(real) - 1))
+    return functools.partial(_distance, among_real=among_real, real=real)
 
 
-def _distance(generated: np.ndarray, among_real: float, real: Array) -> Figure:
+def _distance(generated: np.ndarray, among_real: float, real: np.ndarray) -> Figure:
+    on_device = jnp.asarray(real)  # once, for all blocks; between two calls it is not there
     groups = figure.groups(len(generated))
     parts = [generated[groups == group] for group in range(figure.NUM_GROUPS)]
     sizes = np.array([len(part) for part in parts])
     own = np.array([[_sum(one, two) for two in parts] for one in parts]) - np.diag([_sum_of_squares(part) for part in parts])
-    cross = np.array([_sum(part, real) for part in parts])
+    cross = np.array([_sum(part, on_device) for part in parts])
 
     def discrepancy(kept: np.ndarray) -> float:
         num = np.sum(sizes[kept])

@@ -36,12 +36,14 @@ MOST_ERROR = 0.1  # of a profile, above which a row says little
 def run(workdir: storage.Path, config: Config, out: storage.Path, sigma_rels: list[float]) -> int:
     """Writes the figures of each width, and the best weights; returns the exit code, 0.
 
-    Raises UserError where the run kept no averages of this kind, or `out` exists.
+    Raises UserError where the run kept no averages of this kind, has another network to guide it, or `out` exists.
     """
     if out.exists():
         raise UserError(f"flag --out = {str(out)!r} exists already; choose another.")
-    settings = model.with_settings(stored.agreed_config(workdir, config), ema_rate=0.0, step=-1)
-    trained = model.with_guide(model.restore(workdir, settings))
+    config = stored.agreed_config(workdir, config)
+    if config.sample.guide:
+        raise UserError(f"{config.show('sample.guide')} is not for averages, which are compared alone; set it to ''.")
+    trained = model.restore(workdir, model.with_settings(config, ema_rate=0.0, step=-1))
     if not trained.config.train.ema_sigma_rels:
         raise UserError("the run kept no averages of train.ema_sigma_rels; train with (0.05, 0.1), for example.")
     evaluate, rows, best = evaluating.in_training(trained.config), [], None

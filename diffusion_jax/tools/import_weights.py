@@ -102,6 +102,7 @@ def main(argv: list[str]) -> int:
     """Imports; the exit code is 0, 2 for bad input, 1 for a failure."""
     flags, changes = command.parse(argv, {"from": "", "workdir": "", "format": "", "clip": ""})
     command.check_given(flags, {"from": "the weights: a path, a URL or a name of the hub", "workdir": "the folder to make"})
+    command.check_allowed(flags, "config", not flags["config"], "left out: the weights say what they are")
     clip = storage.path(flags["clip"]) if flags["clip"] else None
     return run(downloads.local(flags["from"]), storage.path(flags["workdir"]), changes, flags["format"], clip)
 

@@ -22,6 +22,7 @@ DEFAULTS = {
     "set_alpha_to_one": True,
 }
 OF_MULTISTEP = {"clip_sample": False, "timestep_spacing": "linspace", "solver_order": 2}
+OF_MULTISTEP |= {"algorithm_type": "dpmsolver++", "predict_x0": True}  # of DPM-Solver, of UniPC
 OF_PNDM = {"clip_sample": False, "set_alpha_to_one": False}
 SCHEDULES = {  # (beta_schedule, beta_start, beta_end) -> ours; the cosine has no ends
     ("linear", 1e-4, 0.02): "linear_raw",
@@ -35,7 +36,7 @@ VARIANCES |= {"learned_range": "learned_range"}
 SAMPLERS = {"DDPMScheduler": "ancestral", "DDIMScheduler": "ddim"}
 MULTISTEP = {"UniPCMultistepScheduler": "unipc", "DPMSolverMultistepScheduler": "dpm_solver"}
 FEW_STEPS = 50  # of samplers that need not take all
-UNHEEDED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "euler_at_final")
+UNHEEDED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -60,7 +61,7 @@ def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[st
         "predicts": _one_of(options, "prediction_type", PREDICTS),
         "sample.sampler": sampler,
         "sample.num_steps": 0 if sampler == "ancestral" else FEW_STEPS,
-        **({"sample.order": options["solver_order"]} if kind in MULTISTEP else {}),
+        **(_order(options) if kind in MULTISTEP else {}),
         **_grid(kind, options),
         "sample.variance": _one_of(options, "variance_type", VARIANCES),
         "sample.clip": _clip(options, sampler),
@@ -70,9 +71,15 @@ def fields(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[st
 def _sampler(kind: str, options: Mapping[str, Any]) -> str:
     if kind == "UniPCMultistepScheduler" and options.get("solver_type") == "bh1":
         return "unipc_bh1"
-    if kind == "DPMSolverMultistepScheduler" and options.get("algorithm_type", "").startswith("sde"):
+    if kind == "DPMSolverMultistepScheduler" and options["algorithm_type"] in ("sde-dpmsolver", "sde-dpmsolver++"):
         return "dpm_solver_sde"
     return (SAMPLERS | MULTISTEP).get(kind, "ddim")
+
+
+def _order(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how a multistep scheduler solves: for eps where it is DPM-Solver and not DPM-Solver++."""
+    solves_for = "eps" if options["algorithm_type"] == "dpmsolver" or not options["predict_x0"] else "x_0"
+    return {"sample.order": options["solver_order"], "sample.solves_for": solves_for}
 
 
 def _notes(kind: str, options: Mapping[str, Any]) -> Iterator[str]:
@@ -81,11 +88,11 @@ def _notes(kind: str, options: Mapping[str, Any]) -> Iterator[str]:
     if options["steps_offset"] and options["timestep_spacing"] == "leading" and not _ends_at_row_1(kind, options):
         yield f"the scheduler adds {options['steps_offset']} to each t; the grid 'leading' does not."
     if kind in MULTISTEP and options["timestep_spacing"] == "leading":
-        yield "of S steps the scheduler's stride is T // (S + 1); that of the grid 'leading' is T // S."
+        yield "of S steps the scheduler's rows are T // (S + 1) apart, without row 0; in the grid 'leading' T // S, with it."
     if kind in MULTISTEP and options.get("final_sigmas_type") == "sigma_min":
         yield "the scheduler stops at the least noise; the sampler goes to the data."
-    if (algorithm := options.get("algorithm_type")) in ("dpmsolver", "sde-dpmsolver"):
-        yield f"the scheduler's algorithm_type = {algorithm!r} is replaced by '{algorithm}++'."
+    if options.get("algorithm_type") == "sde-dpmsolver":
+        yield "the scheduler's algorithm_type = 'sde-dpmsolver' is replaced by 'sde-dpmsolver++'."
     for name in UNHEEDED:
         if options.get(name):
             yield f"the scheduler has {name}, which is left out; sample.grid says which levels are visited."

@@ -22,12 +22,13 @@ def make(*, package: str = "") -> Made:
         if path == LICENCE:
             licence = content.decode(errors="replace")
             continue
-        num_drawings += 1
+        num_drawings, image = num_drawings + 1, None
         with contextlib.suppress(*collection.UNREADABLE):
-            if max((image := collection.on_white(content)).size) >= SMALLEST:
-                name = path.removeprefix(FOLDER)
-                found.append(Picture(name.removesuffix(".png"), name.split("/")[0], collection.fitted(image, SIZE)))
-        progress.update(num_drawings)
+            image = collection.on_white(content)
+        if image and max(image.size) >= SMALLEST:
+            name = path.removeprefix(FOLDER)
+            found.append(Picture(name.removesuffix(".png"), name.split("/")[0], collection.fitted(image, SIZE)))
+            progress.update(len(found))
     logs.clear_progress()
     left_out = num_drawings - len(found)
     logs.say("left out", f"{left_out} drawings that are damaged, smaller than {SMALLEST} px, or too large")
