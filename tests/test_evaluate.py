@@ -323,7 +323,7 @@ def test_figures_in_training_take_as_many_real_images_as_the_config_says(monkeyp
 def test_figures_in_training_need_several_real_images(tmp_path, capsys, one_device):
     flags = tiny.flags(tmp_path / "run", evaluate_every=2)
     assert main.main(["main.py", *flags, "--config.evaluate.features=pixels", "--config.evaluate.num_real=1"]) == 2
-    assert "train.evaluate_every needs real images to compare with, at least 2" in capsys.readouterr().err
+    assert "the real images to compare with are 1; they must be 2 or more." in capsys.readouterr().err
 
 
 def test_figures_in_training_need_a_network(tmp_path, capsys):

@@ -185,7 +185,7 @@ def in_training(config: Config) -> Callable[[np.ndarray], dict[str, float]]:
     network, few = extractor(config), config.with_values("evaluate", num_real=num_real)
     images = of_data_set(few, "held_out" if config.data.held_out else "training")
     if images.num_images < 2:
-        raise UserError("config field train.evaluate_every needs real images to compare with, at least 2; set it to 0.")
+        raise UserError(f"the real images to compare with are {images.num_images}; they must be 2 or more.")
     real = network.extract(images.read(range(images.num_images)))["features"] if sharding.is_first() else None
     kernel_distance = None if real is None else kernel.distance_to(real)
 

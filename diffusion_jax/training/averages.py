@@ -5,7 +5,8 @@ the standard deviation of tau / t. [Karras et al. 2024, EDM2, section 3]
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +20,11 @@ MOST_SIGMA_REL = 0.28  # of gamma = 0, the plain mean of all steps, is 0.289
 class Ema(NamedTuple):
     """How EMA weights follow the parameters: they begin as these."""
 
-    kept: Mapping[str, Callable[[Array], Array | float]]  # {name: steps before a step -> the share that the step keeps}
+    kept: tuple[tuple[str, Callable[[Array], Array | float]], ...]  # (name, steps before a step -> the share that it keeps)
 
     def init(self, params: Any) -> dict[str, Any]:
         """Returns {name: EMA weights} before the first step."""
-        return {name: jax.tree.map(jnp.copy, params) for name in self.kept}
+        return {name: jax.tree.map(jnp.copy, params) for name, _ in self.kept}
 
     def update(self, ema: dict[str, Any], params: Any, step: Array) -> dict[str, Any]:
         """Returns them after a step that led to these parameters; `step` counts those before it."""
@@ -31,7 +32,7 @@ class Ema(NamedTuple):
         def moved(share: Array | float, weights: Any) -> Any:
             return jax.tree.map(lambda average, p: average + (1 - share) * (p - average), weights, params)
 
-        return {name: moved(of(step), ema[name]) for name, of in self.kept.items()}
+        return {name: moved(of(step), ema[name]) for name, of in self.kept}
 
 
 def exponential(rates: Sequence[float], *, warmup: bool = False) -> Ema:
@@ -45,7 +46,7 @@ def exponential(rates: Sequence[float], *, warmup: bool = False) -> Ema:
     def kept(rate: float, step: Array) -> Array | float:
         return jnp.minimum(rate, (1 + step) / (10 + step)) if warmup else rate
 
-    return Ema({ema_name(rate): functools.partial(kept, rate) for rate in rates})
+    return Ema(tuple((ema_name(rate), functools.partial(kept, rate)) for rate in rates))
 
 
 def ema_name(rate: float) -> str:
@@ -65,12 +66,12 @@ def power(sigma_rels: Sequence[float]) -> Ema:
     def kept(exponent: float, step: Array) -> Array:
         return (1 - 1 / (step + 1)) ** (exponent + 1)
 
-    return Ema({power_name(width): functools.partial(kept, gamma(width)) for width in sigma_rels})
+    return Ema(tuple((power_name(width), functools.partial(kept, gamma(width))) for width in sigma_rels))
 
 
 def together(*kinds: Ema) -> Ema:
     """Returns the averages of several kinds as one."""
-    return Ema({name: of for kind in kinds for name, of in kind.kept.items()})
+    return Ema(tuple(itertools.chain(*(kind.kept for kind in kinds))))
 
 
 def power_name(sigma_rel: float) -> str:
