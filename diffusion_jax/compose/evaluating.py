@@ -179,7 +179,7 @@ def in_training(config: Config) -> Callable[[np.ndarray], dict[str, float]]:
     """Returns images -> two figures that few images allow, against the held-out set, or else against the training set.
 
     Of the set at most 2,000 images are taken. The first process alone may call it. Raises UserError where the network's
-    weights are missing, or a real image cannot be read: now, and not when the first figures are due.
+    weights are missing, a real image cannot be read, or there is only one: now, and not when the first figures are due.
     """
     num_real = min(config.evaluate.num_real or MOST_IN_TRAINING, MOST_IN_TRAINING)
     network, few = extractor(config), config.with_values("evaluate", num_real=num_real)

@@ -83,8 +83,8 @@ def identity(config: Config) -> dict[str, Any]:
     """Returns what texts depend on, for a manifest; {} for none."""
     if config.model.text == "none":
         return {}
-    digest = hashlib.sha256("\n".join(prompts(config)).encode("utf-8", "replace")).hexdigest()
-    return {"text": {"encoder_sha256": encoder(config).sha256, "prompts_sha256": digest}}
+    of_prompts = hashlib.sha256("\n".join(prompts(config)).encode("utf-8", "replace")).hexdigest()
+    return {"text": {"encoder_sha256": encoder(config).sha256, "prompts_sha256": of_prompts}}
 
 
 def captioned(config: Config, source: Source) -> Source:
@@ -156,6 +156,7 @@ def _encoded_all(of: TextEncoder, captions: Sequence[str], length: int) -> tuple
 
 
 def digest(texts: Sequence[str]) -> str:
+    """Returns 16 hexadecimal digits by which lists of texts are told apart."""
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,5 @@
 """Drawings of the Open Clip Art Library, from the Debian package openclipart-png."""
 
-import contextlib
-
 from diffusion_jax.runs import logs
 from diffusion_jax.tools.fetch import collection, packages
 from diffusion_jax.tools.fetch.collection import Made, Picture
@@ -16,21 +14,23 @@ NUM_IMAGES = 5522  # of the version that was tried, for the progress
 def make(*, package: str = "") -> Made:
     """Returns the drawings, whole, in squares; their classes are the library's folders: animals, food, people, ..."""
     got = packages.of_apt(PACKAGE, tried=TRIED, given=package)
-    found, licence, num_drawings = [], "", 0
+    found, licence, left_out = [], "", 0
     progress = logs.Progress("images", total=NUM_IMAGES)
     for path, content in got.files(lambda path: path == LICENCE or is_drawing(path)):
         if path == LICENCE:
             licence = content.decode(errors="replace")
             continue
-        num_drawings, image = num_drawings + 1, None
-        with contextlib.suppress(*collection.UNREADABLE):
+        try:
             image = collection.on_white(content)
-        if image and max(image.size) >= SMALLEST:
-            name = path.removeprefix(FOLDER)
-            found.append(Picture(name.removesuffix(".png"), name.split("/")[0], collection.fitted(image, SIZE)))
-            progress.update(len(found))
+        except collection.UNREADABLE:
+            image = None
+        if image is None or max(image.size) < SMALLEST:
+            left_out += 1
+            continue
+        name = path.removeprefix(FOLDER)
+        found.append(Picture(name.removesuffix(".png"), name.split("/")[0], collection.fitted(image, SIZE)))
+        progress.update(len(found))
     logs.clear_progress()
-    left_out = num_drawings - len(found)
     logs.say("left out", f"{left_out} drawings that are damaged, smaller than {SMALLEST} px, or too large")
     with packages.understood(got.file):
         return collection.made("openclipart", found, licence, {**got.about(), "num_left_out": left_out})
