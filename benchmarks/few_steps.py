@@ -95,11 +95,7 @@ def row(trained: list[model.Model], settings: dict, flags: argparse.Namespace, m
 def write(name: str, result: dict, strips: np.ndarray) -> None:
     """Writes the figures, a table of them, and a row of images for each."""
     (ROOT / "benchmarks" / f"few_steps_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    lines = ["| method | evaluations | Frechet distance | kernel distance |", "|---|---|---|---|"]
-    for each in result["rows"]:
-        cells = [cell(each, figure) for figure in quality_vs_steps.FIGURES[:2]]
-        lines.append(f"| {each['method']} | {each['evaluations']} | {' | '.join(cells)} |")
-    (ROOT / "benchmarks" / f"few_steps_{name}.md").write_text("\n".join(lines) + "\n")
+    (ROOT / "benchmarks" / f"few_steps_{name}.md").write_text(table(result["rows"]))
     labels = [f"{each['method']}, {each['evaluations']}" for each in result["rows"]]
     picture = io.BytesIO()
     draw(strips, labels).savefig(picture, dpi=90)
@@ -109,10 +105,20 @@ def write(name: str, result: dict, strips: np.ndarray) -> None:
     page.save(ROOT / "docs" / "images" / f"few_steps_{name}.png", optimize=True)
 
 
+def table(rows: list[dict]) -> str:
+    """Returns the rows as they stand in docs/few_steps.md."""
+    lines = ["| method | evaluations | Frechet distance | kernel distance |", "|---|---|---|---|"]
+    for each in rows:
+        cells = [cell(each, figure) for figure in quality_vs_steps.FIGURES[:2]]
+        lines.append(f"| {each['method']} | {each['evaluations']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def cell(found: dict, figure: str) -> str:
     """Returns a mean, and its deviations over seeds of sampling and, after a comma, over trainings."""
     kinds = [found[kind] for kind in (f"{figure}_deviation", f"{figure}_deviation_of_trainings") if kind in found]
-    return f"{found[figure]:.3g}" + (f" ({', '.join(f'{each:.1g}' for each in kinds)})" if kinds else "")
+    rounded = ", ".join(f"{float(f'{each:.1g}'):g}" for each in kinds)  # 10 and not 1e+01
+    return f"{found[figure]:.3g}" + (f" ({rounded})" if kinds else "")
 
 
 def draw(strips: np.ndarray, labels: list[str]) -> Figure:

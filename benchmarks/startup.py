@@ -3,7 +3,7 @@
 Real processes on the digits of the README, with nothing compiled before and with what the run before it kept
 (`compilation_cache`); `cpu_s` are their seconds on all processors, `s` those on the clock. Then the processors' seconds to
 trace and compile 20 steps of each sampler for 16 images, of the digits' network and of the CIFAR-10 network, and those for
-the parameters of the latter. Writes benchmarks/startup.json.
+the parameters of the latter. Writes benchmarks/startup.json, and prints the tables of docs/performance.md.
 """
 
 import argparse
@@ -55,6 +55,22 @@ def main() -> None:
             result[part][name] = found
             print(f"{name}: {found}", flush=True)
             file.write_text(json.dumps(result, indent=2) + "\n")
+    print(table(result))
+
+
+def table(result: dict) -> str:
+    """Returns the processes and the samplers as two tables, in seconds of the processors."""
+    lines = ["| | nothing kept | programs kept |", "|---|---|---|"]
+    cpu_s = {name: f"{found['cpu_s']:.1f}" for name, found in result["processes"].items()}
+    once = [name for name in cpu_s if not name.endswith("kept")]
+    lines += [f"| {name} | {cpu_s[name]} | |" for name in once]
+    twice = [name for name in cpu_s if name not in once]
+    for cold, warm in zip(twice[::2], twice[1::2], strict=True):
+        lines.append(f"| {cold.removesuffix(', nothing kept')} | {cpu_s[cold]} | {cpu_s[warm]} |")
+    lines += ["", "| sampler | digits | cifar10 |", "|---|---|---|"]
+    samplers = {name: found for name, found in result["compiled"].items() if "digits" in found}
+    lines += [f"| `{name}` | {found['digits']:.1f} | {found['cifar10']:.1f} |" for name, found in samplers.items()]
+    return "\n".join(lines) + "\n"
 
 
 def processes() -> Iterator[tuple[str, dict[str, float]]]:

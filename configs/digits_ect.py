@@ -2,7 +2,7 @@
 
     python main.py --config=configs/digits_ect.py --workdir=runs/digits_ect
 
-Cost: 8,000 steps of 64 images; 15 minutes of CPU time on two cores.
+Cost: 8,000 steps of 64 images; 11 to 14 minutes on one CPU core.
 Expected: digits in one step; docs/few_steps.md has the figures.
 
 The gap between the two levels begins at 1/2 and is halved seven times, after every eighth of the run. Differs from the paper

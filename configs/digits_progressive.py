@@ -2,7 +2,7 @@
 
     python -m diffusion_jax.tools.distill --config=configs/digits_progressive.py --workdir=runs/digits_progressive
 
-Cost: six rounds of 1,000 steps of 64 images; 17 minutes of CPU time on two cores.
+Cost: six rounds of 1,000 steps of 64 images; 13 to 16 minutes on one CPU core.
 Expected: digits in one step; docs/few_steps.md has the figures.
 
 Each round is short, because a student begins as its teacher.

@@ -4,7 +4,8 @@
 
 The argument is bedroom, bedroom_large, church or cat. LSUN is published as LMDB archives of WebP images, and its own script
 (github.com/fyu/lsun, `python data.py export ARCHIVE --out_dir DIR`) writes them as files into DIR. The middle square of each
-is shrunk by area to 256 pixels; the paper's files were shrunk from the same square with another kernel.
+is shrunk by area to 256 pixels; the paper's files were shrunk from the same square with another kernel. Cats are not
+mirrored, as in the authors' script, and all others are.
 
 Cost, in steps of 64 images: bedroom 2,400,000, bedroom_large 1,150,000, church 1,200,000, cat 1,800,000; published, not
 measured: 2.2 steps a second on a TPU v3-8, so 300 hours for bedroom, 150 for church, 230 for cat.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from benchmarks import baselines, side_by_side, text_retrieval, two_halves
+from benchmarks import baselines, few_steps, side_by_side, startup, text_retrieval, two_halves
 from diffusion_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -101,8 +101,19 @@ def test_images_that_are_what_their_prompts_say_have_the_best_rank_and_share_of_
     assert text_retrieval.share_of_words("blue heart, heart", "two hearts, blue") == 1 / 2
 
 
-def test_the_tables_beside_a_gan_a_vae_and_a_flow_are_those_of_the_figures():
-    rows = json.loads((ROOT / "benchmarks" / "baselines.json").read_text())["rows"]
-    page = (ROOT / "docs" / "generative_models.md").read_text()
-    for table in baselines.table(rows).split("\n\n"):
-        assert table.strip() in page
+@pytest.mark.parametrize(
+    ("page", "figures", "table"),
+    [
+        ("generative_models", "baselines", lambda result: baselines.table(result["rows"])),
+        ("performance", "startup", startup.table),
+        *[
+            ("few_steps", f"few_steps_{name}", lambda result: few_steps.table(result["rows"]))
+            for name in ("digits", "fashion_mnist", "avatars32", "digits_flows")
+        ],
+    ],
+)
+def test_the_tables_of_a_document_are_those_of_the_figures(page, figures, table):
+    result = json.loads((ROOT / "benchmarks" / f"{figures}.json").read_text())
+    shown = (ROOT / "docs" / f"{page}.md").read_text()
+    for each in table(result).split("\n\n"):
+        assert each.strip() in shown
