@@ -276,7 +276,7 @@ def write_dump(model: Model, out: storage.Path, manifest: dict[str, Any]) -> sto
         manifest=manifest,
         labels=sample_conditions.labels(config, source),
         look=dump.Look(*shape, medium.grid, medium.num_pictured, write_one, medium.written),
-        beside=sample_conditions.pictured(model.config, source),
+        beside=sample_conditions.pictured(config, source),
     )
 
 

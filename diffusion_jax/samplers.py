@@ -354,7 +354,9 @@ def check_grid(grid: Level) -> None:
             f"found {type(grid).__name__}."
         )
     if np.ndim(grid.alpha) != 1 or len(grid.alpha) < 2 or _stands_still(grid):
-        raise ValueError("the grid is not allowed; it must have two levels or more, each different from the one before.")
+        raise errors.UserError(
+            "the grid is not allowed; it must have two levels or more, each different from the one before."
+        )
 
 
 def check_forgets(sampler: Sampler, name: str) -> None:

@@ -224,6 +224,14 @@ def test_what_an_image_is_shown_depends_on_its_number_alone(one_device):
     np.testing.assert_array_equal(read(numbers)["x"][1], read(np.array([3]))["x"][0])  # of 1,797 digits
 
 
+def test_the_label_of_a_classifier_that_guides_is_not_what_the_network_is_told(one_device):
+    config = tiny.config_of({"data.condition": "edges", "sample.guide": "elsewhere", "sample.label": 3})
+    read = functools.partial(sample_conditions.read, sample_conditions.source(config))
+    assert list(sample_conditions.cond_of_image(config)(7, np.arange(2), read(np.arange(2)))) == ["image"]
+    told = sample_conditions.cond_of_image(config.with_values("model", num_classes=10))(7, np.arange(2), read(np.arange(2)))
+    assert sorted(told) == ["image", "label"] and told["label"].tolist() == [3, 3]
+
+
 @pytest.mark.slow
 def test_random_masks_are_the_same_after_a_stop(tmp_path, one_device):
     whole, stopped = ([*tiny.flags(tmp_path / name, num_steps=4), "--config.data.condition=mask"] for name in "ab")

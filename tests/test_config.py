@@ -15,6 +15,9 @@ from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.errors import UserError
 
 DIT = {"model.kind": "dit", "model.multipliers": (1, 2, 4, 8, 16, 32)}  # whose stages 8 pixels would not fit
+FLOW = {"process.kind": "rectified_flow", "predicts": "velocity", "loss.time_density": "uniform"}
+POINTS = {"data.medium": "points", "data.source": "two_moons", "data.image_size": (), "data.channels": 2}
+POINTS |= {"sample.clip": "none", "model.kind": "mlp"}
 CLASSIFIER = {"model.kind": "noisy_classifier", "loss.name": "cross_entropy", "model.num_classes": 10}
 
 
@@ -253,6 +256,28 @@ def test_a_float_that_is_whole_is_told_how_to_write_it():
         ({"sample.batch_per_device": 2**31 - 1}, "it must be a whole number from 1 to 1048576"),
         ({"train.seed": 2**31}, "a whole number from 0 on, below 2.31"),
         ({"data.random_flip": 1}, "data.random_flip = 1 is not allowed; it must be True or False"),
+        (
+            {"process.num_steps": 1, "sample.grid": "uniform", "sample.num_steps": 2},
+            "sample.grid = 'uniform' with sample.num_steps = 2: the grid is not allowed; .* different from the one before",
+        ),
+        ({"process.log_snr": (100.0, -5.0)}, "it must be a tuple of 2 or more numbers from 80 to -80 that fall"),
+        ({"process.sigma_max": 1e39}, "process.sigma_max = 1e.39 is not allowed; it must be a number from 1e-6 to 1e6"),
+        ({"loss.time_mean": 100.0}, "loss.time_mean = 100.0 is not allowed; it must be a number from -20 to 20"),
+        ({"sample.stage": 1e-30}, "sample.stage = 1e-30 is not allowed; it must be a number from 0.01 to 1"),
+        ({"sample.correction_snr": 1e30}, "it must be a number above 0, to 10"),
+        ({"sample.guidance_interval": (0.0, 1e300)}, "it must be a tuple of 2 numbers from 0 to 1e9"),
+        (CLASSIFIER | {"sample.strip": 2}, "sample.strip = 2 is for networks that draw.*; set 0"),
+        (CLASSIFIER | {"sample.guide": "x"}, "sample.guide = 'x' is for networks that draw.*; set ''"),
+        (
+            FLOW | {"loss.name": "mean_flow", "process.c_noise_scale": 1.0},
+            "needs a network that is told two times: model.jumps = True, and model.kind = 'dit' or 'unet'",
+        ),
+        (
+            POINTS | {"model.kind": "autoencoder_kl"},
+            "'autoencoder_kl' does not fit data.medium = 'points'; it must be 'mlp'",
+        ),
+        (POINTS | {"data.condition": "mask"}, "data.condition = 'mask' is for data.medium = 'images', and not for 'poi"),
+        ({"data.image_size": (1, 8, 8), "data.condition": "edges"}, "does not fit data.medium = 'images'; it must have 2"),
     ],
 )
 def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(changes, sentence):

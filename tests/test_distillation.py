@@ -207,8 +207,14 @@ def test_mean_flow_by_hand(power):
         ({"predicts": "v"}, "loss.name = 'mean_flow' needs process.kind = 'rectified_flow' and predicts = 'velocity'."),
         ({"process.kind": "vp"}, "loss.name = 'mean_flow' needs process.kind = 'rectified_flow' and predicts = 'velocity'."),
         ({"process.c_noise_scale": 1000.0}, "loss.name = 'mean_flow', which differentiates the network by t; it must be at"),
-        ({"model.kind": "ncsnpp"}, "needs a network that is told two times: model.jumps = True, and model.kind = 'unet'"),
-        ({"model.jumps": False}, "needs a network that is told two times: model.jumps = True, and model.kind = 'unet'"),
+        (
+            {"model.kind": "ncsnpp"},
+            "is told two times: model.jumps = True, and model.kind = 'dit' or 'unet'",
+        ),
+        (
+            {"model.jumps": False},
+            "is told two times: model.jumps = True, and model.kind = 'dit' or 'unet'",
+        ),
         ({"sample.clip": "static"}, "sample.clip = 'static' is not for sample.sampler = 'mean_flow', which predicts no x_0"),
         ({"sample.guide": "runs/other"}, "sample.guide = 'runs/other' is not for sample.sampler = 'mean_flow', which"),
         ({"loss.name": "simple"}, "sample.sampler = 'mean_flow' needs a network of loss.name = 'mean_flow', which knows"),
@@ -291,7 +297,9 @@ def test_a_teacher_whose_errors_are_multiplied_is_refused(predicts):
 
 
 def test_a_process_that_leaves_no_signal_is_refused():
-    with pytest.raises(UserError, match="loss.name = 'consistency' is impossible with a process that leaves no signal"):
+    with pytest.raises(
+        UserError, match="'consistency' is impossible with process.zero_terminal_snr = True, which leaves no"
+    ):
         checks.check(tiny.config_of(FEW_STEPS | {"process.zero_terminal_snr": True}))
 
 

@@ -11,7 +11,7 @@ import pytest
 import diffusion_jax as dj
 import main
 from configs import digits
-from diffusion_jax.compose import chunked, coding, inputs, latents, processes, stored
+from diffusion_jax.compose import chunked, coding, guiding, inputs, latents, processes, stored
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data import codecs, feed, sources
 from diffusion_jax.errors import UserError
@@ -252,6 +252,17 @@ def test_what_does_not_fit_is_said_in_one_sentence(codec, tmp_path, capsys, fiel
     assert main.main(flags(tmp_path / "run", codec, **({"data.codec": codec} | fields))) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert re.search(sentence, line), line
+
+
+def test_a_guide_must_draw_the_same_latents(codec, tmp_path):
+    config = config_of(**OF_LATENTS | {"data.codec": codec})
+    other = write_codec(tmp_path / "other", seed=1)
+    for field, value in {"codec": "", "latent_scale": 2.0}.items():
+        with pytest.raises(UserError, match=f"its run has data.{field} = {value!r}"):
+            guiding.check_guide(config, config.with_values("data", **{field: value}))
+    with pytest.raises(UserError, match="its run has data.codec = .*other', and this one .*: other latents"):
+        guiding.check_guide(config, config.with_values("data", codec=other))
+    guiding.check_guide(config, config.with_values("data", codec=str(shutil.copytree(codec, tmp_path / "copy"))))
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def test_a_resumed_record_has_every_step_once(tmp_path):
     """The lines after the checkpoint were written by a process that then died; the last one only half."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 0.5}\n{"step": 6, "lo')
     with logs.Logs(storage.path(tmp_path), first_step=2) as log:
-        log.metrics(4, {"loss": 0.4})
+        log.metrics(4, {"loss": 0.4, "held_out_loss_raw": float("nan")})  # which is no JSON
         log.metrics(6, {"loss": 0.3})
     assert steps_in(tmp_path) == [2, 4, 6]
     assert writers.read_metrics(storage.path(tmp_path) / "metrics.jsonl")[1] == {"step": 4, "loss": 0.4}

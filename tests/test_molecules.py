@@ -210,6 +210,8 @@ def test_a_run_on_molecules_draws_as_many_atoms_as_the_held_out_molecules_have(t
         "model.channels=9": "config field model.channels = 9 must be even",
         "data.channels=7": "say [29, 7], but the data are [6, 8]; set data.image_size = (6,) and data.channels = 8.",
         "sample.clip=static": "config field sample.clip = 'static' limits x_0 to [-1, 1], and molecules have no limits",
+        "model.null_label=True": "config field model.null_label = True is not for molecules, whose label is their size; set",
+        "sample.label=0": "config field sample.label = 0 is the size of molecules; it must be at least 1, or -1.",
         "model.kind=mlp": "config field model.kind = 'mlp' does not fit data.medium = 'molecules'; it must be 'egnn'.",
     }.items(),
 )

@@ -105,6 +105,12 @@ def test_level_zero_gives_x_0_exactly(precision):
         assert np.exp(got.log_variance) == 0
 
 
+def test_zero_terminal_snr_needs_signal_before_T():
+    for betas in (schedules.constant(10**5), schedules.linear(1)):
+        with pytest.raises(ValueError, match="impossible where nothing is left before T"):
+            schedules.zero_terminal_snr(betas)
+
+
 def test_zero_terminal_snr_is_finite(precision):
     levels = oracles.rows_of(np.append(schedules.linear(999), 1.0))
     assert levels.alpha[-1] == 0 and levels.log_snr[-1] == -np.inf

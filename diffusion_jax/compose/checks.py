@@ -12,9 +12,9 @@ from diffusion_jax.errors import UserError
 def check(config: Config) -> None:
     """Raises UserError, with one sentence, for the first two fields that do not fit together."""
     check_kind(config)
-    _check(config, texts, conditions, latents)  # of which the network is asked for its channels
+    _check(config, inputs, texts, conditions, latents)  # of which the network is asked for its channels
     processes.network(config)
-    _check(config, inputs, processes, training, sampling, guiding)
+    _check(config, processes, training, sampling, guiding)
     sampling.make_solve(config)  # grid and sampler fit the process
 
 

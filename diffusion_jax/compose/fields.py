@@ -15,12 +15,12 @@ class Process(Section):
     )
     zero_terminal_snr: Flag = field(False, "rescale the schedule so that x_T is noise alone; not for eps")
     rescale_c_noise: Flag = field(False, "the network gets 1000 t / T instead of t (improved DDPM)")
-    sigma_min: sections.Positive = field(0.002, "of 've' and 've_sde': the least noise that sampling visits before the data")
-    sigma_max: sections.Positive = field(80.0, "of 've' and 've_sde': the noise of x_T")
+    sigma_min: sections.Noise = field(0.002, "of 've' and 've_sde': the least noise that sampling visits before the data")
+    sigma_max: sections.Noise = field(80.0, "of 've' and 've_sde': the noise of x_T")
     log_snr: sections.LogSnrs = field(
         (13.3, -5.0), "of 'learned': the ends from which training begins; the weights of a run say where it led"
     )
-    c_noise_scale: sections.Positive = field(1000.0, "of 'rectified_flow': c_noise / t; small for loss.name = 'mean_flow'")
+    c_noise_scale: sections.Noise = field(1000.0, "of 'rectified_flow': c_noise / t; small for loss.name = 'mean_flow'")
 
 
 class Model(Section):
@@ -111,7 +111,7 @@ class Loss(Section):
     weighting: one_of(choices.WEIGHTINGS) = field("constant", "of 'simple', over noise levels; see losses.py")
     timesteps: one_of(choices.TIMESTEPS) = field("uniform", "'stratified' has less noise; 'loss_second_moment' suits 'vlb'")
     time_density: one_of(choices.TIME_DENSITIES) = field("uniform", "of real-valued t; 'log_normal' is EDM's")
-    time_mean: sections.Real = field(-1.2, "of ln t, for 'log_normal'; ECT: -1.1")
+    time_mean: sections.LogTime = field(-1.2, "of ln t, for 'log_normal'; ECT: -1.1")
     time_std: sections.Positive = field(1.2, "of ln t, for 'log_normal'; ECT: 2")
     ratio: sections.AboveOne = field(
         256.0, "of 'consistency': in stage k, from 0, its levels differ by about ratio^-(k + 1)"
@@ -255,7 +255,7 @@ class Sample(Section):
     )
     eta: sections.Share = field(0.0, "of ddim: 0 is deterministic, 1 as noisy as ancestral")
     order: integer(1, 3) = field(2, "of dpm_solver, its variants, lms and unipc")
-    stage: sections.AboveZero = field(
+    stage: sections.Stage = field(
         1.0,
         "of runge_kutta_2: where in a step the slope is taken again, EDM's alpha; 1 is Heun's method, 0.5 the midpoint's",
     )
@@ -270,7 +270,7 @@ class Sample(Section):
     corrector: one_of(("none", *choices.CORRECTORS)) = field(
         "none", "what moves x at each level before a step, see sde.py; 'langevin_batch' takes norms over the batch"
     )
-    correction_snr: sections.Positive = field(0.16, "of a corrector: how much of the score to the noise it adds")
+    correction_snr: sections.Snr = field(0.16, "of a corrector: how much of the score to the noise it adds")
     num_corrections: integer(1, sections.MOST_STEPS) = field(1, "of a corrector: at each level")
     tolerance: sections.Tolerance = field(1e-5, "of ode, relative and absolute")
     variance: one_of(("large", "learned_range", "small")) = field("large", "of ancestral: 'small' suits fewer steps")

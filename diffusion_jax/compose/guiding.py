@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffusion_jax import guidance
-from diffusion_jax.compose import conditions, inputs, processes, texts
+from diffusion_jax.compose import coding, conditions, inputs, processes, texts
 from diffusion_jax.compose.config import FIELDS, Config
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.errors import UserError
@@ -14,6 +14,7 @@ from diffusion_jax.networks.conditioning import Cond
 
 # Fields that say what a network takes, and what they are where it is not given that.
 OF_INPUTS = ("data.image_size", "data.channels", "model.num_classes", "model.text", "data.condition")
+OF_INPUTS += ("data.latent_scale", "data.latent_shift")
 NOT_GIVEN = (("model.num_classes", 0), ("model.text", "none"), ("data.condition", "none"))
 
 
@@ -104,6 +105,9 @@ def _other_cond(config: Config) -> Callable[[Cond], Cond]:
 def check_guide(config: Config, guide: Config) -> None:
     """Raises UserError where the network of one config cannot guide that of another: it must see the same x_t and levels."""
     given, wanted, label = guide.flat(), labelled(config, guide).flat(), config.sample.label
+    one, other = (of.data.codec and coding.sha256(of.data.codec) for of in (guide, config))
+    if one != other:
+        raise UserError(f"its run has data.codec = {guide.data.codec!r}, and this one {config.data.codec!r}: other latents.")
     seen = [name for name in wanted if name.startswith("process.") or name in OF_INPUTS]
     seen.remove("process.log_snr")  # learned, and each network is told the log-SNR itself
     for name in seen:

@@ -123,6 +123,8 @@ def _of_medium(config: Config) -> Iterator[str]:
         yield f"{config.show('data.source')} has {' or '.join(media_of)}; found {medium}."
     if len(data.image_size) != num_axes:
         yield f"{config.show('data.image_size')} does not fit {medium}; it must have {num_axes} number(s)."
+    if MEDIA[data.medium].label is not None:
+        yield from _of_labels_that_follow(config)
     for name, off in OF_IMAGES.items() if data.medium != "images" else ():
         if config.flat()[name] != off:
             yield f"{config.show(name)} is for data.medium = 'images', and not for {data.medium!r}; set {off!r}."
@@ -133,6 +135,15 @@ def _of_medium(config: Config) -> Iterator[str]:
     for name, allowed in OF_MEDIA.items():
         if config.flat()[name] not in allowed[data.medium]:
             yield f"{config.show(name)} does not fit {medium}; it must be {' or '.join(map(repr, allowed[data.medium]))}."
+
+
+def _of_labels_that_follow(config: Config) -> Iterator[str]:
+    """Yields a sentence for labels without meaning where a label is a number of things: all have one, and it is not 0."""
+    for name, off in {"model.null_label": False, "sample.negative_label": -1}.items():
+        if config.flat()[name] != off:
+            yield f"{config.show(name)} is not for {config.data.medium}, whose label is their size; set {off!r}."
+    if config.sample.label == 0:
+        yield f"{config.show('sample.label')} is the size of {config.data.medium}; it must be at least 1, or -1."
 
 
 def source(config: Config) -> Source:

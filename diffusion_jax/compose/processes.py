@@ -197,13 +197,13 @@ def process_of(config: Config) -> Process:
         found = chosen(PROCESSES[section.kind], section, interpolation=config.sample.interpolation)
     if config.predicts in ("eps", "scaled_score", "score") and draws(config) and not has_signal(found):
         raise UserError(
-            f"config field predicts = {config.predicts!r} is impossible with {_noise_alone(config)}: x_T is the noise "
+            f"config field predicts = {config.predicts!r} is impossible with {noise_alone(config)}: x_T is the noise "
             "itself and does not determine x_0; use 'v', 'velocity', 'edm' or 'x_0'."
         )
     return found
 
 
-def _noise_alone(config: Config) -> str:
+def noise_alone(config: Config) -> str:
     """Returns which fields leave no signal at T."""
     section = config.process
     if section.kind != "discrete":

@@ -56,7 +56,8 @@ def cond_of_image(config: Config) -> Callable[[Array, Array, Batch | None], Any]
             return of_image(numbers)
         _, shown = encode(batch, streams.keys(seed, "condition", numbers))
         asked = of_image(numbers)
-        return {**asked, **shown} | ({"label": asked["label"]} if config.sample.label >= 0 else {})
+        is_asked = config.sample.label >= 0 and "label" in asked  # else it is of a classifier, which is not here
+        return {**asked, **shown} | ({"label": asked["label"]} if is_asked else {})
 
     return cond_of
 

@@ -133,7 +133,8 @@ def grid(config: Config, *, num_stops: int = 0) -> Level:
     solves = "solves_for" in named(SAMPLERS[config.sample.sampler])
     if solves and found.alpha[0] == 0 and config.sample.solves_for == "eps":
         raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
-    samplers.check_grid(found)
+    with errors.of(f"{_named_grid(config)}: "):
+        samplers.check_grid(found)
     return found
 
 
@@ -144,13 +145,17 @@ def grid_times(config: Config, *, num_stops: int = 0) -> np.ndarray:
     """
     settings, of = config.sample, processes.process_of(config)
     num_steps = settings.num_steps + (settings.last_level == "min_noise")
-    steps = "" if settings.times else f" with sample.num_steps = {settings.num_steps}"
-    with errors.of(f"config field sample.grid = {settings.grid!r}{steps} does not fit the process: "):
+    with errors.of(f"{_named_grid(config)} does not fit the process: "):
         if settings.sampler == "ode":
             times = grids.uniform(of, num_stops) if num_stops > 1 else grids.ends(of)
         else:
             times = chosen(GRIDS[settings.grid], settings, process=of, num_steps=num_steps)
     return times[:-1] if settings.last_level == "min_noise" else times
+
+
+def _named_grid(config: Config) -> str:
+    steps = "" if config.sample.times else f" with sample.num_steps = {config.sample.num_steps}"
+    return config.show("sample.grid") + steps
 
 
 def _reverse_process(config: Config, guide: Config | None) -> Callable[..., tuple[Denoiser, Samples]]:

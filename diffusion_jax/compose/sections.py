@@ -133,7 +133,10 @@ Flag = _allowed(bool, "True or False")
 Text = _allowed(str, "text")
 Share = _allowed(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 Rho = _allowed(float, "a number from 0.1 to 100", lambda value: 0.1 <= value <= 100)
-AboveZero = _allowed(float, "a number above 0, to 1", lambda value: 0 < value <= 1)
+Stage = _allowed(float, "a number from 0.01 to 1", lambda value: 0.01 <= value <= 1)
+Snr = _allowed(float, "a number above 0, to 10", lambda value: 0 < value <= 10)
+Noise = _allowed(float, "a number from 1e-6 to 1e6", lambda value: 1e-6 <= value <= 1e6)  # its square is a float32
+LogTime = _allowed(float, "a number from -20 to 20", lambda value: -20 <= value <= 20)
 Fraction = _allowed(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 Chosen = _allowed(float, "-1, or a number from 0 up to, not including, 1", lambda value: value == -1 or 0 <= value < 1)
 Finite = _allowed(float, "a finite number from 0", lambda value: 0 <= value < math.inf)
@@ -148,8 +151,8 @@ Widths = _numbers("a tuple of numbers above 0, to 0.28", lambda item: 0 < item <
 Times = _numbers("a tuple of finite numbers from 0", _is_finite)
 LogSnrs = _allowed(
     tuple[int | float, ...],
-    "a tuple of 2 or more finite numbers that fall, such as (13.3, -5)",
-    lambda items: len(items) > 1 and all(math.inf > one > other > -math.inf for one, other in itertools.pairwise(items)),
+    "a tuple of 2 or more numbers from 80 to -80 that fall, such as (13.3, -5)",
+    lambda items: len(items) > 1 and all(80 >= one > other >= -80 for one, other in itertools.pairwise(items)),
 )
 Multipliers = _numbers(
     "a tuple of one or more numbers above 0, such as (1, 2, 2)", lambda item: 0 < item <= MOST, range(1, MOST_ITEMS + 1)
@@ -161,8 +164,8 @@ Churn = _numbers(
 )
 Interval = _allowed(
     tuple[int | float, int | float],
-    "a tuple of 2 numbers from 0, the smaller one first, such as (0.2, 3)",
-    lambda ends: 0 <= ends[0] < ends[1] < math.inf,
+    "a tuple of 2 numbers from 0 to 1e9, the smaller one first, such as (0.2, 3)",
+    lambda ends: 0 <= ends[0] < ends[1] <= 1e9,
 )
 
 

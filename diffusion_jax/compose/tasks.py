@@ -12,6 +12,7 @@ from jax import Array
 
 from diffusion_jax import editing, grids, operators, process, samplers
 from diffusion_jax.denoiser import Denoiser
+from diffusion_jax.errors import UserError
 from diffusion_jax.operators import Operator
 from diffusion_jax.process import Level
 from diffusion_jax.samplers import Sampler, Samples
@@ -95,7 +96,14 @@ def interpolate(num_between: int) -> Task:
         found = editing.from_latents(reverse.denoise, reverse.sampler, latents, given["weight"], reverse.grid)
         return found._replace(num_evaluations=found.num_evaluations + given["num_evaluations"])
 
-    return Task(edit, "heun", num_between=num_between)
+    return Task(edit, "heun", _from_above_the_data, num_between=num_between)
+
+
+def _from_above_the_data(times: np.ndarray) -> np.ndarray:
+    """Returns times that lead from the least noise to the most, too; UserError where they are one step to the data."""
+    if len(times) < 3:
+        raise UserError("task = 'interpolate' is impossible in one step; set sample.num_steps to 2 or more.")
+    return times
 
 
 def super_resolve(factor: int) -> Task:

@@ -34,6 +34,8 @@ OF_DRAWING = (  # fields that a network that draws no images has not, and what t
     ("data.augment_rate", 0),
     ("data.condition", "none"),
     ("data.codec", ""),
+    ("sample.guide", ""),
+    ("sample.strip", 0),
 )
 BOUNDS = ("hybrid", "vlb")  # losses of discrete processes
 MAX_STEPS_PER_CALL = 10  # of the automatic choice; fused steps hide the host, and more of them hide nothing more
@@ -217,7 +219,7 @@ def _of_noise_alone(config: Config) -> Iterator[str]:
     """Yields a sentence where x_0 of the noisiest level does not follow from the network's output, or not well."""
     process, name = processes.process_of(config), config.show("loss.name")
     if not processes.has_signal(process):
-        yield f"{name} is impossible with a process that leaves no signal at its last level; set zero_terminal_snr = False."
+        yield f"{name} is impossible with {processes.noise_alone(config)}, which leaves no signal at the last level."
     if process.num_steps and 2 * config.loss.num_steps > process.num_steps and config.loss.name == "progressive":
         yield f"{config.show('loss.num_steps')} must be at most half of process.num_steps = {process.num_steps}."
     amplified = float(distillation.amplification(choices.PARAMETERIZATIONS[config.predicts], process.level(process.last)))
@@ -237,8 +239,10 @@ def _of_flows(config: Config) -> Iterator[str]:
             f"{config.show('process.c_noise_scale')} does not fit loss.name = 'mean_flow', which differentiates the network "
             f"by t; it must be at most {MOST_C_NOISE_SCALE:g}."
         )
-    if config.loss.name == "mean_flow" and (not config.model.jumps or "jumps" not in processes.fields_of(config.model.kind)):
-        yield f"{name} needs a network that is told two times: model.jumps = True, and model.kind = 'unet' or 'dit'."
+    kinds = [kind for kind in inputs.OF_MEDIA["model.kind"][config.data.medium] if "jumps" in processes.fields_of(kind)]
+    if config.loss.name == "mean_flow" and not (config.model.jumps and config.model.kind in kinds):
+        kinds = " or ".join(map(repr, sorted(kinds)))
+        yield f"{name} needs a network that is told two times: model.jumps = True, and model.kind = {kinds}."
 
 
 def _of_a_denoiser(config: Config) -> Iterator[str]:

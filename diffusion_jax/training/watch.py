@@ -176,7 +176,11 @@ def _batches(run: Run, num_images: int) -> list[dict[str, Any]]:
 
 
 def _images(generate: Callable[..., tuple[Array, Array]], params: Any, batches: list[dict[str, Any]]) -> np.ndarray:
-    return np.concatenate([np.asarray(generate(params, **batch)[0]) for batch in batches])
+    drawn = [jax.device_get(generate(params, **batch)) for batch in batches]
+    images, finite = map(np.concatenate, zip(*drawn, strict=True))
+    if not np.all(finite):
+        logs.say("warning", f"{np.sum(~finite)} of {len(finite)} images are not finite: the network's output was not.")
+    return images
 
 
 def _evaluation(run: Run, generate: Callable[..., tuple[Array, Array]], evaluate: Callable[[np.ndarray], dict[str, float]]):
