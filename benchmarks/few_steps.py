@@ -52,7 +52,7 @@ def main() -> None:
     measure, result = quality_vs_steps.reference(config, flags.num_images, flags.features, flags.num_real)
     result["conditions"] |= {"command": " ".join(["python", "benchmarks/few_steps.py", *sys.argv[1:]]), "seeds": flags.seeds}
     rows, strips = [], []
-    for method, workdirs, settings in settings_of(flags):
+    for method, workdirs, settings in settings_of(flags, is_flow=config.process.kind == "rectified_flow"):
         found, images = row([model.load(workdir) for workdir in workdirs], settings, flags, measure)
         rows.append({"method": method, "evaluations": settings["num_steps"], **found})
         strips.append(images[:NUM_SHOWN])
@@ -60,9 +60,10 @@ def main() -> None:
     write(flags.name, result | {"num_images": flags.num_images, "rows": rows}, np.stack(strips))
 
 
-def settings_of(flags: argparse.Namespace) -> list[tuple[str, list[str], dict]]:
-    """Returns (method, a workdir for each training, settings of sampling) of each row."""
-    found = [("teacher, DDIM", [flags.teacher], {"sampler": "ddim", "num_steps": n}) for n in (1, 2, 4, 8, 50)]
+def settings_of(flags: argparse.Namespace, *, is_flow: bool) -> list[tuple[str, list[str], dict]]:
+    """Returns (method, a workdir for each training, settings of sampling) of each row; of a flow DDIM is Euler's method."""
+    euler = "teacher, Euler" if is_flow else "teacher, DDIM"
+    found = [(euler, [flags.teacher], {"sampler": "ddim", "num_steps": n}) for n in (1, 2, 4, 8, 50)]
     found += [("teacher, UniPC", [flags.teacher], {"sampler": "unipc", "num_steps": n}) for n in (2, 4, 8)]
     for loss, (name, sampler) in ONE_FOR_ALL.items():
         if workdirs := getattr(flags, loss):

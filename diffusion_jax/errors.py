@@ -7,6 +7,8 @@ import operator
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 
 class UserError(ValueError):
     """The input is wrong: one sentence with the field, its value and what is allowed."""
@@ -74,6 +76,14 @@ def shown(value: Any) -> str:
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         return "a number of too many digits"
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def not_finite(finite: np.ndarray) -> str:
+    """Returns what to say of images of which some are not finite, bool [N]."""
+    return (
+        f"{np.sum(~finite)} of {len(finite)} images are not finite: the network's output was not, or sample.tolerance is "
+        "too small for sample.sampler = 'ode'."
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -149,7 +149,7 @@ def jumps(times: np.ndarray, *, jump_length: int = 10, num_resamples: int = 10) 
     errors.check_whole("num_resamples", num_resamples, 1)
     top = len(times) - 1
     if num_resamples > 1 and top == 1:
-        raise UserError("num_resamples above 1 is not allowed on a grid of one step, which has nowhere to return to.")
+        raise UserError(f"num_resamples = {num_resamples} is not allowed on a grid of one step; it must be 1.")
     if num_resamples > 1 and jump_length >= top:
         raise UserError(f"jump_length = {jump_length} is not allowed on a grid of {top} steps; it must be below {top}.")
     left = dict.fromkeys(range(1, top + 1 - jump_length, jump_length), num_resamples - 1)

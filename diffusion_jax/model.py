@@ -301,10 +301,7 @@ def chunks(model: Model, *, first: int = 0, source: Source | None = None) -> Ite
     numbers = np.arange(first - first % size, model.config.sample.num_images)
     for start, (images, finite) in _generated(model, numbers, _reader(model, source)):
         if not np.all(finite):
-            raise RunError(
-                f"{np.sum(~finite)} of {size} images are not finite: the network's output was not, or sample.tolerance is "
-                "too small for sample.sampler = 'ode'."
-            )
+            raise RunError(errors.not_finite(finite))
         yield images[max(first - numbers[start], 0) : len(numbers) - start]
 
 

@@ -113,10 +113,10 @@ def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
     sqrt(alpha_bar) keeps its first value and ends at 0, so beta_T = 1. A network cannot predict eps there: use v or x_0.
     """
     alpha = np.sqrt(np.cumprod(1 - betas))
-    if len(alpha) < 2 or not alpha[-2] > alpha[-1]:
-        raise UserError(
-            "zero_terminal_snr is impossible where nothing is left before T; take another schedule or fewer steps."
-        )
+    if len(alpha) < 2:
+        raise UserError("zero_terminal_snr needs two betas or more.")
+    if not alpha[-2] > alpha[-1]:
+        raise UserError("zero_terminal_snr is impossible where nothing is left before T; take fewer steps.")
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     alpha_bar = np.concatenate([[1.0], alpha**2])
     return 1 - alpha_bar[1:] / alpha_bar[:-1]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from benchmarks import baselines, few_steps, side_by_side, startup, text_retrieval, two_halves
+from benchmarks import baselines, few_steps, side_by_side, startup, text_retrieval, throughput, two_halves
 from diffusion_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -117,3 +117,9 @@ def test_the_tables_of_a_document_are_those_of_the_figures(page, figures, table)
     shown = (ROOT / "docs" / f"{page}.md").read_text()
     for each in table(result).split("\n\n"):
         assert each.strip() in shown
+
+
+@pytest.mark.parametrize("figures", ["throughput_cpu", "throughput_nvidia_h200"])
+def test_a_table_is_that_of_the_figures_beside_it(figures):
+    file = ROOT / "benchmarks" / f"{figures}.json"
+    assert throughput.table(json.loads(file.read_text())) == file.with_suffix(".md").read_text()

@@ -210,12 +210,12 @@ def test_repaint_needs_a_grid_on_which_it_can_jump():
     with pytest.raises(UserError, match="edit.jump_length = 10 is not allowed on a grid of 3 steps; it must be below 3"):
         edits.settled(tiny.config_of({"edit.task": "repaint"}))
     assert edits.settled(tiny.config_of({"edit.task": "repaint", "edit.num_resamples": 1}))
-    with pytest.raises(UserError, match="edit.num_resamples above 1 is not allowed on a grid of one step"):
+    with pytest.raises(UserError, match="edit.num_resamples = 10 is not allowed on a grid of one step; it must be 1"):
         edits.settled(tiny.config_of({"edit.task": "repaint", "sample.num_steps": 1}))
 
 
 def test_from_one_image_to_another_leads_no_single_step():
-    with pytest.raises(UserError, match="edit.task = 'interpolate' is impossible in one step; set sample.num_steps to 2"):
+    with pytest.raises(UserError, match="edit.task = 'interpolate' is impossible in one step; set sample.num_steps = 2"):
         edits.settled(tiny.config_of({"edit.task": "interpolate", "sample.num_steps": 1}))
     assert edits.settled(tiny.config_of({"edit.task": "interpolate", "sample.num_steps": 2}))
 

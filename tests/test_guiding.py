@@ -11,7 +11,8 @@ import tiny
 
 import diffusion_jax as dj
 import main
-from diffusion_jax.compose import coding, sampling, stored
+from diffusion_jax import process
+from diffusion_jax.compose import coding, guiding, sampling, stored
 from diffusion_jax.compose.processes import network
 from diffusion_jax.errors import UserError
 from diffusion_jax.runs import checkpoint, storage
@@ -150,6 +151,21 @@ def test_in_an_interval_alone(model):
     found = drawn(model, guidance=2.5, guidance_interval=(0.9 * middle, 1.1 * middle))
     assert differences(found, by_hand(model, guided)) <= 1 < differences(found, drawn(model, guidance=2.5))
     np.testing.assert_array_equal(drawn(model, guidance=2.5, guidance_interval=(1e7, 1e8)), drawn(model))
+
+
+def test_an_interval_without_end_guides_where_no_signal_is():
+    flow = {"process.kind": "rectified_flow", "predicts": "velocity", "loss.time_density": "uniform", "sample.guidance": 2.0}
+    config = tiny.config_of(CLASSES | flow)
+    params, x = alive(network(config).init(jax.random.key(0)), 2), jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    levels = jax.tree.map(jnp.asarray, sampling.grid(config))
+
+    def x_0(*interval):
+        denoiser_of = guiding.denoiser_of(config.with_values("sample", guidance_interval=interval))
+        return denoiser_of(params, {"label": jnp.array([0, 1])})(x, process.rows(levels, 0)).x_0
+
+    assert levels.alpha[0] == 0
+    np.testing.assert_allclose(x_0(0.2, 1e9), x_0(0.0, 1e9), atol=1e-5)
+    assert np.max(np.abs(x_0(0.2, 1e8) - x_0(0.0, 1e9))) > 1e-2
 
 
 def test_scale_1_is_the_unguided_program(workdirs, model):

@@ -257,9 +257,11 @@ def test_what_does_not_fit_is_said_in_one_sentence(codec, tmp_path, capsys, fiel
 def test_a_guide_must_draw_the_same_latents(codec, tmp_path):
     config = config_of(**OF_LATENTS | {"data.codec": codec})
     other = write_codec(tmp_path / "other", seed=1)
-    for field, value in {"codec": "", "latent_scale": 2.0}.items():
-        with pytest.raises(UserError, match=f"its run has data.{field} = {value!r}"):
-            guiding.check_guide(config, config.with_values("data", **{field: value}))
+    config = config.with_values("data", latent_scale=2.0, latent_shift=0.5)
+    for changed in ({"codec": ""}, {"latent_scale": 1.8}, {"latent_shift": 0.6}):
+        with pytest.raises(UserError, match=f"its run has data.{next(iter(changed))}|its run has data.latent_scale and"):
+            guiding.check_guide(config, config.with_values("data", **changed))
+    guiding.check_guide(config, config.with_values("data", latent_scale=2.06))  # measured of mirrored images too
     with pytest.raises(UserError, match="its run has data.codec = .*other', and this one .*: other latents"):
         guiding.check_guide(config, config.with_values("data", codec=other))
     guiding.check_guide(config, config.with_values("data", codec=str(shutil.copytree(codec, tmp_path / "copy"))))

@@ -106,9 +106,9 @@ def test_level_zero_gives_x_0_exactly(precision):
 
 
 def test_zero_terminal_snr_needs_signal_before_T():
-    for betas in (schedules.constant(10**5), schedules.linear(1)):
-        with pytest.raises(ValueError, match="impossible where nothing is left before T"):
-            schedules.zero_terminal_snr(betas)
+    for betas, sentence in ((schedules.constant(10**5), "where nothing is left before T"), ([0.1], "two betas or more")):
+        with pytest.raises(ValueError, match=f"zero_terminal_snr .*{sentence}"):
+            schedules.zero_terminal_snr(np.array(betas))
 
 
 def test_zero_terminal_snr_is_finite(precision):

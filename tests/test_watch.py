@@ -132,3 +132,12 @@ def test_the_peak_is_that_of_all_devices(monkeypatch):
     assert hardware.peak(mesh) == 0
     monkeypatch.setitem(hardware.PUBLISHED, "cpu", hardware.Chip(1, 1e12, 1e11, 1e9, 1e9))
     assert hardware.peak(mesh) == mesh.size * 1e12
+
+
+def test_weights_whose_images_are_not_finite_are_named(tmp_path, monkeypatch, capsys, one_device):
+    def spoiled(config):
+        return lambda params, numbers, batch: (jnp.zeros((len(numbers), 8, 8, 1), jnp.uint8), numbers != 1)
+
+    monkeypatch.setattr(train, "_generate", spoiled)
+    assert train.run(tiny.config_of({"train.num_steps": 4, "train.ema_rates": ()}), storage.path(tmp_path)) == 0
+    assert "of the weights 'raw', 1 of 64 images are not finite" in capsys.readouterr().out

@@ -15,12 +15,14 @@ class Process(Section):
     )
     zero_terminal_snr: Flag = field(False, "rescale the schedule so that x_T is noise alone; not for eps")
     rescale_c_noise: Flag = field(False, "the network gets 1000 t / T instead of t (improved DDPM)")
-    sigma_min: sections.Noise = field(0.002, "of 've' and 've_sde': the least noise that sampling visits before the data")
-    sigma_max: sections.Noise = field(80.0, "of 've' and 've_sde': the noise of x_T")
+    sigma_min: sections.Magnitude = field(
+        0.002, "of 've' and 've_sde': the least noise that sampling visits before the data"
+    )
+    sigma_max: sections.Magnitude = field(80.0, "of 've' and 've_sde': the noise of x_T")
     log_snr: sections.LogSnrs = field(
         (13.3, -5.0), "of 'learned': the ends from which training begins; the weights of a run say where it led"
     )
-    c_noise_scale: sections.Noise = field(1000.0, "of 'rectified_flow': c_noise / t; small for loss.name = 'mean_flow'")
+    c_noise_scale: sections.Magnitude = field(1000.0, "of 'rectified_flow': c_noise / t; small for loss.name = 'mean_flow'")
 
 
 class Model(Section):
@@ -112,7 +114,7 @@ class Loss(Section):
     timesteps: one_of(choices.TIMESTEPS) = field("uniform", "'stratified' has less noise; 'loss_second_moment' suits 'vlb'")
     time_density: one_of(choices.TIME_DENSITIES) = field("uniform", "of real-valued t; 'log_normal' is EDM's")
     time_mean: sections.LogTime = field(-1.2, "of ln t, for 'log_normal'; ECT: -1.1")
-    time_std: sections.Positive = field(1.2, "of ln t, for 'log_normal'; ECT: 2")
+    time_std: sections.LogTimeWidth = field(1.2, "of ln t, for 'log_normal'; ECT: 2")
     ratio: sections.AboveOne = field(
         256.0, "of 'consistency': in stage k, from 0, its levels differ by about ratio^-(k + 1)"
     )
@@ -289,7 +291,7 @@ class Sample(Section):
     step: integer(-1) = field(-1, "of the checkpoint; -1 is the latest")
     guidance: sections.Finite = field(1.0, "scale of guidance: images of their label, and less of any; 1 is off")
     guidance_interval: sections.Interval = field(
-        (0.0, 1e9), "of sigma / alpha, where images are guided; elsewhere one evaluation is enough"
+        (0.0, 1e9), "of sigma / alpha, where images are guided, 1e9 for no end; elsewhere one evaluation is enough"
     )
     negative_label: integer(-1) = field(-1, "that images are led away from, instead of no label; -1 for none")
     prompt: Text = field(

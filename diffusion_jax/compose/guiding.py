@@ -1,5 +1,6 @@
 """What a config says of guidance: what images are led away from or towards, how far, at which noise levels."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,8 +15,8 @@ from diffusion_jax.networks.conditioning import Cond
 
 # Fields that say what a network takes, and what they are where it is not given that.
 OF_INPUTS = ("data.image_size", "data.channels", "model.num_classes", "model.text", "data.condition")
-OF_INPUTS += ("data.latent_scale", "data.latent_shift")
 NOT_GIVEN = (("model.num_classes", 0), ("model.text", "none"), ("data.condition", "none"))
+LATENTS_APART = 0.05  # of a standard deviation, at most: each run measures its own scale, of mirror images too or not
 
 
 def denoiser_of(config: Config, guide: Config | None = None) -> Callable[[Any, Cond], Denoiser]:
@@ -81,10 +82,11 @@ def labelled(config: Config, guide: Config | None) -> Config:
 
 
 def _scale(config: Config) -> guidance.Scale:
-    scale, ends = config.sample.guidance, config.sample.guidance_interval
-    if scale == 1 or ends == FIELDS["sample.guidance_interval"].default:
+    scale, (low, high) = config.sample.guidance, config.sample.guidance_interval
+    everywhere = FIELDS["sample.guidance_interval"].default
+    if scale == 1 or (low, high) == everywhere:
         return scale
-    return guidance.interval(scale, low=ends[0], high=ends[1])
+    return guidance.interval(scale, low=low, high=high if high < everywhere[1] else math.inf)  # also where no signal is
 
 
 def _other_cond(config: Config) -> Callable[[Cond], Cond]:
@@ -105,9 +107,6 @@ def _other_cond(config: Config) -> Callable[[Cond], Cond]:
 def check_guide(config: Config, guide: Config) -> None:
     """Raises UserError where the network of one config cannot guide that of another: it must see the same x_t and levels."""
     given, wanted, label = guide.flat(), labelled(config, guide).flat(), config.sample.label
-    one, other = (of.data.codec and coding.sha256(of.data.codec) for of in (guide, config))
-    if one != other:
-        raise UserError(f"its run has data.codec = {guide.data.codec!r}, and this one {config.data.codec!r}: other latents.")
     seen = [name for name in wanted if name.startswith("process.") or name in OF_INPUTS]
     seen.remove("process.log_snr")  # learned, and each network is told the log-SNR itself
     for name in seen:
@@ -116,9 +115,22 @@ def check_guide(config: Config, guide: Config) -> None:
     if guide.data.condition == "low_resolution" and guide.data.condition_factor != config.data.condition_factor:
         factor = config.data.condition_factor
         raise UserError(f"its run has data.condition_factor = {guide.data.condition_factor} instead of {factor}.")
+    _check_latents(config, guide)
     known = guide.model.num_classes + bool(guide.model.num_classes and guide.model.null_label)
     if label >= known and (known or not config.model.num_classes):
         raise UserError(f"its network does not know {config.show('sample.label')}.")
+
+
+def _check_latents(config: Config, guide: Config) -> None:
+    """Raises UserError where one network sees pixels and the other latents, or they see other latents."""
+    one, other = guide.data, config.data
+    are_both = one.codec and other.codec
+    if one.codec != other.codec and not (are_both and coding.sha256(one.codec) == coding.sha256(other.codec)):
+        raise UserError(f"its run has data.codec = {one.codec!r}, and this one {other.codec!r}: other latents.")
+    scale, moved = other.latent_scale, abs(one.latent_shift - other.latent_shift)
+    if abs(one.latent_scale - scale) > LATENTS_APART * scale or moved * scale > LATENTS_APART:
+        given, wanted = ((data.latent_scale, data.latent_shift) for data in (one, other))
+        raise UserError(f"its run has data.latent_scale and latent_shift = {given!r} instead of {wanted!r}.")
 
 
 def warnings(config: Config) -> list[str]:

@@ -135,8 +135,9 @@ Share = _allowed(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 Rho = _allowed(float, "a number from 0.1 to 100", lambda value: 0.1 <= value <= 100)
 Stage = _allowed(float, "a number from 0.01 to 1", lambda value: 0.01 <= value <= 1)
 Snr = _allowed(float, "a number above 0, to 10", lambda value: 0 < value <= 10)
-Noise = _allowed(float, "a number from 1e-6 to 1e6", lambda value: 1e-6 <= value <= 1e6)  # its square is a float32
+Magnitude = _allowed(float, "a number from 1e-6 to 1e6", lambda value: 1e-6 <= value <= 1e6)  # its square is a float32
 LogTime = _allowed(float, "a number from -20 to 20", lambda value: -20 <= value <= 20)
+LogTimeWidth = _allowed(float, "a number above 0, to 20", lambda value: 0 < value <= 20)
 Fraction = _allowed(float, "a number from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 Chosen = _allowed(float, "-1, or a number from 0 up to, not including, 1", lambda value: value == -1 or 0 <= value < 1)
 Finite = _allowed(float, "a finite number from 0", lambda value: 0 <= value < math.inf)
@@ -164,8 +165,8 @@ Churn = _numbers(
 )
 Interval = _allowed(
     tuple[int | float, int | float],
-    "a tuple of 2 numbers from 0 to 1e9, the smaller one first, such as (0.2, 3)",
-    lambda ends: 0 <= ends[0] < ends[1] <= 1e9,
+    "a tuple of 2 numbers from 0, the smaller one first, such as (0.2, 3)",
+    lambda ends: 0 <= ends[0] < ends[1] < math.inf,
 )
 
 

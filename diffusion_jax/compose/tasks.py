@@ -102,7 +102,7 @@ def interpolate(num_between: int) -> Task:
 def _from_above_the_data(times: np.ndarray) -> np.ndarray:
     """Returns times that lead from the least noise to the most, too; UserError where they are one step to the data."""
     if len(times) < 3:
-        raise UserError("task = 'interpolate' is impossible in one step; set sample.num_steps to 2 or more.")
+        raise UserError("task = 'interpolate' is impossible in one step; set sample.num_steps = 2, or more sample.times.")
     return times
 
 

@@ -239,10 +239,18 @@ def _of_flows(config: Config) -> Iterator[str]:
             f"{config.show('process.c_noise_scale')} does not fit loss.name = 'mean_flow', which differentiates the network "
             f"by t; it must be at most {MOST_C_NOISE_SCALE:g}."
         )
-    kinds = [kind for kind in inputs.OF_MEDIA["model.kind"][config.data.medium] if "jumps" in processes.fields_of(kind)]
-    if config.loss.name == "mean_flow" and not (config.model.jumps and config.model.kind in kinds):
-        kinds = " or ".join(map(repr, sorted(kinds)))
-        yield f"{name} needs a network that is told two times: model.jumps = True, and model.kind = {kinds}."
+    if config.loss.name == "mean_flow":
+        yield from _of_two_times(config)
+
+
+def _of_two_times(config: Config) -> Iterator[str]:
+    name, medium = config.show("loss.name"), config.data.medium
+    kinds = sorted(kind for kind in inputs.OF_MEDIA["model.kind"][medium] if "jumps" in processes.fields_of(kind))
+    if not kinds:
+        yield f"{name} needs a network that is told two times, and none of data.medium = {medium!r} is; set 'simple'."
+    elif not config.model.jumps or config.model.kind not in kinds:
+        wanted = " or ".join(map(repr, kinds))
+        yield f"{name} needs a network that is told two times: model.jumps = True, and model.kind = {wanted}."
 
 
 def _of_a_denoiser(config: Config) -> Iterator[str]:

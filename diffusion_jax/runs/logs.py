@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import math
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -97,8 +96,7 @@ class Logs:
         self._threads[self._metrics].submit(lambda: None).result()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Records the metrics of a step; those that are not finite are no JSON, and are left out."""
-        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        """Records the metrics of a step."""
         for writer in self._threads:
             self._submit(writer, writer.metrics, step, values)
 

@@ -39,7 +39,8 @@ def json_lines(workdir: storage.Path, *, first_step: int) -> Writer:
             storage.write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
 
     def metrics(step: int, values: Mapping[str, float]) -> None:
-        storage.append_text(file, json.dumps({"step": step, **values}) + "\n")
+        if finite := {name: value for name, value in values.items() if np.isfinite(value)}:  # NaN is no JSON
+            storage.append_text(file, json.dumps({"step": step, **finite}) + "\n")
 
     return Writer(file.name, drop, metrics)
 

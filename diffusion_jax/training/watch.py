@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from diffusion_jax import errors
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.data.media import Medium
 from diffusion_jax.errors import RunError
@@ -160,7 +161,7 @@ def _preview(run: Run, generate: Callable[..., tuple[Array, Array]]) -> Callable
 
     def preview(state: TrainState) -> None:
         for name, params in _weights(state).items():
-            grid = medium.grid(_images(generate, params, batches)[: medium.num_pictured])
+            grid = medium.grid(_images(generate, name, params, batches)[: medium.num_pictured])
             run.log.picture(int(state.step), name, grid)
         logs.say("preview", f"of step {int(state.step):,}, as PNG: {', '.join(_weights(state))}")
 
@@ -175,11 +176,12 @@ def _batches(run: Run, num_images: int) -> list[dict[str, Any]]:
     return [sharding.put_global({"numbers": few, "batch": run.read(few)}, where) for few in numbers]
 
 
-def _images(generate: Callable[..., tuple[Array, Array]], params: Any, batches: list[dict[str, Any]]) -> np.ndarray:
+def _images(generate: Callable[..., tuple[Array, Array]], name: str, params: Any, batches: list[dict]) -> np.ndarray:
+    """Returns what the weights of a name draw; says where that is not finite."""
     drawn = [jax.device_get(generate(params, **batch)) for batch in batches]
     images, finite = map(np.concatenate, zip(*drawn, strict=True))
     if not np.all(finite):
-        logs.say("warning", f"{np.sum(~finite)} of {len(finite)} images are not finite: the network's output was not.")
+        logs.say("warning", f"of the weights {name!r}, {errors.not_finite(finite)}")
     return images
 
 
@@ -189,7 +191,7 @@ def _evaluation(run: Run, generate: Callable[..., tuple[Array, Array]], evaluate
 
     def log_figures(state: TrainState) -> None:
         began, (name, params) = time.monotonic(), list(_weights(state).items())[-1]
-        images = _images(generate, params, batches)[:NUM_EVALUATED]
+        images = _images(generate, name, params, batches)[:NUM_EVALUATED]
         if sharding.is_first():
             figures = {f"{figure}_{name}": value for figure, value in evaluate(images).items()}
             run.log.metrics(int(state.step), figures)
