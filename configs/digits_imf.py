@@ -2,7 +2,7 @@
 
     python main.py --config=configs/digits_imf.py --workdir=runs/digits_imf
 
-Cost: 4,000 steps of 64 images; ten minutes of CPU time on two cores that had other work too.
+Cost: 4,000 steps of 64 images; 15 minutes on one CPU core.
 Expected: digits in one step; docs/few_steps.md has the figures.
 """
 

@@ -3,7 +3,7 @@
     python main.py --config=configs/digits_rectified_flow.py --workdir=runs/digits_rectified_flow
     python main.py --config=configs/digits_reflow.py --workdir=runs/digits_reflow
 
-Cost: two minutes for the teacher; then 2,000 steps of 64 images, seven minutes on two CPU cores that had other work too.
+Cost: two minutes for the teacher; then 2,000 steps of 64 images, eight minutes on one CPU core.
 Expected: digits in one step, better ones in four; docs/few_steps.md has the figures.
 
 The teacher draws every image anew, in 7 evaluations of its network.
