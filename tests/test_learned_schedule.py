@@ -114,7 +114,7 @@ def test_the_bound_of_gaussian_data_is_known_and_so_is_its_gradient_by_the_ends(
         ({"process.kind": "discrete"}, "loss.name = 'vdm' does not fit config field process.kind = 'discrete'; 'vdm' and"),
         ({"loss.timesteps": "loss_second_moment"}, "counts levels, and process.kind is 'learned'"),
         ({"process.num_steps": 1}, "process.num_steps = 1 is not allowed; a learned schedule has at least 2"),
-        ({"process.log_snr": (5.0, 13.3)}, "a tuple of 2 or more finite numbers that fall"),
+        ({"process.log_snr": (5.0, 13.3)}, "a tuple of 2 or more numbers from 80 to -80 that fall"),
     ],
 )
 def test_what_does_not_fit_is_said(changes, sentence):
