@@ -111,6 +111,9 @@ def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
     """Returns a schedule shifted and scaled so that nothing of the image is left at T. [Lin et al. 2023, algorithm 1]
 
     sqrt(alpha_bar) keeps its first value and ends at 0, so beta_T = 1. A network cannot predict eps there: use v or x_0.
+
+    Raises:
+        UserError: for fewer than two betas, or where float64 knows no signal before T either.
     """
     alpha = np.sqrt(np.cumprod(1 - betas))
     if len(alpha) < 2:

@@ -207,14 +207,8 @@ def test_mean_flow_by_hand(power):
         ({"predicts": "v"}, "loss.name = 'mean_flow' needs process.kind = 'rectified_flow' and predicts = 'velocity'."),
         ({"process.kind": "vp"}, "loss.name = 'mean_flow' needs process.kind = 'rectified_flow' and predicts = 'velocity'."),
         ({"process.c_noise_scale": 1000.0}, "loss.name = 'mean_flow', which differentiates the network by t; it must be at"),
-        (
-            {"model.kind": "ncsnpp"},
-            "is told two times: model.jumps = True, and model.kind = 'dit' or 'unet'",
-        ),
-        (
-            {"model.jumps": False},
-            "is told two times: model.jumps = True, and model.kind = 'dit' or 'unet'",
-        ),
+        ({"model.kind": "ncsnpp"}, "is told two times: model.jumps = True, and model.kind = 'dit' or 'unet'"),
+        ({"model.jumps": False}, "is told two times: model.jumps = True, and model.kind = 'dit' or 'unet'"),
         ({"sample.clip": "static"}, "sample.clip = 'static' is not for sample.sampler = 'mean_flow', which predicts no x_0"),
         ({"sample.guide": "runs/other"}, "sample.guide = 'runs/other' is not for sample.sampler = 'mean_flow', which"),
         ({"loss.name": "simple"}, "sample.sampler = 'mean_flow' needs a network of loss.name = 'mean_flow', which knows"),

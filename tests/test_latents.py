@@ -258,9 +258,13 @@ def test_a_guide_must_draw_the_same_latents(codec, tmp_path):
     config = config_of(**OF_LATENTS | {"data.codec": codec})
     other = write_codec(tmp_path / "other", seed=1)
     config = config.with_values("data", latent_scale=2.0, latent_shift=0.5)
-    for changed in ({"codec": ""}, {"latent_scale": 1.8}, {"latent_shift": 0.6}):
-        with pytest.raises(UserError, match=f"its run has data.{next(iter(changed))}|its run has data.latent_scale and"):
-            guiding.check_guide(config, config.with_values("data", **changed))
+    for field, value, sentence in (
+        ("codec", "", "data.codec = ''"),
+        ("latent_scale", 1.8, r"data.latent_scale and latent_shift = \(1.8, 0.5\) instead of \(2.0, 0.5\)"),
+        ("latent_shift", 0.6, r"data.latent_scale and latent_shift = \(2.0, 0.6\) instead of \(2.0, 0.5\)"),
+    ):
+        with pytest.raises(UserError, match=f"its run has {sentence}"):
+            guiding.check_guide(config, config.with_values("data", **{field: value}))
     guiding.check_guide(config, config.with_values("data", latent_scale=2.06))  # measured of mirrored images too
     with pytest.raises(UserError, match="its run has data.codec = .*other', and this one .*: other latents"):
         guiding.check_guide(config, config.with_values("data", codec=other))

@@ -12,7 +12,7 @@ from diffusion_jax.errors import UserError
 def check(config: Config) -> None:
     """Raises UserError, with one sentence, for the first two fields that do not fit together."""
     check_kind(config)
-    _check(config, inputs, texts, conditions, latents)  # of which the network is asked for its channels
+    _check(config, inputs, texts, conditions, latents)  # before the network is made: its channels follow from these
     processes.network(config)
     _check(config, processes, training, sampling, guiding)
     sampling.make_solve(config)  # grid and sampler fit the process
