@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import process
+from diffusion_jax import errors, process
 from diffusion_jax.denoiser import Denoiser
 from diffusion_jax.process import Level
 from diffusion_jax.samplers import Interval, Noise, Sampler
@@ -122,7 +122,7 @@ def unipc(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: b
         start = jnp.where(corrects[interval.index], corrected, state.x)
         return state._replace(x=_combined(predictor, interval.index, start, state.outputs), start=start), 1
 
-    return _sampler(order + 1, plan, step)
+    return _sampler(order + 1, plan, step, needs_signal=solves_for == "eps")
 
 
 def dpm_solver_singlestep(*, order: int = 2, solves_for: SolvesFor = "x_0", lower_order_final: bool = True) -> Sampler:
@@ -236,13 +236,17 @@ def _planned(num_outputs: int, plan: Any, solves_for: SolvesFor, *, is_sde: bool
         x = x + process.std(process.log_variance(t, s, "small"), s) * noise(0) if is_sde else x
         return state._replace(x=x), 1
 
-    return _sampler(num_outputs, plan, step)
+    return _sampler(num_outputs, plan, step, needs_signal=solves_for == "eps")
 
 
-def _sampler(num_outputs: int, plan: Any, step: Any) -> Sampler:
-    """Returns a sampler that remembers so many outputs, its plan made for the whole grid."""
+def _sampler(num_outputs: int, plan: Any, step: Any, *, needs_signal: bool) -> Sampler:
+    """Returns a sampler that remembers so many outputs, its plan for the whole grid; from noise alone eps leads nowhere."""
 
     def init(x_T: Array, grid: Level) -> History:
+        if needs_signal and not isinstance(grid.alpha, jax.core.Tracer) and grid.alpha[0] == 0:
+            raise errors.UserError(
+                "a first level without signal is impossible for a solver of eps; use one of x_0, such as unipc."
+            )
         made = plan(grid, np.arange(len(grid.alpha) - 1))
         made = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype if leaf.dtype == bool else x_T.dtype), made)
         return History(x_T, x_T, jnp.zeros((num_outputs, *x_T.shape), x_T.dtype), made)
@@ -251,8 +255,7 @@ def _sampler(num_outputs: int, plan: Any, step: Any) -> Sampler:
 
 
 def _check(order: int, solves_for: str, most: int = 3) -> None:
-    if order not in range(1, most + 1):
-        raise ValueError(f"order = {order!r} is not allowed; it must be a whole number from 1 to {most}.")
+    errors.check_whole("order", order, 1, most)
     if solves_for not in get_args(SolvesFor):
         raise ValueError(f"solves_for = {solves_for!r} is unknown; known: {', '.join(get_args(SolvesFor))}.")
 

@@ -208,6 +208,8 @@ def ve_sde(*, sigma_min: float = 0.02, sigma_max: float = 100.0) -> Process:
 
 
 def _exploding(sigma_min: float, sigma_max: float, *, c_noise: Callable) -> Process:
+    if not 0 < sigma_min < sigma_max:
+        raise errors.UserError(f"sigma_min = {sigma_min!r} must be above 0 and below sigma_max = {sigma_max!r}.")
     return _in_real_time(
         alpha=lambda t: 0 * t + 1,
         sigma=lambda t: t,

@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion_jax import errors, process, samplers
@@ -46,9 +47,11 @@ def euler_maruyama(of: Process) -> Sampler:
         of: a process in real time, with signal at its last level.
 
     Raises:
-        ValueError: for a chain.
+        ValueError: for a chain, and for a process without signal there.
     """
     process.check_process(of, in_real_time=True)
+    if not of.level(np.float64(of.last)).alpha > 0:
+        raise errors.UserError("a process without signal at its last level is not allowed: its drift is infinite there.")
 
     def step(denoise: Denoiser, x: Array, interval: Interval, noise: Noise) -> tuple[Array, int]:
         t, s = interval.t, interval.s

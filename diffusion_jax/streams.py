@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion_jax import errors
+
+MOST = 2**31 - 1  # a larger seed would be taken without its higher bits
+
 # The numbers are part of the meaning of a seed: never renumber, only append.
 STREAMS = {"init": 0, "train": 1, "data": 2, "x_T": 3, "sampler": 4, "evaluate": 5, "condition": 6, "edit": 7, "held_out": 8}
 
@@ -18,6 +22,8 @@ def key(seed: Array | int, stream: str, index: Array | int = 0) -> Array:
         stream: a name of `STREAMS`.
         index: which step or image; may be traced.
     """
+    if not isinstance(seed, Array):
+        errors.check_whole("seed", seed, 0, MOST)
     if stream not in STREAMS:
         raise ValueError(f"stream = {stream!r} is unknown; known: {', '.join(STREAMS)}.")
     root = jax.random.key(seed, impl="threefry2x32")

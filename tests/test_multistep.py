@@ -454,6 +454,14 @@ def test_bad_arguments_are_refused(make):
         multistep.unipc(variant="bh3")
 
 
+@pytest.mark.parametrize("make", [multistep.lms, functools.partial(multistep.unipc, solves_for="eps")])
+def test_a_solver_of_eps_refuses_a_grid_that_begins_without_signal(make):
+    of, keys = process.rectified_flow(), jax.random.split(jax.random.key(0), len(X_T))
+    grid = of.level(grids.trailing(of, 4))
+    with pytest.raises(ValueError, match="a first level without signal is impossible for a solver of eps; use one of x_0"):
+        samplers.sample(MIXTURE, make(), column(X_T), grid, keys)
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_the_gradient_by_the_start_is_finite(name):
     """What guidance by a loss of the image needs; at first steps there is nothing to remember, and nothing to divide by."""

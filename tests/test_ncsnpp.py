@@ -291,7 +291,7 @@ def test_options_that_do_not_fit_together(options, sentence):
         ),
         (
             {"process.kind": "ve_sde", "loss.time_density": "log_uniform", "process.sigma_min": 90.0},
-            "process.sigma_min = 90.0 must be below process.sigma_max = 80.0",
+            "process.sigma_min = 90.0 must be above 0 and below sigma_max = 80.0",
         ),
     ],
 )

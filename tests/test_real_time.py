@@ -111,6 +111,12 @@ def test_ve_has_all_of_the_signal_and_c_noise_is_a_quarter_of_log_sigma(x64):
     assert (of.first, of.last) == (0.01, 50.0)
 
 
+@pytest.mark.parametrize("make", [process.ve, process.ve_sde])
+def test_an_exploding_process_that_does_not_explode_is_refused(make):
+    with pytest.raises(ValueError, match="sigma_min = 5 must be above 0 and below sigma_max = 1"):
+        make(sigma_min=5, sigma_max=1)
+
+
 def test_rectified_flow_is_straight_from_the_data_to_noise(precision):
     """x_t is the mean of its ends, weighted: nothing of the image at t = 1, nothing of the noise at t = 0."""
     levels = SMOOTH["rectified flow"].level(np.array([1, 0.5, 0]))

@@ -111,6 +111,11 @@ def test_one_step_of_euler_maruyama_is_score_sdes(name, x64):
         np.testing.assert_allclose(found[0], nhwc(G5[f"pc.{name}.em.x"])[image], **tolerance)
 
 
+def test_euler_maruyama_refuses_a_process_that_ends_in_noise_alone():
+    with pytest.raises(ValueError, match="a process without signal at its last level is not allowed"):
+        sde.euler_maruyama(process.rectified_flow())
+
+
 @pytest.mark.parametrize("name", ["vp", "ve"])
 @pytest.mark.parametrize("corrector", ["langevin", "ald"])
 def test_two_corrections_are_score_sdes(name, corrector, x64):

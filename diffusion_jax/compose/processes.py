@@ -235,8 +235,6 @@ def contradictions(config: Config) -> Iterator[str]:
     section, kind = config.process, f"process.kind is {config.process.kind!r}"
     if section.zero_terminal_snr and section.num_steps <= 1:
         yield f"{config.show('process.num_steps')} must be at least 2 with process.zero_terminal_snr = True."
-    if section.kind in EXPLODING and not section.sigma_min < section.sigma_max:
-        yield f"{config.show('process.sigma_min')} must be below process.sigma_max = {section.sigma_max}."
     if config.model.embedding == "fourier" and config.model.kind == "ncsnpp" and section.kind not in EXPLODING:
         yield (
             f"{config.show('model.embedding')} is of the logarithm of the noise, which process.kind = {section.kind!r} does "

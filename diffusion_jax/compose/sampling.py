@@ -10,7 +10,7 @@ from jax import Array
 
 from diffusion_jax import errors, grids, process, samplers, streams
 from diffusion_jax.compose import coding, guiding, processes, sample_conditions
-from diffusion_jax.compose.choices import CLIPS, CORRECTORS, GRIDS, SAMPLERS, chosen, named
+from diffusion_jax.compose.choices import CLIPS, CORRECTORS, GRIDS, SAMPLERS, chosen
 from diffusion_jax.compose.config import Config
 from diffusion_jax.data.feed import Batch
 from diffusion_jax.denoiser import Denoiser
@@ -128,11 +128,6 @@ def grid(config: Config, *, num_stops: int = 0) -> Level:
             f"config field sample.grid = {config.sample.grid!r} visits several levels without signal. There x_0 "
             "is unknown; take fewer steps, or 'trailing'."
         )
-    if found.alpha[0] == 0 and config.sample.sampler == "lms":
-        raise UserError("config field sample.sampler = 'lms' is impossible where no signal is left at T; use 'unipc'.")
-    solves = "solves_for" in named(SAMPLERS[config.sample.sampler])
-    if solves and found.alpha[0] == 0 and config.sample.solves_for == "eps":
-        raise UserError("config field sample.solves_for = 'eps' is impossible where no signal is left at T; use 'x_0'.")
     with errors.of(f"{_named_grid(config)}: "):
         samplers.check_grid(found)
     return found
@@ -182,6 +177,8 @@ def _cond_of(config: Config, guide: Config | None) -> Callable[[Array, Array, Ba
 def make_solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Samples]:
     """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says."""
     levels, sampler = grid(config), make_sampler(config)
+    with errors.of(f"{config.show('sample.sampler')}: "):
+        jax.eval_shape(lambda x_T: sampler.init(x_T, levels), jnp.zeros(1))  # the sampler fits the grid
     return lambda denoise, noise, keys, num_traced: _solved(sampler, denoise, noise, levels, keys, num_traced)
 
 
