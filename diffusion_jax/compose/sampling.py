@@ -178,7 +178,7 @@ def make_solve(config: Config) -> Callable[[Denoiser, Array, Array, int], Sample
     """Returns (denoiser, noise [B, H, W, C], keys [B], num_traced) -> `Samples`, as the section `sample` says."""
     levels, sampler = grid(config), make_sampler(config)
     with errors.of(f"{config.show('sample.sampler')}: "):
-        jax.eval_shape(lambda x_T: sampler.init(x_T, levels), jnp.zeros(1))  # the sampler fits the grid
+        jax.eval_shape(lambda x_T: sampler.init(x_T, levels), jax.ShapeDtypeStruct((1,), np.float32))  # it fits the grid
     return lambda denoise, noise, keys, num_traced: _solved(sampler, denoise, noise, levels, keys, num_traced)
 
 
