@@ -13,7 +13,18 @@ from test_guiding import alive
 
 import diffusion_jax as dj
 import main
-from diffusion_jax.compose import checks, chunked, command, frozen, guiding, inputs, processes, stored, texts
+from diffusion_jax.compose import (
+    checks,
+    chunked,
+    command,
+    frozen,
+    guiding,
+    inputs,
+    processes,
+    sample_conditions,
+    stored,
+    texts,
+)
 from diffusion_jax.data import captions as captions_of
 from diffusion_jax.data import sources, tar
 from diffusion_jax.errors import UserError
@@ -160,7 +171,20 @@ def test_captions_of_a_folder(kind, tmp_path):
         (tmp_path / "metadata.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n")
     source = sources.folder(path=str(tmp_path), captions=True)
     assert dict(zip(names, source.captions, strict=True)) == {"b.png": "two", "sub/a.png": "ünï"}
-    assert sources.folder(path=str(tmp_path)).captions == ()
+    without = sources.folder(path=str(tmp_path))
+    assert without.captions == () and without.left_out == {"files": "2 .txt", "lines": "1 .jsonl"}[kind]
+    assert source.left_out == ""  # they are read
+
+
+def test_texts_that_are_cut_are_said_each_time(folder, cache, capsys):
+    config = config_of(
+        folder, **{"model.text_length": 3, "sample.prompt": "cat\nred red red", "sample.negative_prompt": "dog"}
+    )
+    for _ in range(2):  # the second time the captions' vectors are in the cache
+        inputs.source(config)
+        assert "captions    2 of 3 have more than model.text_length = 3 tokens, and are cut" in capsys.readouterr().out
+    sample_conditions.source(config)
+    assert "prompts     1 of 3 have more than model.text_length = 3 tokens, and are cut" in capsys.readouterr().out
 
 
 def test_captions_go_into_shards_and_are_read_with_an_index_and_without(folder, cache, tmp_path):

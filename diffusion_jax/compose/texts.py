@@ -91,6 +91,7 @@ def captioned(config: Config, source: Source) -> Source:
     """Returns a source whose records have their captions' vectors, cond["text"], float16 [L, D]."""
     length, distinct = shape(config), sorted(set(source.captions))
     row = {caption: i for i, caption in enumerate(distinct)}
+    _say_cut(config, "captions", distinct)
     vectors, starts = _cached(config, distinct)
 
     def read(number: int) -> Record:
@@ -111,6 +112,7 @@ def prompted(config: Config, shown: Source | None, nothing: np.ndarray) -> Sourc
         shown: images of which the network is shown something, or None.
         nothing: stands for an image that is not shown.
     """
+    _say_cut(config, "prompts", prompts(config) + [config.sample.negative_prompt] * bool(config.sample.negative_prompt))
     vectors = of_prompts(config)
 
     def read(number: int) -> Record:
@@ -118,6 +120,13 @@ def prompted(config: Config, shown: Source | None, nothing: np.ndarray) -> Sourc
         return {**record, "cond": {**record["cond"], "text": vectors[number % len(vectors)]}}
 
     return Source(config.sample.num_images, read)
+
+
+def _say_cut(config: Config, kind: str, texts: Sequence[str]) -> None:
+    """Says how many texts are longer than the network is told."""
+    length = config.model.text_length
+    if num_cut := encoder(config).num_cut(texts, length):
+        logs.say(kind, f"{num_cut:,} of {len(texts):,} have more than model.text_length = {length} tokens, and are cut")
 
 
 def _cached(config: Config, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -143,10 +152,6 @@ def _cached(config: Config, captions: Sequence[str]) -> tuple[np.ndarray, np.nda
 
 
 def _encoded_all(of: TextEncoder, captions: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    if num_cut := of.num_cut(captions, length):
-        logs.say(
-            "captions", f"{num_cut:,} of {len(captions):,} have more than model.text_length = {length} tokens, and are cut"
-        )
     found, progress = [], logs.Progress("captions", total=len(captions))
     for start in range(0, len(captions), text.AT_ONCE):
         found += of.encode(captions[start : start + text.AT_ONCE], length)

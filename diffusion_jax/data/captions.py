@@ -8,6 +8,7 @@ import numpy as np
 from diffusion_jax.errors import UserError, some
 from diffusion_jax.runs import storage
 
+SUFFIXES = (".jsonl", ".txt")
 METADATA = "metadata.jsonl"  # {"file_name": of an image in the folder, "text": its caption}, as Hugging Face's imagefolder
 
 

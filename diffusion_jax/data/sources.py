@@ -208,15 +208,14 @@ def folder(
         medium: what the files are.
         image_shape: for `medium.read`, as is sample_rate.
         skip_broken: whether to read every file once now, and to leave out those that cannot be read.
-        condition_path: of a folder with an image of the same size and name, but for the suffix, for each of these; '' for
-            none.
+        condition_path: of a folder with an image of the size and name of each of these, but for the suffix; '' for none.
         draft_size: as for `decode`; not together with `condition_path`.
         captions: whether to read captions too; see `captions.of_files`.
         field: of the config that names the folder, for sentences.
         condition_field: the same of `condition_path`.
     """
     root = storage.path(path)
-    files, left_out = image_files(path, field, medium)
+    files, left_out = image_files(path, field, medium, captions_of.SUFFIXES if captions else ())
     paths = [file.relative_to(root).parts for file in files]
     kinds = [folder if inside else "." for folder, *inside in paths]
     class_names = sorted(set(kinds))
@@ -301,8 +300,10 @@ def by_reason(failures: Sequence[UnreadableError], num_images: int) -> str:
     return f"{len(failures):,} of {num_images:,} {failures[0].kind}s cannot be read: {', '.join(listed)}"
 
 
-def image_files(path: str, field: str = "data.path", medium: Medium = media.IMAGES) -> tuple[list[storage.Path], str]:
-    """Returns (the images of a folder and its sub-folders in the order of their names, what is left out).
+def image_files(
+    path: str, field: str = "data.path", medium: Medium = media.IMAGES, known: Sequence[str] = ()
+) -> tuple[list[storage.Path], str]:
+    """Returns (the images of a folder and its sub-folders in the order of their names, what is left out but `known` kinds).
 
     Of another medium they are its files. Raises UserError where there is no such folder, it cannot be read, or it has none.
     """
@@ -315,7 +316,7 @@ def image_files(path: str, field: str = "data.path", medium: Medium = media.IMAG
         raise UserError(f"config field {field} = {path!r} cannot be read ({error}).") from error
     files = [file for file in found if file.suffix.lower() in suffixes]
     others = collections.Counter(file.suffix.lower() or "without a suffix" for file in found)
-    left_out = ", ".join(f"{num:,} {kind}" for kind, num in sorted(others.items()) if kind not in suffixes)
+    left_out = ", ".join(f"{num:,} {kind}" for kind, num in sorted(others.items()) if kind not in (*suffixes, *known))
     if not files:
         raise UserError(
             f"config field {field} = {path!r} does not contain {medium.kind}s; it must contain {', '.join(suffixes)} files"
