@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+DISK_FULL = "No space left on device"
+
 
 class UserError(ValueError):
     """The input is wrong: one sentence with the field, its value and what is allowed."""
@@ -87,8 +89,9 @@ def not_finite(finite: np.ndarray) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of what another library raised, of at most 200 characters."""
-    return str(error).strip().split("\n")[0][:200]
+    """Returns the first line of what another library raised, of at most 200 characters; of a full disk that alone."""
+    said = str(error).strip()
+    return DISK_FULL if DISK_FULL in said else said.split("\n")[0][:200]
 
 
 def some(names: Sequence[str], most: int = 10) -> str:

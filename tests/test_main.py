@@ -130,6 +130,10 @@ def test_an_interrupt_outside_the_loop_is_a_sentence_too(tmp_path, capsys, monke
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nAllocator"),
             r"memory .* .RESOURCE_EXHAUSTED: Out of memory.; set",
         ),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code='28']"),
+            "No space left on device; all written files are complete",
+        ),
         (OSError(28, "No space left on device"), "No space left on device; all written files are complete"),
         (KeyError("x"), "KeyError: 'x'; please report it with the trace in .*diffusion_jax_.*txt; all written files"),
     ],

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from diffusion_jax import errors
@@ -47,6 +48,7 @@ def answer(argv: list[str], help_text: Callable[[], str], job: Job) -> int:
         The exit code: the job's; 2 for bad input, 1 for a failure, 128 + the number of a signal: 130 for Ctrl-C.
     """
     logs.guard_console()
+    logging.set_verbosity(logging.FATAL)  # what orbax says of a failed save comes as our own sentence
     if {"--help", "-h", "--helpfull"} & set(argv):
         print(help_text(), flush=True)
         return 0
@@ -88,6 +90,8 @@ def sentence(error: Exception) -> str:
         )
     if isinstance(error, OSError):  # a full disk, a folder that became read-only, a share that went away
         return f"{error}; {RESUMABLE}"
+    if said == errors.DISK_FULL:  # TensorStore has no OSError
+        return f"{said}; {RESUMABLE}"
     file = storage.path(tempfile.gettempdir()) / f"diffusion_jax_{os.getpid()}.txt"
     with contextlib.suppress(OSError):
         storage.write_text(file, "".join(traceback.format_exception(error)))

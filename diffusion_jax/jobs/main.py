@@ -23,8 +23,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from absl import logging
-
 from diffusion_jax import jobs
 from diffusion_jax.compose import command, describe, stored
 from diffusion_jax.compose.command import Changes, Flags
@@ -43,7 +41,6 @@ def main(argv: Sequence[str] = ()) -> int:
     Args:
         argv: the name of the program and its flags; by default as the process has them.
     """
-    logging.set_verbosity(logging.FATAL)  # what orbax says of a failed save comes as our own sentence
     return command.answer(list(argv or sys.argv), lambda: f"{__doc__}\nConfig fields:\n\n{describe.as_text()}", _run)
 
 
