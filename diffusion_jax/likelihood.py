@@ -289,6 +289,7 @@ def log_density(
         tolerance: of the error in a step of the integration, relative and absolute.
     """
     process.check_process(of)
+    process.check_floating(x)
     if probes.shape[1:] != x.shape:
         raise ValueError(f"probes of {list(probes.shape)} are not allowed; they must be [K, *{list(x.shape)}].")
     first, last = (of.level(np.float64(time)) for time in (of.first, of.last))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion_jax import process
+from diffusion_jax import errors, process
 
 # Stage i is taken at t + C[i] h from the slopes before it, weighted by A[i]. The last stage is the new point itself, whose
 # slope begins the next step; ERROR is the difference of the solutions of fifth and of fourth order. JAX caches the
@@ -65,7 +65,13 @@ def integrate(
         y: pytree of [B, ...].
         end: where to arrive, above `start` or below.
         max_steps: after which an image stops where it is.
+
+    Raises:
+        UserError: for a tolerance that is not above 0.
     """
+    for tolerance in (rtol, atol):
+        if not tolerance > 0:
+            raise errors.UserError(f"tolerance = {errors.shown(tolerance)} is not allowed; it must be above 0.")
     [num_images] = {leaf.shape[0] for leaf in jax.tree.leaves(y)}
     dtype, sign = jax.tree.leaves(y)[0].dtype, jnp.sign(end - start)
     slope, start, end = _rising(slope, sign), sign * start, sign * end

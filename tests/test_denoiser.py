@@ -167,6 +167,10 @@ WRONG = {  # what somebody may well call, and what is said
     "a bound of a process": (lambda: dj.likelihood.bound(DENOISE, X, CHAIN, len, variance="small"), "grid must be a Level"),
     "a bound's noise": (lambda: dj.likelihood.bound(DENOISE, X, GRID, X, variance="small"), "noise = .* is not a function"),
     "probes": (lambda: dj.likelihood.log_density(DENOISE, X, CHAIN, probes=X), r"probes of .* they must be \[K, \*\[2, 4,"),
+    "a density of bytes": (
+        lambda: dj.likelihood.log_density(DENOISE, X.astype(np.uint8), CHAIN, probes=X[None]),
+        "an array of uint8 is not allowed",
+    ),
     "a stream": (lambda: dj.streams.key(0, "xT"), "stream = 'xT' is unknown; known: init, train, data, x_T"),
     "a seed": (lambda: dj.streams.key(2**32, "x_T"), "seed = 4294967296 is not allowed; it must be a whole number from 0"),
     "how many keys": (lambda: dj.streams.keys(0, "x_T", 4), r"indices of \[\] are not allowed; they must be \[B\]"),

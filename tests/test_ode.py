@@ -77,6 +77,14 @@ def test_too_few_steps_are_told():
     assert not bool(got.reached_end[0]) and int(got.num_evaluations[0]) == 19
 
 
+@pytest.mark.parametrize(
+    "tolerances", [{"rtol": -1.0, "atol": 1e-5}, {"rtol": 1e-5, "atol": 0.0}, {"rtol": np.nan, "atol": 1}]
+)
+def test_a_tolerance_that_no_step_can_have_is_refused(tolerances):
+    with pytest.raises(ValueError, match="tolerance = (-1.0|0.0|nan) is not allowed; it must be above 0"):
+        ode.integrate(lambda t, y: y, jnp.ones((1, 1)), 0.0, 1.0, **tolerances)
+
+
 def test_it_runs_under_jit():
     got = jax.jit(lambda y: ode.integrate(lambda t, y: y, y, 0.0, 1.0, rtol=1e-5, atol=1e-5).y)(jnp.ones((2, 3)))
     assert float(got[0, 0]) == pytest.approx(np.e, rel=1e-4)
