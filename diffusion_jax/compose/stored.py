@@ -132,7 +132,7 @@ def check_resumable(workdir: storage.Path) -> None:
     if _parsed(storage.read_text(workdir / "config.json", KIND)).get("weights_alone"):
         raise UserError(
             f"workdir {str(workdir)!r} holds weights alone, which cannot be resumed; use another workdir with "
-            f"--config.train.init_from={workdir}."
+            f"--config.train.init_from={storage.quoted(workdir)}."
         )
 
 

@@ -234,9 +234,10 @@ def _print_end(config: Config, workdir: storage.Path, state: TrainState, caught:
         left = "the same command resumes" if step < config.train.num_steps else "that was the last step"
         logs.say("stopped", f"by signal {caught[0]}, saved at step {step:,}; {left}.")
         return 128 + caught[0]
-    see = f"{workdir}/previews, or: python main.py --mode=sample --workdir={workdir}"
+    quoted = storage.quoted(workdir)
+    see = f"{workdir}/previews, or: python main.py --mode=sample --workdir={quoted}"
     if processes.is_classifier(config):
-        guide = f'--config.sample.guide={workdir} in --mode=sample, or in Python dj.load("{workdir}").log_prob(label)'
+        guide = f'--config.sample.guide={quoted} in --mode=sample, or in Python dj.load("{workdir}").log_prob(label)'
         see = f"{workdir}/loss.png; to guide another run's images: {guide}"
     logs.say("done", f"{step:,} steps; see {see}")
     return 0

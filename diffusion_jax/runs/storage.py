@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -31,6 +32,11 @@ def path(name: str | os.PathLike) -> Path:
     if colon and scheme not in ("gs", "s3", "az"):
         raise UserError(f"path {str(name)!r} has an unknown scheme; it must be a path of this machine, or gs://.")
     return epath.Path(name).expanduser()
+
+
+def quoted(name: Path) -> str:
+    """Returns a path as a shell takes it, for commands that are said."""
+    return shlex.quote(str(name))
 
 
 def absolute(name: Path) -> Path:

@@ -58,7 +58,8 @@ def run(workdir: storage.Path, config: Config, out: storage.Path, sigma_rels: li
     found = {"workdir": str(workdir), "step": trained.step, "num_images": config.evaluate.num_images, "rows": rows}
     storage.write_text(out / "ema.json", json.dumps(found | {"features": config.evaluate.features}, indent=1) + "\n")
     storage.write_bytes(out / "ema.png", plots.widths(rows))
-    logs.say("done", f"{out}/ema.json and ema.png; the best weights: python main.py --mode=sample --workdir={out}")
+    see = f"the best weights: python main.py --mode=sample --workdir={storage.quoted(out)}"
+    logs.say("done", f"{out}/ema.json and ema.png; {see}")
     return 0
 
 

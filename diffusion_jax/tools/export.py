@@ -72,7 +72,8 @@ def run(workdir: storage.Path, config: Config, out: storage.Path, to: str = "wor
 def write_workdir(alone: model.Model, out: storage.Path) -> str:
     """Writes a workdir; returns what the user may try, as do the other writers."""
     frozen.write_alone(out, alone.step, alone.params, alone.config)
-    return "" if processes.is_classifier(alone.config) else f"; try: python main.py --mode=sample --workdir={out}"
+    command = f"python main.py --mode=sample --workdir={storage.quoted(out)}"
+    return "" if processes.is_classifier(alone.config) else f"; try: {command}"
 
 
 def _write_diffusers(alone: model.Model, out: storage.Path) -> str:

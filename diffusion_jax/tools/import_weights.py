@@ -85,15 +85,16 @@ def _written(published: sources.Published, workdir: storage.Path, changes: comma
 
 def _to_try(workdir: storage.Path, config: Config) -> str:
     """Returns what a user can do first: of a model of latents, for which there is no picture, in Python."""
+    quoted = storage.quoted(workdir)
     if processes.is_autoencoder(config):
-        return f" it for the latents of a run: --config.data.codec={workdir}"
+        return f" it for the latents of a run: --config.data.codec={quoted}"
     if config.data.channels not in (1, 3):
         return f" in Python: diffusion_jax.load({str(workdir)!r}).denoiser"
-    flags = f"--workdir={workdir} --config.sample.num_images=16 --config.sample.batch_per_device=16"
+    flags = f"--workdir={quoted} --config.sample.num_images=16 --config.sample.batch_per_device=16"
     if config.model.text != "none":
-        flags = f'--workdir={workdir} --config.sample.prompt="a red heart"'
+        flags = f'--workdir={quoted} --config.sample.prompt="a red heart"'
     if processes.is_classifier(config):
-        flags = f"--workdir=WORKDIR --config.sample.guide={workdir} --config.sample.guidance=2.0"
+        flags = f"--workdir=WORKDIR --config.sample.guide={quoted} --config.sample.guidance=2.0"
     return f": python main.py --mode=sample {flags}"
 
 
