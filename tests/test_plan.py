@@ -75,9 +75,10 @@ def flags():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--config=configs/digits.py"], "flag --topology is missing; it must be a TPU slice, such as v5e:4x4, or local."),
+        (["--config=configs/digits.py"], "flag --topology is missing; it must be a TPU slice, such as v5e:4x4, or local"),
         (["--topology=local"], "flag --config is missing; it must be a file of configs/"),
-        (["--config=configs/digits.py", "--topology=abacus:3"], "flag --topology = 'abacus:3' is not possible"),
+        (["--config=configs/digits.py", "--topology=a100:1"], "flag --topology = 'a100:1' is not allowed; it must be a TPU"),
+        (["--config=configs/digits.py", "--topology=vacuum:3"], "flag --topology = 'vacuum:3' is not possible"),
         (["--config=configs/digits.py", "--topology=local", "--config.train.num_fsdp=3"], "train.num_fsdp = 3 must divide"),
         (["--config=configs/digits.py", "--topology=local", "--config.train.batch_size=9"], "train.batch_size = 9 must be"),
         (["--config=configs/digits.py", "--topology=local", "--config.train.nmu_fsdp=3"], "did you mean train.num_fsdp?"),

@@ -215,7 +215,9 @@ def main(argv: list[str]) -> int:
     flags, changes = command.parse(argv, {"topology": "", "out": "", "sampler": "True"})
     config = command.config_of(flags, changes)
     checks.check(config)
-    command.check_given(flags, {"topology": "a TPU slice, such as v5e:4x4, or local"})
+    wanted = "a TPU slice, such as v5e:4x4, or local, the devices of this machine"
+    command.check_given(flags, {"topology": wanted})
+    command.check_allowed(flags, "topology", flags["topology"] == "local" or flags["topology"].startswith("v"), wanted)
     command.check_allowed(flags, "sampler", flags["sampler"] in ("True", "False"), "True or False")
     found = run(config, flags["topology"], with_sampler=flags["sampler"] == "True")
     if flags["out"]:
