@@ -301,7 +301,7 @@ def chunks(model: Model, *, first: int = 0, source: Source | None = None) -> Ite
     numbers = np.arange(first - first % size, model.config.sample.num_images)
     for start, (images, finite) in _generated(model, numbers, _reader(model, source)):
         if not np.all(finite):
-            raise RunError(errors.not_finite(finite))
+            raise RunError(errors.not_finite(finite[: len(numbers) - start]))
         yield images[max(first - numbers[start], 0) : len(numbers) - start]
 
 
