@@ -1,7 +1,7 @@
 """Does a learned schedule lower bits per dimension? A variational diffusion model of digits against improved DDPM.
 
     python main.py --config=configs/digits_vdm.py --workdir=runs/digits_vdm
-    python benchmarks/vdm.py --workdir=runs/digits_vdm --step=1000
+    python benchmarks/vdm.py --workdir=runs/digits_vdm
 
 Takes the bound of infinitely many steps of 300 training images, by 100 draws, with the EMA weights of a checkpoint. Beside
 it stands what benchmarks/hybrid.py found for configs/digits.py as improved DDPM (cosine schedule, L_hybrid, learned
