@@ -244,9 +244,8 @@ def _sampler(num_outputs: int, plan: Any, step: Any, *, needs_signal: bool) -> S
 
     def init(x_T: Array, grid: Level) -> History:
         if needs_signal and not isinstance(grid.alpha, jax.core.Tracer) and grid.alpha[0] == 0:
-            raise errors.UserError(
-                "a first level without signal is impossible for a solver of eps; use one of x_0, such as unipc."
-            )
+            of_x_0 = "set solves_for = 'x_0', or for lms take unipc"
+            raise errors.UserError(f"a first level without signal is impossible for a solver of eps; {of_x_0}.")
         made = plan(grid, np.arange(len(grid.alpha) - 1))
         made = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype if leaf.dtype == bool else x_T.dtype), made)
         return History(x_T, x_T, jnp.zeros((num_outputs, *x_T.shape), x_T.dtype), made)

@@ -458,7 +458,9 @@ def test_bad_arguments_are_refused(make):
 def test_a_solver_of_eps_refuses_a_grid_that_begins_without_signal(make):
     of, keys = process.rectified_flow(), jax.random.split(jax.random.key(0), len(X_T))
     grid = of.level(grids.trailing(of, 4))
-    with pytest.raises(ValueError, match="a first level without signal is impossible for a solver of eps; use one of x_0"):
+    with pytest.raises(
+        ValueError, match="a first level without signal is impossible for a solver of eps; set solves_for = 'x_0'"
+    ):
         samplers.sample(MIXTURE, make(), column(X_T), grid, keys)
 
 

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,14 @@ from diffusion_jax.weights.text import TextEncoder
 
 MINILM = (384, 512)  # width and most tokens, known without the package
 NAMES_A_FILE = "@"  # how a prompt begins that is in a file
+
+
+class _Encoded(NamedTuple):
+    """Captions as an encoder gives them."""
+
+    vectors: np.ndarray  # of all tokens, float16 [T, D]
+    starts: np.ndarray  # where those of each caption begin and end, int [N + 1]
+    num_cut: np.ndarray  # how many captions have more tokens, int []
 
 
 def shape(config: Config) -> tuple[int, int]:
@@ -91,8 +99,8 @@ def captioned(config: Config, source: Source) -> Source:
     """Returns a source whose records have their captions' vectors, cond["text"], float16 [L, D]."""
     length, distinct = shape(config), sorted(set(source.captions))
     row = {caption: i for i, caption in enumerate(distinct)}
-    _say_cut(config, "captions", distinct)
-    vectors, starts = _cached(config, distinct)
+    vectors, starts, num_cut = _cached(config, distinct)
+    _say_cut(config, "captions", int(num_cut), len(distinct))
 
     def read(number: int) -> Record:
         i, padded = row[source.captions[number]], np.zeros(length, np.float16)
@@ -112,7 +120,8 @@ def prompted(config: Config, shown: Source | None, nothing: np.ndarray) -> Sourc
         shown: images of which the network is shown something, or None.
         nothing: stands for an image that is not shown.
     """
-    _say_cut(config, "prompts", prompts(config) + [config.sample.negative_prompt] * bool(config.sample.negative_prompt))
+    given = [*prompts(config), *filter(None, [config.sample.negative_prompt])]
+    _say_cut(config, "prompts", encoder(config).num_cut(given, config.model.text_length), len(given))
     vectors = of_prompts(config)
 
     def read(number: int) -> Record:
@@ -122,15 +131,15 @@ def prompted(config: Config, shown: Source | None, nothing: np.ndarray) -> Sourc
     return Source(config.sample.num_images, read)
 
 
-def _say_cut(config: Config, kind: str, texts: Sequence[str]) -> None:
-    """Says how many texts are longer than the network is told."""
-    length = config.model.text_length
-    if num_cut := encoder(config).num_cut(texts, length):
-        logs.say(kind, f"{num_cut:,} of {len(texts):,} have more than model.text_length = {length} tokens, and are cut")
+def _say_cut(config: Config, kind: str, num_cut: int, num_texts: int) -> None:
+    """Says how many texts are longer than what the network is told of them."""
+    if num_cut:
+        length = config.model.text_length
+        logs.say(kind, f"{num_cut:,} of {num_texts:,} have more than model.text_length = {length} tokens, and are cut")
 
 
-def _cached(config: Config, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (the vectors of all captions' tokens, float16 [T, D]; where those of each begin and end, int [N + 1]).
+def _cached(config: Config, captions: Sequence[str]) -> _Encoded:
+    """Returns captions encoded.
 
     They are kept in a file that is named by what they depend on: the encoder, the captions, and how many tokens each has.
     """
@@ -139,25 +148,25 @@ def _cached(config: Config, captions: Sequence[str]) -> tuple[np.ndarray, np.nda
     kept = storage.user_cache() / "captions" / f"{key}.npz"
     try:
         with storage.reading(kept) as file:
-            found = arrays.read_npz(file, ("vectors", "starts"))
-        return found["vectors"], found["starts"]
+            return _Encoded(**arrays.read_npz(file, _Encoded._fields))
     except Exception:  # it is not there, or damaged: NumPy has a dozen names for that
-        vectors, starts = _encoded_all(of, captions, length)
+        found = _encoded_all(of, captions, length)
     try:
         with storage.writing(kept) as file:
-            np.savez(file, vectors=vectors, starts=starts)
+            np.savez(file, **found._asdict())
     except OSError as error:
         logs.say("captions", f"their vectors are not kept in {kept.parent}: {error}")
-    return vectors, starts
+    return found
 
 
-def _encoded_all(of: TextEncoder, captions: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+def _encoded_all(of: TextEncoder, captions: Sequence[str], length: int) -> _Encoded:
     found, progress = [], logs.Progress("captions", total=len(captions))
     for start in range(0, len(captions), text.AT_ONCE):
         found += of.encode(captions[start : start + text.AT_ONCE], length)
         progress.update(len(found))
     logs.clear_progress()
-    return np.concatenate(found), np.cumsum([0, *map(len, found)])
+    starts = np.cumsum([0, *map(len, found)])
+    return _Encoded(np.concatenate(found), starts, np.array(of.num_cut(captions, length)))
 
 
 def digest(texts: Sequence[str]) -> str:
