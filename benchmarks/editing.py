@@ -82,6 +82,7 @@ def edited(flags: argparse.Namespace, task: str, case: Case, x: np.ndarray) -> t
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/given.npz", images=case.given(x))
         fields = {"edit.task": task, "edit.images": f"{folder}/given.npz", "sample.num_steps": flags.num_steps}
+        fields |= {"sample.guidance": 1.0}  # of which class an image is, nobody says
         fields |= {f"edit.{name}": value for name, value in case.fields.items()}
         words = [f"--config.{name}={value}" for name, value in fields.items()]
         out = pathlib.Path(folder) / "out"

@@ -55,7 +55,8 @@ def _label(config: Config) -> int:
     if label >= 0 or num_classes == 0:
         return label
     if config.sample.guidance != 1 and not config.sample.guide and config.sample.negative_label < 0:
-        raise UserError(f"{config.show('sample.guidance')} needs sample.label, which says what the images show; set it.")
+        shows = "which says what the images show; set it, or sample.guidance=1"
+        raise UserError(f"{config.show('sample.guidance')} needs sample.label, {shows}.")
     if not config.model.null_label:
         raise UserError(
             f"{config.show('sample.label')} does not say of which class the images are, as this network must know; "
