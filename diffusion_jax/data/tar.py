@@ -21,8 +21,6 @@ from diffusion_jax.runs import arrays, logs, storage
 
 INDEX = "index.npz"  # a file beside the shards, so that a start reads it instead of the head of every member
 BLOCK = 512  # bytes: a head has one, and content is filled up to whole ones [POSIX.1-1988, ustar]
-REGULAR = (b"0", b"\0", b"7")  # types of members
-LONG_NAME, LONG_LINK, EXTENDED, GLOBAL = b"L", b"K", b"x", b"g"  # of heads that belong to the member after them
 MOST_OF_A_NAME = 2**16  # bytes, and of a caption
 MOST_OF_JSON = 2**20  # bytes
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -161,43 +159,27 @@ def _label(name: str, content: bytes) -> int:
 
 def _members(shard: BinaryIO) -> Iterator[tuple[str, int, int]]:
     """Yields (name, first byte, bytes) of the regular files of an archive."""
-    length, place, given = shard.seek(0, io.SEEK_END), 0, ""
-    while (head := _head(shard, place)) is not None:
-        start = place + BLOCK
-        if not 0 <= head.size <= length - start:
-            raise ValueError(f"it is cut short: {head.name!r} has {head.size:,} bytes, and {length - start:,} are left")
-        if head.type in REGULAR:
-            yield given or head.name, start, head.size
-        if head.type in (LONG_NAME, EXTENDED):
-            shard.seek(start)
-            given = _long_name(head.type, shard.read(min(head.size, MOST_OF_A_NAME))) or given
-        elif head.type not in (LONG_LINK, GLOBAL):
-            given = ""
-        place = start + -(-head.size // BLOCK) * BLOCK
-
-
-def _head(shard: BinaryIO, place: int) -> tarfile.TarInfo | None:
-    """Returns what the head at a place says, or None at the end of an archive."""
-    shard.seek(place)
-    content = shard.read(BLOCK)
-    if content == bytes(BLOCK):
-        return None
-    if kind := next((kind for magic, kind in COMPRESSED.items() if not place and content.startswith(magic)), ""):
+    length, head = shard.seek(0, io.SEEK_END), _block(shard, 0)
+    if kind := next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), ""):
         raise ValueError(f"it is compressed with {kind}, and cannot be read from any place; unpack it")
-    if len(content) < BLOCK:
+    shard.seek(0)
+    with tarfile.open(fileobj=shard, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+        for member in archive:
+            if not 0 <= member.size <= length - member.offset_data:
+                left = length - member.offset_data
+                raise ValueError(f"it is cut short: {member.name!r} has {member.size:,} bytes, and {left:,} are left")
+            if member.isreg() and not member.issparse():
+                yield member.name, member.offset_data, member.size
+        end = _block(shard, archive.offset)
+    if len(end) < BLOCK:
         raise ValueError("it is cut short: an archive ends with a block of zeros")
-    try:
-        return tarfile.TarInfo.frombuf(content, "utf-8", "surrogateescape")
-    except (tarfile.TarError, ValueError) as error:
-        raise ValueError(f"at byte {place:,} is no head of a tar archive ({first_line(error)})") from error
+    if any(end):
+        raise ValueError(f"at byte {archive.offset:,} is no head of a tar archive")
 
 
-def _long_name(kind: bytes, content: bytes) -> str:
-    """Returns the name that a head of GNU tar's, or an extended one of POSIX.1-2001, gives the member after it; or ''."""
-    if kind == EXTENDED:
-        match = re.search(rb"(?:^|\n)\d+ path=(.*)\n", content)
-        content = match.group(1) if match else b""
-    return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
+def _block(shard: BinaryIO, place: int) -> bytes:
+    shard.seek(place)
+    return shard.read(BLOCK)
 
 
 def _scanned(root: storage.Path, captions: bool) -> Index:
@@ -211,7 +193,7 @@ def _scanned(root: storage.Path, captions: bool) -> Index:
         try:
             with storage.reading(root / name) as opened:
                 found.append(_images(opened, captions))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, tarfile.TarError) as error:
             raise UserError(f"shard {str(root / name)!r} cannot be read: {first_line(error)}.") from error
     if not any(found):
         raise UserError(
