@@ -8,10 +8,11 @@
 The file of prompts has one a line; docs/text.md says more. A caption is the names that an emoji has, its group, and its skin
 tones: 'blue heart, heart'.
 
-Cost: 4,000 steps of 32 images, not measured; 2,000 took about 50 minutes on two crowded CPU cores.
-Expected: after 2,000 steps the emoji of docs/text.md, whose colours and groups follow their prompts.
+Cost: 12,000 steps of 32 images; 107 minutes on one CPU core.
+Expected: a held-out loss of 0.081, and the emoji of docs/text.md: hearts, faces, people, squares and colours follow their
+prompts, things of which the set has one or two seldom.
 
-Differs from configs/emoji_classes.py in texts instead of labels, in a third of the steps, and in UniPC.
+Differs from configs/emoji_classes.py in texts instead of labels.
 """
 
 from ml_collections import ConfigDict
@@ -22,6 +23,5 @@ from configs import emoji_classes
 def get_config() -> ConfigDict:
     config = emoji_classes.get_config()
     config.model.update(num_classes=0, null_label=False, text="minilm", text_length=24)
-    config.train.num_steps = 4000
-    config.sample.update(sampler="unipc", prompt="@data/emoji/emoji_test.txt", guidance=3.0)
+    config.sample.update(prompt="@data/emoji/emoji_test.txt", guidance=3.0)
     return config

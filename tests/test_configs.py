@@ -65,7 +65,7 @@ NUM_PARAMETERS = {
     "openclipart64_autoencoder": 681_911,
     "qm9": 4_259_598,
     "spoken_digits": 1_639_809,
-    "sprites": 687_347,
+    "sprites": 689_523,
     "two_moons": 54_402,
 }
 
