@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion_jax import errors, process, samplers
@@ -290,7 +291,7 @@ def _of_images(values: Array, x_t: Array, name: str) -> Array:
 
 
 def _check_scale(scale: Scale) -> None:
-    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    is_number = isinstance(scale, int | float | np.number) and not isinstance(scale, bool)
     if not callable(scale) and not (is_number and 0 <= scale < math.inf):
         raise ValueError(
             f"scale = {errors.shown(scale)} is not allowed; it must be a number from 0, or a function of the level."

@@ -379,8 +379,9 @@ def _check(sampler: Sampler, x_T: Array, grid: Level, keys: Array, num_traced: i
     check_grid(grid)
     errors.check_whole("num_traced", num_traced, 0, len(grid.alpha) - 1)
     process.check_floating(x_T)
-    if jnp.result_type(x_T, grid.alpha) != x_T.dtype:
-        raise ValueError(f"x_T of {x_T.dtype} is not allowed on a grid of {grid.alpha.dtype}; cast one of them.")
+    if jnp.result_type(x_T, grid.alpha, jnp.float32) != x_T.dtype:  # in half precision neighbours of a grid coincide
+        types = f"x_T of {x_T.dtype} is not allowed on a grid of {grid.alpha.dtype}"
+        raise ValueError(f"{types}; both need float32 or more, x_T no less than the grid, the network neither.")
     if not hasattr(keys, "dtype"):
         raise ValueError(f"keys = {errors.shown(keys)} are not allowed; use jax.random.split(key, {len(x_T)}).")
     is_typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)

@@ -81,6 +81,7 @@ def test_a_level_for_each_image(x64):
     [
         guidance.classifier_free(of_class(1), interleaved, scale=1.0),
         guidance.autoguidance(of_class(1), oracles.mixture(), scale=1),
+        guidance.autoguidance(of_class(1), oracles.mixture(), scale=np.float32(1)),
         guidance.classifier(of_class(1), log_prob_of(0), scale=0),
         guidance.universal(of_class(1), lambda x_0: jnp.sum(x_0, (1, 2, 3)), scale=0.0),
     ],

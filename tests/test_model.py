@@ -150,7 +150,7 @@ def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys, monke
     changes |= {f"train.{name}": value for name, value in tiny.TRAINED.items()}
     storage = dj.model.storage
     assert train.run(tiny.config_of(changes), storage.path(tmp_path / "same")) == 0
-    assert f"weights     from {workdir}, 74 arrays; fresh: none\n" in capsys.readouterr().out
+    assert f"weights     from {workdir}, 74 of 74 arrays; fresh: none\n" in capsys.readouterr().out
     raw, averaged = (dj.load(workdir, ema_rate=rate).params for rate in (0.0, 0.99))
     a_step_on = jax.tree.map(lambda average, p: p + 0.99 * (average - p), averaged, raw)
     for rate, expected in ((0.0, raw), (0.99, a_step_on)):
@@ -162,8 +162,9 @@ def test_a_new_run_can_start_from_these_weights(workdir, tmp_path, capsys, monke
     with pytest.raises(KeyboardInterrupt):
         train.run(wider, storage.path(tmp_path / "wider"))
     said = capsys.readouterr().out
-    assert "9 arrays; fresh: ['conv_out']['kernel'], ['down_0_0']" in said and "['embedding_0']" not in said
+    assert "9 of 76 arrays; fresh: ['conv_out']['kernel'], ['down_0_0']" in said and "['embedding_0']" not in said
     assert " and 57 more; not taken: " in said and said.split("\n")[0].endswith("['middle_0']['conv1']['bias'] and 55 more")
+    assert "warning     most of the network begins anew, since its names or shapes are others." in said
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,7 @@ def test_changed_input_and_label_layers_start_afresh_and_the_origin_may_go(of_cl
     config, _, said = of_classes
     fresh = "['conv_in']['kernel'], ['conv_out']['bias'], ['conv_out']['kernel'], ['label']['embedding']"
     left = "['conv_in']['kernel'], ['conv_out']['bias'], ['conv_out']['kernel']"
-    assert f"weights     from {config.train.init_from}, 71 arrays; fresh: {fresh}; not taken: {left}\n" in said
+    assert f"weights     from {config.train.init_from}, 71 of 75 arrays; fresh: {fresh}; not taken: {left}\n" in said
     assert "resumed     at step 2" in said
 
 

@@ -186,6 +186,10 @@ WRONG = {  # an argument of `sample` -> its value, and what is said
     "a level twice": ({"grid": process.rows(TABLE, [1000, 500, 500, 0])}, "each different from the one before"),
     "the data twice": ({"grid": process.rows(TABLE, [1000, 0, 0])}, "each different from the one before"),
     "few digits": ({"x_T": jnp.zeros((4, 8, 8, 1), jnp.bfloat16)}, "x_T of bfloat16 is not allowed on a grid of float32"),
+    "few digits in both": (
+        {"x_T": jnp.zeros((4, 8, 8, 1), jnp.bfloat16), "grid": jax.tree.map(lambda c: c.astype(jnp.bfloat16), grid_of(3))},
+        "x_T of bfloat16 is not allowed on a grid of bfloat16; both need float32 or more",
+    ),
     "one key": ({"keys": jax.random.key(0)}, r"keys of \[\] for 4 images are not allowed; every image needs its own"),
     "a key too few": ({"keys": jax.random.split(jax.random.key(0), 3)}, r"keys of \[3\] for 4 images"),
     "an old key": ({"keys": jax.random.PRNGKey(0)}, r"keys of \[2\] for 4 images"),

@@ -68,10 +68,10 @@ def labels(config: Config, source: Source | None) -> np.ndarray | None:
     if not config.model.num_classes:
         return None
     if not _is_shown(config) or config.sample.label >= 0:
-        return inputs.conditioning(config).of_image(np.arange(num_images))["label"]
+        return np.asarray(inputs.conditioning(config).of_image(np.arange(num_images))["label"], np.int64)
     numbers = np.arange(min(num_images, source.num_images))
     pieces = [numbers[start : start + size] for start in range(0, len(numbers), size)]  # not all images at once
-    return np.resize(np.concatenate([read(source, piece)["cond"]["label"] for piece in pieces]), num_images)
+    return np.resize(np.concatenate([read(source, piece)["cond"]["label"] for piece in pieces]), num_images).astype(np.int64)
 
 
 def pictured(config: Config, source: Source | None) -> tuple[np.ndarray, ...]:

@@ -61,9 +61,11 @@ def _too_few(config: Config, num_steps: int) -> list[str]:
         return []
     few = f"config field sample.{'times' if settings.times else 'num_steps'}: {num_steps} steps are few"
     if settings.sampler == "ancestral":
-        return [f"{few} for ancestral sampling of {num_levels} levels: below {least} images are noisy; DDIM needs fewer."]
+        return [
+            f"{few} for ancestral sampling of {num_levels} levels: below {least} steps images are noisy; DDIM needs fewer."
+        ]
     advice = "" if config.edit.images else "; 'dpm_solver' needs fewer"  # but a task brings its own sampler
-    return [f"{few} for DDIM: below {least} images lose detail{advice}."]
+    return [f"{few} for DDIM: below {least} steps images lose detail{advice}."]
 
 
 def make_generate(config: Config, guide: Config | None = None) -> Callable[..., tuple[Array, Array]]:

@@ -76,11 +76,14 @@ def with_weights(state: TrainState, origin: str, raw: Any, average: Any) -> Trai
     Where name or shape differ it keeps its own, and says so. UserError where nothing fits.
     """
     params, fresh, left = copy_matching(state.params, raw)
-    num_taken = len(jax.tree.leaves(params)) - len(fresh)
+    num_arrays = len(jax.tree.leaves(params))
+    num_taken = num_arrays - len(fresh)
     if not num_taken:
         raise UserError(f"config field train.init_from = {origin!r} has no array that fits the network.")
-    said = f"from {origin}, {num_taken} arrays; fresh: {errors.some(fresh) or 'none'}"
+    said = f"from {origin}, {num_taken} of {num_arrays} arrays; fresh: {errors.some(fresh) or 'none'}"
     logs.say("weights", f"{said}; not taken: {errors.some(left)}" if left else said)
+    if 2 * num_taken < num_arrays:
+        logs.say("warning", "most of the network begins anew, since its names or shapes are others.")
     ema = {name: copy_matching(params, average)[0] for name, params in state.ema.items()}
     return state._replace(params=params, ema=ema)
 
