@@ -59,7 +59,7 @@ def sample(denoise: Denoiser, sampler: Sampler, x_T: Array, grid: Level, keys: A
 
     Raises:
         ValueError: for an argument that is not of these forms; for more traced states than steps; where x_T has fewer
-            digits than the grid.
+            digits than the grid or float32.
 
     Example:
         >>> process = dj.chain(dj.linear(1000))
@@ -381,7 +381,7 @@ def _check(sampler: Sampler, x_T: Array, grid: Level, keys: Array, num_traced: i
     process.check_floating(x_T)
     if jnp.result_type(x_T, grid.alpha, jnp.float32) != x_T.dtype:  # in half precision neighbours of a grid coincide
         types = f"x_T of {x_T.dtype} is not allowed on a grid of {grid.alpha.dtype}"
-        raise ValueError(f"{types}; both need float32 or more, x_T no less than the grid, the network neither.")
+        raise ValueError(f"{types}; both need float32 or more, and x_T no less than the grid.")
     if not hasattr(keys, "dtype"):
         raise ValueError(f"keys = {errors.shown(keys)} are not allowed; use jax.random.split(key, {len(x_T)}).")
     is_typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)

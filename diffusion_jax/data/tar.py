@@ -21,7 +21,7 @@ from diffusion_jax.runs import arrays, logs, storage
 
 INDEX = "index.npz"  # a file beside the shards, so that a start reads it instead of the head of every member
 BLOCK = 512  # bytes: a head has one, and content is filled up to whole ones [POSIX.1-1988, ustar]
-MOST_OF_A_NAME = 2**16  # bytes, and of a caption
+MOST_OF_A_TEXT = 2**16  # bytes, of a class or a caption
 MOST_OF_JSON = 2**20  # bytes
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -130,10 +130,10 @@ def _images(shard: BinaryIO, captions: bool) -> list[Member]:
             places.append((stem, start, size))
         elif suffix == "cls":
             shard.seek(start)
-            labels[stem] = _label(name, shard.read(min(size, MOST_OF_A_NAME)))
+            labels[stem] = _label(name, shard.read(min(size, MOST_OF_A_TEXT)))
         elif suffix == "txt" and captions:
             shard.seek(start)
-            texts[stem] = shard.read(min(size, MOST_OF_A_NAME)).decode("utf-8", "replace").strip()
+            texts[stem] = shard.read(min(size, MOST_OF_A_TEXT)).decode("utf-8", "replace").strip()
         elif suffix == "json" and captions and stem not in texts:
             shard.seek(start)
             texts[stem] = _caption(shard.read(min(size, MOST_OF_JSON)))
